@@ -1,0 +1,46 @@
+# Not PYTHON: that names the interpreter which scripts/make_venv.sh makes .venv from.
+venv_python := .venv/bin/python
+
+# OpenMP threads that wait actively for a core that another process has cost several times the work itself.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help .venv demo test lint bench embedded lock
+
+help:
+	@echo "make demo      set up and run the main job: safe-train --variant full_retention"
+	@echo "make test      the tests"
+	@echo "make lint      ruff and pyright"
+	@echo "make bench     the microbenchmarks"
+	@echo "make embedded  train the embedded models again (about half an hour)"
+	@echo "make lock      resolve requirements/lock.txt again"
+
+.venv:
+	@bash scripts/make_venv.sh
+
+# Neither needs the network: a test or a run that asks for it fails here, and not first at a user's.
+demo test: export HF_HUB_OFFLINE = 1
+
+demo: .venv
+	.venv/bin/safe-train --variant full_retention
+
+test: .venv
+	$(venv_python) -m pytest
+
+lint: .venv
+	$(venv_python) -m ruff check
+	$(venv_python) -m ruff format --check
+	$(venv_python) -m pyright
+
+bench: .venv
+	$(venv_python) -m pytest bench/ --benchmark-only
+
+embedded: .venv
+	$(venv_python) -m safe_train.embedded.recipe
+
+# What is locked already stays as it is where pyproject.toml allows; delete requirements/lock.txt to move everything.
+lock:
+	$(or $(PYTHON),python3) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra report --extra dev \
+	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/lock.txt

@@ -1,0 +1,108 @@
+"""The named pairs of a base and its audio encoders, with the size of the parts that are trained between them.
+
+Hidden sizes of the base and the encoders are read from their own configurations, never written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from configs.lookup import look_up
+
+EMBEDDED = "embedded"
+_LAYERS_PER_FUSION = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A base, its audio encoders, and the projector and fusion between them.
+
+    Attributes:
+        name: the registered name.
+        description: one sentence for people.
+        base_model: vision-language model: hub id, local folder, or ``"embedded"``.
+        audio_encoders: the same for each audio encoder; their features are projected separately and concatenated.
+        num_audio_tokens: audio tokens that the projector makes from a clip, for each encoder.
+        projector_hidden: width of the projector's hidden layer.
+        fusion_layers: number of decoder layers with gated cross-attention, or ``"auto"``: one in eight, at least two.
+        fusion_dim: width of the queries, keys and values of the cross-attention, over all heads.
+
+    Raises:
+        ValueError: no audio encoder, or a count below 1.
+    """
+
+    name: str
+    description: str
+    base_model: str
+    audio_encoders: tuple[str, ...]
+    num_audio_tokens: int = 8
+    projector_hidden: int
+    fusion_layers: int | Literal["auto"] = "auto"
+    fusion_dim: int
+
+    def __post_init__(self) -> None:
+        """Rejects a configuration without hearing or with empty parts."""
+        if not self.audio_encoders:
+            raise ValueError(f"{self.name}: audio_encoders must name at least one encoder, got none")
+        for field in ("num_audio_tokens", "projector_hidden", "fusion_dim", "fusion_layers"):
+            value = getattr(self, field)
+            if value != "auto" and value < 1:
+                raise ValueError(f"{self.name}: {field} must be at least 1, got {value}")
+
+    def num_fusion_layers(self, num_decoder_layers: int) -> int:
+        """How many of the base's decoder layers carry a fusion.
+
+        Raises:
+            ValueError: the configuration asks for more layers than the decoder has.
+        """
+        if self.fusion_layers == "auto":
+            return min(num_decoder_layers, max(2, num_decoder_layers // _LAYERS_PER_FUSION))
+        if self.fusion_layers > num_decoder_layers:
+            raise ValueError(
+                f"{self.name}: fusion_layers must be at most the decoder's {num_decoder_layers} layers, "
+                f"got {self.fusion_layers}"
+            )
+        return self.fusion_layers
+
+
+DEMO = ModelConfig(
+    name="demo",
+    description="The embedded base and audio encoder: offline, on any CPU.",
+    base_model=EMBEDDED,
+    audio_encoders=(EMBEDDED,),
+    projector_hidden=128,
+    fusion_layers=2,
+    fusion_dim=128,
+)
+
+FULL = ModelConfig(
+    name="full",
+    description="LLaVA-1.5-13B with CLAP.",
+    base_model="llava-hf/llava-1.5-13b-hf",
+    audio_encoders=("laion/clap-htsat-unfused",),
+    projector_hidden=2048,
+    fusion_dim=1024,
+)
+
+MULTIMODAL = ModelConfig(
+    name="multimodal",
+    description="LLaVA-1.5-13B with CLAP for sounds and Whisper for speech.",
+    base_model="llava-hf/llava-1.5-13b-hf",
+    audio_encoders=("laion/clap-htsat-unfused", "openai/whisper-small"),
+    projector_hidden=2048,
+    fusion_dim=1024,
+)
+
+MODEL_CONFIGS: Mapping[str, ModelConfig] = MappingProxyType({"demo": DEMO, "full": FULL, "multimodal": MULTIMODAL})
+
+
+def get_model_config(name: str) -> ModelConfig:
+    """The model configuration of that name.
+
+    Raises:
+        ValueError: the name is not registered; the message lists the known names and the nearest.
+    """
+    return look_up("model configuration", name, MODEL_CONFIGS)

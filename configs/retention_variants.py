@@ -1,0 +1,180 @@
+"""The retention variants of the ablation: which mechanisms keep vision-language behavior, and how strongly.
+
+The total loss of a training step is
+
+    audio loss + retention_loss_weight * (distillation_weight * KL + fisher_weight * EWC)
+
+so each weight is applied once. A new variant is one constant and one entry of ``RETENTION_VARIANTS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from configs.lookup import look_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionVariantConfig:
+    """One arm of the ablation.
+
+    Attributes:
+        name: the registered name.
+        description: one sentence for people.
+        retention_loss_weight: common factor of the KL and the EWC term; 0 switches both off.
+        distillation_weight: weight of the KL divergence of the student, with audio attached, from the bypass.
+        fisher_weight: weight of the EWC penalty, whose Fisher diagonal is the mean of squared per-sample gradients.
+        enable_null_space: whether updates are kept out of the subspace that vision-language behavior depends on.
+        null_space_rank: dimensions of that subspace for each parameter.
+        null_space_min_samples: samples that are gathered before the subspace is first computed.
+        null_space_refresh_interval: samples between two recomputations of the subspace.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or a null-space setting is below 1.
+    """
+
+    name: str
+    description: str
+    retention_loss_weight: float
+    distillation_weight: float
+    fisher_weight: float
+    enable_null_space: bool
+    null_space_rank: int = 8
+    null_space_min_samples: int = 128
+    null_space_refresh_interval: int = 4000
+
+    def __post_init__(self) -> None:
+        """Rejects weights and counts that no run could mean."""
+        for field in ("retention_loss_weight", "distillation_weight", "fisher_weight"):
+            if not 0.0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"{self.name}: {field} must be finite and at least 0, got {getattr(self, field)}")
+        for field in ("null_space_rank", "null_space_min_samples", "null_space_refresh_interval"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{self.name}: {field} must be at least 1, got {getattr(self, field)}")
+
+    @property
+    def kl_coefficient(self) -> float:
+        """What the KL term is multiplied by in the total loss."""
+        return self.retention_loss_weight * self.distillation_weight
+
+    @property
+    def fisher_coefficient(self) -> float:
+        """What the EWC term is multiplied by in the total loss."""
+        return self.retention_loss_weight * self.fisher_weight
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The mechanisms that are on, of ``KL``, ``Fisher`` and ``null space``."""
+        switches = {
+            "KL": self.kl_coefficient > 0,
+            "Fisher": self.fisher_coefficient > 0,
+            "null space": self.enable_null_space,
+        }
+        return tuple(mechanism for mechanism, is_on in switches.items() if is_on)
+
+    def to_dict(self) -> dict[str, float | int | bool]:
+        """The trainer's settings; ``compute_fisher_at_start`` is true exactly if ``fisher_weight`` is above 0."""
+        return {
+            "retention_loss_weight": self.retention_loss_weight,
+            "distillation_weight": self.distillation_weight,
+            "fisher_weight": self.fisher_weight,
+            "enable_null_space": self.enable_null_space,
+            "null_space_rank": self.null_space_rank,
+            "null_space_min_samples": self.null_space_min_samples,
+            "null_space_refresh_interval": self.null_space_refresh_interval,
+            "compute_fisher_at_start": self.fisher_weight > 0,
+        }
+
+
+NO_RETENTION = RetentionVariantConfig(
+    name="no_retention",
+    description="The audio loss alone: how much is forgotten when nothing is done about it.",
+    retention_loss_weight=0.0,
+    distillation_weight=0.0,
+    fisher_weight=0.0,
+    enable_null_space=False,
+)
+
+SOFT_RETENTION = RetentionVariantConfig(
+    name="soft_retention",
+    description="Answers are distilled from the bypass.",
+    retention_loss_weight=1.0,
+    distillation_weight=0.2,
+    fisher_weight=0.0,
+    enable_null_space=False,
+)
+
+FISHER_RETENTION = RetentionVariantConfig(
+    name="fisher_retention",
+    description="Distillation, and a quadratic penalty on moving the parameters that matter to the answers.",
+    retention_loss_weight=1.0,
+    distillation_weight=0.2,
+    fisher_weight=0.1,
+    enable_null_space=False,
+)
+
+NULLSPACE_RETENTION = RetentionVariantConfig(
+    name="nullspace_retention",
+    description="Distillation, and updates kept out of the subspace that the answers depend on.",
+    retention_loss_weight=1.0,
+    distillation_weight=0.2,
+    fisher_weight=0.0,
+    enable_null_space=True,
+)
+
+FULL_RETENTION = RetentionVariantConfig(
+    name="full_retention",
+    description="Distillation, quadratic penalty and null-space updates together.",
+    retention_loss_weight=1.0,
+    distillation_weight=0.2,
+    fisher_weight=0.1,
+    enable_null_space=True,
+)
+
+RETENTION_VARIANTS: Mapping[str, RetentionVariantConfig] = MappingProxyType(
+    {
+        "no_retention": NO_RETENTION,
+        "soft_retention": SOFT_RETENTION,
+        "fisher_retention": FISHER_RETENTION,
+        "nullspace_retention": NULLSPACE_RETENTION,
+        "full_retention": FULL_RETENTION,
+    }
+)
+
+# The overfitting ablation has names of its own; its soft_retention has always meant KL and Fisher together.
+OVERFITTING_VARIANTS: Mapping[str, str] = MappingProxyType(
+    {
+        "no_retention": "no_retention",
+        "soft_retention": "fisher_retention",
+        "full_safe": "full_retention",
+    }
+)
+
+
+def get_variant_config(name: str) -> RetentionVariantConfig:
+    """The variant of that name.
+
+    Raises:
+        ValueError: the name is not registered; the message lists the known names and the nearest.
+    """
+    return look_up("retention variant", name, RETENTION_VARIANTS)
+
+
+def list_variants() -> None:
+    """Prints each variant with its description, the mechanisms that are on, and its retention weight."""
+    for name, variant in RETENTION_VARIANTS.items():
+        print(name)
+        print(f"  {variant.description}")
+        print(f"  mechanisms: {_describe_mechanisms(variant)}")
+        print(f"  retention loss weight: {variant.retention_loss_weight:g}")
+
+
+def _describe_mechanisms(variant: RetentionVariantConfig) -> str:
+    settings = {
+        "KL": f"{variant.kl_coefficient:g}",
+        "Fisher": f"{variant.fisher_coefficient:g}",
+        "null space": f"rank {variant.null_space_rank}, {variant.null_space_min_samples} samples",
+    }
+    return ", ".join(f"{mechanism} ({settings[mechanism]})" for mechanism in variant.mechanisms) or "none"

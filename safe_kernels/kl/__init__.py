@@ -1,0 +1,186 @@
+r"""Divergence of a student's next-token distribution from a teacher's.
+
+With p the teacher's and q the student's distribution of a token, over V classes, softened by a temperature T:
+
+    forward   KL(p||q) = sum_v p_v (log p_v - log q_v)      the student must cover what the teacher says
+    reverse   KL(q||p)                                      the student must not say what the teacher would not
+    jsd       KL(p||m)/2 + KL(q||m)/2,  m = (p + q)/2       symmetric, at most log 2
+
+Each is multiplied by T^2, so that the gradient keeps its size as T changes (Hinton, Vinyals, Dean 2015,
+"Distilling the Knowledge in a Neural Network", section 2.1).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from safe_kernels._checks import (
+    check_choice,
+    check_floating,
+    check_mask,
+    check_positive,
+    check_rank,
+    check_same_device,
+    check_same_dtype,
+    check_shape,
+)
+from safe_kernels.kl._ops import kl_tokens, linear_kl_tokens
+from safe_kernels.kl.reference import reduce_tokens
+
+Divergence = Literal["forward", "reverse", "jsd"]
+Reduction = Literal["mean", "sum", "none"]
+
+_DIVERGENCES = ("forward", "reverse", "jsd")
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def kl_divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+    divergence: Divergence = "forward",
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Divergence between student and teacher, from their logits.
+
+    A class may be excluded by -inf in both; everything else must be finite. A teacher that holds NaN or +inf is an
+    error on the CPU; on a GPU, where looking would make the host wait, the result is NaN.
+
+    Args:
+        student_logits: [N, V], float32, bfloat16, float16 or float64. Receives the gradient.
+        teacher_logits: [N, V], same dtype and device. Detached.
+        mask: [N] boolean, true for the tokens that count; may lie on the CPU. Masked tokens have exactly no effect.
+        temperature: T > 0, divides both logits. The divergence is multiplied by T^2.
+        divergence: forward, reverse or jsd.
+        reduction: none ([N], zero where masked), sum, or mean over the tokens that count (zero if there are none).
+
+    Returns:
+        Divergence in nats, float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError: a dtype is not supported, or the two differ.
+        ValueError: a shape, device or option does not fit, or the teacher is not finite.
+    """
+    _check_options(temperature, divergence, reduction)
+    check_rank("student_logits", student_logits, "N, V")
+    check_floating("student_logits", student_logits)
+    _check_like("teacher_logits", teacher_logits, "student_logits", student_logits)
+    check_shape("teacher_logits", teacher_logits, student_logits.shape)
+    check_mask(mask, student_logits.shape[0], student_logits.device)
+    tokens, _ = kl_tokens(student_logits, teacher_logits.detach(), mask, float(temperature), divergence)
+    return reduce_tokens(tokens, mask, reduction)
+
+
+def linear_kl_divergence(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head_weight: Tensor,
+    *,
+    head_bias: Tensor | None = None,
+    teacher_head_weight: Tensor | None = None,
+    teacher_head_bias: Tensor | None = None,
+    logit_softcap: float | None = None,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+    divergence: Divergence = "forward",
+    reduction: Reduction = "mean",
+    chunk_tokens: int | None = None,
+) -> Tensor:
+    """Divergence between student and teacher, from their hidden states under a frozen head, without [N, V] in memory.
+
+    Student and teacher share the head W, so their logits differ by (h_s - h_t) W^T. That product is formed instead of
+    the student's logits: it costs the same, the bias cancels, and nothing is lost to rounding when the two are close.
+    A chunk of tokens at a time goes through the head, and its gradient is formed while its logits exist. The head is
+    frozen: no gradient for it is ever formed.
+
+    Args:
+        student_hidden: [N, H], float32, bfloat16, float16 or float64. Receives the gradient.
+        teacher_hidden: [N, H], same dtype and device. Detached.
+        head_weight: [V, H], same dtype and device. Detached.
+        head_bias: [V] or None. Detached.
+        teacher_head_weight: [V, H_t] if the teacher has a head of its own (teacher_hidden is then [N, H_t]); the
+            difference is then taken between two float32 logits and loses what rounding takes.
+        teacher_head_bias: [V] or None, the bias of `teacher_head_weight`.
+        logit_softcap: c > 0 makes logits `c tanh(logits / c)`, as some models do. None leaves them.
+        mask: [N] boolean, true for the tokens that count; may lie on the CPU. Masked tokens have exactly no effect.
+        temperature: T > 0, divides both logits (after the cap). The divergence is multiplied by T^2.
+        divergence: forward, reverse or jsd.
+        reduction: none ([N], zero where masked), sum, or mean over the tokens that count (zero if there are none).
+        chunk_tokens: tokens that pass the head at a time; None chooses by vocabulary and device. Memory grows with it,
+            the result does not depend on it beyond rounding.
+
+    Returns:
+        Divergence in nats, float32 (float64 for float64 hidden states).
+
+    Raises:
+        TypeError: a dtype is not supported, or dtypes differ.
+        ValueError: a shape, device or option does not fit, or the teacher is not finite (CPU only, see
+            `kl_divergence`).
+    """
+    _check_options(temperature, divergence, reduction)
+    if logit_softcap is not None:
+        check_positive("logit_softcap", logit_softcap)
+    if chunk_tokens is not None:
+        check_positive("chunk_tokens", chunk_tokens)
+    check_rank("student_hidden", student_hidden, "N, H")
+    check_floating("student_hidden", student_hidden)
+    _check_heads(student_hidden, teacher_hidden, head_weight, head_bias, teacher_head_weight, teacher_head_bias)
+    check_mask(mask, student_hidden.shape[0], student_hidden.device)
+    tokens, _ = linear_kl_tokens(
+        student_hidden,
+        teacher_hidden.detach(),
+        head_weight.detach(),
+        None if head_bias is None else head_bias.detach(),
+        None if teacher_head_weight is None else teacher_head_weight.detach(),
+        None if teacher_head_bias is None else teacher_head_bias.detach(),
+        mask,
+        None if logit_softcap is None else float(logit_softcap),
+        float(temperature),
+        divergence,
+        chunk_tokens,
+        torch.is_grad_enabled() and student_hidden.requires_grad,
+    )
+    return reduce_tokens(tokens, mask, reduction)
+
+
+def _check_options(temperature: float, divergence: str, reduction: str) -> None:
+    check_positive("temperature", temperature)
+    check_choice("divergence", divergence, _DIVERGENCES)
+    check_choice("reduction", reduction, _REDUCTIONS)
+
+
+def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    check_same_dtype(name, tensor, other_name, other)
+    check_same_device(name, tensor, other_name, other)
+
+
+def _check_heads(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    teacher_head_weight: Tensor | None,
+    teacher_head_bias: Tensor | None,
+) -> None:
+    if teacher_head_weight is None and teacher_head_bias is not None:
+        raise ValueError("teacher_head_bias: expected None without teacher_head_weight, got a tensor")
+    tokens, hidden = student_hidden.shape
+    check_rank("head_weight", head_weight, "V, H")
+    vocabulary = head_weight.shape[0]
+    shapes = {"head_weight": (head_weight, (vocabulary, hidden)), "head_bias": (head_bias, (vocabulary,))}
+    teacher_size = hidden
+    if teacher_head_weight is not None:
+        check_rank("teacher_head_weight", teacher_head_weight, "V, H_t")
+        teacher_size = teacher_head_weight.shape[1]
+        shapes["teacher_head_weight"] = (teacher_head_weight, (vocabulary, teacher_size))
+        shapes["teacher_head_bias"] = (teacher_head_bias, (vocabulary,))
+    shapes["teacher_hidden"] = (teacher_hidden, (tokens, teacher_size))
+    for name, (tensor, shape) in shapes.items():
+        if tensor is not None:
+            _check_like(name, tensor, "student_hidden", student_hidden)
+            check_shape(name, tensor, shape)

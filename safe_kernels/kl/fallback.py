@@ -1,0 +1,115 @@
+r"""The divergences in PyTorch operations, from the teacher's logits z and the *difference* d = student - teacher.
+
+Rounding is the enemy: a retained model's student and teacher differ by 1e-3 in logits of size 10, so their float32
+log-probabilities agree in most digits and the difference of two sums of them is noise. Everything here is a function of
+d instead. With p = softmax(z), q the student's distribution, mu = sum p d and delta = d - mu:
+
+    K = E_p[expm1(delta) - delta]       KL(p||q) = log1p(K)       (every term is >= 0, nothing cancels)
+    u = delta - KL(p||q) = log(q/p)     q - p = p expm1(u)        KL(q||p) = E_p[(1 + expm1(u)) u - expm1(u)]
+
+The Jensen-Shannon terms are log(m/p) = log1p(expm1(u)/2) and log(q/m) = -log1p(expm1(-u)/2).
+
+Far apart (u > 1) the same quantities are taken from log-probabilities, which is exact there and cannot overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_EXP_LIMIT = 80.0
+"""exp(80) is finite in float32; larger exponents are only reached where another branch is selected."""
+
+_AGREEMENT = 1e-3
+"""The log-probability form of KL is within 1e-5 of the difference form unless the latter was clamped."""
+
+_SLICE_ELEMENTS = 2**18
+"""Elements worked on at a time: 1 MiB of float32, so that the temporaries stay in a core's cache."""
+
+
+class RowStatistics(NamedTuple):
+    """What a row's divergence and gradient are made of; every field is [n].
+
+    Attributes:
+        value: the divergence, in nats.
+        shift: mu + KL(p||q), so that log(q/p) = d - shift.
+        moment: KL(q||p) for reverse, sum q log(q/m) for jsd, zero for forward.
+    """
+
+    value: Tensor
+    shift: Tensor
+    moment: Tensor
+
+
+def row_slices(rows: int, columns: int) -> Iterator[slice]:
+    """Cut rows into slices small enough for the cache."""
+    step = max(1, _SLICE_ELEMENTS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def row_statistics_(teacher: Tensor, difference: Tensor, divergence: str) -> RowStatistics:
+    """Statistics of each row; leaves log p in `teacher` and log(q/p) in `difference`.
+
+    Args:
+        teacher: [n, V] teacher logits over the temperature, float32 or float64.
+        difference: [n, V] student minus teacher logits over the temperature.
+        divergence: forward, reverse or jsd.
+    """
+    log_p = torch.log_softmax(teacher, dim=-1, out=teacher)
+    p = log_p.exp()
+    mean = torch.linalg.vecdot(p, difference)
+    delta = difference.sub_(mean.unsqueeze(-1))
+    excess = delta.clamp(max=_EXP_LIMIT).expm1_()
+    near = torch.log1p(torch.linalg.vecdot(p, excess - delta))
+    far = torch.logsumexp(log_p + delta, dim=-1)
+    # They part only where the student has mass on classes whose exp(delta) was clamped; `far` is right there.
+    forward = torch.where((far - near).abs() < _AGREEMENT, near.clamp_min(0.0), far)
+    log_ratio = delta.sub_(forward.unsqueeze(-1))
+    if divergence == "forward":
+        return RowStatistics(forward, mean + forward, torch.zeros_like(forward))
+    excess = log_ratio.clamp(max=_EXP_LIMIT).expm1_()
+    q_minus_p = _probability_difference(log_p, p, log_ratio, excess)
+    if divergence == "reverse":
+        reverse = torch.linalg.vecdot(q_minus_p + p, log_ratio) - q_minus_p.sum(dim=-1)
+        return RowStatistics(reverse, mean + forward, reverse)
+    log_m_over_p = excess.mul_(0.5).log1p_()
+    log_q_over_m = _log_q_over_m(log_ratio)
+    shared = torch.linalg.vecdot(q_minus_p, log_q_over_m)
+    value = 0.5 * (torch.linalg.vecdot(p, log_q_over_m - log_m_over_p) + shared)
+    return RowStatistics(value, mean + forward, shared + torch.linalg.vecdot(p, log_q_over_m))
+
+
+def row_gradient_(log_p: Tensor, log_ratio: Tensor, moment: Tensor, divergence: str) -> None:
+    """Turn log(q/p) into the gradient of the divergence with respect to the student's logits over the temperature.
+
+    Args:
+        log_p: [n, V], overwritten.
+        log_ratio: [n, V] log(q/p), becomes the gradient: q - p for forward, q (log(q/p) - KL(q||p)) for reverse,
+            q/2 (log(q/m) - sum q log(q/m)) for jsd.
+        moment: [n] from `row_statistics_`.
+        divergence: forward, reverse or jsd.
+    """
+    if divergence == "forward":
+        p = log_p.exp()
+        excess = log_ratio.clamp(max=_EXP_LIMIT).expm1_()
+        log_ratio.copy_(_probability_difference(log_p, p, log_ratio, excess))
+        return
+    q = (log_p + log_ratio).exp_()
+    if divergence == "reverse":
+        log_ratio.sub_(moment.unsqueeze(-1)).mul_(q)
+    else:
+        log_ratio.copy_(_log_q_over_m(log_ratio)).sub_(moment.unsqueeze(-1)).mul_(q).mul_(0.5)
+
+
+def _probability_difference(log_p: Tensor, p: Tensor, log_ratio: Tensor, excess: Tensor) -> Tensor:
+    """Q - p. Where q/p is large p may have underflowed while q has not, so the product is not used there."""
+    return torch.where(log_ratio < 1.0, p * excess, (log_p + log_ratio).exp_().sub_(p))
+
+
+def _log_q_over_m(log_ratio: Tensor) -> Tensor:
+    """log(q/m) = -log1p(expm1(-u)/2) for u = log(q/p)."""
+    return log_ratio.neg().clamp_(max=_EXP_LIMIT).expm1_().mul_(0.5).log1p_().neg_()

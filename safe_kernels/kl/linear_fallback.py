@@ -1,0 +1,140 @@
+"""The linear divergence in PyTorch operations: logits are formed for a chunk of tokens at a time, never [N, V]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from safe_kernels.kl.fallback import row_gradient_, row_slices, row_statistics_
+
+_CHUNK_BYTES = 2**24
+"""Default size of one chunk of logits. Two are held; the matrix products are efficient from 64 tokens on."""
+
+_MINIMUM_CHUNK = 64
+
+_CAST_ROWS = 4096
+"""Rows of a half-precision head converted to float32 at a time, so that no second copy of the head is made."""
+
+
+@dataclass(frozen=True)
+class LinearHeads:
+    """The frozen heads that turn hidden states into logits, and what happens to the logits.
+
+    Attributes:
+        weight: [V, H] head of the student, and of the teacher unless it has its own.
+        bias: [V] or None.
+        teacher_weight: [V, H_teacher] head of the teacher if it has its own, else None.
+        teacher_bias: [V] or None; belongs to `teacher_weight`.
+        softcap: logits become `softcap * tanh(logits / softcap)`; None leaves them.
+        temperature: logits are divided by it after the cap.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    teacher_weight: Tensor | None
+    teacher_bias: Tensor | None
+    softcap: float | None
+    temperature: float
+
+
+def linear_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    heads: LinearHeads,
+    divergence: str,
+    chunk_tokens: int | None,
+    want_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Divergence of each token and its gradient with respect to the student's hidden state.
+
+    Returns:
+        [N] divergences times the squared temperature, and [N, H] gradients ([0, H] without `want_gradient`), both in
+        float32 (float64 for float64 inputs).
+    """
+    tokens = student.shape[0]
+    vocabulary = heads.weight.shape[0]
+    dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
+    chunk = chunk_tokens or default_chunk(vocabulary, dtype)
+    values = student.new_empty(tokens, dtype=dtype)
+    gradient = student.new_empty((tokens if want_gradient else 0, student.shape[1]), dtype=dtype)
+    buffers = student.new_empty((2, min(chunk, tokens), vocabulary), dtype=dtype)
+    for start in range(0, tokens, chunk):
+        part = slice(start, min(start + chunk, tokens))
+        size = part.stop - part.start
+        logits, difference = buffers[0, :size], buffers[1, :size]
+        _logits_and_difference_(logits, difference, student[part].to(dtype), teacher[part].to(dtype), heads)
+        slope = None if heads.softcap is None else _softcap_(logits, difference, heads.softcap)
+        scale = 1.0 / heads.temperature
+        values[part] = _divergence_(logits.mul_(scale), difference.mul_(scale), divergence, want_gradient)
+        if want_gradient:
+            if slope is not None:
+                difference.mul_(slope)
+            _project(difference, heads.weight, gradient[part])
+    values.mul_(heads.temperature**2)
+    gradient.mul_(heads.temperature)
+    return values, gradient
+
+
+def default_chunk(vocabulary: int, dtype: torch.dtype) -> int:
+    """Tokens a chunk by default: as many as `_CHUNK_BYTES` of logits hold, but at least 64."""
+    return max(_MINIMUM_CHUNK, _CHUNK_BYTES // (max(1, vocabulary) * dtype.itemsize))
+
+
+def _divergence_(logits: Tensor, difference: Tensor, divergence: str, want_gradient: bool) -> Tensor:
+    """Divergence of each row; with `want_gradient`, `difference` becomes the gradient with respect to itself."""
+    values = logits.new_empty(logits.shape[0])
+    for rows in row_slices(*logits.shape):
+        statistics = row_statistics_(logits[rows], difference[rows], divergence)
+        values[rows] = statistics.value
+        if want_gradient:
+            row_gradient_(logits[rows], difference[rows], statistics.moment, divergence)
+    return values
+
+
+def _logits_and_difference_(
+    logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, heads: LinearHeads
+) -> None:
+    """Fill the teacher's logits and what the student's exceed them by, before cap and temperature."""
+    if heads.teacher_weight is None:
+        _apply_head(teacher, heads.weight, heads.bias, logits)
+        _apply_head(student - teacher, heads.weight, None, difference)
+    else:
+        _apply_head(teacher, heads.teacher_weight, heads.teacher_bias, logits)
+        _apply_head(student, heads.weight, heads.bias, difference)
+        difference.sub_(logits)
+
+
+def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if weight.dtype == out.dtype:
+        torch.mm(hidden, weight.t(), out=out)
+    else:
+        for start in range(0, weight.shape[0], _CAST_ROWS):
+            rows = slice(start, start + _CAST_ROWS)
+            out[:, rows] = hidden @ weight[rows].to(out.dtype).t()
+    if bias is not None:
+        out.add_(bias)
+
+
+def _project(logit_gradient: Tensor, weight: Tensor, out: Tensor) -> None:
+    """`out = logit_gradient @ weight`."""
+    if weight.dtype == out.dtype:
+        torch.mm(logit_gradient, weight, out=out)
+        return
+    out.zero_()
+    for start in range(0, weight.shape[0], _CAST_ROWS):
+        rows = slice(start, start + _CAST_ROWS)
+        out.addmm_(logit_gradient[:, rows], weight[rows].to(out.dtype))
+
+
+def _softcap_(logits: Tensor, difference: Tensor, cap: float) -> Tensor:
+    """Cap the teacher's logits and the difference in place; returns d(capped)/d(raw) of the student's logits.
+
+    `tanh(a) - tanh(b) = tanh(a - b) (1 - tanh(a) tanh(b))`, so the difference is capped without being lost to rounding.
+    """
+    student_tanh = torch.tanh((logits + difference) / cap)
+    teacher_tanh = logits.div_(cap).tanh_()
+    difference.div_(cap).tanh_().mul_((student_tanh * teacher_tanh).neg_().add_(1.0)).mul_(cap)
+    teacher_tanh.mul_(cap)
+    return student_tanh.square_().neg_().add_(1.0)

@@ -1,0 +1,76 @@
+r"""The definition of the divergences, in plain PyTorch: differentiable, readable, meant for float64.
+
+With \(p\) the teacher's and \(q\) the student's distribution over V classes, and \(m = (p + q)/2\):
+
+- forward: \(KL(p\|q) = \sum_v p_v (\log p_v - \log q_v)\)
+- reverse: \(KL(q\|p) = \sum_v q_v (\log q_v - \log p_v)\)
+- jsd: \(\tfrac12 KL(p\|m) + \tfrac12 KL(q\|m)\), Jensen-Shannon, in nats, at most log 2
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def token_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float, divergence: str) -> Tensor:
+    """Divergence of every token, [N], for logits [N, V], times the square of the temperature."""
+    log_q = torch.log_softmax(student_logits / temperature, dim=-1)
+    log_p = torch.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    if divergence == "forward":
+        tokens = _expected_log_ratio(log_p, log_q)
+    elif divergence == "reverse":
+        tokens = _expected_log_ratio(log_q, log_p)
+    else:
+        log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+        tokens = 0.5 * (_expected_log_ratio(log_p, log_m) + _expected_log_ratio(log_q, log_m))
+    return temperature**2 * tokens
+
+
+def linear_token_divergence(
+    student_hidden: Tensor,
+    teacher_hidden: Tensor,
+    head_weight: Tensor,
+    *,
+    head_bias: Tensor | None = None,
+    teacher_head_weight: Tensor | None = None,
+    teacher_head_bias: Tensor | None = None,
+    logit_softcap: float | None = None,
+    temperature: float = 1.0,
+    divergence: str = "forward",
+) -> Tensor:
+    """Divergence of every token, [N], for hidden states [N, H] under a head [V, H]."""
+    student_logits = _head(student_hidden, head_weight, head_bias, logit_softcap)
+    if teacher_head_weight is None:
+        teacher_head_weight, teacher_head_bias = head_weight, head_bias
+    teacher_logits = _head(teacher_hidden, teacher_head_weight, teacher_head_bias, logit_softcap)
+    return token_divergence(student_logits, teacher_logits, temperature, divergence)
+
+
+def reduce_tokens(tokens: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    """Reduce [N] token values over the masked-in tokens; a masked token counts as exactly zero."""
+    if mask is not None:
+        mask = mask.to(tokens.device)
+        tokens = torch.where(mask, tokens, torch.zeros_like(tokens))
+    if reduction == "none":
+        return tokens
+    total = tokens.sum()
+    if reduction == "sum":
+        return total
+    if mask is None:
+        return total / max(tokens.shape[0], 1)
+    return total / mask.sum().clamp_min(1)
+
+
+def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight.detach(), None if bias is None else bias.detach())
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _expected_log_ratio(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a||b) from log-probabilities; classes to which both give exactly zero do not count."""
+    absent = torch.isneginf(log_a) & torch.isneginf(log_b)
+    ratio = torch.where(absent, 0.0, log_a - log_b)
+    return (log_a.exp() * ratio).sum(dim=-1)

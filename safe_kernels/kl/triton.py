@@ -1,0 +1,310 @@
+"""Launches of the Triton kernels of the divergences: one program a row of logits."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from safe_kernels._backend import interpreting
+from safe_kernels.kl.linear_fallback import LinearHeads
+from safe_kernels.kl.rows_triton import DIVERGENCE_CODES, statistics, write_gradient, write_zeros
+
+WARPS = 8
+BLOCK = 4096
+"""Classes a program holds at a time: 16 a thread."""
+
+_INTERPRETER_BLOCK = 64
+_PAIR_BYTES = 1_250_000_000
+"""Default size of one chunk's logits and differences together: 2048 tokens at V = 152064 in half precision."""
+
+_MINIMUM_CHUNK = 128
+_MAXIMUM_CHUNK = 8192
+
+
+@triton.jit
+def logits_forward_kernel(
+    student_ptr: tl.tensor,
+    teacher_ptr: tl.tensor,
+    mask_ptr: tl.tensor,
+    values_ptr: tl.tensor,
+    statistics_ptr: tl.tensor,
+    classes: tl.tensor,
+    inverse_temperature: tl.tensor,
+    DIVERGENCE: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Divergence and [normalizer, shift, moment] of a row of student and teacher logits; zeros where masked."""
+    row = tl.program_id(0).to(tl.int64)
+    counts = True
+    if MASKED:
+        counts = tl.load(mask_ptr + row) != 0
+    if counts:
+        value, normalizer, shift, moment, _ = statistics(
+            teacher_ptr + row * classes,
+            student_ptr + row * classes,
+            classes,
+            inverse_temperature,
+            1.0,
+            DIVERGENCE,
+            True,
+            False,
+            BLOCK,
+        )
+        tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
+        tl.store(statistics_ptr + row * 3, normalizer)
+        tl.store(statistics_ptr + row * 3 + 1, shift)
+        tl.store(statistics_ptr + row * 3 + 2, moment)
+    else:
+        tl.store(values_ptr + row, 0.0)
+        tl.store(statistics_ptr + row * 3, 0.0)
+        tl.store(statistics_ptr + row * 3 + 1, 0.0)
+        tl.store(statistics_ptr + row * 3 + 2, 0.0)
+
+
+@triton.jit
+def logits_backward_kernel(
+    upstream_ptr: tl.tensor,
+    student_ptr: tl.tensor,
+    teacher_ptr: tl.tensor,
+    mask_ptr: tl.tensor,
+    statistics_ptr: tl.tensor,
+    gradient_ptr: tl.tensor,
+    classes: tl.tensor,
+    inverse_temperature: tl.tensor,
+    DIVERGENCE: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Gradient of a row with respect to the student's logits."""
+    row = tl.program_id(0).to(tl.int64)
+    counts = True
+    if MASKED:
+        counts = tl.load(mask_ptr + row) != 0
+    if counts:
+        write_gradient(
+            gradient_ptr + row * classes,
+            teacher_ptr + row * classes,
+            student_ptr + row * classes,
+            classes,
+            tl.load(statistics_ptr + row * 3),
+            tl.load(statistics_ptr + row * 3 + 1),
+            tl.load(statistics_ptr + row * 3 + 2),
+            tl.load(upstream_ptr + row) / inverse_temperature,
+            inverse_temperature,
+            1.0,
+            DIVERGENCE,
+            True,
+            False,
+            BLOCK,
+        )
+    else:
+        write_zeros(gradient_ptr + row * classes, classes, BLOCK)
+
+
+@triton.jit
+def difference_kernel(
+    teacher_ptr: tl.tensor,
+    difference_ptr: tl.tensor,
+    mask_ptr: tl.tensor,
+    values_ptr: tl.tensor,
+    scales_ptr: tl.tensor,
+    classes: tl.tensor,
+    inverse_temperature: tl.tensor,
+    softcap: tl.tensor,
+    DIVERGENCE: tl.constexpr,
+    MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    WANT_GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Divergence of a row of teacher logits and differences; its gradient, over a scale, replaces the differences.
+
+    The gradient's entries are far below the smallest float16 where student and teacher are close. By Pinsker's
+    inequality sum |q - p| <= sqrt(2 KL(p||q)): that bound is the scale, which is multiplied in after the last product.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    counts = True
+    if MASKED:
+        counts = tl.load(mask_ptr + row) != 0
+    if counts:
+        value, normalizer, shift, moment, forward = statistics(
+            teacher_ptr + row * classes,
+            difference_ptr + row * classes,
+            classes,
+            inverse_temperature,
+            softcap,
+            DIVERGENCE,
+            False,
+            SOFTCAP,
+            BLOCK,
+        )
+        tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
+        if WANT_GRADIENT:
+            scale = tl.sqrt(2.0 * tl.minimum(tl.maximum(forward, 1e-30), 0.5))
+            tl.store(scales_ptr + row, scale / inverse_temperature)
+            write_gradient(
+                difference_ptr + row * classes,
+                teacher_ptr + row * classes,
+                difference_ptr + row * classes,
+                classes,
+                normalizer,
+                shift,
+                moment,
+                1.0 / scale,
+                inverse_temperature,
+                softcap,
+                DIVERGENCE,
+                False,
+                SOFTCAP,
+                BLOCK,
+            )
+    else:
+        tl.store(values_ptr + row, 0.0)
+        if WANT_GRADIENT:
+            tl.store(scales_ptr + row, 0.0)
+            write_zeros(difference_ptr + row * classes, classes, BLOCK)
+
+
+def logits_divergence(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float, divergence: str
+) -> tuple[Tensor, Tensor]:
+    """Divergence [N] times the squared temperature and statistics [N, 3]; zero where masked."""
+    rows, classes = student.shape
+    values = student.new_empty(rows, dtype=torch.float32)
+    found = student.new_empty((rows, 3), dtype=torch.float32)
+    if student.numel() == 0:
+        return values.zero_(), found.zero_()
+    logits_forward_kernel[(rows,)](
+        student.contiguous(),
+        teacher.contiguous(),
+        _mask_argument(mask, values),
+        values,
+        found,
+        classes,
+        1.0 / temperature,
+        DIVERGENCE=DIVERGENCE_CODES[divergence],
+        MASKED=mask is not None,
+        BLOCK=_block(),
+        num_warps=WARPS,
+    )
+    return values, found
+
+
+def logits_gradient(
+    upstream: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    found: Tensor,
+    temperature: float,
+    divergence: str,
+) -> Tensor:
+    """Gradient [N, V] with respect to the student's logits; zero where masked."""
+    rows, classes = student.shape
+    gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
+    if student.numel() == 0:
+        return gradient
+    logits_backward_kernel[(rows,)](
+        upstream.contiguous(),
+        student.contiguous(),
+        teacher.contiguous(),
+        _mask_argument(mask, found),
+        found,
+        gradient,
+        classes,
+        1.0 / temperature,
+        DIVERGENCE=DIVERGENCE_CODES[divergence],
+        MASKED=mask is not None,
+        BLOCK=_block(),
+        num_warps=WARPS,
+    )
+    return gradient
+
+
+def linear_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    heads: LinearHeads,
+    divergence: str,
+    chunk_tokens: int | None,
+    want_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Divergence [N] times the squared temperature and its gradient [N, H] ([0, H] unless wanted), float32."""
+    tokens, hidden = student.shape
+    vocabulary = heads.weight.shape[0]
+    values = student.new_empty(tokens, dtype=torch.float32)
+    gradient = student.new_empty((tokens if want_gradient else 0, hidden), dtype=torch.float32)
+    if tokens == 0 or vocabulary == 0:
+        return values.zero_(), gradient.zero_()
+    # A shared head's logits keep the model's dtype: the difference form loses nothing by it. Two heads' must not.
+    dtype = student.dtype if heads.teacher_weight is None else torch.float32
+    chunk = chunk_tokens or default_chunk(vocabulary, dtype)
+    buffers = student.new_empty((2, min(chunk, tokens), vocabulary), dtype=dtype)
+    scales = student.new_empty(min(chunk, tokens), dtype=torch.float32)
+    for start in range(0, tokens, chunk):
+        part = slice(start, min(start + chunk, tokens))
+        size = part.stop - part.start
+        logits, difference = buffers[0, :size], buffers[1, :size]
+        _fill_logits(logits, difference, student[part], teacher[part], heads)
+        difference_kernel[(size,)](
+            logits,
+            difference,
+            _mask_argument(None if mask is None else mask[part], values),
+            values[part],
+            scales,
+            vocabulary,
+            1.0 / heads.temperature,
+            heads.softcap or 1.0,
+            DIVERGENCE=DIVERGENCE_CODES[divergence],
+            MASKED=mask is not None,
+            SOFTCAP=heads.softcap is not None,
+            WANT_GRADIENT=want_gradient,
+            BLOCK=_block(),
+            num_warps=WARPS,
+        )
+        if want_gradient:
+            product = difference.to(heads.weight.dtype) @ heads.weight
+            torch.mul(product, scales[:size].unsqueeze(-1), out=gradient[part])
+    return values, gradient
+
+
+def default_chunk(vocabulary: int, dtype: torch.dtype) -> int:
+    """Tokens a chunk by default: logits and differences of 1.25 GB, between 128 and 8192 tokens."""
+    return min(_MAXIMUM_CHUNK, max(_MINIMUM_CHUNK, _PAIR_BYTES // (2 * vocabulary * dtype.itemsize)))
+
+
+def _fill_logits(logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, heads: LinearHeads) -> None:
+    if heads.teacher_weight is None:
+        _apply_head(teacher, heads.weight, heads.bias, logits)
+        _apply_head((student.float() - teacher.float()).to(student.dtype), heads.weight, None, difference)
+    else:
+        _apply_head(teacher, heads.teacher_weight, heads.teacher_bias, logits)
+        _apply_head(student, heads.weight, heads.bias, difference)
+        difference.sub_(logits)
+
+
+def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if out.dtype != weight.dtype:
+        # Half-precision operands, float32 logits: only the GPU's matrix product can do that without a copy of the head.
+        wide = {} if out.device.type == "cpu" else {"out_dtype": torch.float32}
+        out.copy_(hidden.float() @ weight.t().float() if not wide else torch.mm(hidden, weight.t(), **wide))
+        if bias is not None:
+            out.add_(bias)
+    elif bias is None:
+        torch.mm(hidden, weight.t(), out=out)
+    else:
+        torch.addmm(bias, hidden, weight.t(), out=out)
+
+
+def _mask_argument(mask: Tensor | None, placeholder: Tensor) -> Tensor:
+    """The mask as bytes; a kernel compiled without a mask gets a pointer that it does not read."""
+    return placeholder if mask is None else mask.contiguous().view(torch.uint8)
+
+
+def _block() -> int:
+    """Classes a program holds at a time; few in the interpreter, so that small tests have several blocks too."""
+    return _INTERPRETER_BLOCK if interpreting() else BLOCK

@@ -1,0 +1,82 @@
+"""Eigenvalues and eigenvectors of Gram matrices in float64, and how many of them to keep."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_COLUMNS = 2**16
+"""Columns converted to float64 at a time when a Gram matrix is summed, so that the rows are never copied whole."""
+
+
+def basis_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of basis vectors for rows of a dtype: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_selection(rank: int | None, energy: float | None, dimension: int) -> None:
+    """Raise `ValueError` unless 0 <= rank <= dimension and 0 < energy <= 1, where given."""
+    if rank is not None and not 0 <= rank <= dimension:
+        raise ValueError(f"rank: expected a number from 0 to the dimension {dimension}, got {rank}")
+    if energy is not None and not 0.0 < energy <= 1.0:
+        raise ValueError(f"energy: expected a share in (0, 1], got {energy}")
+
+
+def gram(rows: Tensor) -> Tensor:
+    """`rows @ rows.T` in float64."""
+    total = rows.new_zeros((rows.shape[0], rows.shape[0]), dtype=torch.float64)
+    for start in range(0, rows.shape[1], _COLUMNS):
+        columns = rows[:, start : start + _COLUMNS].double()
+        total.addmm_(columns, columns.t())
+    return total
+
+
+def spectrum(name: str, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (largest first, negative rounding removed) and eigenvectors of a symmetric float64 matrix.
+
+    Raises:
+        ValueError: the matrix, made from argument `name`, is not finite.
+    """
+    if not torch.isfinite(moment).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    values, vectors = torch.linalg.eigh(moment)
+    return values.flip(0).clamp_min(0.0), vectors.flip(1)
+
+
+def gram_spectrum(name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared singular values [n], largest first, and left singular vectors [n, n] of rows [n, d], in float64."""
+    return spectrum(name, gram(rows))
+
+
+def selected_rank(squares: Tensor, total: float, resolution: float, rank: int | None, energy: float | None) -> int:
+    """How many directions to keep: at most `rank`, as few as reach `energy`, none that is only rounding.
+
+    Args:
+        squares: squared singular values, largest first.
+        total: energy of which `energy` is a share.
+        resolution: squares at most this share of the largest are rounding, not directions.
+        rank: limit, or None.
+        energy: target share, or None.
+    """
+    if total <= 0.0 or len(squares) == 0:
+        return 0
+    keep = int((squares > resolution * squares[0]).sum())
+    if energy is not None:
+        reached = squares.cumsum(0) >= energy * total * (1.0 - 1e-12)
+        keep = min(keep, int((~reached).sum()) + 1)
+    return keep if rank is None else min(keep, rank)
+
+
+def vectors_from_gram(rows: Tensor, squares: Tensor, left: Tensor) -> Tensor:
+    """Right singular vectors [d, r] from squared singular values [r] and left singular vectors [n, r].
+
+    `rows^T left / s` is orthonormal up to rounding that grows as s shrinks. One Cholesky step takes that out: with
+    `V^T V = L L^T` the columns of `V L^-T` are orthonormal and span the same nested subspaces.
+    """
+    dtype = basis_dtype(rows.dtype)
+    scaled = (left / squares.sqrt()).to(dtype)
+    vectors = rows.to(dtype).t() @ scaled
+    factor = torch.linalg.cholesky(gram(vectors.t()))
+    identity = torch.eye(factor.shape[0], dtype=factor.dtype, device=factor.device)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False).t()
+    return vectors @ inverse.to(dtype)

@@ -1,0 +1,41 @@
+"""One question, answered by the base and by SAFE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_train.data.rows import Row
+from safe_train.experiment import attach, load_base_model, row_encoder
+from safe_train.run import load_trained, read_config
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Both answers.
+
+    Attributes:
+        base: of the bypass.
+        safe: with the audio attached.
+    """
+
+    base: str
+    safe: str
+
+
+def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Answers:
+    """Asks a run's base and SAFE; without an audio file SAFE hears silence.
+
+    Raises:
+        InputError: the folder is no run, or the image or audio cannot be read.
+    """
+    config = read_config(run)
+    model = attach(load_base_model(config), config)
+    load_trained(run, model)
+    encoder = row_encoder(model)
+    row = Row("question", question, (), image, audio)
+    features = encoder.features_of([row])
+    inputs = encoder.prompt_batch([row]).inputs
+    options = {"max_new_tokens": config.evaluation.max_new_tokens, "do_sample": False}
+    base, heard = (encoder.decode(model.generate(inputs, given, **options))[0] for given in (None, features))
+    return Answers(base, heard)

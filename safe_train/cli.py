@@ -1,0 +1,266 @@
+"""The commands ``safe`` and ``safe-train``. Heavy imports happen inside the commands, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+from configs.model_configs import MODEL_CONFIGS
+from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
+from safe_train.errors import InputError, nearest
+
+_EXIT_INPUT = 2
+_EXIT_FAILED = 1
+_EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT
+
+_Arguments = ParamSpec("_Arguments")
+
+
+class _Group(click.Group):
+    """Names the nearest command when one is unknown."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            suggestion = nearest(args[0], known)
+            hint = f"did you mean {suggestion!r}?" if suggestion else f"known are {', '.join(known)}"
+            _fail(InputError(f"safe {args[0]}", "a command", "an unknown one", hint))
+        return super().resolve_command(ctx, args)
+
+
+def _fail(error: InputError) -> None:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(_EXIT_INPUT)
+
+
+def _one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    @wraps(command)
+    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            _fail(error)
+        except ArithmeticError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(_EXIT_FAILED)
+
+    return guarded
+
+
+def _check_variant(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value not in RETENTION_VARIANTS:
+        suggestion = nearest(value, RETENTION_VARIANTS)
+        hint = f"did you mean {suggestion!r}?" if suggestion else "see safe variants"
+        _fail(InputError("--variant", f"one of {', '.join(RETENTION_VARIANTS)}", repr(value), hint))
+    return value
+
+
+def _parse_assignments(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    assignments = {}
+    for value in values:
+        key, separator, text = value.partition("=")
+        if not separator:
+            _fail(InputError(f"--set {value}", "key=value", "no =", "for instance --set optimization.max_steps=100"))
+        assignments[key.strip()] = text
+    return assignments
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def safe() -> None:
+    """Adds hearing to a vision-language model and measures that it still sees and answers as before."""
+
+
+@safe.command()
+@click.option("--variant", callback=_check_variant, help=f"Retention variant: {', '.join(RETENTION_VARIANTS)}.")
+@click.option("--model-config", help=f"Base and audio encoders by name: {', '.join(MODEL_CONFIGS)}.")
+@click.option("--base-model", help="Vision-language model: hub id or local folder.")
+@click.option("--audio-encoder", multiple=True, help="Audio encoder: hub id or local folder; may be given twice.")
+@click.option("--data-root", help="Folder with audiocaps/ and vqa/; by default the procedural data.")
+@click.option("--output-root", help="Folder for run folders [runs].")
+@click.option("--seed", type=int, help="Seed of data order, initialization and sampling [42].")
+@click.option("--max-steps", type=int, help="Optimizer steps.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", help="fp32 or bf16, of the frozen base.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on from a run's newest checkpoint.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML or JSON file of settings.")
+@click.option(
+    "--set", "assignments", multiple=True, callback=_parse_assignments, metavar="KEY=VALUE", help="Any setting, dotted."
+)
+@click.option("--help-settings", is_flag=True, help="List every setting with its default, and leave.")
+@_one_line_errors
+def train(
+    resume: Path | None, config_file: Path | None, assignments: dict[str, str], help_settings: bool, **options: Any
+) -> None:
+    """Runs Stage A and evaluates it. With no options: full_retention on the embedded model, offline."""
+    from safe_train.config import build_config, describe_settings, read_config_file
+
+    if help_settings:
+        click.echo(describe_settings())
+        return
+    named = _named_settings(options)
+    if resume is not None:
+        if config_file or assignments or named:
+            given = next(iter([*named, *assignments, *(["config"] if config_file else [])]))
+            way_out = "drop it, or start a new run without --resume"
+            raise InputError("--resume", "no other settings: a run goes on as it was configured", given, way_out)
+        _run(resume=resume)
+        return
+    values = read_config_file(config_file) if config_file else {}
+    where = str(config_file) if config_file else "command line"
+    _run(config=build_config(values, assignments | named, where))
+
+
+def _named_settings(options: dict[str, Any]) -> dict[str, str]:
+    """Options as dotted settings, the unset ones left out."""
+    keys = {
+        "variant": "variant",
+        "model_config": "model.config",
+        "base_model": "model.base_model",
+        "data_root": "data.root",
+        "output_root": "output_root",
+        "seed": "seed",
+        "max_steps": "optimization.max_steps",
+        "device": "device",
+        "precision": "precision",
+    }
+    named = {key: json.dumps(options[name]) for name, key in keys.items() if options[name] is not None}
+    if options["audio_encoder"]:
+        named["model.audio_encoders"] = json.dumps(options["audio_encoder"])
+    return named
+
+
+def _run(**source: Any) -> None:
+    """Starts or resumes a run, shows it, and leaves with its exit code."""
+    import signal
+
+    _quiet_libraries()
+    from safe_train.console import StopRequest, watching
+    from safe_train.run import resume_run, start_run
+
+    stop = StopRequest()
+    with stop.listening(), watching(stop) as observer:
+        outcome = (
+            resume_run(source["resume"], observer) if "resume" in source else start_run(source["config"], observer)
+        )
+    if outcome.table is None:
+        click.echo(f"stopped after step {outcome.training.steps}; go on with: safe-train --resume {outcome.folder}")
+        sys.exit(_EXIT_INTERRUPTED if stop.signal is signal.SIGINT else _EXIT_REQUEUE)
+    click.echo(outcome.table)
+    click.echo(f"run folder: {outcome.folder}")
+
+
+@safe.command()
+def variants() -> None:
+    """Lists the retention variants, and the names the overfitting ablation has for them."""
+    list_variants()
+    click.echo("\nnames of the overfitting ablation:")
+    for name, registered in OVERFITTING_VARIANTS.items():
+        click.echo(f"  {name} = {registered}")
+
+
+@safe.command("eval")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
+@click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
+@click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
+@_one_line_errors
+def evaluate(run: Path, **changes: int | None) -> None:
+    """Evaluates a run's newest checkpoint and prints the result as JSON."""
+    _quiet_libraries()
+    from safe_train.console import StopRequest, watching
+    from safe_train.run import evaluate_run
+
+    with watching(StopRequest()) as observer:
+        evaluation = evaluate_run(run, {key: value for key, value in changes.items() if value is not None}, observer)
+    click.echo(json.dumps(evaluation.to_dict(), indent=2))
+
+
+@safe.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw audio gain against VL change to this PNG.")
+@_one_line_errors
+def report(runs: tuple[Path, ...], picture: Path | None) -> None:
+    """Prints the closing table of finished runs side by side."""
+    from safe_train.summary import draw_picture, format_table, read_summary
+
+    summaries = [read_summary(run) for run in runs]
+    click.echo(format_table(summaries))
+    if picture is not None:
+        draw_picture(summaries, picture)
+
+
+@safe.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("question")
+@click.option("--image", type=click.Path(path_type=Path), help="An image file.")
+@click.option("--audio", type=click.Path(path_type=Path), help="An audio file; without it SAFE hears silence.")
+@_one_line_errors
+def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> None:
+    """Puts a question to the base and to SAFE, and prints both answers."""
+    _quiet_libraries()
+    from safe_train.ask import ask as ask_both
+
+    answers = ask_both(run, question, image, audio)
+    click.echo(f"base: {answers.base}\nSAFE: {answers.safe}")
+
+
+@safe.command()
+@_one_line_errors
+def env() -> None:
+    """Reports versions, devices and the kernel backend, and names combinations known not to work."""
+    from safe_train.environment import format_environment
+
+    click.echo(format_environment())
+
+
+@safe.group("data", cls=_Group)
+def data_group() -> None:
+    """Looks at data folders and makes the procedural one."""
+
+
+@data_group.command("embedded")
+@_one_line_errors
+def embedded_data() -> None:
+    """Writes the procedural data, if they are not there yet, and prints their folder."""
+    from safe_train.embedded.dataset import embedded_data_root
+
+    click.echo(embedded_data_root())
+
+
+@data_group.command("check")
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True, help="Splits to read.")
+@_one_line_errors
+def check_data(root: Path, splits: tuple[str, ...]) -> None:
+    """Reads the lists of both data sets and counts questions, images and clips; files that are missing are errors."""
+    from safe_train.data.audiocaps import read_audiocaps
+    from safe_train.data.vqa import load_vqa
+
+    missing_total = 0
+    for split in splits:
+        questions = load_vqa(root, split)
+        examples, missing = read_audiocaps(root, split)
+        missing_total += len(missing.clip_ids)
+        images = len({question.image_path for question in questions})
+        click.echo(f"{split}: {len(questions)} questions about {images} images, {len(examples)} clips")
+        if missing.clip_ids:
+            click.echo(f"{split}: {missing}")
+    if missing_total:
+        raise InputError(root, "an audio file for every clip", f"{missing_total} missing", "fetch them or drop the rows")
+
+
+def _quiet_libraries() -> None:
+    """Keeps the libraries' own progress bars out of the output; their warnings stay."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,256 @@
+"""The Stage A configuration: typed, frozen, every key known; written whole to ``config.json`` of each run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from configs.model_configs import MODEL_CONFIGS
+from configs.retention_variants import RETENTION_VARIANTS
+from safe_train.errors import InputError, nearest
+
+EMBEDDED_DATA = "embedded"
+Share = Field(ge=0.0, le=1.0)
+
+
+class _Section(BaseModel):
+    """A part of the configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelSettings(_Section):
+    """Base, audio encoders and the size of the trained parts; what is None comes from the model configuration."""
+
+    config: str = "demo"
+    """Name of a model configuration."""
+    base_model: str | None = None
+    """Hub id or local folder of the base."""
+    audio_encoders: tuple[str, ...] | None = None
+    """Hub ids or local folders of the audio encoders."""
+    num_audio_tokens: int | None = Field(None, ge=1)
+    """Audio tokens a clip."""
+    projector_hidden: int | None = Field(None, ge=1)
+    """Width of the projector's hidden layer."""
+    fusion_layers: int | None = Field(None, ge=1)
+    """Number of decoder layers with a fusion, spread evenly up to the last but one."""
+    fusion_dim: int | None = Field(None, ge=1)
+    """Width of the cross-attention."""
+    fusion_heads: int = Field(4, ge=1)
+    """Heads of the cross-attention."""
+    lora_rank: int = Field(0, ge=0)
+    """Rank of LoRA on the decoder's attention; 0 for none."""
+
+
+class DataSettings(_Section):
+    """Where the rows come from and how they are mixed."""
+
+    root: str = EMBEDDED_DATA
+    """Folder with ``audiocaps/`` and ``vqa/``; ``embedded`` makes the procedural data."""
+    train_split: str = "train"
+    """Split that is trained on."""
+    val_split: str = "val"
+    """Split that is evaluated on."""
+    max_train_audio: int | None = Field(None, ge=1)
+    """Audio rows used for training, drawn by the seed; None for all."""
+    max_train_vl: int | None = Field(None, ge=1)
+    """VL rows used for retention, drawn by the seed; None for all."""
+    image_share: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of audio rows that also show an unrelated image."""
+    audio_question: str = "what do you hear?"
+    """Question put to clips that come with captions alone."""
+
+
+class OptimizationSettings(_Section):
+    """The optimizer and its schedule."""
+
+    max_steps: int = Field(400, ge=1)
+    """Optimizer steps."""
+    audio_batch_size: int = Field(16, ge=1)
+    """Audio rows a micro-batch."""
+    vl_batch_size: int = Field(16, ge=1)
+    """VL rows a micro-batch, each with an audio clip that has nothing to do with it."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches an optimizer step."""
+    lr_projector: float = Field(4e-3, gt=0.0)
+    """Peak learning rate of the projectors."""
+    lr_adapter: float = Field(4e-3, gt=0.0)
+    """Peak learning rate of the fusions and of LoRA."""
+    weight_decay: float = Field(0.01, ge=0.0)
+    """Decoupled weight decay."""
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW's decay of the first moment."""
+    beta2: float = Field(0.98, ge=0.0, lt=1.0)
+    """AdamW's decay of the second moment."""
+    warmup_share: float = Field(0.05, ge=0.0, le=1.0)
+    """Share of the steps over which the learning rate rises, before its cosine descent."""
+    gate_warmup_share: float = Field(0.1, ge=0.0, le=1.0)
+    """Share of the steps over which the gate opens from 0 to 1."""
+    clip_norm: float = Field(1.0, gt=0.0)
+    """Largest norm of the total gradient."""
+
+
+class RetentionSettings(_Section):
+    """How the mechanisms of the variant work; the weights themselves are the variant's."""
+
+    retention_scale: float = Field(1.0, gt=0.0)
+    """Factor on the variant's retention weight, for scales at which the registered weights are weak or strong."""
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    """Divergence of the student from the bypass."""
+    temperature: float = Field(1.0, gt=0.0)
+    """Temperature of the divergence."""
+    fisher_trace: float = Field(1000.0, gt=0.0)
+    """Sum that the Fisher diagonal is scaled to, since its raw size varies between seeds by orders of magnitude."""
+    fisher_samples: int = Field(256, ge=1)
+    """VL rows that the Fisher diagonal is the mean of."""
+    fisher_labels: Literal["true", "empirical"] = "true"
+    """Labels drawn from the model, or those of the data."""
+    fisher_at: float = Field(0.25, ge=0.0, lt=1.0)
+    """Share of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
+    null_space_subspace: Literal["gradient", "activation"] = "gradient"
+    """Subspace of per-sample VL gradients, or of the layers' inputs on VL rows."""
+    null_space_projects: Literal["audio_gradient", "total_gradient", "audio_update", "update"] = "audio_update"
+    """What is kept out of the subspace: the audio loss's gradient or part of the update, or all of it."""
+    null_space_one_sided: bool = True
+    """Remove only what would raise the VL loss; needs the gradient subspace."""
+    null_space_energy: float | None = Field(None, gt=0.0, le=1.0)
+    """Share of energy at which the rank is cut; None keeps the variant's rank."""
+
+    @model_validator(mode="after")
+    def _one_sided_needs_gradients(self) -> RetentionSettings:
+        if self.null_space_one_sided and self.null_space_subspace == "activation":
+            raise ValueError("null_space_one_sided needs null_space_subspace=gradient: activations have no sign")
+        return self
+
+
+class EvaluationSettings(_Section):
+    """What is measured, and when."""
+
+    every: int = Field(0, ge=0)
+    """Steps between two evaluations on a tenth of the rows; 0 evaluates at the end only."""
+    max_vl: int | None = Field(600, ge=1)
+    """VL rows of the validation split; None for all."""
+    max_audio: int | None = Field(300, ge=1)
+    """Audio rows of the validation split; None for all."""
+    batch_size: int = Field(100, ge=1)
+    """Rows a batch of generation."""
+    max_new_tokens: int = Field(12, ge=1)
+    """Longest answer in tokens."""
+
+
+class StageAConfig(_Section):
+    """Everything that a Stage A run depends on."""
+
+    variant: str = "full_retention"
+    """Retention variant."""
+    seed: int = Field(42, ge=0)
+    """Seed of data order, initialization and sampling."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the frozen base and of the forward pass; the trained parts are fp32."""
+    output_root: str = "runs"
+    """Folder in which the run's folder is made."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between two checkpoints."""
+    log_every: int = Field(10, ge=1)
+    """Steps between two lines of metrics."""
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
+    retention: RetentionSettings = RetentionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _names_are_registered(self) -> StageAConfig:
+        for kind, name, registry in (
+            ("variant", self.variant, RETENTION_VARIANTS),
+            ("model.config", self.model.config, MODEL_CONFIGS),
+        ):
+            if name not in registry:
+                raise InputError(kind, f"one of {', '.join(registry)}", repr(name), _did_you_mean(name, list(registry)))
+        return self
+
+
+def build_config(values: dict[str, Any], assignments: dict[str, str], where: str = "configuration") -> StageAConfig:
+    """Validates nested ``values`` after setting dotted ``assignments`` such as ``optimization.max_steps=20``.
+
+    Raises:
+        InputError: a key is unknown (the nearest known one is named) or a value does not fit.
+    """
+    merged = json.loads(json.dumps(values))
+    for dotted, text in assignments.items():
+        *sections, key = dotted.split(".")
+        target = merged
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InputError(f"--set {dotted}", "a section before the dot", repr(section), "see safe train --help")
+        target[key] = _parse_value(text)
+    try:
+        return StageAConfig.model_validate(merged)
+    except ValidationError as error:
+        raise _as_input_error(error, where) from error
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Reads a YAML or JSON file of nested settings.
+
+    Raises:
+        InputError: the file cannot be read or does not hold a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(path, "a readable YAML or JSON file", detail, "correct the file or the path") from error
+    if not isinstance(values, dict):
+        raise InputError(path, "a mapping of settings", type(values).__name__, "write key: value lines")
+    return values
+
+
+def known_keys(section: type[BaseModel] = StageAConfig, prefix: str = "") -> list[str]:
+    """All settings as dotted keys."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += known_keys(annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _parse_value(text: str) -> Any:
+    """YAML's scalars, plus ``1e-3``, which YAML 1.1 takes for a string."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _as_input_error(error: ValidationError, where: str) -> InputError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return InputError(f"{where}: {key}", "a known key", "an unknown one", _did_you_mean(key, known_keys()))
+    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    place = f"{where}: {key}" if key else where
+    return InputError(place, expected, repr(first.get("input")), "correct the value; safe train --help-settings lists all")
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    suggestion = nearest(name, known) or nearest(name.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in known])
+    return f"did you mean {suggestion!r}?" if suggestion else f"known are {', '.join(known)}"
+
+
+def choices(field: str) -> tuple[str, ...]:
+    """The values that a literal setting of the top level allows."""
+    return get_args(StageAConfig.model_fields[field].annotation)

@@ -1,0 +1,94 @@
+"""How a run shows itself: a progress bar on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from safe_train.run import Observer
+
+_SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
+
+
+class StopRequest:
+    """Set by SIGINT, SIGTERM or SIGUSR1: the run then writes a checkpoint and ends.
+
+    Attributes:
+        signal: the signal that asked, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.signal is not None
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: at once
+        self.signal = signal.Signals(number)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handles the signals inside the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        previous = {number: signal.signal(number, self._handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def watching(stop: StopRequest) -> Iterator[Observer]:
+    """An observer that writes to standard error."""
+    if sys.stderr.isatty():
+        with _bar() as (progress, task):
+            yield Observer(
+                stage=lambda words: progress.update(task, description=words),
+                step=lambda step, total, metrics: _advance(progress, task, step, total, metrics),
+                should_stop=stop,
+            )
+        return
+    start = time.perf_counter()
+
+    def say(words: str) -> None:
+        print(f"[{time.perf_counter() - start:7.1f} s] {words}", file=sys.stderr, flush=True)
+
+    def say_step(step: int, total: int, metrics: dict[str, float]) -> None:
+        if metrics and (step % max(1, total // 10) == 0 or step == total):
+            say(f"step {step}/{total}: {_words(metrics)}")
+
+    yield Observer(stage=say, step=say_step, should_stop=stop)
+
+
+@contextmanager
+def _bar() -> Iterator[tuple[Progress, TaskID]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress, progress.add_task("loading", total=None, metrics="")
+
+
+def _advance(progress: Progress, task: TaskID, step: int, total: int, metrics: dict[str, float]) -> None:
+    progress.update(task, completed=step, total=total)
+    if metrics:
+        progress.update(task, metrics=_words(metrics))
+
+
+def _words(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in _SHOWN if name in metrics)

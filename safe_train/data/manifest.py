@@ -1,0 +1,195 @@
+"""What the readers share: finding a set's files, reading JSON and JSONL, and paths that stay in the data root."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safe_train.errors import InputError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of a manifest and where it stands. A field that is null counts as absent.
+
+    Attributes:
+        where: file and position, for error messages.
+        fields: the entry as read.
+    """
+
+    where: str
+    fields: dict[str, Any]
+
+    def optional(self, *names: str) -> Any:
+        """The value of the first name that is present, or None."""
+        return next((self.fields[name] for name in names if self.fields.get(name) is not None), None)
+
+    def required(self, *names: str) -> Any:
+        """The value of the first name that is present; InputError if none is."""
+        value = self.optional(*names)
+        if value is None:
+            raise InputError(self.where, _alternatives(names), f"the fields {_listed(self.fields)}", "add the field")
+        return value
+
+    def text(self, *names: str) -> str:
+        """A text that is not blank; InputError otherwise."""
+        value = self.required(*names)
+        if not _is_text(value):
+            expected = f"{_alternatives(names)} to be text"
+            raise InputError(self.where, expected, _shown(value), "write a non-empty string")
+        return value
+
+    def optional_text(self, *names: str) -> str | None:
+        """A text that is not blank, or None if none of the fields is present; InputError otherwise."""
+        return None if self.optional(*names) is None else self.text(*names)
+
+    def texts(self, *names: str) -> tuple[str, ...]:
+        """A text or a list of texts, none of them blank, as a tuple; InputError otherwise."""
+        value = self.required(*names)
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(_is_text(item) for item in values):
+            expected = f"{_alternatives(names)} to be text or a list of texts"
+            raise InputError(self.where, expected, _shown(value), "write non-empty strings")
+        return tuple(values)
+
+    def integer(self, *names: str) -> int:
+        """A whole number, also as digits in a string; InputError otherwise."""
+        value = self.required(*names)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            return int(value)
+        expected = f"{_alternatives(names)} to be a whole number"
+        raise InputError(self.where, expected, _shown(value), "number the entries")
+
+    def identifier(self, *names: str) -> str:
+        """A text that is not blank or a whole number, as text; InputError otherwise."""
+        return str(self.integer(*names)) if isinstance(self.required(*names), int) else self.text(*names)
+
+
+def set_folder(root: Path, name: str) -> Path:
+    """The folder of a data set in the root; InputError if the root or the folder is missing."""
+    for folder, content in ((root, "a data root"), (root / name, f"the folder of the data set {name}")):
+        if not folder.is_dir():
+            got = "a file" if folder.exists() else "no such folder"
+            raise InputError(folder, content, got, f"give a data root that contains {name}/")
+    return root / name
+
+
+def manifest_names(set_name: str, split: str) -> tuple[str, ...]:
+    """The file names that a manifest may have, in the order in which they are tried."""
+    return tuple(f"{stem}{suffix}" for stem in (f"{set_name}_{split}", split) for suffix in (".jsonl", ".json"))
+
+
+def find_manifest(folder: Path, set_name: str, split: str) -> Path | None:
+    """The first manifest of the split that exists, or None."""
+    candidates = (folder / name for name in manifest_names(set_name, split))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_text(path: Path) -> str:
+    """The file as UTF-8 text, without a byte order mark; InputError if it cannot be read."""
+    try:
+        # newline="" keeps line breaks as they are: CSV fields may contain them.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        got = f"bytes that are not at {error.start}"
+        raise InputError(path, "UTF-8 text", got, "convert the file to UTF-8") from error
+    except OSError as error:
+        raise InputError(path, "a readable file", error.strerror or str(error), "check path and permissions") from error
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file; InputError with line and column if it is not JSON."""
+    return _parse(read_text(path), path, first_line=1)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The entries of a manifest: the lines of a ``.jsonl`` file, or the list in a ``.json`` file.
+
+    Raises:
+        InputError: the file cannot be read, is malformed, has an entry that is not an object, or has no entry.
+    """
+    entries = _jsonl_entries(path) if path.suffix == ".jsonl" else _list_entries(path)
+    records = [as_record(entry, where) for where, entry in entries]
+    if not records:
+        raise InputError(path, "at least one entry", "none", "write one JSON object for each example")
+    return records
+
+
+def as_record(entry: object, where: str) -> Record:
+    """The entry as a record; InputError if it is not a JSON object."""
+    if not isinstance(entry, dict):
+        raise InputError(where, "a JSON object", _shown(entry), "write each entry as {...}")
+    return Record(where, entry)
+
+
+def resolve(root: Path, folder: Path, written: str, where: str) -> Path:
+    """The path that a manifest means: in the data root or, if nothing is there, in the set's folder.
+
+    Paths are compared as they are written. A symbolic link below the root may point elsewhere: whoever keeps the
+    root put it there. A manifest may come from someone else, and its text cannot lead out of the root.
+
+    Args:
+        root: the data root.
+        folder: the set's folder in the root, against which manifests of the original pack format are written.
+        written: the path as it stands in the manifest.
+        where: file and position, for error messages.
+
+    Raises:
+        InputError: the path leaves the data root.
+    """
+    boundary = os.path.normpath(root.absolute())
+    in_root, in_folder = (Path(os.path.normpath(base.absolute() / written)) for base in (root, folder))
+    for path in (in_root, in_folder):
+        if not path.is_relative_to(boundary):
+            way_out = "write paths relative to the data root"
+            raise InputError(where, f"a path in {root}", f"{written!r}, which leaves it", way_out)
+    return in_folder if in_folder.exists() and not in_root.exists() else in_root
+
+
+def _jsonl_entries(path: Path) -> Iterator[tuple[str, object]]:
+    # Not splitlines(): JSON strings may hold U+2028 and its like, which are no line breaks in JSONL.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _parse(line, path, first_line=number)
+
+
+def _list_entries(path: Path) -> Iterator[tuple[str, object]]:
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise InputError(path, "a JSON list of entries", _shown(content), "write [{...}, {...}] or use .jsonl")
+    for index, entry in enumerate(content):
+        yield f"{path}: entry {index}", entry
+
+
+def _parse(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}:{first_line + error.lineno - 1}:{error.colno}"
+        raise InputError(where, "JSON", f"{error.msg.lower()}", "mend or regenerate the file") from error
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _alternatives(names: tuple[str, ...]) -> str:
+    return f"the field {' or '.join(names)}"
+
+
+def _listed(fields: dict[str, Any]) -> str:
+    return ", ".join(fields) or "(none)"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

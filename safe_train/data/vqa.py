@@ -1,0 +1,207 @@
+"""Visual questions: the official VQA v2 files, or a manifest with one entry for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_train.data.manifest import (
+    Record,
+    as_record,
+    find_manifest,
+    manifest_names,
+    read_json,
+    read_records,
+    resolve,
+    set_folder,
+)
+from safe_train.errors import InputError
+
+_SET = "vqa"
+_IMAGE_SUFFIXES = (".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class VQAExample:
+    """A question about an image.
+
+    Attributes:
+        question_id: unique in its split.
+        image_id: equal for questions about the same image; intervals are bootstrapped by it.
+        question: the question.
+        answers: all reference answers, ten in the official data; empty where the split has no annotations.
+        image_path: the image, which exists.
+        question_type: the first words of the question in the official data; empty if a manifest does not tell.
+        answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest does not tell.
+    """
+
+    question_id: int
+    image_id: int
+    question: str
+    answers: tuple[str, ...]
+    image_path: Path
+    question_type: str
+    answer_type: str
+
+
+def load_vqa(root: Path, split: str) -> list[VQAExample]:
+    """Reads the questions of a split, in the order of the file.
+
+    Tried in turn in ``root/vqa/``: the official pair ``v2_OpenEnded_mscoco_val2014_questions.json`` and
+    ``v2_mscoco_val2014_annotations.json``, with images ``val2014/COCO_val2014_000000000042.jpg`` or ``.png``; then
+    ``vqa_val.jsonl``, ``vqa_val.json``, ``val.jsonl``, ``val.json``. The test splits of VQA v2 are of 2015 and have no
+    public annotations; every other official split must have its annotations.
+
+    A manifest entry has ``question_id`` or ``id``; ``question`` or ``question_text``; ``answers`` or ``answer``;
+    ``image`` or ``image_path``, relative to the root or to ``root/vqa/``; and, if it likes, ``image_id``,
+    ``question_type`` and ``answer_type``. Without ``image_id`` the images are numbered as they first appear.
+
+    Raises:
+        InputError: a file, image or field is missing, a file is malformed, a question id appears twice, a question has
+            no annotation, or a path leaves the root.
+    """
+    folder = set_folder(root, _SET)
+    questions_path = folder / f"v2_OpenEnded_mscoco_{_official_name(split)}_questions.json"
+    if questions_path.is_file():
+        examples = _load_official(folder, split, questions_path)
+    elif manifest := find_manifest(folder, _SET, split):
+        examples = _load_manifest(root, folder, manifest)
+    else:
+        expected = " or ".join((questions_path.name, *manifest_names(_SET, split)))
+        raise InputError(folder, expected, "none of them", f"put one there or name a split other than {split!r}")
+    _require_images(examples)
+    return examples
+
+
+def _official_name(split: str) -> str:
+    return f"{split}{2015 if split.startswith('test') else 2014}"
+
+
+def _load_official(folder: Path, split: str, questions_path: Path) -> list[VQAExample]:
+    header, questions = _read_official(questions_path, "questions")
+    images = folder / _folder_name(header)
+    annotations = _read_annotations(folder / f"v2_mscoco_{_official_name(split)}_annotations.json", split)
+    paths: dict[int, Path] = {}
+    examples = []
+    for question_id, question in questions.items():
+        image_id = question.integer("image_id")
+        if image_id not in paths:
+            paths[image_id] = _official_image(images, image_id)
+        annotation = _annotation_of(question_id, image_id, question, annotations)
+        examples.append(
+            VQAExample(
+                question_id=question_id,
+                image_id=image_id,
+                question=question.text("question"),
+                answers=_official_answers(annotation) if annotation else (),
+                image_path=paths[image_id],
+                question_type=annotation.text("question_type") if annotation else "",
+                answer_type=annotation.text("answer_type") if annotation else "",
+            )
+        )
+    return examples
+
+
+def _read_official(path: Path, key: str) -> tuple[Record, dict[int, Record]]:
+    """The file's header, and the entries of its list ``key`` by question id."""
+    header = as_record(read_json(path), str(path))
+    entries = header.required(key)
+    if not isinstance(entries, list) or not entries:
+        raise InputError(path, f"{key} to be a non-empty list", repr(entries)[:60], "fetch the official file again")
+    records = [as_record(entry, f"{path}: {key}[{index}]") for index, entry in enumerate(entries)]
+    return header, _by_question_id(records, "question_id")
+
+
+def _by_question_id(records: Iterable[Record], *names: str) -> dict[int, Record]:
+    by_id: dict[int, Record] = {}
+    for record in records:
+        question_id = record.integer(*names)
+        if question_id in by_id:
+            got = f"{question_id} again, first at {by_id[question_id].where}"
+            raise InputError(record.where, "a question id of its own", got, "remove or renumber one of the two")
+        by_id[question_id] = record
+    return by_id
+
+
+def _folder_name(header: Record) -> str:
+    name = header.text("data_subtype")
+    if name != Path(name).name:
+        raise InputError(header.where, "data_subtype to be a folder's name", repr(name), "write it as in val2014")
+    return name
+
+
+def _read_annotations(path: Path, split: str) -> dict[int, Record] | None:
+    if path.is_file():
+        return _read_official(path, "annotations")[1]
+    if split.startswith("test"):
+        return None
+    raise InputError(path, "the annotations of the questions", "no such file", "put the official file there")
+
+
+def _annotation_of(
+    question_id: int, image_id: int, question: Record, annotations: dict[int, Record] | None
+) -> Record | None:
+    if annotations is None:
+        return None
+    annotation = annotations.get(question_id)
+    if annotation is None:
+        way_out = "use questions and annotations of the same split"
+        raise InputError(question.where, f"an annotation of question {question_id}", "none", way_out)
+    if annotation.integer("image_id") != image_id:
+        got = f"{annotation.fields['image_id']}"
+        raise InputError(annotation.where, f"image_id {image_id}, as in the question", got, "use files of one release")
+    return annotation
+
+
+def _official_answers(annotation: Record) -> tuple[str, ...]:
+    answers = annotation.required("answers")
+    if not isinstance(answers, list) or not answers:
+        raise InputError(annotation.where, "answers to be a non-empty list", repr(answers)[:60], "mend the entry")
+    return tuple(
+        as_record(answer, f"{annotation.where}.answers[{index}]").text("answer") for index, answer in enumerate(answers)
+    )
+
+
+def _official_image(folder: Path, image_id: int) -> Path:
+    """The image's path with the suffix that exists, or else with the official suffix."""
+    stem = f"COCO_{folder.name}_{image_id:012d}"
+    candidates = [folder / f"{stem}{suffix}" for suffix in _IMAGE_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def _load_manifest(root: Path, folder: Path, manifest: Path) -> list[VQAExample]:
+    records = _by_question_id(read_records(manifest), "question_id", "id")
+    paths = {
+        question_id: resolve(root, folder, record.text("image", "image_path"), record.where)
+        for question_id, record in records.items()
+    }
+    image_ids = _image_ids(records, paths)
+    return [
+        VQAExample(
+            question_id=question_id,
+            image_id=image_ids[question_id],
+            question=record.text("question", "question_text"),
+            answers=record.texts("answers", "answer"),
+            image_path=paths[question_id],
+            question_type=record.optional_text("question_type") or "",
+            answer_type=record.optional_text("answer_type") or "",
+        )
+        for question_id, record in records.items()
+    ]
+
+
+def _image_ids(records: dict[int, Record], paths: dict[int, Path]) -> dict[int, int]:
+    """The image id of each question: as written, or numbered by path if no entry writes one."""
+    if any(record.optional("image_id") is not None for record in records.values()):
+        return {question_id: record.integer("image_id") for question_id, record in records.items()}
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths.values()))}
+    return {question_id: numbers[path] for question_id, path in paths.items()}
+
+
+def _require_images(examples: list[VQAExample]) -> None:
+    paths = dict.fromkeys(example.image_path for example in examples)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        got = f"no such file, and so for {len(missing)} of {len(paths)} images"
+        raise InputError(missing[0], "an image", got, "put the images there or remove their questions")

@@ -1,0 +1,147 @@
+"""Writes the procedural data in the official formats: VQA v2 (JSON and images) and AudioCaps (CSV and WAV)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from safe_train.embedded.questions import sample_question
+from safe_train.embedded.scenes import render, sample_scene, scan_indices
+from safe_train.embedded.sounds import ALL_SOUNDS, SAMPLE_RATE, synthesize
+
+logger = logging.getLogger(__name__)
+
+_SPLIT_SEEDS = {"train": 101, "val": 202}
+_NUM_ANSWERS = 10
+_QUESTIONS_PER_IMAGE = 2
+
+
+@dataclass(frozen=True)
+class DatasetSizes:
+    """Rows of each split."""
+
+    train_questions: int = 2_000
+    val_questions: int = 2_000
+    train_clips: int = 600
+    val_clips: int = 400
+
+
+def embedded_data_root(sizes: DatasetSizes = DatasetSizes()) -> Path:
+    """The folder of the procedural data, written at first use.
+
+    The folder lies under ``$SAFE_CACHE`` (default ``~/.cache/safe``) and its name holds a digest of the generator's
+    sources and the sizes, so that data of another version are never read.
+    """
+    cache = Path(os.environ.get("SAFE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "safe")
+    folder = cache.expanduser() / f"embedded-data-{_digest(sizes)}"
+    if not folder.is_dir():
+        logger.info("writing the procedural data to %s", folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+        try:
+            write_dataset(staging, sizes)
+            staging.chmod(0o755)
+            staging.rename(folder)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
+    return folder
+
+
+def write_dataset(root: Path, sizes: DatasetSizes) -> None:
+    """Writes ``root/vqa`` and ``root/audiocaps``, train and validation, with disjoint scenes, digit scans and clips."""
+    for split, questions, clips in (
+        ("train", sizes.train_questions, sizes.train_clips),
+        ("val", sizes.val_questions, sizes.val_clips),
+    ):
+        _write_vqa(root / "vqa", split, questions)
+        _write_audiocaps(root / "audiocaps", split, clips)
+
+
+def _write_vqa(folder: Path, split: str, num_questions: int) -> None:
+    subtype = f"{split}2014"
+    images = folder / subtype
+    images.mkdir(parents=True)
+    rng = np.random.default_rng([_SPLIT_SEEDS[split], 0])
+    scans = scan_indices(split)
+    questions: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(1, -(-num_questions // _QUESTIONS_PER_IMAGE) + 1):
+        scene = sample_scene(rng, scans)
+        render(scene).save(images / f"COCO_{subtype}_{image_id:012d}.png")
+        for question in _distinct_questions(scene, rng)[: num_questions - len(questions)]:
+            question_id = image_id * 1000 + len(questions) % _QUESTIONS_PER_IMAGE
+            common = {"image_id": image_id, "question_id": question_id}
+            questions.append(common | {"question": question.text})
+            annotations.append(
+                common
+                | {
+                    "question_type": question.question_type,
+                    "answer_type": question.answer_type,
+                    "multiple_choice_answer": question.answer,
+                    "answers": [
+                        {"answer_id": k, "answer": question.answer, "answer_confidence": "yes"}
+                        for k in range(1, _NUM_ANSWERS + 1)
+                    ],
+                }
+            )
+    header = {
+        "info": {"description": "Procedural questions about colored shapes and scanned digits", "version": "1.0"},
+        "data_type": "procedural",
+        "data_subtype": subtype,
+    }
+    _write_json(folder / f"v2_OpenEnded_mscoco_{subtype}_questions.json", header | {"questions": questions})
+    _write_json(folder / f"v2_mscoco_{subtype}_annotations.json", header | {"annotations": annotations})
+
+
+def _distinct_questions(scene: Any, rng: np.random.Generator) -> list[Any]:
+    drawn: dict[str, Any] = {}
+    while len(drawn) < _QUESTIONS_PER_IMAGE:
+        question = sample_question(scene, rng)
+        drawn.setdefault(question.text, question)
+    return list(drawn.values())
+
+
+def _write_audiocaps(folder: Path, split: str, num_clips: int) -> None:
+    clips = folder / "audio" / split
+    clips.mkdir(parents=True)
+    rows: list[dict[str, Any]] = []
+    for index, sound, waveform in _clips(split, num_clips):
+        youtube_id = f"snd{split[0]}{index:07d}"
+        soundfile.write(clips / f"{youtube_id}.wav", waveform, SAMPLE_RATE, subtype="PCM_16")
+        rows.append({"audiocap_id": index, "youtube_id": youtube_id, "start_time": 0, "caption": sound.caption})
+    with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _clips(split: str, num_clips: int) -> Iterator[tuple[int, Any, np.ndarray]]:
+    rng = np.random.default_rng([_SPLIT_SEEDS[split], 1])
+    for index in range(1, num_clips + 1):
+        sound = ALL_SOUNDS[rng.integers(len(ALL_SOUNDS))]
+        yield index, sound, synthesize(sound, rng)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _digest(sizes: DatasetSizes) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(sizes), sort_keys=True).encode())
+    for name in ("dataset.py", "questions.py", "scenes.py", "sounds.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,34 @@
+"""The error for input that a person can mend: one line that says where, what was expected, what came, the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.lookup import nearest
+
+__all__ = ["InputError", "nearest"]
+
+
+class InputError(Exception):
+    """Bad input from outside: a file, a folder, an option or a configuration.
+
+    Its text is one line, ``WHERE: expected EXPECTED, got GOT; WAY_OUT``, with which the commands leave (exit code 2).
+
+    Attributes:
+        where: the file (with a position, if there is one), folder, option or key.
+        expected: what would have been right.
+        got: what came instead.
+        way_out: what the person can do about it.
+    """
+
+    def __init__(self, where: str | Path, expected: str, got: str, way_out: str) -> None:
+        """Takes the four parts; all four are ``args`` too, so that the error survives pickling between processes."""
+        super().__init__(where, expected, got, way_out)
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        """One line, whatever line breaks the parts contain."""
+        return " ".join(f"{self.where}: expected {self.expected}, got {self.got}; {self.way_out}".splitlines())

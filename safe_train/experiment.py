@@ -1,0 +1,141 @@
+"""What a configuration stands for: the loaded models and the rows, the same for every variant of a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from configs.model_configs import get_model_config
+from safe_train.config import EMBEDDED_DATA, DataSettings, ModelSettings, StageAConfig
+from safe_train.data.audiocaps import load_audiocaps
+from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.rows import Row, RowStream, audio_rows, draw_subset, vl_rows
+from safe_train.data.vqa import load_vqa
+from safe_train.embedded.dataset import embedded_data_root
+from safe_train.errors import InputError
+from safe_train.model import AdapterConfig, Base, SafeModel, load_audio_encoder, load_base
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training and validation rows.
+
+    Attributes:
+        train_audio: audio rows to train on.
+        train_vl: VL rows that are protected.
+        val_audio: audio rows to evaluate on.
+        val_vl: VL rows to evaluate on.
+        indices: for each of the four, the indices drawn from its split.
+    """
+
+    train_audio: list[Row]
+    train_vl: list[Row]
+    val_audio: list[Row]
+    val_vl: list[Row]
+    indices: dict[str, list[int]]
+
+
+def load_rows(config: StageAConfig) -> Rows:
+    """Reads both data sets and draws the subsets of the seed.
+
+    Raises:
+        InputError: a file is missing or malformed, or a VL row has no answer.
+    """
+    data = config.data
+    root = data_root(data)
+    limits = {
+        "train_audio": (data.train_split, data.max_train_audio),
+        "train_vl": (data.train_split, data.max_train_vl),
+        "val_audio": (data.val_split, config.evaluation.max_audio),
+        "val_vl": (data.val_split, config.evaluation.max_vl),
+    }
+    drawn: dict[str, list[Row]] = {}
+    indices: dict[str, list[int]] = {}
+    for part, (split, limit) in limits.items():
+        rows = audio_rows(load_audiocaps(root, split), data.audio_question) if "audio" in part else _vl(root, split)
+        drawn[part], indices[part] = draw_subset(rows, limit, config.seed)
+    return Rows(**drawn, indices=indices)
+
+
+def data_root(data: DataSettings) -> Path:
+    """The data folder; the procedural data are written if they are asked for and not there yet."""
+    return embedded_data_root() if data.root == EMBEDDED_DATA else Path(data.root).expanduser()
+
+
+def _vl(root: Path, split: str) -> list[Row]:
+    rows = vl_rows(load_vqa(root, split))
+    if unanswered := [row.row_id for row in rows if not row.answers]:
+        got = f"{len(unanswered)} without, first {unanswered[0]}"
+        raise InputError(root / "vqa", f"answers for every question of {split}", got, "choose a split with annotations")
+    return rows
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a configuration names.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError("device", "auto, cpu, cuda or cuda:N", repr(name), "choose one of them") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError("device", f"a CUDA device that exists ({count} here)", repr(name), "choose --device cpu")
+    return device
+
+
+def load_base_model(config: StageAConfig) -> Base:
+    """The frozen base, before anything is attached to it."""
+    source = config.model.base_model or get_model_config(config.model.config).base_model
+    return load_base(source, dtype=_DTYPES[config.precision], device=resolve_device(config.device))
+
+
+def attach(base: Base, config: StageAConfig) -> SafeModel:
+    """SAFE on the base: encoders loaded, projectors and fusions initialized by the seed."""
+    registered = get_model_config(config.model.config)
+    sources = config.model.audio_encoders or registered.audio_encoders
+    device = resolve_device(config.device)
+    encoders = [load_audio_encoder(source, dtype=_DTYPES[config.precision], device=device) for source in sources]
+    return SafeModel(base, encoders, adapter_config(config.model, len(base.decoder_layers), config.seed))
+
+
+def adapter_config(settings: ModelSettings, num_decoder_layers: int, seed: int) -> AdapterConfig:
+    """Sizes of the trained parts: the settings, and where they are None the registered configuration."""
+    registered = get_model_config(settings.config)
+    count = settings.fusion_layers or registered.num_fusion_layers(num_decoder_layers)
+    if count > num_decoder_layers:
+        raise InputError("model.fusion_layers", f"at most {num_decoder_layers} decoder layers", str(count), "lower it")
+    return AdapterConfig(
+        num_audio_tokens=settings.num_audio_tokens or registered.num_audio_tokens,
+        projector_hidden=settings.projector_hidden or registered.projector_hidden,
+        fusion_layers=spread_layers(count, num_decoder_layers),
+        fusion_dim=settings.fusion_dim or registered.fusion_dim,
+        fusion_heads=settings.fusion_heads,
+        lora_rank=settings.lora_rank,
+        init_seed=seed,
+    )
+
+
+def spread_layers(count: int, num_decoder_layers: int) -> tuple[int, ...]:
+    """``count`` layer indices spread evenly; the last decoder layer comes in only when all are asked for."""
+    usable = num_decoder_layers if count >= num_decoder_layers else num_decoder_layers - 1
+    return tuple(round((k + 1) * usable / count) - 1 for k in range(count))
+
+
+def row_encoder(model: SafeModel) -> RowEncoder:
+    """Encodes rows for this model."""
+    encoders = [encoder for encoder in model.encoders]
+    return RowEncoder(model.base.processor, FeatureCache(encoders), model.base.model.device)  # type: ignore[arg-type]
+
+
+def row_stream(rows: Rows, config: StageAConfig) -> RowStream:
+    """The training batches of the seed."""
+    return RowStream(rows.train_audio, rows.train_vl, seed=config.seed, image_share=config.data.image_share)

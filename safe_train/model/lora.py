@@ -1,0 +1,38 @@
+"""Low-rank updates of the decoder's attention, active only while audio is attached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+_ATTENTION_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+class LanguageModelLora(nn.Module):
+    """LoRA (Hu et al. 2021) on the attention projections of a decoder, by peft; zero at initialization.
+
+    Inactive, every layer runs its base layer alone, so the bypass stays the base bit for bit.
+    """
+
+    def __init__(self, decoder: Any, rank: int) -> None:
+        super().__init__()
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_ATTENTION_PROJECTIONS, lora_dropout=0.0), decoder
+        )
+        self._layers = [module for module in decoder.modules() if isinstance(module, BaseTunerLayer)]
+        self.factors = nn.ModuleList(
+            nn.ModuleList([getattr(layer, half)["default"] for half in ("lora_A", "lora_B")]) for layer in self._layers
+        )
+        for parameter in decoder.parameters():
+            parameter.requires_grad_(False)
+        self.set_active(False)
+
+    def set_active(self, active: bool) -> None:
+        """Switches all layers."""
+        for layer in self._layers:
+            layer.enable_adapters(active)
+        # peft freezes the factors while they are off; a backward pass that runs later would then skip them.
+        self.factors.requires_grad_(True)

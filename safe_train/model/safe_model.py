@@ -1,0 +1,247 @@
+"""SAFE: a frozen base that can hear, and whose bypass is the base bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from safe_train.errors import InputError
+from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
+from safe_train.model.base import Base
+from safe_train.model.fusion import GatedCrossAttention
+from safe_train.model.lora import LanguageModelLora
+from safe_train.model.projector import AudioProjector
+
+ADAPTER_WEIGHTS = "adapter.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Shape of the trained parts.
+
+    Attributes:
+        num_audio_tokens: audio tokens a clip, for each encoder.
+        projector_hidden: width of the projector's hidden layer.
+        fusion_layers: indices of the decoder layers whose output reads the audio tokens.
+        fusion_dim: width of queries, keys and values over all heads.
+        fusion_heads: attention heads.
+        lora_rank: rank of low-rank updates of the decoder's attention; 0 means none.
+        init_seed: seed of the initialization.
+    """
+
+    num_audio_tokens: int
+    projector_hidden: int
+    fusion_layers: tuple[int, ...]
+    fusion_dim: int
+    fusion_heads: int
+    lora_rank: int = 0
+    init_seed: int = 0
+
+
+@dataclass
+class FusionStatistics:
+    """What the fusion did since the last reset: proof that a result was measured with the fusion at work.
+
+    Attributes:
+        calls: times that a fusion layer changed hidden states.
+        relative_update: for each fused layer, the sum over calls of ``|gate * update| / |hidden|`` (Frobenius norms).
+    """
+
+    calls: int = 0
+    relative_update: dict[int, float] = field(default_factory=dict)
+
+    def record(self, layer: int, hidden: Tensor, update: Tensor) -> None:
+        """Adds one call."""
+        self.calls += 1
+        ratio = (update.float().norm() / hidden.float().norm().clamp_min(1e-30)).item()
+        self.relative_update[layer] = self.relative_update.get(layer, 0.0) + ratio
+
+    @property
+    def mean_relative_update(self) -> float:
+        """Mean of the relative update over all calls; 0 if the fusion never ran."""
+        return sum(self.relative_update.values()) / self.calls if self.calls else 0.0
+
+
+class SafeModel(nn.Module):
+    """A base with projectors and fusions attached through forward hooks.
+
+    The hooks do nothing unless audio is attached and the gate is open, so a forward pass without audio runs the very
+    operations of the base. Neither the base's code nor its weights or embedding table are touched.
+
+    Attributes:
+        base: the frozen base.
+        gate: scalar in [0, 1] that multiplies every fusion update; 0 is the bypass.
+        statistics: set to a ``FusionStatistics`` to have the fusion's work measured, None to save the time.
+    """
+
+    def __init__(self, base: Base, encoders: Sequence[AudioEncoder], config: AdapterConfig) -> None:
+        super().__init__()
+        self.base = base
+        self.config = config
+        self.encoders = nn.ModuleList(encoders)
+        device = base.model.device
+        layers = base.decoder_layers
+        for index in config.fusion_layers:
+            if not 0 <= index < len(layers):
+                raise InputError("fusion_layers", f"indices below {len(layers)}", str(index), "choose other layers")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.init_seed)
+            self.projectors = nn.ModuleList(
+                AudioProjector(
+                    encoder.num_features,
+                    encoder.feature_size,
+                    config.num_audio_tokens,
+                    config.projector_hidden,
+                    base.hidden_size,
+                )
+                for encoder in encoders
+            ).to(device)
+            self.fusions = nn.ModuleList(
+                GatedCrossAttention(base.hidden_size, config.fusion_dim, config.fusion_heads)
+                for _ in config.fusion_layers
+            ).to(device)
+            self.lora = LanguageModelLora(base.model.get_decoder(), config.lora_rank) if config.lora_rank else None
+        self.gate = 1.0
+        self.statistics: FusionStatistics | None = None
+        self._audio: tuple[Tensor, Tensor] | None = None
+        for index, fusion in zip(config.fusion_layers, self.fusions, strict=True):
+            layers[index].register_forward_hook(self._fusion_hook(index, fusion))
+
+    def _fusion_hook(self, layer: int, fusion: nn.Module) -> Any:
+        def add_update(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            if self._audio is None or self.gate == 0.0:
+                return None
+            hidden = output[0] if isinstance(output, tuple) else output
+            tokens, mask = _match_batch(*self._audio, batch=hidden.shape[0])
+            update = self.gate * fusion(hidden, tokens, mask)
+            if self.statistics is not None:
+                self.statistics.record(layer, hidden, update)
+            # Rows without audio keep their own bits: adding a zero would turn -0.0 into 0.0.
+            fused = torch.where(mask.any(dim=1)[:, None, None], hidden + update, hidden)
+            return (fused, *output[1:]) if isinstance(output, tuple) else fused
+
+        return add_update
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name: projectors, fusions and, if there is one, LoRA."""
+        parts: dict[str, nn.Module] = {"projectors": self.projectors, "fusions": self.fusions}
+        if self.lora is not None:
+            parts["lora"] = self.lora
+        return {f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters()}
+
+    def trainable_linears(self) -> dict[str, nn.Linear]:
+        """The linear layers whose weights are trained, by the name of their weight in ``trainable_parameters``."""
+        by_weight = {id(p): name for name, p in self.trainable_parameters().items()}
+        return {
+            by_weight[id(module.weight)]: module
+            for module in self.modules()
+            if isinstance(module, nn.Linear) and id(module.weight) in by_weight
+        }
+
+    @contextmanager
+    def attached(self, features: Sequence[AudioFeatures]) -> Iterator[None]:
+        """Attaches audio to every forward pass inside the block, one clip a row, as features of each encoder."""
+        projected = [
+            projector(feature.to(self.base.model.device))
+            for projector, feature in zip(self.projectors, features, strict=True)
+        ]
+        previous = self._audio
+        self._audio = (torch.cat([tokens for tokens, _ in projected], 1), torch.cat([mask for _, mask in projected], 1))
+        if self.lora is not None:
+            self._check_lora_rows()
+            self.lora.set_active(self.gate > 0.0)
+        try:
+            yield
+        finally:
+            self._audio = previous
+            if self.lora is not None:
+                self.lora.set_active(previous is not None and self.gate > 0.0)
+
+    @contextmanager
+    def bypass(self) -> Iterator[None]:
+        """The base itself inside the block, whatever audio is attached outside of it."""
+        previous, self._audio = self._audio, None
+        if self.lora is not None:
+            self.lora.set_active(False)
+        try:
+            yield
+        finally:
+            self._audio = previous
+            if self.lora is not None:
+                self.lora.set_active(previous is not None and self.gate > 0.0)
+
+    def _check_lora_rows(self) -> None:
+        """LoRA changes every row of a batch, so a row without audio would no longer be the base's."""
+        assert self._audio is not None
+        if not self._audio[1].any(dim=1).all():
+            raise ValueError("with LoRA, every row of a batch must have audio; run the rows without audio in the bypass")
+
+    def last_hidden_state(self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None) -> Tensor:
+        """Hidden states [B, T, H] that the head reads, with audio attached or, for None, in the bypass."""
+        with self.bypass() if features is None else self.attached(features):
+            return self.base.last_hidden_state(**inputs)
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None, **options: Any
+    ) -> Tensor:
+        """Token ids [B, new tokens] that follow left-padded prompts; ``options`` are those of ``generate``."""
+        with self.bypass() if features is None else self.attached(features):
+            generated = self.base.model.generate(**inputs, **options)
+        return generated[:, inputs["input_ids"].shape[1] :]
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the trained parts and their configuration, never the base's weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self.trainable_parameters().items()}
+        save_file(tensors, folder / ADAPTER_WEIGHTS)
+        described = dataclasses.asdict(self.config) | {
+            "base_model": self.base.source,
+            "audio_encoders": [encoder.source for encoder in self.encoders],
+            "gate": self.gate,
+        }
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n")
+
+    def load_adapter(self, folder: Path) -> None:
+        """Reads trained parts written by ``save_adapter``.
+
+        Raises:
+            InputError: the file is missing, or its tensors are not those of this configuration.
+        """
+        path = folder / ADAPTER_WEIGHTS
+        if not path.is_file():
+            raise InputError(path, "the trained parts of a run", "no such file", "name a run that saved a checkpoint")
+        stored = load_file(path, device=str(self.base.model.device))
+        own = self.trainable_parameters()
+        shapes = {name: tuple(p.shape) for name, p in own.items()}
+        if shapes != {name: tuple(tensor.shape) for name, tensor in stored.items()}:
+            differing = sorted(set(shapes) ^ set(stored)) or [n for n in shapes if shapes[n] != tuple(stored[n].shape)]
+            raise InputError(
+                path,
+                "the tensors of this configuration",
+                f"other names or shapes ({differing[0]})",
+                "use the configuration that the run was trained with",
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(stored[name])
+
+
+def _match_batch(tokens: Tensor, mask: Tensor, *, batch: int) -> tuple[Tensor, Tensor]:
+    """Repeats audio for the hypotheses of a beam search, which lie next to each other in the batch."""
+    if tokens.shape[0] == batch:
+        return tokens, mask
+    if batch % tokens.shape[0]:
+        raise ValueError(f"audio for {tokens.shape[0]} rows cannot serve a batch of {batch}")
+    repeats = batch // tokens.shape[0]
+    return tokens.repeat_interleave(repeats, dim=0), mask.repeat_interleave(repeats, dim=0)

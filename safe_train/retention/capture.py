@@ -1,0 +1,77 @@
+"""Inputs and output gradients of linear layers, from which per-sample gradients follow without being formed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearCapture:
+    """Records, inside a ``with`` block, what each linear layer's weight gradient is made of.
+
+    For ``y = x W^T`` the gradient of sample n is ``sum_t g[n,t] x[n,t]^T``. The weights' own gradients are switched off
+    meanwhile, so a backward pass costs no more than needed and leaves ``.grad`` alone. A layer that is used several
+    times has its uses joined along t, so that they are summed before anything is squared.
+    """
+
+    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
+        """Takes the layers by name.
+
+        Raises:
+            ValueError: a layer has a trained bias; its gradient would be lost.
+        """
+        for name, module in linears.items():
+            if module.bias is not None and module.bias.requires_grad:
+                raise ValueError(f"{name}: expected a linear layer without a trained bias, got one; freeze the bias")
+        self.linears = dict(linears)
+        self._uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> LinearCapture:
+        self._uses = {name: [] for name in self.linears}
+        for name, module in self.linears.items():
+            module.weight.requires_grad_(False)
+            self._handles.append(module.register_forward_hook(self._recorder(name)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for module in self.linears.values():
+            module.weight.requires_grad_(True)
+
+    def _recorder(self, name: str) -> Any:
+        def record(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not torch.is_grad_enabled():
+                return
+            if not output.requires_grad:  # the first trained layer of the graph: nothing before it needs a gradient
+                output.requires_grad_(True)
+            x = inputs[0].detach()
+            output.register_hook(lambda gradient: self._uses[name].append((_tokens(x), _tokens(gradient.detach()))))
+
+        return record
+
+    def take(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Inputs [N, T, d_in] and output gradients [N, T, d_out] by layer since the last call; unused layers left out."""
+        taken = {
+            name: (torch.cat([x for x, _ in uses], dim=1), torch.cat([g for _, g in uses], dim=1))
+            for name, uses in self._uses.items()
+            if uses
+        }
+        self._uses = {name: [] for name in self.linears}
+        return taken
+
+
+def per_sample_gradients(inputs: Tensor, grad_outputs: Tensor) -> Tensor:
+    """Flat weight gradients [N, d_out * d_in] in float32 of inputs [N, T, d_in] and output gradients [N, T, d_out]."""
+    return torch.einsum("nto,nti->noi", grad_outputs.float(), inputs.float()).flatten(1)
+
+
+def _tokens(states: Tensor) -> Tensor:
+    """[N, d] or [N, ..., d] as [N, T, d]."""
+    return states[:, None] if states.dim() == 2 else states.flatten(1, -2)

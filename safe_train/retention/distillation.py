@@ -1,0 +1,53 @@
+"""Distillation from the bypass: the KL divergence of the student, with audio attached, from its own base."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from safe_kernels import linear_kl_divergence
+from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism
+
+
+class Distillation(Mechanism):
+    """Adds ``weight * mean_t KL(teacher_t || student_t)`` over the answer tokens t of the protected rows.
+
+    Prompt and padding never enter: the states are gathered at the answer positions before the divergence is taken.
+    Method: Hinton et al. 2015, arXiv:1503.02531; Li and Hoiem 2016, arXiv:1606.09282.
+    """
+
+    name = "KL"
+
+    def __init__(
+        self,
+        head: LogitHead,
+        *,
+        weight: float,
+        divergence: Literal["forward", "reverse", "jsd"] = "forward",
+        temperature: float = 1.0,
+    ) -> None:
+        self.head, self.weight, self.divergence, self.temperature = head, weight, divergence, temperature
+        self._last: Tensor | None = None
+
+    def loss(self, student: AnswerStates, teacher_hidden: Tensor) -> Tensor:
+        """The weighted divergence."""
+        value = linear_kl_divergence(
+            student.hidden,
+            teacher_hidden,
+            self.head.weight,
+            head_bias=self.head.bias,
+            logit_softcap=self.head.logit_softcap,
+            temperature=self.temperature,
+            divergence=self.divergence,
+        )
+        self._last = value.detach()
+        return self.weight * value
+
+    def observations(self) -> dict[str, float]:
+        """The unweighted divergence in nats a token."""
+        if self._last is None:
+            return {}
+        value = self._last.item()
+        self.was_active |= value > 0.0
+        return {"kl": value}

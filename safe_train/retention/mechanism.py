@@ -1,0 +1,120 @@
+"""What a mechanism sees of a model, and the hooks through which it takes part in a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AnswerStates:
+    """Hidden states at the positions that predict answer tokens.
+
+    Attributes:
+        hidden: [N, H].
+        labels: int64 [N], the answer tokens of the data.
+        rows: int64 [N], the row of the batch that each belongs to.
+    """
+
+    hidden: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+class LogitHead(Protocol):
+    """The frozen map from hidden states to logits that student and teacher share."""
+
+    weight: Tensor
+    bias: Tensor | None
+    logit_softcap: float | None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] in float32."""
+        ...
+
+
+class ProtectedModel(Protocol):
+    """A student whose behavior on protected rows is to stay that of its teacher."""
+
+    @property
+    def head(self) -> LogitHead:
+        """The shared head."""
+        ...
+
+    def student(self, batch: Any) -> AnswerStates:
+        """The trained model on a batch of protected rows, with audio attached, gradients on."""
+        ...
+
+    def teacher(self, batch: Any) -> Tensor:
+        """Hidden states [N, H] of the same tokens in the bypass, without gradients."""
+        ...
+
+
+ProtectedBatches = Callable[[int], Iterator[Any]]
+"""Gives batches with at least this many protected rows in all, for calibration."""
+
+
+class Mechanism:
+    """A retention mechanism; every hook does nothing unless a mechanism overrides it.
+
+    Attributes:
+        name: how logs and tables call it.
+        was_active: whether it has had any effect so far.
+    """
+
+    name = "mechanism"
+    was_active = False
+
+    def before_step(self, step: int, rows_seen: int) -> None:
+        """Before a step's first forward pass: calibrate if due. ``rows_seen`` counts protected rows up to here."""
+
+    def loss(self, student: AnswerStates, teacher_hidden: Tensor) -> Tensor | None:
+        """A weighted term of the retention loss, or None."""
+        return None
+
+    def after_audio_backward(self) -> None:
+        """When the gradients are those of the audio loss alone."""
+
+    def after_retention_backward(self) -> None:
+        """When the gradients are those of the total loss."""
+
+    def before_optimizer_step(self, clip_coefficient: float) -> None:
+        """After clipping by this factor."""
+
+    def after_optimizer_step(self) -> None:
+        """When the optimizer has moved the parameters."""
+
+    def observations(self) -> dict[str, float]:
+        """What the mechanism did in the last step, for the metrics."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors from which ``load_state_dict`` continues exactly."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes up the state of ``state_dict``."""
+
+
+def negative_log_likelihood(head: LogitHead, states: AnswerStates, labels: Tensor | None = None) -> Tensor:
+    """Sum over all tokens of ``-log p(label)``; its gradient for one row is that of the row's own sum."""
+    return F.cross_entropy(head(states.hidden), states.labels if labels is None else labels, reduction="sum")
+
+
+def draw_labels(head: LogitHead, states: AnswerStates, generator: torch.Generator) -> Tensor:
+    """Labels [N] drawn from the model's own predictions, on the generator's device for equal draws everywhere."""
+    with torch.no_grad():
+        probabilities = head(states.hidden).softmax(dim=-1).to(generator.device)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(states.labels.device)
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """The parameter's gradient, zeros if nothing has reached it yet."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

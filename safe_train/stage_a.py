@@ -1,0 +1,256 @@
+"""Stage A: trains projectors and fusions on audio rows while the variant's mechanisms hold the VL answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from configs.retention_variants import get_variant_config
+from safe_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from safe_train.config import OptimizationSettings, StageAConfig
+from safe_train.data.batch import Batch, RowEncoder
+from safe_train.data.rows import RowStream
+from safe_train.model import SafeModel
+from safe_train.protected import ProtectedSafeModel
+from safe_train.retention import RetentionStack, build_mechanisms
+from safe_train.retention.compose import effective_retention
+
+logger = logging.getLogger(__name__)
+
+METRICS_LINES = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient is NaN or infinite; the step was not taken."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How the training ended.
+
+    Attributes:
+        steps: optimizer steps done in all.
+        finished: False if it was asked to stop early.
+        seconds: time spent in steps by this process.
+        inactive: mechanisms that are on but never had an effect.
+        last: the last line of metrics.
+    """
+
+    steps: int
+    finished: bool
+    seconds: float
+    inactive: list[str]
+    last: dict[str, float]
+
+
+def learning_rate_scale(step: int, settings: OptimizationSettings) -> float:
+    """Linear warm-up, then a half cosine down to zero at ``max_steps``."""
+    warmup = max(1, round(settings.warmup_share * settings.max_steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.max_steps - warmup)))
+
+
+def gate_at(step: int, settings: OptimizationSettings) -> float:
+    """The gate during a step: opens linearly from 0 to 1 and stays there."""
+    warmup = round(settings.gate_warmup_share * settings.max_steps)
+    return 1.0 if step >= warmup else (step + 1) / (warmup + 1)
+
+
+class StageA:
+    """One training run.
+
+    Attributes:
+        config: its configuration.
+        model: SAFE; only projectors, fusions and LoRA are trained.
+        optimizer: AdamW on the trained parts.
+        stack: the variant's mechanisms.
+        step: optimizer steps done.
+    """
+
+    def __init__(self, config: StageAConfig, model: SafeModel, encoder: RowEncoder, stream: RowStream) -> None:
+        self.config, self.model, self.encoder, self.stream = config, model, encoder, stream
+        self.step = 0
+        settings = config.optimization
+        self.rows_per_step = settings.vl_batch_size * settings.gradient_accumulation_steps
+        variant = get_variant_config(config.variant)
+        self.effective = effective_retention(
+            variant, config.retention, max_steps=settings.max_steps, rows_per_step=self.rows_per_step
+        )
+        self.optimizer = build_optimizer(model, settings)
+        self.stack: RetentionStack = build_mechanisms(
+            variant,
+            config.retention,
+            self.effective,
+            model=ProtectedSafeModel(model),
+            linears=model.trainable_linears(),
+            batches=self._calibration_batches,
+            optimizer=self.optimizer,
+            seed=config.seed,
+        )
+
+    def described_configuration(self) -> dict[str, Any]:
+        """What ``config.json`` holds: every setting, and what the variant's settings amount to in this run."""
+        return self.config.model_dump(mode="json") | {
+            "effective": {
+                "retention_variant": get_variant_config(self.config.variant).to_dict(),
+                "retention": asdict(self.effective),
+                "adapter": asdict(self.model.config),
+                "trainable_parameters": sum(p.numel() for p in self.model.trainable_parameters().values()),
+            }
+        }
+
+    def resume(self, checkpoint: Checkpoint, run: Path) -> None:
+        """Goes back to a checkpoint; later lines of metrics are dropped."""
+        load_checkpoint(checkpoint, self.model, self.optimizer, self.stack)
+        self.step = checkpoint.step
+        path = run / METRICS_LINES
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
+            path.write_text("".join(f"{line}\n" for line in lines))
+
+    def train(
+        self,
+        run: Path,
+        *,
+        on_step: Callable[[int, dict[str, float]], None] = lambda _step, _metrics: None,
+        on_interval: Callable[[int], None] = lambda _step: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> TrainingOutcome:
+        """Trains up to ``max_steps``, writing metrics and checkpoints into ``run``.
+
+        Args:
+            run: the run's folder, which exists.
+            on_step: called after each step with its number and, at logged steps, the metrics (else an empty dict).
+            on_interval: called every ``evaluation.every`` steps.
+            should_stop: asked after each step; if true, a checkpoint is written and training ends early.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient is not finite.
+        """
+        start = time.perf_counter()
+        last: dict[str, float] = {}
+        total = self.config.optimization.max_steps
+        checkpoints = run / CHECKPOINTS
+        stopped = False
+        while self.step < total and not stopped:
+            logged = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == total
+            metrics = self.train_step(measure=logged)
+            if logged:
+                last = metrics | {"seconds": time.perf_counter() - start}
+                with (run / METRICS_LINES).open("a") as file:
+                    file.write(json.dumps({"step": self.step} | last) + "\n")
+            on_step(self.step, last if logged else {})
+            stopped = should_stop()
+            if stopped or self.step % self.config.checkpoint_every == 0 or self.step == total:
+                save_checkpoint(checkpoints, self.step, self.model, self.optimizer, self.stack)
+            if self.config.evaluation.every and self.step % self.config.evaluation.every == 0 and self.step < total:
+                on_interval(self.step)
+        seconds = time.perf_counter() - start
+        return TrainingOutcome(self.step, self.step >= total, seconds, self.stack.inactive(), last)
+
+    def train_step(self, *, measure: bool = True) -> dict[str, float]:
+        """One optimizer step; returns its metrics if ``measure`` is set."""
+        settings = self.config.optimization
+        self.model.gate = gate_at(self.step, settings)
+        scale = learning_rate_scale(self.step, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = scale * group["peak_lr"]
+        self.stack.before_step(self.step, self.step * self.rows_per_step)
+        self.optimizer.zero_grad(set_to_none=True)
+
+        audio_loss = self._audio_backward()
+        self.stack.after_audio_backward()
+        retention_loss = self._retention_backward() if self.stack.distills else torch.zeros(())
+        self.stack.after_retention_backward()
+
+        norm = torch.nn.utils.clip_grad_norm_(self.model.trainable_parameters().values(), settings.clip_norm)
+        if not math.isfinite(norm.item() + audio_loss.item() + retention_loss.item()):
+            values = f"audio loss {audio_loss.item()}, retention loss {retention_loss.item()}, gradient norm {norm.item()}"
+            raise NonFiniteLossError(f"step {self.step + 1}: expected finite values, got {values}; lower the learning rates")
+        self.stack.before_optimizer_step(min(1.0, settings.clip_norm / (norm.item() + 1e-6)))
+        self.optimizer.step()
+        self.stack.after_optimizer_step()
+        self.step += 1
+        if not measure:
+            return {}
+        return {
+            "audio_loss": audio_loss.item(),
+            "retention_loss": retention_loss.item(),
+            "gradient_norm": norm.item(),
+            "lr_scale": scale,
+            "gate": self.model.gate,
+        } | self.stack.observations()
+
+    def _audio_backward(self) -> torch.Tensor:
+        """Backward pass of the mean cross-entropy over all answer tokens of the step's audio rows."""
+        batches = [self.encoder.training_batch(self.stream.audio_batch(n, self._audio_size)) for n in self._numbers()]
+        tokens = sum(len(batch.labels) for batch in batches)
+        total = torch.zeros((), device=self.model.base.model.device)
+        for batch in batches:
+            hidden = self.model.last_hidden_state(batch.inputs, batch.features)
+            logits = self.model.base.head(hidden[batch.token_rows, batch.token_positions])
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum") / tokens
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _retention_backward(self) -> torch.Tensor:
+        """Backward pass of the mechanisms' loss, averaged over all answer tokens of the step's VL rows."""
+        batches = [self._vl_batch(number) for number in self._numbers()]
+        tokens = sum(len(batch.labels) for batch in batches)
+        total = torch.zeros((), device=self.model.base.model.device)
+        for batch in batches:
+            loss = self.stack.loss(batch) * (len(batch.labels) / tokens)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _numbers(self) -> range:
+        """Numbers of this step's micro-batches."""
+        count = self.config.optimization.gradient_accumulation_steps
+        return range(self.step * count, (self.step + 1) * count)
+
+    @property
+    def _audio_size(self) -> int:
+        return self.config.optimization.audio_batch_size
+
+    def _vl_batch(self, number: int) -> Batch:
+        return self.encoder.training_batch(self.stream.vl_batch(number, self.config.optimization.vl_batch_size))
+
+    def _calibration_batches(self, num_samples: int) -> Iterator[Batch]:
+        """The coming protected rows, at least ``num_samples`` of them."""
+        size = self.config.optimization.vl_batch_size
+        first = self._numbers().start
+        for number in range(first, first + -(-num_samples // size)):
+            yield self._vl_batch(number)
+
+
+def build_optimizer(model: SafeModel, settings: OptimizationSettings) -> torch.optim.AdamW:
+    """AdamW with a learning rate for the projectors and one for the rest."""
+    parameters = model.trainable_parameters()
+    projectors = [p for name, p in parameters.items() if name.startswith("projectors.")]
+    adapters = [p for name, p in parameters.items() if not name.startswith("projectors.")]
+    groups = [
+        {"params": projectors, "lr": settings.lr_projector, "peak_lr": settings.lr_projector},
+        {"params": adapters, "lr": settings.lr_adapter, "peak_lr": settings.lr_adapter},
+    ]
+    return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
+
+
+def _step_of(line: str) -> int:
+    """Step of a line of metrics; a line that a crash cut short counts as later than any."""
+    try:
+        return int(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return 2**63

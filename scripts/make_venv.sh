@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Makes .venv for this checkout. The pinned dependencies (5 GB) are installed once per lock file and Python version under
+# ${SAFE_CACHE:-~/.cache/safe}/env-<key>; .venv itself is small, holds the project and reads the dependencies from there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python3}
+lock=requirements/lock.txt
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "make_venv: expected Python 3.11 or later, got $("$python" --version 2>&1); name another with PYTHON=/path/to/python" >&2
+  exit 2
+fi
+
+key=$({ cat "$lock"; "$python" -c 'import sys, platform; print(sys.version, sys.prefix, platform.machine())'; } | sha256sum | cut -c1-16)
+cache=${SAFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/safe}
+dependencies=$cache/env-$key
+mkdir -p "$cache"
+
+exec 9>"$cache/env-$key.lock"   # two checkouts may ask for the same environment at the same time
+flock 9
+if [ ! -e "$dependencies/complete" ]; then
+  echo "Installing the pinned dependencies into $dependencies (a few minutes)"
+  rm -rf "$dependencies"
+  "$python" -m venv "$dependencies"
+  "$dependencies/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
+  touch "$dependencies/complete"
+fi
+flock -u 9
+
+if [ "$(cat .venv/dependencies 2>/dev/null)" != "$dependencies" ]; then
+  rm -rf .venv
+  "$python" -m venv .venv
+  site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  shared=$("$dependencies/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  echo "import site; site.addsitedir('$shared')" >"$site_packages/dependencies.pth"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  echo "$dependencies" >.venv/dependencies
+fi

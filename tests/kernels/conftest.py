@@ -1,0 +1,45 @@
+"""Both backends in one run: without a GPU, Triton's kernels run in its interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Read when a kernel is defined, so it is set before safe_kernels loads one.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+BACKENDS = ["torch", "triton"]
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each backend."""
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Fix torch's random numbers."""
+    torch.manual_seed(20240607)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_allocations() -> Iterator[None]:
+    """Fill `torch.empty` with NaN, so that memory read before it is written shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]

@@ -1,0 +1,36 @@
+"""Every tolerance of the kernel tests, by dtype, with its reason. Errors are relative to float64, in Euclidean norm."""
+
+from __future__ import annotations
+
+import torch
+
+# Value of a divergence. float64: rounding of log-sum-exp over a KL of 1e-6. float32: difference form, KL down to 5e-7.
+# Half precision: inputs are exact, logits are rounded once (2^-11 and 2^-8) by the head's matrix product on a GPU.
+DIVERGENCE_VALUE = {torch.float64: 1e-8, torch.float32: 5e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+# Gradient with respect to logits or hidden states. The result is stored in the input's dtype, which alone costs up to
+# 2^-9 (bfloat16) and 2^-12 (float16); the GPU's logits add a few times that.
+DIVERGENCE_GRADIENT = {torch.float64: 1e-8, torch.float32: 2e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+# Sums of at most a few thousand squares in float32; half-precision inputs are exact, so they differ by nothing more.
+FISHER = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
+
+# One rounding of the parameter's gradient in its dtype after float32 arithmetic.
+EWC_GRADIENT = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# A projection, relative to the norm of the tensor before it. float32 may use three-term TF32 products (1e-6 each) on a
+# GPU; half precision rounds the result once (the interpreter truncates, which costs twice as much).
+PROJECTION = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# Largest entry of |U^T U - I| of a basis.
+ORTHONORMAL = {torch.float64: 1e-12, torch.float32: 5e-6}
+
+# Sine of the largest principal angle between two bases of one subspace, where the spectrum has a clear gap.
+SUBSPACE = {torch.float64: 1e-6, torch.float32: 1e-4}
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """`||actual - expected|| / ||expected||` in float64; the plain norm of `actual` where `expected` is zero."""
+    actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
+    scale = float(expected.norm())
+    return float((actual - expected).norm()) / (scale if scale > 0 else 1.0)
