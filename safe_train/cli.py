@@ -27,7 +27,9 @@ _Arguments = ParamSpec("_Arguments")
 class _Group(click.Group):
     """Names the nearest command when one is unknown."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
             suggestion = nearest(args[0], known)
@@ -216,9 +218,9 @@ def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Non
 @_one_line_errors
 def env() -> None:
     """Reports versions, devices and the kernel backend, and names combinations known not to work."""
-    from safe_train.environment import format_environment
+    from safe_train.environment import collect, format_environment
 
-    click.echo(format_environment())
+    click.echo(format_environment(collect()))
 
 
 @safe.group("data", cls=_Group)
@@ -254,7 +256,9 @@ def check_data(root: Path, splits: tuple[str, ...]) -> None:
         if missing.clip_ids:
             click.echo(f"{split}: {missing}")
     if missing_total:
-        raise InputError(root, "an audio file for every clip", f"{missing_total} missing", "fetch them or drop the rows")
+        raise InputError(
+            root, "an audio file for every clip", f"{missing_total} missing", "fetch them or drop the rows"
+        )
 
 
 def _quiet_libraries() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,7 +14,6 @@ from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.errors import InputError, nearest
 
 EMBEDDED_DATA = "embedded"
-Share = Field(ge=0.0, le=1.0)
 
 
 class _Section(BaseModel):
@@ -32,17 +31,17 @@ class ModelSettings(_Section):
     """Hub id or local folder of the base."""
     audio_encoders: tuple[str, ...] | None = None
     """Hub ids or local folders of the audio encoders."""
-    num_audio_tokens: int | None = Field(None, ge=1)
+    num_audio_tokens: int | None = Field(default=None, ge=1)
     """Audio tokens a clip."""
-    projector_hidden: int | None = Field(None, ge=1)
+    projector_hidden: int | None = Field(default=None, ge=1)
     """Width of the projector's hidden layer."""
-    fusion_layers: int | None = Field(None, ge=1)
+    fusion_layers: int | None = Field(default=None, ge=1)
     """Number of decoder layers with a fusion, spread evenly up to the last but one."""
-    fusion_dim: int | None = Field(None, ge=1)
+    fusion_dim: int | None = Field(default=None, ge=1)
     """Width of the cross-attention."""
-    fusion_heads: int = Field(4, ge=1)
+    fusion_heads: int = Field(default=4, ge=1)
     """Heads of the cross-attention."""
-    lora_rank: int = Field(0, ge=0)
+    lora_rank: int = Field(default=0, ge=0)
     """Rank of LoRA on the decoder's attention; 0 for none."""
 
 
@@ -55,11 +54,11 @@ class DataSettings(_Section):
     """Split that is trained on."""
     val_split: str = "val"
     """Split that is evaluated on."""
-    max_train_audio: int | None = Field(None, ge=1)
+    max_train_audio: int | None = Field(default=None, ge=1)
     """Audio rows used for training, drawn by the seed; None for all."""
-    max_train_vl: int | None = Field(None, ge=1)
+    max_train_vl: int | None = Field(default=None, ge=1)
     """VL rows used for retention, drawn by the seed; None for all."""
-    image_share: float = Field(0.5, ge=0.0, le=1.0)
+    image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
     audio_question: str = "what do you hear?"
     """Question put to clips that come with captions alone."""
@@ -68,48 +67,48 @@ class DataSettings(_Section):
 class OptimizationSettings(_Section):
     """The optimizer and its schedule."""
 
-    max_steps: int = Field(400, ge=1)
+    max_steps: int = Field(default=400, ge=1)
     """Optimizer steps."""
-    audio_batch_size: int = Field(16, ge=1)
+    audio_batch_size: int = Field(default=16, ge=1)
     """Audio rows a micro-batch."""
-    vl_batch_size: int = Field(16, ge=1)
+    vl_batch_size: int = Field(default=16, ge=1)
     """VL rows a micro-batch, each with an audio clip that has nothing to do with it."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Micro-batches an optimizer step."""
-    lr_projector: float = Field(4e-3, gt=0.0)
+    lr_projector: float = Field(default=4e-3, gt=0.0)
     """Peak learning rate of the projectors."""
-    lr_adapter: float = Field(4e-3, gt=0.0)
+    lr_adapter: float = Field(default=4e-3, gt=0.0)
     """Peak learning rate of the fusions and of LoRA."""
-    weight_decay: float = Field(0.01, ge=0.0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
     """Decoupled weight decay."""
-    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """AdamW's decay of the first moment."""
-    beta2: float = Field(0.98, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
     """AdamW's decay of the second moment."""
-    warmup_share: float = Field(0.05, ge=0.0, le=1.0)
+    warmup_share: float = Field(default=0.05, ge=0.0, le=1.0)
     """Share of the steps over which the learning rate rises, before its cosine descent."""
-    gate_warmup_share: float = Field(0.1, ge=0.0, le=1.0)
+    gate_warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of the steps over which the gate opens from 0 to 1."""
-    clip_norm: float = Field(1.0, gt=0.0)
+    clip_norm: float = Field(default=1.0, gt=0.0)
     """Largest norm of the total gradient."""
 
 
 class RetentionSettings(_Section):
     """How the mechanisms of the variant work; the weights themselves are the variant's."""
 
-    retention_scale: float = Field(1.0, gt=0.0)
+    retention_scale: float = Field(default=1.0, gt=0.0)
     """Factor on the variant's retention weight, for scales at which the registered weights are weak or strong."""
     divergence: Literal["forward", "reverse", "jsd"] = "forward"
     """Divergence of the student from the bypass."""
-    temperature: float = Field(1.0, gt=0.0)
+    temperature: float = Field(default=1.0, gt=0.0)
     """Temperature of the divergence."""
-    fisher_trace: float = Field(1000.0, gt=0.0)
+    fisher_trace: float = Field(default=1000.0, gt=0.0)
     """Sum that the Fisher diagonal is scaled to, since its raw size varies between seeds by orders of magnitude."""
-    fisher_samples: int = Field(256, ge=1)
+    fisher_samples: int = Field(default=256, ge=1)
     """VL rows that the Fisher diagonal is the mean of."""
     fisher_labels: Literal["true", "empirical"] = "true"
     """Labels drawn from the model, or those of the data."""
-    fisher_at: float = Field(0.25, ge=0.0, lt=1.0)
+    fisher_at: float = Field(default=0.25, ge=0.0, lt=1.0)
     """Share of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
     null_space_subspace: Literal["gradient", "activation"] = "gradient"
     """Subspace of per-sample VL gradients, or of the layers' inputs on VL rows."""
@@ -117,7 +116,7 @@ class RetentionSettings(_Section):
     """What is kept out of the subspace: the audio loss's gradient or part of the update, or all of it."""
     null_space_one_sided: bool = True
     """Remove only what would raise the VL loss; needs the gradient subspace."""
-    null_space_energy: float | None = Field(None, gt=0.0, le=1.0)
+    null_space_energy: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of energy at which the rank is cut; None keeps the variant's rank."""
 
     @model_validator(mode="after")
@@ -130,15 +129,15 @@ class RetentionSettings(_Section):
 class EvaluationSettings(_Section):
     """What is measured, and when."""
 
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Steps between two evaluations on a tenth of the rows; 0 evaluates at the end only."""
-    max_vl: int | None = Field(600, ge=1)
+    max_vl: int | None = Field(default=600, ge=1)
     """VL rows of the validation split; None for all."""
-    max_audio: int | None = Field(300, ge=1)
+    max_audio: int | None = Field(default=300, ge=1)
     """Audio rows of the validation split; None for all."""
-    batch_size: int = Field(100, ge=1)
+    batch_size: int = Field(default=100, ge=1)
     """Rows a batch of generation."""
-    max_new_tokens: int = Field(12, ge=1)
+    max_new_tokens: int = Field(default=12, ge=1)
     """Longest answer in tokens."""
 
 
@@ -147,7 +146,7 @@ class StageAConfig(_Section):
 
     variant: str = "full_retention"
     """Retention variant."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(default=42, ge=0)
     """Seed of data order, initialization and sampling."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
@@ -155,9 +154,9 @@ class StageAConfig(_Section):
     """Precision of the frozen base and of the forward pass; the trained parts are fp32."""
     output_root: str = "runs"
     """Folder in which the run's folder is made."""
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
     """Steps between two checkpoints."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between two lines of metrics."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
@@ -243,7 +242,9 @@ def _as_input_error(error: ValidationError, where: str) -> InputError:
         return InputError(f"{where}: {key}", "a known key", "an unknown one", _did_you_mean(key, known_keys()))
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     place = f"{where}: {key}" if key else where
-    return InputError(place, expected, repr(first.get("input")), "correct the value; safe train --help-settings lists all")
+    return InputError(
+        place, expected, repr(first.get("input")), "correct the value; safe train --help-settings lists all"
+    )
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
@@ -251,6 +252,15 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     return f"did you mean {suggestion!r}?" if suggestion else f"known are {', '.join(known)}"
 
 
-def choices(field: str) -> tuple[str, ...]:
-    """The values that a literal setting of the top level allows."""
-    return get_args(StageAConfig.model_fields[field].annotation)
+def describe_settings(section: type[BaseModel] = StageAConfig, prefix: str = "") -> str:
+    """Every setting with its default and meaning, a line each."""
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            lines.append(describe_settings(annotation, f"{prefix}{name}."))
+        else:
+            lines.append(
+                f"{prefix}{name} = {json.dumps(field.default)}    {' '.join((field.description or '').split())}"
+            )
+    return "\n".join(lines)

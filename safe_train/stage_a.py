@@ -175,22 +175,16 @@ class StageA:
         self.stack.after_retention_backward()
 
         norm = torch.nn.utils.clip_grad_norm_(self.model.trainable_parameters().values(), settings.clip_norm)
-        if not math.isfinite(norm.item() + audio_loss.item() + retention_loss.item()):
-            values = f"audio loss {audio_loss.item()}, retention loss {retention_loss.item()}, gradient norm {norm.item()}"
-            raise NonFiniteLossError(f"step {self.step + 1}: expected finite values, got {values}; lower the learning rates")
+        losses = {"audio_loss": audio_loss.item(), "retention_loss": retention_loss.item()}
+        _require_finite(self.step + 1, losses | {"gradient_norm": norm.item()})
         self.stack.before_optimizer_step(min(1.0, settings.clip_norm / (norm.item() + 1e-6)))
         self.optimizer.step()
         self.stack.after_optimizer_step()
         self.step += 1
         if not measure:
             return {}
-        return {
-            "audio_loss": audio_loss.item(),
-            "retention_loss": retention_loss.item(),
-            "gradient_norm": norm.item(),
-            "lr_scale": scale,
-            "gate": self.model.gate,
-        } | self.stack.observations()
+        schedule = {"gradient_norm": norm.item(), "lr_scale": scale, "gate": self.model.gate}
+        return losses | schedule | self.stack.observations()
 
     def _audio_backward(self) -> torch.Tensor:
         """Backward pass of the mean cross-entropy over all answer tokens of the step's audio rows."""
@@ -246,6 +240,12 @@ def build_optimizer(model: SafeModel, settings: OptimizationSettings) -> torch.o
         {"params": adapters, "lr": settings.lr_adapter, "peak_lr": settings.lr_adapter},
     ]
     return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
+
+
+def _require_finite(step: int, values: dict[str, float]) -> None:
+    if not all(math.isfinite(value) for value in values.values()):
+        got = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise NonFiniteLossError(f"step {step}: expected finite values, got {got}; lower the learning rates")
 
 
 def _step_of(line: str) -> int:

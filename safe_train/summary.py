@@ -12,7 +12,19 @@ from safe_train.errors import InputError
 
 SUMMARY = "summary.txt"
 PICTURE = "audio_gain_vs_vl_change.png"
-HEADER = ("run", "VL base", "bypass", "silence", "distractor", "changed", "KL", "audio", "silent", "other clip", "seconds")
+HEADER = (
+    "run",
+    "VL base",
+    "bypass",
+    "silence",
+    "distractor",
+    "changed",
+    "KL",
+    "audio",
+    "silent",
+    "other clip",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,7 @@ class RunSummary:
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing the row."""
-        found = [
-            f"{self.name}: {name} was on but never became active" for name in self.metrics["training"]["inactive"]
-        ]
+        found = [f"{self.name}: {name} was on but never became active" for name in self.metrics["training"]["inactive"]]
         for condition, result in self.metrics["evaluation"]["vl"].items():
             if condition != "bypass" and not result["fusion_calls"] * result["relative_update"]:
                 found.append(f"{self.name}: {condition}: the fusion had no effect; this is not a retention measurement")
@@ -82,9 +92,10 @@ def format_table(runs: Sequence[RunSummary]) -> str:
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
     notes = [
-        "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points, with",
-        "95 % intervals. changed, KL: share of answers changed and divergence from the base under distractors. audio:",
-        "exact match with the clip; silent, other clip: the same questions without it. seconds: training + evaluation.",
+        "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points,",
+        "with 95 % intervals. changed, KL: share of answers changed and divergence from the base under distractors.",
+        "audio: exact match with the clip; silent, other clip: the same questions without it. seconds: training +",
+        "evaluation.",
     ]
     warnings = [f"WARNING {warning}" for run in runs for warning in run.warnings()]
     return "\n".join([*text, "", *notes, *warnings]) + "\n"

@@ -29,10 +29,10 @@ flock -u 9
 
 if [ "$(cat .venv/dependencies 2>/dev/null)" != "$dependencies" ]; then
   rm -rf .venv
-  "$python" -m venv .venv
+  "$python" -m venv --without-pip .venv   # its own pip and setuptools would hide the pinned ones
   site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   shared=$("$dependencies/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  echo "import site; site.addsitedir('$shared')" >"$site_packages/dependencies.pth"
+  echo "$shared" >"$site_packages/dependencies.pth"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
   echo "$dependencies" >.venv/dependencies
 fi

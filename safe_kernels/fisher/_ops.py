@@ -5,13 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from safe_kernels._backend import choose_backend
 from safe_kernels.fisher import fallback
 
 
 @torch.library.custom_op("safe_kernels::fisher_diagonal_", mutates_args=("out",))
 def fisher_diagonal(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
     """`out += sum_n (sum_t grad_outputs[n,t] inputs[n,t]^T)^2`."""
-    fallback.fisher_diagonal_(out, inputs, grad_outputs)
+    if choose_backend(out, inputs) == "triton":
+        from safe_kernels.fisher import triton
+
+        triton.fisher_diagonal_(out, inputs, grad_outputs)
+    else:
+        fallback.fisher_diagonal_(out, inputs, grad_outputs)
 
 
 @fisher_diagonal.register_fake
@@ -22,7 +28,12 @@ def _(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
 @torch.library.custom_op("safe_kernels::squared_gradient_ema_", mutates_args=("fishers",))
 def squared_gradient_ema(fishers: list[Tensor], grads: list[Tensor], decay: float) -> None:
     """`fisher <- decay fisher + (1 - decay) grad^2` for every pair."""
-    fallback.squared_gradient_ema_(fishers, grads, decay)
+    if choose_backend(*fishers, *grads) == "triton":
+        from safe_kernels.fisher import triton
+
+        triton.squared_gradient_ema_(fishers, grads, decay)
+    else:
+        fallback.squared_gradient_ema_(fishers, grads, decay)
 
 
 @squared_gradient_ema.register_fake
@@ -35,6 +46,10 @@ def ewc_penalty(
     grads: list[Tensor], params: list[Tensor], anchors: list[Tensor], fishers: list[Tensor], weight: float
 ) -> Tensor:
     """Value of the penalty, a scalar of the Fisher's dtype; `grads` receive its gradient."""
+    if choose_backend(*fishers, *params, *anchors) == "triton":
+        from safe_kernels.fisher import triton
+
+        return triton.ewc_penalty_(grads, params, anchors, fishers, weight)
     return fallback.ewc_penalty_(grads, params, anchors, fishers, weight)
 
 

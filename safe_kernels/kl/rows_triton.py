@@ -56,19 +56,19 @@ def load_block(
     """
     columns = start + tl.arange(0, BLOCK)
     inside = columns < classes
-    teacher = tl.load(teacher_ptr + columns, mask=inside, other=_LOWEST).to(tl.float32)
+    teacher = tl.load(teacher_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     other = tl.load(other_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     if FROM_LOGITS:
         absent = (teacher == -float("inf")) & (other == -float("inf"))
-        other = tl.where(inside & (absent == 0), other - teacher, 0.0)
-        teacher = tl.maximum(teacher, _LOWEST)
+        other = tl.where(absent, 0.0, other) - tl.where(absent, 0.0, teacher)
+        teacher = tl.where(absent, _LOWEST, teacher)
     slope = tl.full([BLOCK], 1.0, tl.float32)
     if SOFTCAP:
         teacher_tanh = tanh(teacher / softcap)
         student_tanh = tanh((teacher + other) / softcap)
         other = softcap * tanh(other / softcap) * (1.0 - student_tanh * teacher_tanh)
         slope = 1.0 - student_tanh * student_tanh
-        teacher = tl.where(inside, softcap * teacher_tanh, _LOWEST)
+        teacher = softcap * teacher_tanh
     return tl.where(inside, teacher * inverse_temperature, _LOWEST), other * inverse_temperature, slope
 
 
@@ -183,7 +183,7 @@ def write_zeros(gradient_ptr: tl.tensor, classes: tl.tensor, BLOCK: tl.constexpr
 @triton.jit
 def _moved(share: tl.tensor, distance: tl.tensor, excess: tl.tensor, spread: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """A group's part of K and S after its mean has moved by `distance` from its own."""
-    log_share = tl.where(share > 0.0, tl.log(tl.maximum(share, 1e-38)), _LOWEST)
+    log_share = tl.where(share > 0.0, tl.log(tl.maximum(share, 1e-37)), _LOWEST)
     expm1_part = weighted_expm1(share, log_share, distance)
     exp_part = expm1_part + share
     moved_excess = weighted_excess(share, log_share, distance) + exp_part * excess

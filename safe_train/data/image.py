@@ -27,7 +27,7 @@ def load_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             upright.load()
-    # Pillow's decoders raise SyntaxError and ValueError for broken headers, OSError for the rest.
+    # Pillow raises SyntaxError for broken EXIF and PNG chunks, ValueError for some headers, OSError for the rest.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), path.name)
         raise InputError(path, "a readable image", reason, "replace or remove the file") from error

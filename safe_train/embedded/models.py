@@ -1,4 +1,4 @@
-"""Untrained embedded models in the Hugging Face classes: LLaVA (CLIP vision, Llama decoder) and a CLAP audio encoder."""
+"""The embedded models, untrained, in the Hugging Face classes: LLaVA (CLIP, Llama) and a CLAP audio tower."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ CHAT_TEMPLATE = (
 def vocabulary() -> list[str]:
     """Every word that the procedural questions, answers and captions use, sorted."""
     everything = Scene(
-        tuple(Item(k, shape, color, size) for k, shape, color, size in zip(range(4), SHAPES, COLORS, SIZES * 2)), (0, 0)
+        tuple(
+            Item(k, shape, color, size)
+            for k, shape, color, size in zip(range(4), SHAPES, COLORS, SIZES * 2, strict=False)
+        ),
+        (0, 0),
     )
     lone_digit = Scene((Item(0, digit=0),), (0, 0))
     sentences = [AUDIO_QUESTION, "user: assistant: note:", *POSITIONS, *COLORS, *SIZES]
@@ -130,13 +134,13 @@ def build_base(processor: LlavaProcessor, seed: int = 0) -> LlavaForConditionalG
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
-        pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
+    config.pad_token_id = tokenizer.pad_token_id
     model = LlavaForConditionalGeneration(config)
     for module in model.model.multi_modal_projector.modules():
         if isinstance(module, nn.Linear):

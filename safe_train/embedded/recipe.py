@@ -77,7 +77,7 @@ def main() -> None:
     """Makes both models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=weights.base_folder().parent, help="folder for the weights")
-    parser.add_argument("--measure-only", action="store_true", help="keep the base's weights, measure them and write its card")
+    parser.add_argument("--measure-only", action="store_true", help="measure only")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -57,10 +58,10 @@ class Scene:
 
 @cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 handwritten digits of the UCI optical recognition data set, as scikit-learn ships them: [n,8,8] in 0..16."""
+    """UCI's 1,797 handwritten digits as scikit-learn ships them: [n, 8, 8] in 0..16, and their labels."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     return digits.images, digits.target
 
 
@@ -96,7 +97,7 @@ def render(scene: Scene) -> Image.Image:
     """Draws a scene as an RGB image of ``IMAGE_SIZE`` pixels, antialiased, on a noisy gray ground."""
     rng = np.random.default_rng(scene.appearance_seed)
     ground = int(rng.integers(205, 246))
-    canvas = Image.new("RGB", (IMAGE_SIZE * _SUPERSAMPLING,) * 2, (ground,) * 3)
+    canvas = Image.new("RGB", (IMAGE_SIZE * _SUPERSAMPLING, IMAGE_SIZE * _SUPERSAMPLING), (ground, ground, ground))
     draw = ImageDraw.Draw(canvas)
     for item in scene.items:
         center = _cell_center(item.position) + rng.uniform(-2.0, 2.0, size=2)
@@ -133,6 +134,8 @@ def _outline(shape: str, center: np.ndarray, radius: float) -> list[tuple[float,
 def _paste_scan(canvas: Image.Image, scan: int, center: np.ndarray) -> None:
     """Draws the ink of a digit scan, 20 pixels wide, in black."""
     side = 20 * _SUPERSAMPLING
-    ink = Image.fromarray((_scans()[0][scan] * (255 / 16)).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    corner = tuple(int(round(float(value) * _SUPERSAMPLING - side / 2)) for value in center)
+    ink = Image.fromarray((_scans()[0][scan] * (255 / 16)).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+    corner = [round(float(value) * _SUPERSAMPLING - side / 2) for value in center]
     canvas.paste((20, 20, 20), (corner[0], corner[1]), ink)

@@ -58,7 +58,7 @@ def train_audio(
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.01)
     steps = recipe.epochs * (recipe.num_clips // recipe.batch_size)
-    step = 0
+    step, loss = 0, torch.zeros(())
     for epoch in range(recipe.epochs):
         model.train()
         order = torch.randperm(recipe.num_clips, generator=torch.Generator().manual_seed(recipe.seed * 1000 + epoch))
@@ -66,7 +66,8 @@ def train_audio(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / steps))
             embeds = model(input_features=features[batch]).audio_embeds
-            loss = sum(F.cross_entropy(head(embeds), labels[batch, k]) for k, head in enumerate(heads))
+            losses = [F.cross_entropy(head(embeds), labels[batch, k]) for k, head in enumerate(heads)]
+            loss = torch.stack(losses).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

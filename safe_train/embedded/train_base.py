@@ -79,14 +79,17 @@ def train_vision(model: LlavaForConditionalGeneration, pool: ScenePool, recipe: 
         _set_lr(optimizer, recipe.vision_lr, step, recipe.vision_steps)
         features = tower(pool.pixels[batch]).last_hidden_state[:, 1:]
         losses = [
-            F.cross_entropy(head(features).flatten(0, 1), pool.labels[batch, :, k].flatten()) for k, head in enumerate(heads)
+            F.cross_entropy(head(features).flatten(0, 1), pool.labels[batch, :, k].flatten())
+            for k, head in enumerate(heads)
         ]
-        _step(optimizer, sum(losses), parameters)
+        _step(optimizer, torch.stack(losses).sum(), parameters)
         if step % 100 == 99:
             logger.info("vision step %d: thing %.3f color %.3f size %.3f", step + 1, *(loss.item() for loss in losses))
 
 
-def train_answers(model: LlavaForConditionalGeneration, processor: LlavaProcessor, pool: ScenePool, recipe: BaseRecipe) -> None:
+def train_answers(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, pool: ScenePool, recipe: BaseRecipe
+) -> None:
     """Trains the whole model to answer; several questions share one image, each sees the image and itself only."""
     rng = np.random.default_rng([recipe.seed, 2])
     packer = QuestionPacker(processor, recipe.questions_per_image)
@@ -120,7 +123,9 @@ class QuestionPacker:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def loss(self, model: LlavaForConditionalGeneration, texts: list[list[tuple[str, str]]], pixels: Tensor | None) -> Tensor:
+    def loss(
+        self, model: LlavaForConditionalGeneration, texts: list[list[tuple[str, str]]], pixels: Tensor | None
+    ) -> Tensor:
         """Mean cross-entropy of the answer tokens of ``texts``, a list of (question, answer) per row."""
         prefix = self.text_prefix if pixels is None else self.image_prefix
         pairs = [[(self._ids(f"{q} assistant:"), self._ids(f"{a}</s>")) for q, a in row] for row in texts]

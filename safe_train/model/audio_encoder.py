@@ -55,7 +55,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, extractor: Any, source: str) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()
         self.extractor = extractor
         self.source = source
         self.is_clap = model.config.model_type in _CLAP_TYPES

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
@@ -45,7 +45,7 @@ class Base:
         source: the hub id or folder that it was loaded from.
     """
 
-    model: PreTrainedModel
+    model: Any  # a PreTrainedModel that can generate; no published type says both
     processor: Any
     source: str
 
@@ -114,7 +114,7 @@ def load_base(source: str, *, dtype: torch.dtype = torch.float32, device: str | 
         ) from error
     if model.base_model is model:
         raise InputError(folder, "a model with a separate head", type(model).__name__, "choose another base")
-    model.requires_grad_(False).eval().to(device)
+    nn.Module.to(model.requires_grad_(False).eval(), device)
     return Base(model, processor, source)
 
 

@@ -184,7 +184,9 @@ class SafeModel(nn.Module):
         """LoRA changes every row of a batch, so a row without audio would no longer be the base's."""
         assert self._audio is not None
         if not self._audio[1].any(dim=1).all():
-            raise ValueError("with LoRA, every row of a batch must have audio; run the rows without audio in the bypass")
+            raise ValueError(
+                "with LoRA, every row of a batch must have audio; run the rows without audio in the bypass"
+            )
 
     def last_hidden_state(self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None) -> Tensor:
         """Hidden states [B, T, H] that the head reads, with audio attached or, for None, in the bypass."""
@@ -192,9 +194,7 @@ class SafeModel(nn.Module):
             return self.base.last_hidden_state(**inputs)
 
     @torch.no_grad()
-    def generate(
-        self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None, **options: Any
-    ) -> Tensor:
+    def generate(self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None, **options: Any) -> Tensor:
         """Token ids [B, new tokens] that follow left-padded prompts; ``options`` are those of ``generate``."""
         with self.bypass() if features is None else self.attached(features):
             generated = self.base.model.generate(**inputs, **options)

@@ -38,7 +38,9 @@ class LinearCapture:
             self._handles.append(module.register_forward_hook(self._recorder(name)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -57,7 +59,7 @@ class LinearCapture:
         return record
 
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Inputs [N, T, d_in] and output gradients [N, T, d_out] by layer since the last call; unused layers left out."""
+        """By layer, inputs [N, T, d_in] and output gradients [N, T, d_out] since the last call; unused layers left out."""
         taken = {
             name: (torch.cat([x for x, _ in uses], dim=1), torch.cat([g for _, g in uses], dim=1))
             for name, uses in self._uses.items()

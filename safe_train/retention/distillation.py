@@ -27,7 +27,8 @@ class Distillation(Mechanism):
         divergence: Literal["forward", "reverse", "jsd"] = "forward",
         temperature: float = 1.0,
     ) -> None:
-        self.head, self.weight, self.divergence, self.temperature = head, weight, divergence, temperature
+        self.head, self.weight, self.temperature = head, weight, temperature
+        self.divergence: Literal["forward", "reverse", "jsd"] = divergence
         self._last: Tensor | None = None
 
     def loss(self, student: AnswerStates, teacher_hidden: Tensor) -> Tensor:

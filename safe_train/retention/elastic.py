@@ -27,9 +27,9 @@ class ElasticWeightConsolidation(Mechanism):
 
     ``theta*`` are the weights at construction. ``F`` is the diagonal of the Fisher information at the weights of step
     ``calibrate_at``: the mean over protected rows of the squared gradient of the row's negative log-likelihood, with
-    labels drawn from the model (``true``) or taken from the data (``empirical``), scaled to the sum ``trace``. At step 0
-    the fusion's output is zero and so is most of F, which is why it is computed after a warm-up.
-    Method: Kirkpatrick et al. 2017, arXiv:1612.00796; on the two kinds of labels: Kunstner et al. 2019, arXiv:1905.12558.
+    labels drawn from the model (``true``) or taken from the data (``empirical``), scaled to the sum ``trace``. At step
+    0 the fusion's output is zero and so is most of F, which is why it is computed after a warm-up.
+    Method: Kirkpatrick et al. 2017, arXiv:1612.00796; on the kinds of labels: Kunstner et al. 2019, arXiv:1905.12558.
     """
 
     name = "Fisher"
@@ -49,7 +49,8 @@ class ElasticWeightConsolidation(Mechanism):
     ) -> None:
         self.model, self.linears, self.batches = model, dict(linears), batches
         self.weight, self.calibrate_at, self.num_samples = weight, calibrate_at, num_samples
-        self.trace, self.labels, self.seed = trace, labels, seed
+        self.trace, self.seed = trace, seed
+        self.labels: Literal["true", "empirical"] = labels
         self.anchors = {name: module.weight.detach().clone() for name, module in self.linears.items()}
         self.fishers: dict[str, Tensor] = {}
         self.raw_trace = 0.0
@@ -72,7 +73,9 @@ class ElasticWeightConsolidation(Mechanism):
         )
         self.raw_trace = sum(fisher.sum(dtype=torch.float64).item() for fisher in fishers.values()) / count
         if not 0.0 < self.raw_trace < float("inf"):
-            raise ValueError(f"Fisher diagonal: expected a positive finite trace, got {self.raw_trace}; train further first")
+            raise ValueError(
+                f"Fisher diagonal: expected a positive finite trace, got {self.raw_trace}; train further first"
+            )
         scale = self.trace / (self.raw_trace * count)
         self.fishers = {name: fisher * scale for name, fisher in fishers.items()}
 

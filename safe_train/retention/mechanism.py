@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,20 @@ class AnswerStates:
 class LogitHead(Protocol):
     """The frozen map from hidden states to logits that student and teacher share."""
 
-    weight: Tensor
-    bias: Tensor | None
-    logit_softcap: float | None
+    @property
+    def weight(self) -> Tensor:
+        """Weight [V, H]."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Bias [V], or None."""
+        ...
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """Cap of ``cap * tanh(z / cap)``, or None."""
+        ...
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits [N, V] in float32."""
@@ -113,7 +124,7 @@ def draw_labels(head: LogitHead, states: AnswerStates, generator: torch.Generato
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(states.labels.device)
 
 
-def gradient_of(parameter: nn.Parameter) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
     """The parameter's gradient, zeros if nothing has reached it yet."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)

@@ -73,7 +73,7 @@ class NullSpaceProjection(Mechanism):
         self._last: dict[str, float] = {}
 
     @property
-    def _parameters(self) -> dict[str, nn.Parameter]:
+    def _parameters(self) -> dict[str, Tensor]:
         return {name: module.weight for name, module in self.linears.items()}
 
     def before_step(self, step: int, rows_seen: int) -> None:
@@ -89,9 +89,7 @@ class NullSpaceProjection(Mechanism):
     def calibrate(self) -> None:
         """Estimates the subspaces at the present weights."""
         estimate = gradient_subspace if self.subspace == "gradient" else activation_subspace
-        bases = estimate(
-            self.model, self.linears, self.batches(self.min_samples), rank=self.rank, energy=self.energy
-        )
+        bases = estimate(self.model, self.linears, self.batches(self.min_samples), rank=self.rank, energy=self.energy)
         self.bases = {name: basis for name, basis in bases.items() if basis.rank > 0}
 
     def after_audio_backward(self) -> None:
@@ -136,7 +134,7 @@ class NullSpaceProjection(Mechanism):
                 torch.add(remainder, parts[name], out=self._parameters[name].data)
         self._before = {}
 
-    def _audio_part(self, name: str, parameter: nn.Parameter) -> Tensor:
+    def _audio_part(self, name: str, parameter: Tensor) -> Tensor:
         """The audio loss's part of AdamW's last step, weight decay included (see the class)."""
         group, state = self._group(parameter), self.optimizer.state[parameter]
         beta1, beta2 = group["betas"]
@@ -145,7 +143,7 @@ class NullSpaceProjection(Mechanism):
         part = (self._audio_moments[name] / scale).mul_(-group["lr"] / (1 - beta1**count))
         return part.sub_(self._before[name], alpha=group["lr"] * group["weight_decay"])
 
-    def _group(self, parameter: nn.Parameter) -> dict:
+    def _group(self, parameter: Tensor) -> dict:
         return next(g for g in self.optimizer.param_groups if any(p is parameter for p in g["params"]))
 
     @torch.no_grad()
@@ -156,14 +154,15 @@ class NullSpaceProjection(Mechanism):
             return
         chosen, bases = [tensors[name] for name in names], [self.bases[name].vectors for name in names]
         before = [tensor.clone() for tensor in chosen]
-        if sign < 0:
-            torch._foreach_neg_(chosen)
+        for tensor in chosen:
+            tensor.mul_(sign)
         project_null_space_(chosen, bases, one_sided=self.one_sided)
-        if sign < 0:
-            torch._foreach_neg_(chosen)
+        for tensor in chosen:
+            tensor.mul_(sign)
         self.was_active = True
         self._last = {
-            "null_space_removed": _norm([b - c for b, c in zip(before, chosen, strict=True)]) / max(_norm(before), 1e-30),
+            "null_space_removed": _norm([b - c for b, c in zip(before, chosen, strict=True)])
+            / max(_norm(before), 1e-30),
             "null_space_leakage": _norm(
                 [_coefficients(c * sign, u, self.one_sided) for c, u in zip(chosen, bases, strict=True)]
             )

@@ -39,7 +39,10 @@ def gradient_subspace(
                 sums[name] = torch.zeros_like(gradients[0])
             sketches[name].update(gradients)
             sums[name] += gradients.sum(dim=0)
-    return {name: sketch.basis(rank=min(rank, sketch.rank), energy=energy).oriented(sums[name]) for name, sketch in sketches.items()}
+    return {
+        name: sketch.basis(rank=min(rank, sketch.rank), energy=energy).oriented(sums[name])
+        for name, sketch in sketches.items()
+    }
 
 
 def activation_subspace(

@@ -121,6 +121,22 @@ def test_a_png_with_a_broken_checksum(tmp_path):
     assert "expected a readable image" in error_of(path)
 
 
+def test_damage_that_pillow_reports_as_a_syntax_error(tmp_path):
+    path = tmp_path / "a.png"
+    picture().save(path)
+    content = path.read_bytes()
+    after_header = 8 + 25
+    broken_exif = png_chunk(b"eXIf", b"0M\x00*\x00\x00\x00\x08")
+    path.write_bytes(content[:after_header] + broken_exif + content[after_header:])
+    assert "expected a readable image, got not a TIFF file" in error_of(path)
+
+
+def test_damage_that_pillow_reports_as_a_value_error(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6\n4 2x\n255\n" + bytes(24))
+    assert "expected a readable image, got invalid literal" in error_of(path)
+
+
 def test_a_decompression_bomb(tmp_path):
     path = tmp_path / "a.png"
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
