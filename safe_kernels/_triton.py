@@ -1,8 +1,13 @@
 """What the Triton kernels share: exact elementary functions and tables of pointers."""
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# Kernels are a language of their own in Python's syntax: a call returns what its body computes, which Python's types
+# cannot say.
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -22,6 +27,11 @@ def dot_precision() -> str:
 def widen_for_dot() -> bool:
     """Whether half-precision operands are converted before `tl.dot`; Triton's interpreter is wrong on bfloat16."""
     return interpreting()
+
+
+def launch(kernel: Any, grid: int, *arguments: Any, num_warps: int, **constants: Any) -> None:
+    """Run a kernel on a one-dimensional grid of programs."""
+    kernel[(grid,)](*arguments, **constants, num_warps=num_warps)
 
 
 def pointer_table(columns: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
@@ -57,13 +67,13 @@ def log1p(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def weighted_expm1(weight: tl.tensor, log_weight: tl.tensor, x: tl.tensor) -> tl.tensor:
-    """weight * expm1(x); where exp(x) is large the weight is put into the exponent, so that nothing overflows."""
+    """Weight * expm1(x); where exp(x) is large the weight is put into the exponent, so that nothing overflows."""
     far = tl.exp(tl.minimum(log_weight + x, _EXP_LIMIT)) - weight
     return tl.where(x < 1.0, weight * expm1(x), far)
 
 
 @triton.jit
 def weighted_excess(weight: tl.tensor, log_weight: tl.tensor, x: tl.tensor) -> tl.tensor:
-    """weight * (expm1(x) - x), never negative; without cancellation and without overflow."""
+    """Weight * (expm1(x) - x), never negative; without cancellation and without overflow."""
     near = weight * x * x * exp_series(x)
     return tl.where(tl.abs(x) < 0.25, near, weighted_expm1(weight, log_weight, x) - weight * x)

@@ -131,9 +131,9 @@ class EvaluationSettings(_Section):
 
     every: int = Field(default=0, ge=0)
     """Steps between two evaluations on a tenth of the rows; 0 evaluates at the end only."""
-    max_vl: int | None = Field(default=600, ge=1)
+    max_vl: int | None = Field(default=None, ge=1)
     """VL rows of the validation split; None for all."""
-    max_audio: int | None = Field(default=300, ge=1)
+    max_audio: int | None = Field(default=None, ge=1)
     """Audio rows of the validation split; None for all."""
     batch_size: int = Field(default=100, ge=1)
     """Rows a batch of generation."""

@@ -34,3 +34,8 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
     scale = float(expected.norm())
     return float((actual - expected).norm()) / (scale if scale > 0 else 1.0)
+
+
+# Share of an applied update that lies inside the protected subspace: rounding of the weights themselves (1e-7 of a
+# weight of size 1) against updates of 1e-3 of a weight.
+LEAKAGE = 1e-5

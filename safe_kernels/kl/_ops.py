@@ -125,7 +125,9 @@ def linear_kl_tokens(
     heads = LinearHeads(head_weight, head_bias, teacher_head_weight, teacher_head_bias, logit_softcap, temperature)
     # How many tokens a mask keeps is known without a synchronization only if the mask is on the CPU. A mask on the GPU
     # is given to the kernel, which skips the masked rows.
-    packing = None if mask is None or (mask.device.type != "cpu" and choose_backend(student_hidden) == "triton") else mask
+    packing = (
+        None if mask is None or (mask.device.type != "cpu" and choose_backend(student_hidden) == "triton") else mask
+    )
     student, teacher = _kept(student_hidden, packing), _kept(teacher_hidden, packing)
     if choose_backend(student_hidden) == "triton":
         from safe_kernels.kl import triton

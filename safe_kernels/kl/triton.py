@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
+from safe_kernels._triton import launch
+from safe_kernels.kl._kernels import difference_kernel, logits_backward_kernel, logits_forward_kernel
 from safe_kernels.kl.linear_fallback import LinearHeads
-from safe_kernels.kl.rows_triton import DIVERGENCE_CODES, statistics, write_gradient, write_zeros
+
+DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
+"""As the kernels know the divergences."""
 
 WARPS = 8
 BLOCK = 4096
@@ -23,151 +25,6 @@ _MINIMUM_CHUNK = 128
 _MAXIMUM_CHUNK = 8192
 
 
-@triton.jit
-def logits_forward_kernel(
-    student_ptr: tl.tensor,
-    teacher_ptr: tl.tensor,
-    mask_ptr: tl.tensor,
-    values_ptr: tl.tensor,
-    statistics_ptr: tl.tensor,
-    classes: tl.tensor,
-    inverse_temperature: tl.tensor,
-    DIVERGENCE: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """Divergence and [normalizer, shift, moment] of a row of student and teacher logits; zeros where masked."""
-    row = tl.program_id(0).to(tl.int64)
-    counts = True
-    if MASKED:
-        counts = tl.load(mask_ptr + row) != 0
-    if counts:
-        value, normalizer, shift, moment, _ = statistics(
-            teacher_ptr + row * classes,
-            student_ptr + row * classes,
-            classes,
-            inverse_temperature,
-            1.0,
-            DIVERGENCE,
-            True,
-            False,
-            BLOCK,
-        )
-        tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
-        tl.store(statistics_ptr + row * 3, normalizer)
-        tl.store(statistics_ptr + row * 3 + 1, shift)
-        tl.store(statistics_ptr + row * 3 + 2, moment)
-    else:
-        tl.store(values_ptr + row, 0.0)
-        tl.store(statistics_ptr + row * 3, 0.0)
-        tl.store(statistics_ptr + row * 3 + 1, 0.0)
-        tl.store(statistics_ptr + row * 3 + 2, 0.0)
-
-
-@triton.jit
-def logits_backward_kernel(
-    upstream_ptr: tl.tensor,
-    student_ptr: tl.tensor,
-    teacher_ptr: tl.tensor,
-    mask_ptr: tl.tensor,
-    statistics_ptr: tl.tensor,
-    gradient_ptr: tl.tensor,
-    classes: tl.tensor,
-    inverse_temperature: tl.tensor,
-    DIVERGENCE: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """Gradient of a row with respect to the student's logits."""
-    row = tl.program_id(0).to(tl.int64)
-    counts = True
-    if MASKED:
-        counts = tl.load(mask_ptr + row) != 0
-    if counts:
-        write_gradient(
-            gradient_ptr + row * classes,
-            teacher_ptr + row * classes,
-            student_ptr + row * classes,
-            classes,
-            tl.load(statistics_ptr + row * 3),
-            tl.load(statistics_ptr + row * 3 + 1),
-            tl.load(statistics_ptr + row * 3 + 2),
-            tl.load(upstream_ptr + row) / inverse_temperature,
-            inverse_temperature,
-            1.0,
-            DIVERGENCE,
-            True,
-            False,
-            BLOCK,
-        )
-    else:
-        write_zeros(gradient_ptr + row * classes, classes, BLOCK)
-
-
-@triton.jit
-def difference_kernel(
-    teacher_ptr: tl.tensor,
-    difference_ptr: tl.tensor,
-    mask_ptr: tl.tensor,
-    values_ptr: tl.tensor,
-    scales_ptr: tl.tensor,
-    classes: tl.tensor,
-    inverse_temperature: tl.tensor,
-    softcap: tl.tensor,
-    DIVERGENCE: tl.constexpr,
-    MASKED: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    WANT_GRADIENT: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """Divergence of a row of teacher logits and differences; its gradient, over a scale, replaces the differences.
-
-    The gradient's entries are far below the smallest float16 where student and teacher are close. By Pinsker's
-    inequality sum |q - p| <= sqrt(2 KL(p||q)): that bound is the scale, which is multiplied in after the last product.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    counts = True
-    if MASKED:
-        counts = tl.load(mask_ptr + row) != 0
-    if counts:
-        value, normalizer, shift, moment, forward = statistics(
-            teacher_ptr + row * classes,
-            difference_ptr + row * classes,
-            classes,
-            inverse_temperature,
-            softcap,
-            DIVERGENCE,
-            False,
-            SOFTCAP,
-            BLOCK,
-        )
-        tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
-        if WANT_GRADIENT:
-            scale = tl.sqrt(2.0 * tl.minimum(tl.maximum(forward, 1e-30), 0.5))
-            tl.store(scales_ptr + row, scale / inverse_temperature)
-            write_gradient(
-                difference_ptr + row * classes,
-                teacher_ptr + row * classes,
-                difference_ptr + row * classes,
-                classes,
-                normalizer,
-                shift,
-                moment,
-                1.0 / scale,
-                inverse_temperature,
-                softcap,
-                DIVERGENCE,
-                False,
-                SOFTCAP,
-                BLOCK,
-            )
-    else:
-        tl.store(values_ptr + row, 0.0)
-        if WANT_GRADIENT:
-            tl.store(scales_ptr + row, 0.0)
-            write_zeros(difference_ptr + row * classes, classes, BLOCK)
-
-
 def logits_divergence(
     student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float, divergence: str
 ) -> tuple[Tensor, Tensor]:
@@ -177,7 +34,9 @@ def logits_divergence(
     found = student.new_empty((rows, 3), dtype=torch.float32)
     if student.numel() == 0:
         return values.zero_(), found.zero_()
-    logits_forward_kernel[(rows,)](
+    launch(
+        logits_forward_kernel,
+        rows,
         student.contiguous(),
         teacher.contiguous(),
         _mask_argument(mask, values),
@@ -207,7 +66,9 @@ def logits_gradient(
     gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
     if student.numel() == 0:
         return gradient
-    logits_backward_kernel[(rows,)](
+    launch(
+        logits_backward_kernel,
+        rows,
         upstream.contiguous(),
         student.contiguous(),
         teacher.contiguous(),
@@ -250,7 +111,9 @@ def linear_divergence(
         size = part.stop - part.start
         logits, difference = buffers[0, :size], buffers[1, :size]
         _fill_logits(logits, difference, student[part], teacher[part], heads)
-        difference_kernel[(size,)](
+        launch(
+            difference_kernel,
+            size,
             logits,
             difference,
             _mask_argument(None if mask is None else mask[part], values),

@@ -1,6 +1,6 @@
 r"""Triton functions on one row of logits: its statistics in a single pass over V classes, and its gradient.
 
-The mathematics is that of `fallback.py`. A single pass needs a rule to merge two groups of classes A and B. Each carries
+The mathematics is that of `fallback.py`. A single pass needs a rule to merge two groups of classes A and B. Each has
 its log-normalizer, its mean mu of d, K = E[expm1(delta) - delta] and S = E[delta expm1(delta)], expectations under p
 within the group, delta = d - mu. With the groups' shares alpha, beta of the mass, mu = alpha mu_A + beta mu_B and
 D_A = mu_A - mu (so that alpha D_A + beta D_B = 0),
@@ -12,6 +12,10 @@ Every term of K is >= 0: nothing cancels, however close student and teacher are.
 KL(p||q) + KL(q||p) = S / (1 + K).
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# Kernels are a language of their own in Python's syntax: a call returns what its body computes, which Python's types
+# cannot say.
+
 from __future__ import annotations
 
 import triton
@@ -22,7 +26,6 @@ from safe_kernels._triton import expm1, log1p, weighted_excess, weighted_expm1
 FORWARD: tl.constexpr = tl.constexpr(0)
 REVERSE: tl.constexpr = tl.constexpr(1)
 JSD: tl.constexpr = tl.constexpr(2)
-DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
 
 _LOWEST: tl.constexpr = tl.constexpr(-1e30)
 """Stands for the logit of no class; the difference of two infinities would be NaN."""
@@ -52,7 +55,7 @@ def load_block(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Teacher logits and differences of BLOCK classes, capped and over the temperature, and the cap's slope.
 
-    The other row holds the student's logits (FROM_LOGITS) or the differences. Beyond the last class: lowest, zero, zero.
+    The other row holds the student's logits (FROM_LOGITS) or the differences. Past the last class: lowest, zero, zero.
     """
     columns = start + tl.arange(0, BLOCK)
     inside = columns < classes
@@ -132,7 +135,16 @@ def statistics(
         moment = value
     if DIVERGENCE == JSD:
         value, moment = _jensen_shannon(
-            teacher_ptr, other_ptr, classes, normalizer, shift, inverse_temperature, softcap, FROM_LOGITS, SOFTCAP, BLOCK
+            teacher_ptr,
+            other_ptr,
+            classes,
+            normalizer,
+            shift,
+            inverse_temperature,
+            softcap,
+            FROM_LOGITS,
+            SOFTCAP,
+            BLOCK,
         )
     return value, normalizer, shift, moment, forward
 

@@ -1,0 +1,57 @@
+"""Per-sample gradients from captured inputs and output gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from safe_train.retention.capture import LinearCapture, per_sample_gradients
+from safe_train.retention.mechanism import negative_log_likelihood
+from tests.retention.toy import ToyModel, per_row_gradients
+from tests.tolerances import FISHER, relative_error
+
+
+def captured(model, batch):
+    with LinearCapture(model.linears) as capture:
+        negative_log_likelihood(model.head, model.student(batch)).backward()
+        return capture.take()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_those_of_a_loop_over_rows(dtype):
+    model = ToyModel(dtype=dtype)
+    batch = model.batch(0)
+    expected = per_row_gradients(model, batch)
+    for name, (inputs, grad_outputs) in captured(model, batch).items():
+        found = per_sample_gradients(inputs, grad_outputs)
+        assert relative_error(found, expected[name].flatten(1)) < FISHER[torch.float32]
+
+
+def test_weights_keep_their_gradients_and_their_training():
+    model = ToyModel()
+    model.first.weight.grad = torch.full_like(model.first.weight, 7.0)
+    captured(model, model.batch(0))
+    assert torch.equal(model.first.weight.grad, torch.full_like(model.first.weight, 7.0))
+    assert model.second.weight.grad is None
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_layer_used_twice_is_summed_over_its_uses_before_squaring():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 4, bias=False)
+    x = torch.randn(3, 2, 4)
+    with LinearCapture({"layer": layer}) as capture:
+        layer(torch.tanh(layer(x))).square().sum().backward()
+        inputs, grad_outputs = capture.take()["layer"]
+    looped = []
+    for row in x:
+        loss = layer(torch.tanh(layer(row))).square().sum()
+        looped.append(torch.autograd.grad(loss, layer.weight)[0])
+    found = per_sample_gradients(inputs, grad_outputs)
+    assert relative_error(found, torch.stack(looped).flatten(1)) < FISHER[torch.float32]
+    uses_apart = per_sample_gradients(inputs[:, :2], grad_outputs[:, :2])
+    assert relative_error(uses_apart, torch.stack(looped).flatten(1)) > 0.01
+
+
+def test_a_trained_bias_is_refused():
+    with pytest.raises(ValueError, match="without a trained bias"):
+        LinearCapture({"layer": nn.Linear(2, 2)})
