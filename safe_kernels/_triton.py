@@ -34,6 +34,11 @@ def launch(kernel: Any, grid: int, *arguments: Any, num_warps: int, **constants:
     kernel[(grid,)](*arguments, **constants, num_warps=num_warps)
 
 
+def cdiv(amount: int, step: int) -> int:
+    """How many steps cover an amount."""
+    return -(-amount // step)
+
+
 def pointer_table(columns: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
     """Addresses of tensors, [rows, columns] int64 on the device, one row for each zipped group of tensors.
 

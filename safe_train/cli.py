@@ -5,63 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
 
 from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
-from safe_train.errors import InputError, nearest
+from safe_train.errors import InputError
+from safe_train.usage import OneLineGroup, fail, one_line_errors, unknown
 
-_EXIT_INPUT = 2
-_EXIT_FAILED = 1
 _EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT
-
-_Arguments = ParamSpec("_Arguments")
-
-
-class _Group(click.Group):
-    """Names the nearest command when one is unknown."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        known = self.list_commands(ctx)
-        if args and args[0] not in known and not args[0].startswith("-"):
-            suggestion = nearest(args[0], known)
-            hint = f"did you mean {suggestion!r}?" if suggestion else f"known are {', '.join(known)}"
-            _fail(InputError(f"safe {args[0]}", "a command", "an unknown one", hint))
-        return super().resolve_command(ctx, args)
-
-
-def _fail(error: InputError) -> None:
-    click.echo(f"error: {error}", err=True)
-    sys.exit(_EXIT_INPUT)
-
-
-def _one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    @wraps(command)
-    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except InputError as error:
-            _fail(error)
-        except ArithmeticError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(_EXIT_FAILED)
-
-    return guarded
 
 
 def _check_variant(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and value not in RETENTION_VARIANTS:
-        suggestion = nearest(value, RETENTION_VARIANTS)
-        hint = f"did you mean {suggestion!r}?" if suggestion else "see safe variants"
-        _fail(InputError("--variant", f"one of {', '.join(RETENTION_VARIANTS)}", repr(value), hint))
+        fail(unknown(f"--variant {value}", "a retention variant", value, RETENTION_VARIANTS))
     return value
 
 
@@ -70,12 +30,12 @@ def _parse_assignments(_context: click.Context, _parameter: click.Parameter, val
     for value in values:
         key, separator, text = value.partition("=")
         if not separator:
-            _fail(InputError(f"--set {value}", "key=value", "no =", "for instance --set optimization.max_steps=100"))
+            fail(InputError(f"--set {value}", "key=value", "no =", "for instance --set optimization.max_steps=100"))
         assignments[key.strip()] = text
     return assignments
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def safe() -> None:
     """Adds hearing to a vision-language model and measures that it still sees and answers as before."""
 
@@ -97,7 +57,7 @@ def safe() -> None:
     "--set", "assignments", multiple=True, callback=_parse_assignments, metavar="KEY=VALUE", help="Any setting, dotted."
 )
 @click.option("--help-settings", is_flag=True, help="List every setting with its default, and leave.")
-@_one_line_errors
+@one_line_errors
 def train(
     resume: Path | None, config_file: Path | None, assignments: dict[str, str], help_settings: bool, **options: Any
 ) -> None:
@@ -117,10 +77,10 @@ def train(
         return
     values = read_config_file(config_file) if config_file else {}
     where = str(config_file) if config_file else "command line"
-    _run(config=build_config(values, assignments | named, where))
+    _run(config=build_config(values, assignments, where, options=named))
 
 
-def _named_settings(options: dict[str, Any]) -> dict[str, str]:
+def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Options as dotted settings, the unset ones left out."""
     keys = {
         "variant": "variant",
@@ -133,10 +93,8 @@ def _named_settings(options: dict[str, Any]) -> dict[str, str]:
         "device": "device",
         "precision": "precision",
     }
-    named = {key: json.dumps(options[name]) for name, key in keys.items() if options[name] is not None}
-    if options["audio_encoder"]:
-        named["model.audio_encoders"] = json.dumps(options["audio_encoder"])
-    return named
+    named = {key: options[name] for name, key in keys.items() if options[name] is not None}
+    return named | ({"model.audio_encoders": options["audio_encoder"]} if options["audio_encoder"] else {})
 
 
 def _run(**source: Any) -> None:
@@ -173,7 +131,7 @@ def variants() -> None:
 @click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
 @click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
-@_one_line_errors
+@one_line_errors
 def evaluate(run: Path, **changes: int | None) -> None:
     """Evaluates a run's newest checkpoint and prints the result as JSON."""
     _quiet_libraries()
@@ -188,7 +146,7 @@ def evaluate(run: Path, **changes: int | None) -> None:
 @safe.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw audio gain against VL change to this PNG.")
-@_one_line_errors
+@one_line_errors
 def report(runs: tuple[Path, ...], picture: Path | None) -> None:
     """Prints the closing table of finished runs side by side."""
     from safe_train.summary import draw_picture, format_table, read_summary
@@ -204,7 +162,7 @@ def report(runs: tuple[Path, ...], picture: Path | None) -> None:
 @click.argument("question")
 @click.option("--image", type=click.Path(path_type=Path), help="An image file.")
 @click.option("--audio", type=click.Path(path_type=Path), help="An audio file; without it SAFE hears silence.")
-@_one_line_errors
+@one_line_errors
 def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> None:
     """Puts a question to the base and to SAFE, and prints both answers."""
     _quiet_libraries()
@@ -215,7 +173,7 @@ def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Non
 
 
 @safe.command()
-@_one_line_errors
+@one_line_errors
 def env() -> None:
     """Reports versions, devices and the kernel backend, and names combinations known not to work."""
     from safe_train.environment import collect, format_environment
@@ -223,13 +181,13 @@ def env() -> None:
     click.echo(format_environment(collect()))
 
 
-@safe.group("data", cls=_Group)
+@safe.group("data")
 def data_group() -> None:
     """Looks at data folders and makes the procedural one."""
 
 
 @data_group.command("embedded")
-@_one_line_errors
+@one_line_errors
 def embedded_data() -> None:
     """Writes the procedural data, if they are not there yet, and prints their folder."""
     from safe_train.embedded.dataset import embedded_data_root
@@ -240,7 +198,7 @@ def embedded_data() -> None:
 @data_group.command("check")
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True, help="Splits to read.")
-@_one_line_errors
+@one_line_errors
 def check_data(root: Path, splits: tuple[str, ...]) -> None:
     """Reads the lists of both data sets and counts questions, images and clips; files that are missing are errors."""
     from safe_train.data.audiocaps import read_audiocaps

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -130,7 +133,7 @@ class EvaluationSettings(_Section):
     """What is measured, and when."""
 
     every: int = Field(default=0, ge=0)
-    """Steps between two evaluations on a tenth of the rows; 0 evaluates at the end only."""
+    """Steps between two evaluations on every tenth row; 0 evaluates at the end only."""
     max_vl: int | None = Field(default=None, ge=1)
     """VL rows of the validation split; None for all."""
     max_audio: int | None = Field(default=None, ge=1)
@@ -175,21 +178,34 @@ class StageAConfig(_Section):
         return self
 
 
-def build_config(values: dict[str, Any], assignments: dict[str, str], where: str = "configuration") -> StageAConfig:
-    """Validates nested ``values`` after setting dotted ``assignments`` such as ``optimization.max_steps=20``.
+def build_config(
+    values: Mapping[str, Any],
+    assignments: Mapping[str, str],
+    where: str = "configuration",
+    *,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> StageAConfig:
+    """Validates nested ``values`` after setting dotted keys such as ``optimization.max_steps``.
+
+    Args:
+        values: settings as a file gives them.
+        assignments: the text of each dotted key's value, read as YAML.
+        where: what error messages name as the place.
+        options: the value of each dotted key, taken as it is; these win over ``assignments``.
 
     Raises:
         InputError: a key is unknown (the nearest known one is named) or a value does not fit.
     """
-    merged = json.loads(json.dumps(values))
-    for dotted, text in assignments.items():
+    merged = deepcopy(dict(values))
+    for dotted, value in ({key: _parse_value(key, text) for key, text in assignments.items()} | dict(options)).items():
         *sections, key = dotted.split(".")
-        target = merged
+        target: Any = merged
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                raise InputError(f"--set {dotted}", "a section before the dot", repr(section), "see safe train --help")
-        target[key] = _parse_value(text)
+                way_out = "safe train --help-settings lists all"
+                raise InputError(f"--set {dotted}", "a section before the dot", repr(section), way_out)
+        target[key] = value
     try:
         return StageAConfig.model_validate(merged)
     except ValidationError as error:
@@ -224,15 +240,13 @@ def known_keys(section: type[BaseModel] = StageAConfig, prefix: str = "") -> lis
     return keys
 
 
-def _parse_value(text: str) -> Any:
-    """YAML's scalars, plus ``1e-3``, which YAML 1.1 takes for a string."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _parse_value(key: str, text: str) -> Any:
+    """A value in YAML; what YAML leaves as text, such as ``1e-3``, is converted to the setting's type afterwards."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        way_out = "put text with special characters in quotes"
+        raise InputError(f"--set {key}", "a YAML value", repr(text), way_out) from error
 
 
 def _as_input_error(error: ValidationError, where: str) -> InputError:
@@ -248,8 +262,14 @@ def _as_input_error(error: ValidationError, where: str) -> InputError:
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
-    suggestion = nearest(name, known) or nearest(name.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in known])
-    return f"did you mean {suggestion!r}?" if suggestion else f"known are {', '.join(known)}"
+    """The nearest name among those of the same section, or else the key whose last part is nearest."""
+    section, dot, last = name.rpartition(".")
+    siblings = {
+        section + dot + key.removeprefix(section + dot).split(".")[0] for key in known if key.startswith(section)
+    }
+    by_last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    found = nearest(name, siblings) or by_last.get(nearest(last, by_last) or "")
+    return f"did you mean {found!r}?" if found else f"known are {', '.join(known)}"
 
 
 def describe_settings(section: type[BaseModel] = StageAConfig, prefix: str = "") -> str:

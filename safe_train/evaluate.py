@@ -158,6 +158,11 @@ class Evaluator:
         self._vl_distractors = with_distractors(vl_rows, clips, seed)
         self._audio_distractors = with_distractors(audio_rows, clips, seed)
 
+    def read_audio_rows(self) -> None:
+        """Reads every clip and image of the audio rows now; one that is damaged is then found before the training."""
+        for chunk in _chunks(self.audio_rows, self.settings.batch_size):
+            self.encoder.prompt_batch(chunk)
+
     def run(self, progress: Callable[[str], None] = lambda _condition: None) -> Evaluation:
         """Runs every condition."""
         start = time.perf_counter()

@@ -84,8 +84,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError("device", "auto, cpu, cuda or cuda:N", repr(name), "choose one of them") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError("device", "auto, cpu, cuda or cuda:N", repr(name), "choose one of them")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise InputError("device", f"a CUDA device that exists ({count} here)", repr(name), "choose --device cpu")
@@ -110,14 +112,20 @@ def attach(base: Base, config: StageAConfig) -> SafeModel:
 def adapter_config(settings: ModelSettings, num_decoder_layers: int, seed: int) -> AdapterConfig:
     """Sizes of the trained parts: the settings, and where they are None the registered configuration."""
     registered = get_model_config(settings.config)
-    count = settings.fusion_layers or registered.num_fusion_layers(num_decoder_layers)
+    count = settings.fusion_layers or registered.fusion_layers
+    if count == "auto":
+        count = registered.num_fusion_layers(num_decoder_layers)
     if count > num_decoder_layers:
         raise InputError("model.fusion_layers", f"at most {num_decoder_layers} decoder layers", str(count), "lower it")
+    fusion_dim = settings.fusion_dim or registered.fusion_dim
+    if fusion_dim % settings.fusion_heads:
+        got = f"{settings.fusion_heads}"
+        raise InputError("model.fusion_heads", f"a divisor of the fusion's width {fusion_dim}", got, "choose another")
     return AdapterConfig(
         num_audio_tokens=settings.num_audio_tokens or registered.num_audio_tokens,
         projector_hidden=settings.projector_hidden or registered.projector_hidden,
         fusion_layers=spread_layers(count, num_decoder_layers),
-        fusion_dim=settings.fusion_dim or registered.fusion_dim,
+        fusion_dim=fusion_dim,
         fusion_heads=settings.fusion_heads,
         lora_rank=settings.lora_rank,
         init_seed=seed,

@@ -6,19 +6,21 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import latest_checkpoint
+from safe_train.checkpoint import latest_checkpoint, list_checkpoints
 from safe_train.config import StageAConfig, build_config
-from safe_train.data.batch import RowEncoder
+from safe_train.data.rows import Row
 from safe_train.errors import InputError
-from safe_train.evaluate import BaseAnswers, Evaluation, Evaluator, base_answers
+from safe_train.evaluate import Evaluation, Evaluator, base_answers
 from safe_train.experiment import Rows, attach, load_base_model, load_rows, row_encoder, row_stream
 from safe_train.model import SafeModel
 from safe_train.stage_a import CHECKPOINTS, StageA, TrainingOutcome
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 METRICS = "metrics.json"
 SUBSETS = "subset_indices.json"
+EVALUATIONS = "evaluations.jsonl"
 _DERIVED = ("effective", "versions")
 
 
@@ -64,17 +67,17 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A configuration with everything loaded."""
+    """A configuration with everything loaded.
 
-    model: SafeModel
-    encoder: RowEncoder
-    rows: Rows
-    base: BaseAnswers
+    Attributes:
+        stage_a: the training, before its first step.
+        final: evaluates on all rows.
+        midway: evaluates on a tenth of them, or None if the configuration asks for no such evaluation.
+    """
 
-    def evaluator(self, config: StageAConfig) -> Evaluator:
-        return Evaluator(
-            self.model, self.encoder, self.rows.val_vl, self.rows.val_audio, self.base, config.evaluation, config.seed
-        )
+    stage_a: StageA
+    final: Evaluator
+    midway: Evaluator | None
 
 
 def start_run(config: StageAConfig, observer: Observer) -> RunOutcome:
@@ -85,12 +88,13 @@ def start_run(config: StageAConfig, observer: Observer) -> RunOutcome:
     """
     root = Path(config.output_root).expanduser()
     _require_writable(root)
-    prepared = _prepare(config, observer)
-    stage_a = StageA(config, prepared.model, prepared.encoder, row_stream(prepared.rows, config))
+    rows = load_rows(config)
+    prepared = _prepare(config, rows, observer)
     folder = _new_folder(root, config.variant)
-    _write_json(folder / CONFIG, stage_a.described_configuration() | {"versions": _versions()})
-    _write_json(folder / SUBSETS, prepared.rows.indices)
-    return _train_and_evaluate(config, stage_a, prepared, folder, observer)
+    with _removed_without_checkpoint(folder):
+        _write_json(folder / CONFIG, prepared.stage_a.described_configuration() | {"versions": _versions()})
+        _write_json(folder / SUBSETS, rows.indices)
+        return _train_and_evaluate(config, prepared, folder, observer)
 
 
 def resume_run(folder: Path, observer: Observer) -> RunOutcome:
@@ -101,20 +105,19 @@ def resume_run(folder: Path, observer: Observer) -> RunOutcome:
     """
     config = read_config(folder)
     checkpoint = latest_checkpoint(folder)
-    prepared = _prepare(config, observer)
-    stage_a = StageA(config, prepared.model, prepared.encoder, row_stream(prepared.rows, config))
-    stage_a.resume(checkpoint, folder)
-    logger.info("resumed %s after step %d", folder, stage_a.step)
-    return _train_and_evaluate(config, stage_a, prepared, folder, observer)
+    prepared = _prepare(config, load_rows(config), observer)
+    prepared.stage_a.resume(checkpoint, folder)
+    logger.info("resumed %s after step %d", folder, checkpoint.step)
+    return _train_and_evaluate(config, prepared, folder, observer)
 
 
 def evaluate_run(folder: Path, changes: dict[str, Any], observer: Observer) -> Evaluation:
     """Evaluates a run's newest checkpoint again, with some evaluation settings changed."""
     config = read_config(folder)
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
-    prepared = _prepare(config, observer)
-    load_trained(folder, prepared.model)
-    return prepared.evaluator(config).run(observer.stage)
+    evaluator = _prepare(config, load_rows(config), observer).final
+    load_trained(folder, evaluator.model)
+    return evaluator.run(observer.stage)
 
 
 def load_trained(folder: Path, model: SafeModel) -> None:
@@ -131,34 +134,47 @@ def read_config(folder: Path) -> StageAConfig:
         InputError: the folder is no run's.
     """
     path = folder / CONFIG
+    way_out = "name a run folder, such as runs/20260101-120000_full_retention"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        way_out = "name a run folder, such as runs/20260101-120000_full_retention"
+    except (OSError, ValueError) as error:
         raise InputError(path, "the configuration of a run", " ".join(str(error).split()), way_out) from error
+    if not isinstance(values, dict):
+        raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
     return build_config({key: value for key, value in values.items() if key not in _DERIVED}, {}, where=str(path))
 
 
-def _prepare(config: StageAConfig, observer: Observer) -> _Prepared:
+def _prepare(config: StageAConfig, rows: Rows, observer: Observer) -> _Prepared:
     observer.stage("loading")
-    rows = load_rows(config)
     base = load_base_model(config)
     observer.stage("VL, base")
-    reference = base_answers(base, rows.val_vl, config.evaluation)
+    settings = config.evaluation
+    parts = [(rows.val_vl, rows.val_audio)]
+    if settings.every:
+        parts.append((_tenth(rows.val_vl), _tenth(rows.val_audio)))
+    references = [base_answers(base, vl, settings) for vl, _ in parts]
     model = attach(base, config)
-    return _Prepared(model, row_encoder(model), rows, reference)
+    encoder = row_encoder(model)
+    final, *midway = [
+        Evaluator(model, encoder, vl, audio, reference, settings, config.seed)
+        for (vl, audio), reference in zip(parts, references, strict=True)
+    ]
+    final.read_audio_rows()
+    return _Prepared(StageA(config, model, encoder, row_stream(rows, config)), final, next(iter(midway), None))
 
 
-def _train_and_evaluate(
-    config: StageAConfig, stage_a: StageA, prepared: _Prepared, folder: Path, observer: Observer
-) -> RunOutcome:
-    total = config.optimization.max_steps
-    evaluator = prepared.evaluator(config)
+def _tenth(rows: list[Row]) -> list[Row]:
+    """Every tenth row, or all of fewer than twenty."""
+    return rows[::10] if len(rows) >= 20 else rows
+
+
+def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path, observer: Observer) -> RunOutcome:
+    stage_a, midway, total = prepared.stage_a, prepared.midway, config.optimization.max_steps
 
     def evaluate_midway(step: int) -> None:
-        evaluation = evaluator.run()
-        with (folder / "evaluations.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step} | evaluation.to_dict()) + "\n")
+        assert midway is not None
+        with (folder / EVALUATIONS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | midway.run().to_dict()) + "\n")
 
     observer.stage("training")
     training = stage_a.train(
@@ -170,7 +186,12 @@ def _train_and_evaluate(
     if not training.finished:
         return RunOutcome(folder, training, None)
     stage_a.model.gate = 1.0
-    evaluation = evaluator.run(observer.stage)
+    evaluation = prepared.final.run(observer.stage)
+    return RunOutcome(folder, training, _write_results(config, training, evaluation, folder))
+
+
+def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: Evaluation, folder: Path) -> str:
+    """Writes metrics, closing table and picture; returns the table."""
     metrics = {
         "variant": config.variant,
         "seed": config.seed,
@@ -181,9 +202,20 @@ def _train_and_evaluate(
     _write_json(folder / METRICS, metrics)
     summary = read_summary(folder)
     table = format_table([summary])
-    (folder / SUMMARY).write_text(table)
+    (folder / SUMMARY).write_text(table, encoding="utf-8")
     draw_picture([summary], folder / PICTURE)
-    return RunOutcome(folder, training, table)
+    return table
+
+
+@contextmanager
+def _removed_without_checkpoint(folder: Path) -> Iterator[None]:
+    """Bad input that shows before the first checkpoint leaves no run folder; later the run can be resumed."""
+    try:
+        yield
+    except InputError:
+        if not list_checkpoints(folder / CHECKPOINTS):
+            shutil.rmtree(folder)
+        raise
 
 
 def _require_writable(root: Path) -> None:

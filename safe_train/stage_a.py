@@ -130,7 +130,7 @@ class StageA:
         """Trains up to ``max_steps``, writing metrics and checkpoints into ``run``.
 
         Args:
-            run: the run's folder, which exists.
+            run: the run's folder; made if it is not there.
             on_step: called after each step with its number and, at logged steps, the metrics (else an empty dict).
             on_interval: called every ``evaluation.every`` steps.
             should_stop: asked after each step; if true, a checkpoint is written and training ends early.
@@ -139,6 +139,7 @@ class StageA:
             NonFiniteLossError: a loss or gradient is not finite.
         """
         start = time.perf_counter()
+        run.mkdir(parents=True, exist_ok=True)
         last: dict[str, float] = {}
         total = self.config.optimization.max_steps
         checkpoints = run / CHECKPOINTS

@@ -79,10 +79,12 @@ def read_summary(run: Path) -> RunSummary:
     path = run / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        return RunSummary(f"{metrics['variant']} {metrics['seed']}", run, metrics)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        way_out = "name the folder of a finished run"
-        raise InputError(path, "the metrics of a finished run", " ".join(str(error).split()), way_out) from error
+        summary = RunSummary(f"{metrics['variant']} {metrics['seed']}", run, metrics)
+        summary.cells(), summary.warnings()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        got = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(path, "the metrics of a finished run", got, "name the folder of a finished run") from error
+    return summary
 
 
 def format_table(runs: Sequence[RunSummary]) -> str:
@@ -102,7 +104,11 @@ def format_table(runs: Sequence[RunSummary]) -> str:
 
 
 def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
-    """One point a run and condition: audio gain across, VL change under that condition up, with its interval."""
+    """One point a run and condition: audio gain across, VL change under that condition up, with its interval.
+
+    Raises:
+        InputError: the picture cannot be written there.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -127,8 +133,15 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
     axes.set(xlabel="audio gain: matched minus silent clip (points)", ylabel="VL accuracy minus base (points)")
     axes.set_title("What hearing costs in seeing (95 % intervals)")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture's
+        got = " ".join(str(error).split())
+        raise InputError(
+            path, "a picture that can be written", got, "name a .png file in an existing folder"
+        ) from error
+    finally:
+        plt.close(figure)
 
 
 def _percent(estimate: dict[str, float]) -> str:

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
-from safe_kernels._triton import dot_precision, launch, pointer_table, widen_for_dot
+from safe_kernels._triton import cdiv, dot_precision, launch, pointer_table, widen_for_dot
 from safe_kernels.fisher._kernels import ewc_kernel, fisher_diagonal_kernel, squared_gradient_ema_kernel
 
-TILE = 128
-"""Rows and columns of the Fisher diagonal that a program owns: two float32 accumulators, 128 registers a thread."""
+HALF_TILE = 128
+"""Rows and columns of the Fisher diagonal that a program owns, for half-precision operands: two float32 accumulators,
+128 registers a thread."""
+
+FLOAT32_TILE = 64
+"""The same for float32 operands, whose three-term products need registers too: 128 spills."""
 
 FISHER_WARPS = 8
 """With 4 warps the two accumulators spill."""
@@ -42,11 +45,11 @@ def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
     if one_token:
         samples, tokens = 1, samples
     target = out.contiguous()
-    tile = _INTERPRETER_TILE if interpreting() else TILE
     half = inputs.dtype != torch.float32 and not one_token
+    tile = _INTERPRETER_TILE if interpreting() else HALF_TILE if half else FLOAT32_TILE
     launch(
         fisher_diagonal_kernel,
-        triton.cdiv(dout, tile) * triton.cdiv(din, tile),
+        cdiv(dout, tile) * cdiv(din, tile),
         target,
         inputs.contiguous(),
         grad_outputs.contiguous(),
@@ -144,7 +147,7 @@ def _launch_plan(columns: Sequence[Sequence[Tensor]]) -> tuple[bool, int, Tensor
 @lru_cache(maxsize=64)
 def _block_tables(sizes: tuple[int, ...], elements: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Kept from step to step: only the pointers of a model's tensors change."""
-    blocks = [(index, block) for index, size in enumerate(sizes) for block in range(triton.cdiv(size, elements))]
+    blocks = [(index, block) for index, size in enumerate(sizes) for block in range(cdiv(size, elements))]
     return torch.tensor(blocks, device=device), torch.tensor(sizes, device=device)
 
 

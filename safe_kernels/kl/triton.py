@@ -152,15 +152,20 @@ def _fill_logits(logits: Tensor, difference: Tensor, student: Tensor, teacher: T
 
 def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     if out.dtype != weight.dtype:
-        # Half-precision operands, float32 logits: only the GPU's matrix product can do that without a copy of the head.
-        wide = {} if out.device.type == "cpu" else {"out_dtype": torch.float32}
-        out.copy_(hidden.float() @ weight.t().float() if not wide else torch.mm(hidden, weight.t(), **wide))
+        out.copy_(_float32_product(hidden, weight))
         if bias is not None:
             out.add_(bias)
     elif bias is None:
         torch.mm(hidden, weight.t(), out=out)
     else:
         torch.addmm(bias, hidden, weight.t(), out=out)
+
+
+def _float32_product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Float32 logits of half-precision operands; on the GPU without a float32 copy of the head."""
+    if hidden.device.type == "cpu":
+        return hidden.float() @ weight.float().t()
+    return torch.ops.aten.mm.dtype(hidden, weight.t(), torch.float32)
 
 
 def _mask_argument(mask: Tensor | None, placeholder: Tensor) -> Tensor:

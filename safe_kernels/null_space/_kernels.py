@@ -17,6 +17,7 @@ def row_projection_kernel(
     blocks_ptr: tl.tensor,
     ONE_SIDED: tl.constexpr,
     ALIGNED: tl.constexpr,
+    RANK_ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
     RANK: tl.constexpr,
     ROWS: tl.constexpr,
@@ -25,7 +26,7 @@ def row_projection_kernel(
     """Project a block of rows of one tensor: coefficients X U in registers, then X -= (X U) U^T."""
     tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
     block = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
-    address, basis_ptr, rows, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED)
+    address, basis_ptr, rows, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED, RANK_ALIGNED)
     row = block * ROWS + tl.arange(0, ROWS)
     start_of_row = (row * dimension)[:, None]
     inside_rows = (row < rows)[:, None]
@@ -55,6 +56,7 @@ def flat_partial_kernel(
     blocks_ptr: tl.tensor,
     partial_ptr: tl.tensor,
     ALIGNED: tl.constexpr,
+    RANK_ALIGNED: tl.constexpr,
     RANK: tl.constexpr,
     ELEMENTS: tl.constexpr,
     STEP: tl.constexpr,
@@ -62,7 +64,7 @@ def flat_partial_kernel(
     """Coefficients of a part of one tensor, seen as a vector."""
     tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
     block = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
-    address, basis_ptr, _, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED)
+    address, basis_ptr, _, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED, RANK_ALIGNED)
     coefficients = tl.zeros([RANK], tl.float32)
     for start in range(0, ELEMENTS, STEP):
         element = block * ELEMENTS + start + tl.arange(0, STEP)
@@ -98,6 +100,7 @@ def flat_subtract_kernel(
     blocks_ptr: tl.tensor,
     coefficients_ptr: tl.tensor,
     ALIGNED: tl.constexpr,
+    RANK_ALIGNED: tl.constexpr,
     RANK: tl.constexpr,
     ELEMENTS: tl.constexpr,
     STEP: tl.constexpr,
@@ -105,7 +108,7 @@ def flat_subtract_kernel(
     """Subtract the component in the basis from a part of one tensor, seen as a vector."""
     tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
     block = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
-    address, basis_ptr, _, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED)
+    address, basis_ptr, _, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED, RANK_ALIGNED)
     coefficients = tl.load(coefficients_ptr + tensor * RANK + tl.arange(0, RANK))
     for start in range(0, ELEMENTS, STEP):
         element = block * ELEMENTS + start + tl.arange(0, STEP)
@@ -118,9 +121,12 @@ def flat_subtract_kernel(
 
 @triton.jit
 def _tensor(
-    pointers_ptr: tl.tensor, shapes_ptr: tl.tensor, tensor: tl.tensor, ALIGNED: tl.constexpr
+    pointers_ptr: tl.tensor, shapes_ptr: tl.tensor, tensor: tl.tensor, ALIGNED: tl.constexpr, RANK_ALIGNED: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Address of a tensor, pointer to its basis, rows, dimension, rank and dtype code."""
+    """Address of a tensor, pointer to its basis, rows, dimension, rank and dtype code.
+
+    Divisibility must be said of what comes from a table, or accesses are not vectorized.
+    """
     address = tl.load(pointers_ptr + tensor * 2)
     basis_ptr = tl.load(pointers_ptr + tensor * 2 + 1).to(tl.pointer_type(tl.float32))
     rows = tl.load(shapes_ptr + tensor * 4)
@@ -129,6 +135,9 @@ def _tensor(
     code = tl.load(shapes_ptr + tensor * 4 + 3)
     if ALIGNED:
         dimension = tl.multiple_of(dimension, 16)
+    if RANK_ALIGNED:
+        basis_ptr = tl.multiple_of(basis_ptr, 16)
+        rank = tl.multiple_of(rank, 8)
     return address, basis_ptr, rows, dimension, rank, code
 
 

@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
-from safe_kernels._triton import dot_precision, launch, pointer_table
+from safe_kernels._triton import cdiv, dot_precision, launch, pointer_table
 from safe_kernels.null_space import fallback
 from safe_kernels.null_space._kernels import (
     flat_partial_kernel,
@@ -29,7 +28,9 @@ RANK_PADS = (16, 32, 64)
 ROWS = 16
 """Rows a program owns. Few, so that the second read of a row block still finds it in the L2 cache."""
 
-COLUMNS = 128
+COLUMNS = 64
+"""With 128 the operands of three-term products spill."""
+
 ROW_WARPS = 4
 FLAT_ELEMENTS = 2048
 FLAT_STEP = 128
@@ -48,16 +49,16 @@ def project_null_space_(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_
     narrow = [i for i in chosen if bases[i].shape[1] <= MAXIMUM_RANK]
     flat = [i for i in narrow if tensors[i].numel() == bases[i].shape[0]]
     rows = [i for i in narrow if tensors[i].numel() != bases[i].shape[0]]
-    for indices, launch in ((rows, _launch_rows), (flat, _launch_flat)):
+    for indices, project in ((rows, _project_rows), (flat, _project_flat)):
         if indices:
             packed = [tensors[i].contiguous() for i in indices]
-            launch(packed, [bases[i].contiguous() for i in indices], one_sided)
+            project(packed, [bases[i].contiguous() for i in indices], one_sided)
             for i, result in zip(indices, packed, strict=True):
                 if result is not tensors[i]:
                     tensors[i].copy_(result)
 
 
-def _launch_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
+def _project_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
     shapes = _shapes(tensors, bases)
     table, blocks, _ = _tables(shapes, ROWS, True, tensors[0].device)
     launch(
@@ -68,6 +69,7 @@ def _launch_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: 
         blocks,
         ONE_SIDED=one_sided,
         ALIGNED=_aligned(tensors, shapes),
+        RANK_ALIGNED=_rank_aligned(bases),
         PRECISION=dot_precision(),
         RANK=_padded_rank(shapes),
         ROWS=ROWS,
@@ -76,16 +78,17 @@ def _launch_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: 
     )
 
 
-def _launch_flat(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
+def _project_flat(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
     shapes = _shapes(tensors, bases)
     elements, step = (_INTERPRETER_ELEMENTS, 16) if interpreting() else (FLAT_ELEMENTS, FLAT_STEP)
     table, blocks, bounds = _tables(shapes, elements, False, tensors[0].device)
     pointers = pointer_table((tensors, bases), tensors[0].device)
-    aligned, rank = _aligned(tensors, shapes), _padded_rank(shapes)
+    rank = _padded_rank(shapes)
     partial = tensors[0].new_empty((blocks.shape[0], rank), dtype=torch.float32)
     coefficients = tensors[0].new_empty((len(tensors), rank), dtype=torch.float32)
     options: dict[str, Any] = {
-        "ALIGNED": aligned,
+        "ALIGNED": _aligned(tensors, shapes),
+        "RANK_ALIGNED": _rank_aligned(bases),
         "RANK": rank,
         "ELEMENTS": elements,
         "STEP": step,
@@ -113,7 +116,7 @@ def _tables(
 
     Kept from step to step: only the pointers of a model's tensors change.
     """
-    counts = [triton.cdiv(rows if by_rows else dimension, step) for rows, dimension, _, _ in shapes]
+    counts = [cdiv(rows if by_rows else dimension, step) for rows, dimension, _, _ in shapes]
     blocks = [(index, block) for index, count in enumerate(counts) for block in range(count)]
     bounds = [sum(counts[:index]) for index in range(len(counts) + 1)]
     return (
@@ -126,6 +129,11 @@ def _tables(
 def _aligned(tensors: Sequence[Tensor], shapes: Sequence[tuple[int, int, int, int]]) -> bool:
     """Whether all tensors' rows begin at multiples of 16 bytes, so that 128-bit accesses are allowed."""
     return all(shape[1] % 16 == 0 for shape in shapes) and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
+def _rank_aligned(bases: Sequence[Tensor]) -> bool:
+    """Whether all bases' rows begin at multiples of 16 bytes."""
+    return all(basis.shape[1] % 8 == 0 and basis.data_ptr() % 16 == 0 for basis in bases)
 
 
 def _padded_rank(shapes: Sequence[tuple[int, int, int, int]]) -> int:

@@ -52,11 +52,10 @@ class FeatureCache:
 
     def get(self, clips: Sequence[Path | None]) -> tuple[AudioFeatures, ...]:
         """Features of each encoder for a batch of clips; None is silence."""
-        missing = list(dict.fromkeys(clip for clip in clips if clip not in self._by_clip))
-        if missing:
-            encoded = [encoder([self._waveform(clip, encoder) for clip in missing]) for encoder in self.encoders]
-            for row, clip in enumerate(missing):
-                self._by_clip[clip] = tuple(features[row : row + 1] for features in encoded)
+        for clip in clips:
+            if clip not in self._by_clip:
+                # One by one: in a batch, a clip's last bits would depend on its neighbors, and a resumed run on its past.
+                self._by_clip[clip] = tuple(encoder([self._waveform(clip, encoder)]) for encoder in self.encoders)
         per_clip = [self._by_clip[clip] for clip in clips]
         return tuple(AudioFeatures.cat(list(parts)) for parts in zip(*per_clip, strict=True))
 
@@ -129,9 +128,14 @@ class RowEncoder:
         if row.image is not None:
             content.insert(0, {"type": "image"})
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=answer is None, tokenize=False)
+        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if answer is None:
+            return prompt
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        whole = self.processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
+        # Some templates (LLaVA-1.5's) end a turn with a space alone; the model must learn to stop all the same.
+        end = self.processor.tokenizer.eos_token
+        return whole if end in whole[len(prompt) :] else whole.rstrip() + end
 
     def _answer_ids(self, row: Row) -> list[int]:
         """The tokens that follow the prompt: the answer and what the template ends a turn with."""

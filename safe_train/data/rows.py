@@ -11,6 +11,7 @@ import numpy as np
 
 from safe_train.data.audiocaps import AudioExample
 from safe_train.data.vqa import VQAExample
+from safe_train.errors import InputError
 
 # Streams of random numbers that must not depend on each other.
 _AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET = range(5)
@@ -129,7 +130,13 @@ class RowStream:
 
 
 def with_distractors(rows: Sequence[Row], clips: Sequence[Path], seed: int) -> list[Row]:
-    """The rows with clips that belong to other rows; a row never keeps the clip that it has."""
+    """The rows with clips that belong to other rows; a row never keeps the clip that it has.
+
+    Raises:
+        InputError: there are fewer than two different clips.
+    """
+    if len(set(clips)) < 2:
+        raise InputError("distractors", "at least two different clips", str(len(set(clips))), "give more audio rows")
     rng = np.random.default_rng([seed, _DISTRACTORS])
     paired = []
     for row in rows:

@@ -20,6 +20,7 @@ import soundfile
 from safe_train.embedded.questions import sample_question
 from safe_train.embedded.scenes import render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, SAMPLE_RATE, synthesize
+from safe_train.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -43,22 +44,35 @@ def embedded_data_root(sizes: DatasetSizes = DatasetSizes()) -> Path:
 
     The folder lies under ``$SAFE_CACHE`` (default ``~/.cache/safe``) and its name holds a digest of the generator's
     sources and the sizes, so that data of another version are never read.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
     cache = Path(os.environ.get("SAFE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "safe")
     folder = cache.expanduser() / f"embedded-data-{_digest(sizes)}"
     if not folder.is_dir():
         logger.info("writing the procedural data to %s", folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
         try:
-            write_dataset(staging, sizes)
-            staging.chmod(0o755)
-            staging.rename(folder)
-        except OSError:
-            shutil.rmtree(staging, ignore_errors=True)
+            _write_whole(folder, sizes)
+        # libsndfile's errors are RuntimeErrors
+        except (OSError, soundfile.SoundFileError) as error:
             if not folder.is_dir():  # otherwise another process was faster
-                raise
+                raise InputError(
+                    folder, "a folder that can be written", str(error), "set SAFE_CACHE to another"
+                ) from error
     return folder
+
+
+def _write_whole(folder: Path, sizes: DatasetSizes) -> None:
+    """Writes beside the folder and renames, so that it is complete or absent."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        write_dataset(staging, sizes)
+        staging.chmod(0o755)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_dataset(root: Path, sizes: DatasetSizes) -> None:

@@ -8,22 +8,28 @@ from collections.abc import Sequence
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
-_DECIMAL_POINT = re.compile(r"(?<=\d)\.(?=\d)")
-_THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d)")
-_PUNCTUATION = re.compile(r"[;/\[\]\"{}()=+\\_\-<>@`,?!.]")
+_PUNCTUATION = ';/[]"{}()=+\\_-<>@`,?!'
+_THOUSANDS_COMMA = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
 
 
 def normalize_answer(answer: str) -> str:
     """An answer in the form in which answers are compared.
 
-    Lower case, number words as digits, no articles, no punctuation but apostrophes and decimal points, single spaces.
+    Lower case, number words as digits, no articles, single spaces. A punctuation mark goes where it stands beside a
+    space anywhere in the answer, or where the answer has a thousands comma; else it becomes a space. A period goes
+    unless a digit follows.
+
     Source: the evaluation of VQA v2 (Antol et al. 2015, arXiv:1505.00468; Goyal et al. 2017, arXiv:1612.00837). Its
     table of misspelled contractions ("dont" for "don't") is not applied.
     """
-    text = answer.lower().strip()
-    text = _DECIMAL_POINT.sub("\0", _THOUSANDS_COMMA.sub("", text))
-    text = _PUNCTUATION.sub(" ", text).replace("\0", ".")
-    words = (_DIGITS.get(word, word) for word in text.split())
+    text = " ".join(answer.lower().split())
+    joined = _THOUSANDS_COMMA.search(text) is not None
+    separated = text
+    for mark in _PUNCTUATION:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        separated = separated.replace(mark, "" if joined or beside_space else " ")
+    words = (_DIGITS.get(word, word) for word in _PERIOD.sub("", separated).split())
     return " ".join(word for word in words if word not in _ARTICLES)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of the kernels against their peers and the hardware's limit."""

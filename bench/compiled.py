@@ -1,0 +1,188 @@
+"""Compile every kernel configuration for GPUs that need not be there, and report what came out.
+
+    python -m bench.compiled                       writes docs/kernels/compiled.md (some minutes)
+    python -m bench.compiled --shipped --json -    the everyday subset, as JSON on standard output
+
+Registers and spills come from the cubin (cuobjdump, nvdisasm) or the AMD assembly, shared memory from Triton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from bench.configurations import Configuration, configurations
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+
+PAGE = Path(__file__).parent.parent / "docs" / "kernels" / "compiled.md"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of one configuration for one target.
+
+    Attributes:
+        name: of the configuration.
+        target: sm_80, sm_90, sm_100 or gfx942.
+        registers: 32-bit registers a thread.
+        spills: instructions that store a register to memory or load it back (NVIDIA), spilled registers (AMD).
+        shared: bytes of shared memory a program.
+        vector_loads: 128-bit global loads.
+        loads: global loads in all.
+        matrix: matrix instructions.
+        float64: double-precision arithmetic instructions; there should be none.
+        allows_vector_loads: whether the data of the configuration allow 128-bit loads.
+    """
+
+    name: str
+    target: str
+    registers: int
+    spills: int
+    shared: int
+    vector_loads: int
+    loads: int
+    matrix: int
+    float64: int
+    allows_vector_loads: bool
+
+
+def compile_configuration(configuration: Configuration, target: str) -> Compiled:
+    """Compile one configuration for one target."""
+    names = list(configuration.kernel.arg_names)
+    runtime = [name for name in names if name not in configuration.constants]
+    signature: dict[str, Any] = dict.fromkeys(names, "constexpr")
+    signature.update(zip(runtime, configuration.types, strict=True))
+    constants = {(names.index(name),): value for name, value in configuration.constants.items()}
+    # Allocations begin at multiples of 16 bytes at least, and the benchmarked sizes are multiples of 16.
+    attributes = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if signature[name].startswith("*") or signature[name] == "i32"
+    }
+    source = ASTSource(configuration.kernel, signature, constants, attributes)
+    kernel = triton.compile(source, target=TARGETS[target], options={"num_warps": configuration.warps})
+    found = _amd(kernel.asm) if target.startswith("gfx") else _nvidia(kernel.asm)
+    return Compiled(
+        name=configuration.name,
+        target=target,
+        shared=kernel.metadata.shared,
+        allows_vector_loads=configuration.vector_loads,
+        **found,
+    )
+
+
+def _nvidia(asm: Any) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = _output(knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name)
+        code = _output(knobs.nvidia.nvdisasm.path, "-c", file.name)
+    registers = re.search(r"REG:(\d+)", usage)
+    if registers is None:
+        raise RuntimeError(f"cuobjdump: expected a register count, got {usage!r}")
+    return {
+        "registers": int(registers.group(1)),
+        "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        "vector_loads": len(re.findall(r"\bLDG\S*\.128|\bLDGSTS\S*\.128", code)),
+        "loads": len(re.findall(r"\bLDG(?:STS)?\b", code)),
+        "matrix": len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", code)),
+        "float64": len(re.findall(r"\b(?:DADD|DMUL|DFMA|DSETP)\b", code)),
+    }
+
+
+def _amd(asm: Any) -> dict[str, int]:
+    code = asm["amdgcn"]
+    counts = {key: re.search(rf"\.{key}:\s+(\d+)", code) for key in ("vgpr_count", "vgpr_spill_count")}
+    registers, spills = (int(match.group(1)) if match else -1 for match in counts.values())
+    return {
+        "registers": registers,
+        "spills": spills,
+        "vector_loads": len(re.findall(r"\b(?:global|buffer)_load_dwordx4\b", code)),
+        "loads": len(re.findall(r"\b(?:global|buffer)_load_", code)),
+        "matrix": len(re.findall(r"\bv_mfma_", code)),
+        "float64": len(re.findall(r"\bv_(?:add|mul|fma)_f64\b", code)),
+    }
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def compile_all(targets: Iterable[str], shipped_only: bool) -> list[Compiled]:
+    """Compile all configurations, or the everyday subset, for some targets."""
+    return [
+        compile_configuration(configuration, target)
+        for target in targets
+        for configuration in configurations(TARGETS[target].backend)
+        if configuration.shipped or not shipped_only
+    ]
+
+
+def page(found: list[Compiled]) -> str:
+    """The table as Markdown: one row a configuration, registers / spills / shared memory / 128-bit loads a target."""
+    targets = list(dict.fromkeys(result.target for result in found))
+    by_name: dict[str, dict[str, Compiled]] = {}
+    for result in found:
+        by_name.setdefault(result.name, {})[result.target] = result
+    lines = [
+        "# Compiled kernels",
+        "",
+        "Every configuration that can be launched, compiled without a GPU. Each cell: registers a thread, spills,",
+        "shared memory in KiB, 128-bit loads of all global loads, matrix instructions. Made by",
+        f"`python -m bench.compiled` with triton {triton.__version__}.",
+        "",
+        "| configuration | " + " | ".join(targets) + " |",
+        "|---|" + "---|" * len(targets),
+    ]
+    lines += [f"| {name} | " + " | ".join(_cell(row[t]) for t in targets) + " |" for name, row in by_name.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(result: Compiled) -> str:
+    return (
+        f"{result.registers} reg, {result.spills} spills, {result.shared / 1024:.3g} KiB, "
+        f"{result.vector_loads}/{result.loads} loads, {result.matrix} mma"
+    )
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--shipped", action="store_true", help="only the configurations of everyday tests")
+    parser.add_argument("--json", help="write JSON to this file (- is standard output) instead of the page")
+    arguments = parser.parse_args()
+    found = compile_all(arguments.targets, arguments.shipped)
+    if arguments.json is None:
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page(found), encoding="utf-8")
+        print(f"wrote {PAGE}")
+    else:
+        text = json.dumps([asdict(result) for result in found], indent=1)
+        if arguments.json == "-":
+            sys.stdout.write(text + "\n")
+        else:
+            Path(arguments.json).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

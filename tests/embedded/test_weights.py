@@ -1,0 +1,105 @@
+"""What the embedded models promise: they answer, and they tell sounds apart. This is measured anew at each test run."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from configs.model_configs import EMBEDDED
+from safe_train.config import EvaluationSettings
+from safe_train.data.rows import vl_rows
+from safe_train.data.vqa import load_vqa
+from safe_train.embedded import weights
+from safe_train.embedded.dataset import DatasetSizes, write_dataset
+from safe_train.embedded.models import build_audio_encoder, build_base, build_feature_extractor
+from safe_train.embedded.questions import QUESTION_TYPES
+from safe_train.embedded.sounds import ALL_SOUNDS, synthesize
+from safe_train.evaluate import base_answers
+from safe_train.model import AudioEncoder, Base, load_audio_encoder
+
+LEAST_VL, LEAST_VL_TYPE, LEAST_AUDIO = 0.93, 0.85, 0.97
+TRAIN_SEED, TEST_SEED = 90_001, 90_002  # the recipe's seeds are 0
+MAX_BYTES = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def validation_rows(tmp_path_factory):
+    """The 2,000 validation questions; the other sets are kept small, since they do not change this one."""
+    root = tmp_path_factory.mktemp("validation")
+    write_dataset(root, DatasetSizes(train_questions=2, train_clips=2, val_clips=2))
+    rows = vl_rows(load_vqa(root, "val"))
+    assert len(rows) == 2_000
+    return rows
+
+
+def vl_accuracies(base, rows):
+    """Accuracy by ``generate``, over all rows and by question type."""
+    scores = base_answers(base, rows, EvaluationSettings()).scores
+    by_kind = defaultdict(list)
+    for row, score in zip(rows, scores, strict=True):
+        by_kind[row.kind].append(score)
+    return np.mean(scores), {kind: np.mean(values) for kind, values in by_kind.items()}
+
+
+def test_the_base_answers_the_validation_questions(embedded_base, validation_rows):
+    overall, by_kind = vl_accuracies(embedded_base, validation_rows)
+    assert set(by_kind) == set(QUESTION_TYPES)
+    assert overall >= LEAST_VL
+    assert min(by_kind.values()) >= LEAST_VL_TYPE, by_kind
+
+
+def test_an_untrained_base_does_not(embedded_base, validation_rows):
+    """Negative control, and proof that answers cannot be guessed from the questions."""
+    processor = embedded_base.processor
+    untrained = Base(build_base(processor).requires_grad_(False).eval(), processor, "untrained")
+    overall, _ = vl_accuracies(untrained, validation_rows[:200])
+    assert overall < LEAST_VL_TYPE
+
+
+def test_a_base_that_sees_the_wrong_image_does_not(embedded_base, validation_rows):
+    """Negative control: the same questions about other images."""
+    rows = validation_rows[:200]
+    swapped = [
+        type(row)(row.row_id, row.question, row.answers, other.image, row.audio, row.kind, row.cluster)
+        for row, other in zip(rows, rows[100:] + rows[:100], strict=True)
+    ]
+    overall, _ = vl_accuracies(embedded_base, swapped)
+    assert overall < LEAST_VL_TYPE
+
+
+def features_and_labels(encoder, num_clips, seed):
+    rng = np.random.default_rng(seed)
+    sounds = [ALL_SOUNDS[index] for index in rng.integers(len(ALL_SOUNDS), size=num_clips)]
+    clips = [torch.from_numpy(synthesize(sound, rng)) for sound in sounds]
+    return encoder(clips).values[:, 0].numpy(), sounds
+
+
+def probe_accuracies(encoder):
+    """Accuracy on held-out clips of a linear classifier on the encoder's features, for each class."""
+    train, train_sounds = features_and_labels(encoder, 400, TRAIN_SEED)
+    test, test_sounds = features_and_labels(encoder, 400, TEST_SEED)
+    accuracies = {}
+    for name in ("kind", "pitch", "count"):
+        probe = LogisticRegression(max_iter=1_000).fit(train, [getattr(sound, name) for sound in train_sounds])
+        accuracies[name] = probe.score(test, [getattr(sound, name) for sound in test_sounds])
+    return accuracies
+
+
+def test_the_audio_encoder_tells_kind_pitch_and_count_apart():
+    accuracies = probe_accuracies(load_audio_encoder(EMBEDDED))
+    assert min(accuracies.values()) >= LEAST_AUDIO, accuracies
+
+
+def test_an_untrained_audio_encoder_does_not():
+    """Negative control: random features keep the pitch, not the rest."""
+    untrained = AudioEncoder(build_audio_encoder(), build_feature_extractor(), "untrained")
+    assert min(probe_accuracies(untrained).values()) < LEAST_AUDIO
+
+
+@pytest.mark.parametrize("folder", [weights.base_folder(), weights.audio_encoder_folder()], ids=lambda path: path.name)
+def test_weights_are_small_safetensors(folder):
+    assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+    assert (folder / "model.safetensors").stat().st_size < MAX_BYTES
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]

@@ -1,0 +1,106 @@
+"""Sizes are read from the base, trained parts go to disk alone and come back, wrong folders are told apart."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from safe_train.errors import InputError
+from safe_train.model import load_audio_encoder, load_base
+from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FusionStatistics
+
+
+def test_sizes_are_the_bases(sources):
+    found = {name: (load_base(s).hidden_size, len(load_base(s).decoder_layers)) for name, s in sources.items()}
+    assert found == {"embedded": (128, 3), "llava": (48, 5), "qwen2_vl": (64, 4)}
+
+
+def test_head_gives_the_bases_logits(source, rows, attach):
+    model, encoder = attach(source)
+    inputs = encoder.training_batch(rows).inputs
+    with torch.no_grad():
+        expected = model.base.model(**inputs, use_cache=False).logits
+        assert torch.equal(model.base.head(model.base.last_hidden_state(**inputs)), expected)
+
+
+def test_trained_parts_come_back_and_the_base_is_not_among_them(tmp_path, attach, rows):
+    model, encoder = attach("embedded", lora_rank=2)
+    model.save_adapter(tmp_path)
+    stored = load_file(tmp_path / ADAPTER_WEIGHTS)
+    assert set(stored) == set(model.trainable_parameters())
+    assert json.loads((tmp_path / ADAPTER_CONFIG).read_text())["base_model"] == "embedded"
+    other, _ = attach("embedded", trained=False, lora_rank=2)
+    other.load_adapter(tmp_path)
+    batch = encoder.training_batch(rows)
+    with torch.no_grad():
+        first, second = (m.last_hidden_state(batch.inputs, batch.features) for m in (model, other))
+    assert torch.equal(first, second)
+
+
+def test_trained_parts_of_another_configuration_are_refused(tmp_path, attach):
+    model, _ = attach("embedded")
+    model.save_adapter(tmp_path)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    name = next(iter(tensors))
+    save_file(tensors | {name: torch.zeros(2, 2)}, tmp_path / ADAPTER_WEIGHTS)
+    with pytest.raises(InputError, match=name):
+        model.load_adapter(tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        model.load_adapter(tmp_path / "elsewhere")
+
+
+def test_same_seed_same_initialization(attach):
+    first, second = (attach("embedded", trained=False)[0].trainable_parameters() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_statistics_measure_the_fusion(attach, rows):
+    model, encoder = attach("embedded")
+    batch = encoder.training_batch(rows)
+    seen = []
+    handles = [fusion.register_forward_hook(lambda _m, args, out: seen.append((args[0], out))) for fusion in model.fusions]
+    model.statistics = FusionStatistics()
+    with torch.no_grad():
+        model.last_hidden_state(batch.inputs, batch.features)
+    expected = sum((update.double().norm() / hidden.double().norm()).item() for hidden, update in seen) / 2
+    assert model.statistics.calls == 2
+    assert model.statistics.mean_relative_update == pytest.approx(expected, rel=1e-5)
+    for handle in handles:
+        handle.remove()
+    model.gate, model.statistics = 0.0, FusionStatistics()
+    model.last_hidden_state(batch.inputs, batch.features)
+    assert model.statistics.calls == 0
+
+
+@pytest.mark.parametrize("content", ["nothing", "no weights", "pickled weights"])
+def test_a_folder_that_is_no_model_is_one_line(tmp_path, content):
+    if content != "nothing":
+        (tmp_path / "config.json").write_text("{}")
+    if content == "pickled weights":
+        (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    for load in (load_base, load_audio_encoder):
+        with pytest.raises(InputError, match=r"config\.json|safetensors") as caught:
+            load(str(tmp_path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_refused(sources):
+    with pytest.raises(InputError, match="a CLAP or Whisper model, got llava"):
+        load_audio_encoder(sources["llava"])
+
+
+def test_whisper_features_end_with_the_clip(tmp_path):
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=50, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=16, max_source_positions=1500,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+    )  # fmt: skip
+    WhisperModel(config).save_pretrained(tmp_path)
+    WhisperFeatureExtractor(feature_size=16).save_pretrained(tmp_path)
+    encoder = load_audio_encoder(str(tmp_path))
+    features = encoder([torch.zeros(16_000), torch.zeros(480_000)])
+    assert features.values.shape == (2, 1500, 32)
+    assert features.mask.sum(1).tolist() == [50, 1500]  # 20 ms a feature

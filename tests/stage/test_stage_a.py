@@ -1,0 +1,162 @@
+"""The loop: schedules, accumulation, metrics, resuming after kill -9, and stopping on what is not finite."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from safe_train.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
+from safe_train.config import OptimizationSettings
+from safe_train.errors import InputError
+from safe_train.model.safe_model import ADAPTER_WEIGHTS
+from safe_train.stage_a import NonFiniteLossError, gate_at, learning_rate_scale
+from tests.tolerances import relative_error
+
+
+def weights_of(stage):
+    return {name: p.detach().clone() for name, p in stage.model.trainable_parameters().items()}
+
+
+def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
+    settings = OptimizationSettings(max_steps=100, warmup_share=0.1)
+    scales = [learning_rate_scale(step, settings) for step in range(100)]
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[9] == scales[10] == 1.0
+    assert scales[55] == pytest.approx(0.5)
+    assert all(a > b for a, b in zip(scales[10:], scales[11:], strict=False))
+
+
+def test_gate_opens_linearly_and_stays_open():
+    settings = OptimizationSettings(max_steps=100, gate_warmup_share=0.04)
+    assert [gate_at(step, settings) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert gate_at(0, OptimizationSettings(max_steps=100, gate_warmup_share=0.0)) == 1.0
+
+
+def test_the_audio_loss_falls(configure, prepare):
+    stage = prepare(configure(variant="no_retention", optimization__max_steps=30, optimization__audio_batch_size=16))
+    losses = [stage.train_step()["audio_loss"] for _ in range(30)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_accumulation_equals_one_large_batch(configure, prepare):
+    """Two micro-batches of 4 are the rows of one batch of 8, in the same order."""
+    gradients = []
+    for size, count in ((8, 1), (4, 2)):
+        stage = prepare(
+            configure(
+                variant="soft_retention", optimization__audio_batch_size=size, optimization__vl_batch_size=size,
+                optimization__gradient_accumulation_steps=count, data__image_share=0.0,
+            )
+        )  # fmt: skip
+        stage.train_step()
+        gradients.append(torch.cat([p.grad.flatten() for p in stage.model.trainable_parameters().values()]))
+    assert relative_error(gradients[1], gradients[0]) < 1e-4
+
+
+@pytest.mark.parametrize("variant", ["no_retention", "full_retention"])
+def test_resuming_gives_the_same_bits(tmp_path, configure, prepare, variant):
+    config = configure(variant=variant)
+    straight = prepare(config)
+    straight.train(tmp_path / "straight")
+    interrupted = prepare(config)
+    interrupted.train(tmp_path / "interrupted", should_stop=lambda: interrupted.step == 5)
+    resumed = prepare(config)
+    resumed.resume(latest_checkpoint(tmp_path / "interrupted"), tmp_path / "interrupted")
+    assert resumed.step == 5
+    resumed.train(tmp_path / "interrupted")
+    expected = weights_of(straight)
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
+    lines = [json.loads(line) for line in (tmp_path / "interrupted" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+
+
+def test_negative_control_resuming_without_the_mechanisms_state_differs(tmp_path, configure, prepare, monkeypatch):
+    config = configure(variant="full_retention")
+    straight = prepare(config)
+    straight.train(tmp_path / "straight")
+    interrupted = prepare(config)
+    interrupted.train(tmp_path / "interrupted", should_stop=lambda: interrupted.step == 5)
+    resumed = prepare(config)
+    monkeypatch.setattr(type(resumed.stack), "load_state_dict", lambda _self, _state: None)
+    resumed.resume(latest_checkpoint(tmp_path / "interrupted"), tmp_path / "interrupted")
+    resumed.train(tmp_path / "interrupted")
+    expected = weights_of(straight)
+    assert not all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
+
+
+def launch(folder: Path, data: Path, *options: str) -> subprocess.Popen:
+    settings = ["optimization.max_steps=24", "optimization.audio_batch_size=4", "optimization.vl_batch_size=4"]
+    settings += [f"data.root={data}", "checkpoint_every=4", "evaluation.max_vl=4", "evaluation.max_audio=4"]
+    command = [sys.executable, "-c", "from safe_train.cli import train; train()"]
+    fresh = ["--output-root", str(folder), *(part for setting in settings for part in ("--set", setting))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [*command, *(options or fresh)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def finished(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_give_the_bits_of_an_uninterrupted_run(tmp_path, data_folder):
+    finished(launch(tmp_path / "straight", data_folder))
+    killed = launch(tmp_path / "killed", data_folder)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("*/checkpoints/step-0000008")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    (run,) = (tmp_path / "killed").iterdir()
+    assert latest_checkpoint(run).step < 24
+    finished(launch(tmp_path, data_folder, "--resume", str(run)))
+    (straight,) = (tmp_path / "straight").iterdir()
+    expected = load_file(latest_checkpoint(straight).folder / ADAPTER_WEIGHTS)
+    found = load_file(latest_checkpoint(run).folder / ADAPTER_WEIGHTS)
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_is_not_finite_stops_the_run_before_the_step(tmp_path, configure, prepare):
+    stage = prepare(configure(variant="no_retention"))
+    stage.train_step()
+    with torch.no_grad():
+        next(iter(stage.model.trainable_parameters().values())).fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match="step 2: expected finite values, got audio_loss nan"):
+        stage.train_step()
+    assert stage.step == 1
+
+
+def test_the_newest_two_checkpoints_are_kept_and_a_partial_one_is_ignored(tmp_path, configure, prepare):
+    stage = prepare(configure(variant="no_retention"))
+    stage.train_step()
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, stage.model, stage.optimizer, stage.stack)
+    (tmp_path / ".step-0000004.partial").mkdir()
+    assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == [2, 3]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, configure, prepare):
+    stage = prepare(configure(variant="full_retention"))
+    stage.train(tmp_path, should_stop=lambda: True)
+    checkpoint = latest_checkpoint(tmp_path)
+    wider = prepare(configure(variant="full_retention", model__fusion_dim=64))
+    with pytest.raises(InputError, match="the tensors of this configuration"):
+        wider.resume(checkpoint, tmp_path)
+    (checkpoint.folder / "retention.safetensors").unlink()
+    with pytest.raises(InputError, match="a checkpoint of this configuration"):
+        prepare(configure(variant="full_retention")).resume(checkpoint, tmp_path)
+    with pytest.raises(InputError, match="a run folder with a checkpoint"):
+        latest_checkpoint(tmp_path / "nothing")
