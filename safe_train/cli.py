@@ -222,7 +222,8 @@ def check_data(root: Path, splits: tuple[str, ...]) -> None:
 def _quiet_libraries() -> None:
     """Keeps the libraries' own progress bars out of the output; their warnings stay."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -39,3 +39,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 # Share of an applied update that lies inside the protected subspace: rounding of the weights themselves (1e-7 of a
 # weight of size 1) against updates of 1e-3 of a weight.
 LEAKAGE = 1e-5
+
+# Hidden states or logits of one row computed in batches of different make-up: the order of sums differs, a few rounding
+# errors for each of a handful of layers.
+LOGITS = {torch.float64: 1e-12, torch.float32: 2e-5}

@@ -22,6 +22,11 @@ def check_selection(rank: int | None, energy: float | None, dimension: int) -> N
         raise ValueError(f"energy: expected a share in (0, 1], got {energy}")
 
 
+def singular_resolution(size: int, dtype: torch.dtype) -> float:
+    """Share of the largest singular value below which a direction may be nothing but the rounding of `size` entries."""
+    return 4.0 * size * torch.finfo(dtype).eps
+
+
 def gram(rows: Tensor) -> Tensor:
     """`rows @ rows.T` in float64."""
     total = rows.new_zeros((rows.shape[0], rows.shape[0]), dtype=torch.float64)

@@ -18,6 +18,7 @@ from safe_kernels.null_space._spectrum import (
     check_selection,
     gram_spectrum,
     selected_rank,
+    singular_resolution,
     spectrum,
     vectors_from_gram,
 )
@@ -77,7 +78,7 @@ def gram_basis(rows: Tensor, *, rank: int | None = None, energy: float | None = 
     check_floating("rows", rows)
     check_selection(rank, energy, rows.shape[1])
     dtype = basis_dtype(rows.dtype)
-    resolution = (min(rows.shape) * torch.finfo(dtype).eps) ** 2
+    resolution = singular_resolution(min(rows.shape), dtype) ** 2
     if rows.shape[0] > rows.shape[1]:
         wide = rows.double()
         return _eigenbasis("rows", wide.t() @ wide, dtype, resolution, rank, energy)
@@ -109,14 +110,14 @@ def covariance_basis(cov: Tensor, *, rank: int | None = None, energy: float | No
     check_floating("cov", cov, (torch.float32, torch.float64))
     check_shape("cov", cov, (cov.shape[0], cov.shape[0]))
     check_selection(rank, energy, cov.shape[0])
-    resolution = cov.shape[0] * torch.finfo(cov.dtype).eps
+    resolution = singular_resolution(cov.shape[0], cov.dtype)
     return _eigenbasis("cov", cov.double(), cov.dtype, resolution, rank, energy)
 
 
 def sketch_basis(rows: Tensor, total: float, *, rank: int, energy: float | None) -> Basis:
     """Principal subspace of a sketch's rows; the captured share is of `total`, the energy of all rows sketched."""
     squares, left = gram_spectrum("rows", rows)
-    resolution = (rows.shape[0] * torch.finfo(rows.dtype).eps) ** 2
+    resolution = singular_resolution(rows.shape[0], rows.dtype) ** 2
     keep = selected_rank(squares, total, resolution, rank, energy)
     vectors = vectors_from_gram(rows, squares[:keep], left[:, :keep])
     return Basis(vectors, _share(squares[:keep], total), squares[:keep].sqrt().to(rows.dtype))

@@ -54,7 +54,7 @@ class FeatureCache:
         """Features of each encoder for a batch of clips; None is silence."""
         for clip in clips:
             if clip not in self._by_clip:
-                # One by one: in a batch, a clip's last bits would depend on its neighbors, and a resumed run on its past.
+                # One by one: in a batch, a clip's last bits depend on its neighbors, and a resumed run on its past.
                 self._by_clip[clip] = tuple(encoder([self._waveform(clip, encoder)]) for encoder in self.encoders)
         per_clip = [self._by_clip[clip] for clip in clips]
         return tuple(AudioFeatures.cat(list(parts)) for parts in zip(*per_clip, strict=True))
@@ -141,15 +141,14 @@ class RowEncoder:
         """The tokens that follow the prompt: the answer and what the template ends a turn with."""
         key = (row.question, row.answers[0])
         if key not in self._answers:
-            prompt, full = (
-                self.processor.tokenizer(self._conversation(row, answer=answer), add_special_tokens=False).input_ids
-                for answer in (None, row.answers[0])
-            )
-            if full[: len(prompt)] != prompt or len(full) == len(prompt):
+            texts = [self._conversation(row, answer=answer) for answer in (None, row.answers[0])]
+            prompt, full = (self.processor.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+            added = texts[1][len(texts[0]) :]
+            if full[: len(prompt)] != prompt or row.answers[0].strip() not in added:
                 raise InputError(
                     "chat template",
                     "an answer that follows the generation prompt",
-                    "a conversation that does not begin with its own prompt",
+                    "a conversation that is not its prompt followed by the answer",
                     "choose a base whose template is prefix-stable",
                 )
             self._answers[key] = full[len(prompt) :]

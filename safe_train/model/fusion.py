@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class GatedCrossAttention(nn.Module):
-    """``update(h) = W_o softmax(q k^T / sqrt(d)) v`` with ``q = W_q norm(h)``, ``k = W_k norm(a)`` and ``v = W_v norm(a)``.
+    """``update(h) = W_o softmax(q k^T / sqrt(d)) v``, queries from the hidden states h, keys and values from audio a.
+
+    ``q = W_q norm(h)``, ``k = W_k norm(a)``, ``v = W_v norm(a)``.
 
     The caller adds ``gate * update(h)`` to the hidden states. ``W_o`` is zero at initialization, so the fusion has no
     effect before training. The normalizations carry no parameters and there are no biases: every trained parameter is

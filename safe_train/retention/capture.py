@@ -59,7 +59,7 @@ class LinearCapture:
         return record
 
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """By layer, inputs [N, T, d_in] and output gradients [N, T, d_out] since the last call; unused layers left out."""
+        """Inputs [N, T, d_in] and output gradients [N, T, d_out] of each layer that was used since the last call."""
         taken = {
             name: (torch.cat([x for x, _ in uses], dim=1), torch.cat([g for _, g in uses], dim=1))
             for name, uses in self._uses.items()

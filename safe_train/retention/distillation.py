@@ -30,6 +30,12 @@ class Distillation(Mechanism):
         self.head, self.weight, self.temperature = head, weight, temperature
         self.divergence: Literal["forward", "reverse", "jsd"] = divergence
         self._last: Tensor | None = None
+        self._largest: Tensor | None = None
+
+    @property
+    def was_active(self) -> bool:
+        """Whether the divergence was ever above zero."""
+        return self._largest is not None and self._largest.item() > 0.0
 
     def loss(self, student: AnswerStates, teacher_hidden: Tensor) -> Tensor:
         """The weighted divergence."""
@@ -43,12 +49,9 @@ class Distillation(Mechanism):
             divergence=self.divergence,
         )
         self._last = value.detach()
+        self._largest = self._last if self._largest is None else self._largest.maximum(self._last)
         return self.weight * value
 
     def observations(self) -> dict[str, float]:
         """The unweighted divergence in nats a token."""
-        if self._last is None:
-            return {}
-        value = self._last.item()
-        self.was_active |= value > 0.0
-        return {"kl": value}
+        return {} if self._last is None else {"kl": self._last.item()}

@@ -90,7 +90,7 @@ class ElasticWeightConsolidation(Mechanism):
             [self.fishers[name] for name in names],
             self.weight,
         )
-        self.was_active = True
+        self._acted = True
 
     def observations(self) -> dict[str, float]:
         """The weighted penalty, and the trace before scaling."""
@@ -107,7 +107,7 @@ class ElasticWeightConsolidation(Mechanism):
         self.anchors = {name: state[f"anchor.{name}"].clone() for name in self.anchors}
         self.fishers = {n: state[f"fisher.{n}"].clone() for n in self.linears if f"fisher.{n}" in state}
         self.raw_trace = state["raw_trace"].item()
-        self.was_active = bool(self.fishers)
+        self._acted = bool(self.fishers)
 
 
 def accumulate_fisher(

@@ -75,11 +75,15 @@ class Mechanism:
 
     Attributes:
         name: how logs and tables call it.
-        was_active: whether it has had any effect so far.
     """
 
     name = "mechanism"
-    was_active = False
+    _acted = False
+
+    @property
+    def was_active(self) -> bool:
+        """Whether it has had any effect so far."""
+        return self._acted
 
     def before_step(self, step: int, rows_seen: int) -> None:
         """Before a step's first forward pass: calibrate if due. ``rows_seen`` counts protected rows up to here."""

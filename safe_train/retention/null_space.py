@@ -159,7 +159,7 @@ class NullSpaceProjection(Mechanism):
         project_null_space_(chosen, bases, one_sided=self.one_sided)
         for tensor in chosen:
             tensor.mul_(sign)
-        self.was_active = True
+        self._acted = True
         self._last = {
             "null_space_removed": _norm([b - c for b, c in zip(before, chosen, strict=True)])
             / max(_norm(before), 1e-30),
@@ -194,7 +194,7 @@ class NullSpaceProjection(Mechanism):
             if f"vectors.{name}" in state
         }
         self.computed_at = int(state["computed_at"])
-        self.was_active = bool(self.bases)
+        self._acted = bool(self.bases)
 
 
 def _check_adamw(optimizer: torch.optim.Optimizer) -> None:

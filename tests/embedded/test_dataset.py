@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatc
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     monkeypatch.setenv("SAFE_CACHE", str(blocked))
-    with pytest.raises(InputError, match="expected a folder that can be written, got .*; set SAFE_CACHE to another"):
+    with pytest.raises(InputError, match=r"expected a folder that can be written, got .*; set SAFE_CACHE to another"):
         embedded_data_root(TINY)
 
 

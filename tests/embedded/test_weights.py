@@ -93,7 +93,7 @@ def test_the_audio_encoder_tells_kind_pitch_and_count_apart():
 
 
 def test_an_untrained_audio_encoder_does_not():
-    """Negative control: random features keep the pitch, not the rest."""
+    """Negative control: the probe alone, on features of random weights, is not enough."""
     untrained = AudioEncoder(build_audio_encoder(), build_feature_extractor(), "untrained")
     assert min(probe_accuracies(untrained).values()) < LEAST_AUDIO
 

@@ -8,9 +8,26 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+
+def interpret_triton() -> None:
+    """Run Triton kernels in its interpreter, also where another test has imported Triton before.
+
+    `TRITON_INTERPRET` is read when a kernel is defined. Triton's own library functions, such as `tl.sum`, are defined
+    on import; those that were defined for compilation are defined again.
+    """
+    os.environ["TRITON_INTERPRET"] = "1"
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    for module in (tl, tl.standard, tl.random):
+        for name, value in list(vars(module).items()):
+            if isinstance(value, JITFunction):
+                setattr(module, name, InterpretedFunction(value.fn))
+
+
 if not torch.cuda.is_available():
-    # Read when a kernel is defined, so it is set before safe_kernels loads one.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    interpret_triton()
 
 BACKENDS = ["torch", "triton"]
 

@@ -60,7 +60,9 @@ def test_statistics_measure_the_fusion(attach, rows):
     model, encoder = attach("embedded")
     batch = encoder.training_batch(rows)
     seen = []
-    handles = [fusion.register_forward_hook(lambda _m, args, out: seen.append((args[0], out))) for fusion in model.fusions]
+    handles = [
+        fusion.register_forward_hook(lambda _m, args, out: seen.append((args[0], out))) for fusion in model.fusions
+    ]
     model.statistics = FusionStatistics()
     with torch.no_grad():
         model.last_hidden_state(batch.inputs, batch.features)

@@ -38,7 +38,8 @@ def save_llava(folder: Path) -> Path:
     torch.manual_seed(1)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=48, patch_size=24
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+            image_size=48, patch_size=24,
         ),
         text_config=LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=5,
@@ -55,7 +56,8 @@ def save_qwen2_vl(folder: Path) -> Path:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=build_tokenizer().backend_tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
-    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in _QWEN_TOKENS], special_tokens=True)
+    added = [AddedToken(name, special=True, normalized=False) for name in _QWEN_TOKENS]
+    tokenizer.add_tokens(added, special_tokens=True)
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in _QWEN_TOKENS}
     torch.manual_seed(2)
     config = Qwen2VLConfig(

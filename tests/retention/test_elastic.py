@@ -36,9 +36,7 @@ def test_true_fisher_draws_its_labels_from_the_model():
     expected = per_row_gradients(model, batch, labels)
     for name, fisher in fishers.items():
         assert relative_error(fisher, expected[name].square().sum(0)) < FISHER[torch.float32]
-    draws = torch.stack(
-        [draw_labels(model.head, states, torch.Generator().manual_seed(seed)) for seed in range(4000)]
-    )
+    draws = torch.stack([draw_labels(model.head, states, torch.Generator().manual_seed(seed)) for seed in range(4000)])
     frequencies = torch.stack([(draws == token).float().mean(0) for token in range(11)], dim=1)
     probabilities = model.head(states.hidden).softmax(-1)
     assert (frequencies - probabilities).abs().max() < 5 * 0.5 / 4000**0.5  # five standard errors at most

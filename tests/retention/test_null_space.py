@@ -238,7 +238,7 @@ def test_what_cannot_be_done_is_refused():
     model = ToyModel()
     with pytest.raises(ValueError, match="carry no sign"):
         build(model, adamw(model), subspace="activation", one_sided=True)
-    with pytest.raises(ValueError, match="expected torch.optim.AdamW"):
+    with pytest.raises(ValueError, match=r"expected torch\.optim\.AdamW"):
         build(model, sgd(model.parameters()), projects="audio_update")
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
     assert scales[0] == pytest.approx(0.1)
     assert scales[9] == scales[10] == 1.0
     assert scales[55] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(scales[10:], scales[11:], strict=False))
+    assert all(a > b for a, b in pairwise(scales[10:]))
 
 
 def test_gate_opens_linearly_and_stays_open():

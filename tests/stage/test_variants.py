@@ -86,9 +86,7 @@ def test_distillation_weight_scales_the_kl_gradient_and_nothing_else(trace):
 def test_fisher_weight_scales_the_penalty_gradient_and_nothing_else(trace):
     settings = {"retention__fisher_at": 0.5}
     base, once, twice = (
-        trace(
-            changed(distillation_weight=0.0, fisher_weight=weight, enable_null_space=False), steps=5, **settings
-        )
+        trace(changed(distillation_weight=0.0, fisher_weight=weight, enable_null_space=False), steps=5, **settings)
         for weight in (0.0, 1.0, 2.0)
     )
     assert all(torch.equal(a, b) for a, b in zip(base["gradients"][:4], once["gradients"][:4], strict=True))

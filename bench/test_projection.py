@@ -1,0 +1,67 @@
+"""Null-space projection of many tensors: each element is read and written once at least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.measure import OURS, Row, Work, relative_error, run
+from safe_kernels import project_null_space_
+from safe_kernels.null_space import reference
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+Projection = Callable[[list[Tensor], list[Tensor]], None]
+
+
+def loop(tensors: list[Tensor], bases: list[Tensor]) -> None:
+    """Two matrix products a tensor, in the tensor's dtype."""
+    for tensor, basis in zip(tensors, bases, strict=True):
+        basis = basis.to(tensor.dtype)
+        tensor.addmm_(tensor @ basis, basis.T, alpha=-1.0)
+
+
+def foreach(tensors: list[Tensor], bases: list[Tensor]) -> None:
+    """The same products, subtracted by one multi-tensor operation."""
+    pairs = zip(tensors, (basis.to(tensor.dtype) for tensor, basis in zip(tensors, bases, strict=True)), strict=True)
+    torch._foreach_sub_(tensors, [(tensor @ basis) @ basis.T for tensor, basis in pairs])
+
+
+PROJECTIONS: dict[str, Projection] = {OURS: project_null_space_, "addmm_ a tensor": loop, "torch._foreach": foreach}
+
+
+def measure(
+    benchmark: Any, device: torch.device, name: str, count: int, shape: tuple[int, int], rank: int, dtype: torch.dtype
+) -> None:
+    tensors = [torch.randn(shape, device=device).to(dtype) for _ in range(count)]
+    bases = [torch.linalg.qr(torch.randn(shape[1], rank, device=device))[0].contiguous() for _ in range(count)]
+    want = reference.projected(tensors[0].double(), bases[0].double())
+    PROJECTIONS[name](tensors, bases)
+    row = Row(
+        operation="project_null_space_",
+        size=f"{count} tensors of {shape[0]} x {shape[1]}, rank {rank}, {str(dtype).removeprefix('torch.')}",
+        implementation=name,
+        work=Work(traffic=2.0 * sum(tensor.nbytes for tensor in tensors)),
+        error=relative_error(tensors[0], want),
+        tolerance=TOLERANCE[dtype],
+        rounds=5,
+    )
+    run(benchmark, row, lambda: PROJECTIONS[name](tensors, bases), device)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("name", list(PROJECTIONS))
+def test_small(benchmark: Any, device: torch.device, name: str) -> None:
+    measure(benchmark, device, name, 40, (256, 512), 8, torch.float32)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*PROJECTIONS, "torch.compile"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_full(benchmark: Any, device: torch.device, name: str, dtype: torch.dtype) -> None:
+    PROJECTIONS.setdefault("torch.compile", torch.compile(loop))
+    measure(benchmark, device, name, 400, (366, 1024), 8, dtype)

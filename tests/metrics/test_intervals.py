@@ -1,0 +1,86 @@
+"""The cluster bootstrap: its mean, and how often its interval covers a mean that is known."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from safe_train.metrics.intervals import cluster_bootstrap
+
+NUM_CLUSTERS, CLUSTER_SIZE, NUM_EXPERIMENTS = 60, 6, 400
+TRUE_MEAN = 0.4
+
+
+def experiment(rng):
+    """Rows that share a random effect within their cluster: intraclass correlation 0.8."""
+    effects = rng.normal(TRUE_MEAN, 2.0, size=NUM_CLUSTERS)
+    values = np.repeat(effects, CLUSTER_SIZE) + rng.normal(0.0, 1.0, size=NUM_CLUSTERS * CLUSTER_SIZE)
+    return values.tolist(), [str(cluster) for cluster in range(NUM_CLUSTERS) for _ in range(CLUSTER_SIZE)]
+
+
+def covered(values, clusters, seed):
+    interval = cluster_bootstrap(values, clusters, resamples=400, seed=seed)
+    return interval.low <= TRUE_MEAN <= interval.high
+
+
+def coverage_band(probability):
+    """Counts out of NUM_EXPERIMENTS that a coverage of this probability gives in all but one of 10,000 cases."""
+    return binom.ppf([5e-5, 1 - 5e-5], NUM_EXPERIMENTS, probability)
+
+
+def test_a_95_percent_interval_covers_the_mean_as_often_as_it_says():
+    """A percentile interval over 60 clusters is a little narrow: its nominal coverage is 94 % (Gaussian, t of 59)."""
+    rng = np.random.default_rng(0)
+    hits = sum(covered(*experiment(rng), seed) for seed in range(NUM_EXPERIMENTS))
+    low, high = coverage_band(0.94)
+    assert low <= hits <= high
+
+
+def test_rows_taken_for_independent_are_covered_less_often():
+    """Negative control: the same check with each row a cluster of its own."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(NUM_EXPERIMENTS):
+        values, _ = experiment(rng)
+        hits += covered(values, [str(row) for row in range(len(values))], seed)
+    low, _ = coverage_band(0.94)
+    assert hits < low
+
+
+def test_its_standard_error_is_that_of_the_ratio_estimator():
+    """For clusters of one size, the interval's half width is 1.96 times the standard error of the cluster means."""
+    values, clusters = experiment(np.random.default_rng(3))
+    means = np.asarray(values).reshape(NUM_CLUSTERS, CLUSTER_SIZE).mean(axis=1)
+    interval = cluster_bootstrap(values, clusters, resamples=4_000)
+    expected = 1.96 * means.std() / np.sqrt(NUM_CLUSTERS)
+    # The quantiles of 4,000 resamples are off by about 2 %.
+    assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.08)
+
+
+def test_the_mean_is_over_rows_and_not_over_clusters():
+    interval = cluster_bootstrap([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
+    assert interval.mean == 0.75
+    assert (interval.low, interval.high) == (0.0, 1.0)  # two clusters: both resamples of one alone come up
+
+
+def test_rows_of_a_cluster_need_not_be_neighbors():
+    values, clusters = experiment(np.random.default_rng(1))
+    order = np.random.default_rng(2).permutation(len(values))
+    shuffled = cluster_bootstrap([values[i] for i in order], [clusters[i] for i in order])
+    assert shuffled.low == pytest.approx(cluster_bootstrap(values, clusters).low)
+
+
+def test_the_seed_decides():
+    values, clusters = experiment(np.random.default_rng(1))
+    assert cluster_bootstrap(values, clusters) == cluster_bootstrap(values, clusters)
+    assert cluster_bootstrap(values, clusters) != cluster_bootstrap(values, clusters, seed=1)
+
+
+def test_equal_values_leave_no_doubt():
+    interval = cluster_bootstrap([1.0] * 4, ["a", "a", "b", "c"])
+    assert (interval.mean, interval.low, interval.high) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0], []), ([1.0], ["a", "b"])])
+def test_empty_and_unequal_inputs_are_refused(values, clusters):
+    with pytest.raises(ValueError, match="as many clusters as values"):
+        cluster_bootstrap(values, clusters)

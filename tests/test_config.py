@@ -1,0 +1,222 @@
+"""The configuration: typed, frozen, every key known and read somewhere."""
+
+import ast
+import datetime
+import functools
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import safe_train
+from safe_train.config import StageAConfig, build_config, describe_settings, known_keys, read_config_file
+from safe_train.errors import InputError
+from safe_train.run import read_config
+
+PACKAGE = Path(safe_train.__file__).parent
+
+
+def error_of(*args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        build_config(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def value_of(config, dotted):
+    for name in dotted.split("."):
+        config = getattr(config, name)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("optimization.max_step", "optimization.max_steps"),
+        ("optimisation.max_steps", "optimization"),
+        ("retention.tempature", "retention.temperature"),
+        ("max_steps", "optimization.max_steps"),
+        ("lora_rank", "model.lora_rank"),
+        ("Seed", "seed"),
+        ("qqqq", None),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(given, nearest):
+    text = error_of({}, {given: "1"})
+    assert "expected a known key, got an unknown one" in text
+    assert text.endswith(f"did you mean {nearest!r}?" if nearest else f"known are {', '.join(known_keys())}")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "nearest"),
+    [("variant", "ful_retention", "full_retention"), ("model.config", "demmo", "demo")],
+)
+def test_an_unknown_name_names_the_nearest(key, name, nearest):
+    text = error_of({}, {key: name})
+    assert text.startswith(f"{key}: expected one of ")
+    assert f"did you mean {nearest!r}?" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "dotted", "value"),
+    [
+        ("1e-3", "optimization.lr_adapter", 1e-3),
+        ("0.002", "optimization.lr_adapter", 2e-3),
+        ("7", "seed", 7),
+        ("null", "evaluation.max_vl", None),
+        ("false", "retention.null_space_one_sided", False),
+        ("[embedded, /models/clap]", "model.audio_encoders", ("embedded", "/models/clap")),
+        ("bf16", "precision", "bf16"),
+        ("'what is that: a dog?'", "data.audio_question", "what is that: a dog?"),
+        ("runs/1e3", "output_root", "runs/1e3"),
+        ("1e3", "output_root", "1e3"),
+        ("nan", "output_root", "nan"),
+    ],
+)
+def test_assignments_are_read_as_yaml(text, dotted, value):
+    found = value_of(build_config({}, {dotted: text}), dotted)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[", "{a: ", "'open", "a: b: c", "\t%"])
+def test_an_assignment_that_is_no_yaml(text):
+    assert error_of({}, {"data.root": text}).startswith("--set data.root: expected a YAML value, got ")
+
+
+@pytest.mark.parametrize(
+    ("dotted", "text"),
+    [
+        ("seed", "many"),
+        ("seed", "-1"),
+        ("optimization.max_steps", "0"),
+        ("optimization.beta1", "1.0"),
+        ("optimization.lr_adapter", "nan"),
+        ("data.image_share", "1.5"),
+        ("precision", "fp16"),
+        ("retention.divergence", "kl"),
+        ("model", "demo"),
+        ("retention.null_space_energy", "0"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_key(dotted, text):
+    assert error_of({}, {dotted: text}, "settings.yaml").startswith(f"settings.yaml: {dotted}: expected ")
+
+
+def test_a_value_where_a_section_should_be():
+    assert "a section before the dot" in error_of({"seed": 1}, {"seed.x": "1"})
+
+
+def test_one_sided_needs_the_gradient_subspace():
+    text = error_of({"retention": {"null_space_subspace": "activation"}}, {})
+    assert "null_space_one_sided needs null_space_subspace=gradient" in text
+
+
+def test_options_win_over_assignments_and_these_over_the_file():
+    values = {"seed": 1, "variant": "no_retention", "optimization": {"max_steps": 1, "beta1": 0.5}}
+    config = build_config(values, {"seed": "2", "optimization.max_steps": "2"}, options={"optimization.max_steps": 3})
+    assert (config.variant, config.seed, config.optimization.max_steps) == ("no_retention", 2, 3)
+    assert config.optimization.beta1 == 0.5
+    assert values["optimization"] == {"max_steps": 1, "beta1": 0.5}  # what was given is left alone
+
+
+def test_options_are_taken_as_they_are():
+    assert build_config({}, {}, options={"output_root": "null"}).output_root == "null"
+
+
+@pytest.mark.parametrize("dotted", known_keys())
+def test_every_setting_is_frozen(dotted):
+    config = StageAConfig()
+    *sections, name = dotted.split(".")
+    for section in sections:
+        config = getattr(config, section)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(config, name, getattr(config, name))
+
+
+def test_every_setting_is_listed_with_default_and_meaning():
+    lines = dict(line.split(" = ", 1) for line in describe_settings().splitlines())
+    assert list(lines) == known_keys()
+    for dotted, rest in lines.items():
+        default, meaning = rest.split("    ", 1)
+        assert json.loads(default) == json.loads(json.dumps(value_of(StageAConfig(), dotted)))
+        assert meaning.endswith("."), dotted
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        {},
+        {"variant": "no_retention", "optimization.lr_adapter": "1e-3", "model.audio_encoders": "[a, b]"},
+        {"evaluation.max_vl": "null", "retention.null_space_energy": "0.9", "data.root": "ä/ö ü"},
+    ],
+)
+def test_a_run_s_configuration_is_read_back_the_same(tmp_path, assignments):
+    config = build_config({}, assignments)
+    written = config.model_dump(mode="json") | {"effective": {"a": 1}, "versions": {"torch": "2"}}
+    (tmp_path / "config.json").write_text(json.dumps(written), encoding="utf-8")
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"seed": "x"}', b'{"sead": 1}'])
+def test_a_damaged_run_configuration_is_told_in_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_config(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / "config.json"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.yaml", "seed: 7\noptimization:\n  lr_adapter: 1e-3\n"),
+        ("a.json", '{"seed": 7, "optimization": {"lr_adapter": 1e-3}}'),
+    ],
+)
+def test_settings_from_a_file(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    config = build_config(read_config_file(tmp_path / name), {})
+    assert (config.seed, config.optimization.lr_adapter) == (7, 1e-3)
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n", b"7", b"a: [", b"\xff\xfe\xfa"])
+def test_a_file_without_settings(tmp_path, content):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_config_file(path)
+    assert str(caught.value).startswith(f"{path}: expected a ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_settings_cannot_run_code(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: !!python/object/apply:os.getpid []\n")
+    with pytest.raises(InputError, match="python/object"):
+        read_config_file(path)
+
+
+def test_a_date_in_a_file_is_a_wrong_value_and_not_a_crash():
+    assert "output_root: expected a valid string" in error_of({"output_root": datetime.date(2026, 1, 1)}, {})
+
+
+@functools.cache
+def attributes_read(folder):
+    """Every name that some file but the configuration's own reads as an attribute."""
+    files = [path for path in folder.rglob("*.py") if path != folder / "config.py"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+
+
+@pytest.mark.parametrize("dotted", known_keys())
+def test_every_setting_has_a_reader(dotted):
+    assert dotted.rpartition(".")[2] in attributes_read(PACKAGE)
+
+
+def test_a_setting_without_a_reader_would_be_found(tmp_path):
+    """Negative control: names that are only written or only spelled in text do not count."""
+    (tmp_path / "user.py").write_text('config.used\nconfig.written = 1\n"config.spelled"\n')
+    assert attributes_read(tmp_path) == {"used"}

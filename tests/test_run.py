@@ -1,0 +1,283 @@
+"""A short run from command to closing table, what is read back from it, and signals on the way."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from safe_train.cli import safe
+from safe_train.errors import InputError
+from safe_train.run import read_config
+from safe_train.summary import HEADER, read_summary
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = (
+    "optimization.audio_batch_size=4", "optimization.vl_batch_size=4", "retention.fisher_samples=8",
+    "evaluation.max_vl=24", "evaluation.max_audio=20", "evaluation.batch_size=7",
+)  # fmt: skip
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(safe, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def train_arguments(data, root, *settings):
+    assignments = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+    return ["train", "--data-root", data, "--output-root", root, "--seed", 5, *assignments]
+
+
+@pytest.fixture(scope="module")
+def finished(small_data, tmp_path_factory):
+    """A run of full_retention with an evaluation half way, and what it printed."""
+    root = tmp_path_factory.mktemp("runs")
+    settings = ("optimization.max_steps=6", "log_every=2", "checkpoint_every=4", "evaluation.every=3")
+    result = invoke(*train_arguments(small_data, root, *settings))
+    (folder,) = root.iterdir()
+    return folder, result
+
+
+@pytest.fixture
+def run(finished):
+    return finished[0]
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_the_folder_is_named_by_time_and_variant_and_holds_what_it_should(run):
+    assert re.fullmatch(r"\d{8}-\d{6}_full_retention", run.name)
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "metrics.json", "metrics.jsonl", "evaluations.jsonl", "subset_indices.json", "checkpoints",
+        "summary.txt", "audio_gain_vs_vl_change.png",
+    }  # fmt: skip
+    suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".jsonl", ".safetensors", ".txt", ".png"}  # nothing pickled
+
+
+def test_the_configuration_is_whole(run, small_data):
+    config = read_config(run)
+    assert (config.seed, config.variant, config.data.root) == (5, "full_retention", str(small_data))
+    written = json.loads((run / "config.json").read_text())
+    assert written["effective"]["retention_variant"]["distillation_weight"] == 0.2
+    assert written["effective"]["trainable_parameters"] > 0
+    assert set(written["versions"]) >= {"python", "torch", "transformers"}
+
+
+def test_subsets_are_told_by_index(run):
+    indices = json.loads((run / "subset_indices.json").read_text())
+    assert {name: len(values) for name, values in indices.items()} == {
+        "train_audio": 40, "train_vl": 60, "val_audio": 20, "val_vl": 24,
+    }  # fmt: skip
+    assert max(indices["val_vl"]) < 40
+
+
+def test_metrics_have_a_line_at_each_logged_step(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert lines[-1]["gate"] == 1.0
+    assert {"audio_loss", "kl", "ewc", "null_space_removed", "gradient_norm"} <= set(lines[-1])
+
+
+def test_checkpoints_are_written_as_often_as_asked(run):
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-0000004", "step-0000006"]
+
+
+def test_the_evaluation_half_way_uses_a_tenth_of_the_rows(run):
+    (line,) = (json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines())
+    assert line["step"] == 3
+    assert line["vl"]["bypass"]["bit_equal"] is True
+    accuracies = line["vl"]["silence"]["by_kind"].values()
+    assert len(accuracies) <= 3  # 24 rows, every tenth
+
+
+def test_the_bypass_is_the_base_bit_for_bit_and_the_fusion_was_at_work(run):
+    vl = metrics_of(run)["evaluation"]["vl"]
+    assert vl["bypass"]["bit_equal"] is True
+    assert vl["bypass"]["fusion_calls"] == 0
+    assert min(vl[name]["fusion_calls"] * vl[name]["relative_update"] for name in ("silence", "distractor")) > 0
+
+
+def test_the_closing_table_is_printed_and_kept(finished):
+    run, result = finished
+    table = (run / "summary.txt").read_text()
+    assert result.stdout == f"{table}\nrun folder: {run}\n"
+    assert re.split(r"  +", table.splitlines()[0].strip()) == list(HEADER)
+    assert "bit-equal" in table
+    evaluation = metrics_of(run)["evaluation"]
+    assert f"{100 * evaluation['base']['mean']:.1f} %" in table
+    assert f"{100 * evaluation['vl']['distractor']['difference']['mean']:+.1f} [" in table
+
+
+def test_the_picture_is_one(run):
+    with Image.open(run / "audio_gain_vs_vl_change.png") as image:
+        assert image.format == "PNG"
+        assert len(image.convert("L").getcolors()) > 10
+
+
+def test_the_log_tells_the_stages(finished):
+    stages = re.findall(r"^\[ *[\d.]+ s\] (.*)$", finished[1].stderr, flags=re.MULTILINE)
+    assert stages[:3] == ["loading", "VL, base", "training"]
+    assert stages[-1] == "audio, distractor"
+
+
+def test_report_shows_runs_side_by_side(run, tmp_path):
+    printed = invoke("report", run, run, "--picture", tmp_path / "two.png").stdout
+    assert printed.count("full_retention 5") == 2
+    assert (tmp_path / "two.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["none/two.png", "two.xyz"])
+def test_a_picture_that_cannot_be_written(run, tmp_path, name):
+    result = CliRunner().invoke(safe, ["report", str(run), "--picture", str(tmp_path / name)])
+    assert result.exit_code == 2
+    assert f"{tmp_path / name}: expected a picture that can be written" in result.stderr
+
+
+def test_a_mechanism_that_never_became_active_is_a_warning(run, tmp_path):
+    metrics = metrics_of(run)
+    metrics["training"]["inactive"] = ["Fisher"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert "WARNING full_retention 5: Fisher was on but never became active" in invoke("report", tmp_path).stdout
+    assert "WARNING" not in invoke("report", run).stdout
+
+
+def without_seconds(evaluation):
+    return {key: value for key, value in evaluation.items() if key != "seconds"}
+
+
+def test_eval_gives_the_figures_of_the_run_again(run):
+    again = json.loads(invoke("eval", run).stdout)
+    assert without_seconds(again) == without_seconds(metrics_of(run)["evaluation"])
+
+
+def test_eval_with_other_rows(run):
+    fewer = json.loads(invoke("eval", run, "--max-vl", 5, "--max-audio", 3).stdout)
+    assert sum(fewer["vl"]["silence"]["by_kind"].values()) <= 5
+    assert fewer["vl"]["bypass"]["bit_equal"] is True
+
+
+def test_resuming_a_finished_run_trains_no_more(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    invoke("train", "--resume", copy)
+    assert metrics_of(copy)["training"]["steps"] == 6
+    assert without_seconds(metrics_of(copy)["evaluation"]) == without_seconds(metrics_of(run)["evaluation"])
+    assert (copy / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("files", [[], ["--image"], ["--audio"], ["--image", "--audio"]], ids="+".join)
+def test_ask_gives_both_answers(run, small_data, files):
+    paths = {
+        "--image": next((small_data / "vqa" / "val2014").glob("*.png")),
+        "--audio": next((small_data / "audiocaps" / "audio" / "val").glob("*.wav")),
+    }
+    printed = invoke(
+        "ask", run, "how many shapes are there?", *(word for name in files for word in (name, paths[name]))
+    )
+    assert re.fullmatch(r"base: .*\nSAFE: .*\n", printed.stdout)
+
+
+def test_ask_reads_the_image(run, small_data):
+    """The base alone names the count that the annotation gives."""
+    folder = small_data / "vqa"
+    annotations = json.loads((folder / "v2_mscoco_val2014_annotations.json").read_text())["annotations"]
+    questions = json.loads((folder / "v2_OpenEnded_mscoco_val2014_questions.json").read_text())["questions"]
+    pairs = list(zip(questions, annotations, strict=True))[:4]
+    right = 0
+    for question, annotation in pairs:
+        image = folder / "val2014" / f"COCO_val2014_{question['image_id']:012d}.png"
+        printed = invoke("ask", run, question["question"], "--image", image).stdout
+        right += printed.startswith(f"base: {annotation['multiple_choice_answer']}\n")
+    assert right >= 3
+
+
+@pytest.mark.parametrize("option", ["--image", "--audio"])
+@pytest.mark.parametrize("content", [None, b"nothing of the kind"], ids=["missing", "damaged"])
+def test_ask_about_a_file_that_cannot_be_read(run, tmp_path, option, content):
+    path = tmp_path / ("a.png" if option == "--image" else "a.wav")
+    if content is not None:
+        path.write_bytes(content)
+    result = CliRunner().invoke(safe, ["ask", str(run), "what?", option, str(path)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"error: {path}: expected ")
+
+
+def test_a_checkpoint_of_another_configuration(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    config = json.loads((copy / "config.json").read_text())
+    config["model"]["fusion_dim"] = 64
+    (copy / "config.json").write_text(json.dumps(config))
+    for command in (["train", "--resume", copy], ["eval", copy], ["ask", copy, "what?"]):
+        result = CliRunner().invoke(safe, list(map(str, command)))
+        assert result.exit_code == 2
+        assert "expected the tensors of this configuration" in result.stderr.splitlines()[-1]
+
+
+def test_an_unfinished_run_has_no_summary(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    (copy / "metrics.json").unlink()
+    with pytest.raises(InputError, match="the metrics of a finished run"):
+        read_summary(copy)
+
+
+@pytest.fixture
+def stopped(small_data, tmp_path):
+    """Starts a run in a process of its own, sends it a signal in the middle, and waits for its end."""
+
+    def send(number):
+        settings = ("optimization.max_steps=2000", "log_every=1", "variant=no_retention")
+        code = "from safe_train.cli import safe; safe()"
+        arguments = map(str, train_arguments(small_data, tmp_path, *settings))
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while not list(tmp_path.glob("*/metrics.jsonl")):  # written by the first step
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+            process.send_signal(number)
+            stdout, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        (folder,) = tmp_path.iterdir()
+        return process.returncode, stdout, folder
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=lambda value: str(value)
+)
+def test_a_signal_leaves_a_checkpoint_that_can_be_used(stopped, small_data, number, code):
+    returned, stdout, folder = stopped(number)
+    steps = int(re.search(r"stopped after step (\d+)", stdout)[1])
+    assert returned == code
+    assert f"safe-train --resume {folder}" in stdout
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{steps:07d}"]
+    assert not (folder / "metrics.json").exists()
+    clip = next((small_data / "audiocaps" / "audio" / "val").glob("*.wav"))
+    assert "SAFE: " in invoke("ask", folder, "what do you hear?", "--audio", clip).stdout
+    finish_after(folder, steps + 2)
+    invoke("train", "--resume", folder)
+    assert metrics_of(folder)["training"]["steps"] == steps + 2
+
+
+def finish_after(folder, steps):
+    """Shortens the rest of a run, so that a test can wait for its end."""
+    config = json.loads((folder / "config.json").read_text())
+    config["optimization"]["max_steps"] = steps
+    (folder / "config.json").write_text(json.dumps(config))
