@@ -13,12 +13,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out `full` unless a marker expression was given."""
+    """Leave out `full` and `slow` unless a marker expression was given."""
     if config.getoption("markexpr"):
         return
-    full = [item for item in items if item.get_closest_marker("full")]
-    config.hook.pytest_deselected(items=full)
-    items[:] = [item for item in items if item not in full]
+    left_out = [item for item in items if item.get_closest_marker("full") or item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """One benchmark row: time, work, share of the hardware's limit, extra memory and error, of ours or of a peer.
 
-The limit ("floor") of an operation is the time that its arithmetic or its memory traffic takes at the speeds measured in
-the same run: of a float32 (CPU) or bfloat16 (GPU) matrix product and of a copy.
+The limit ("floor") of an operation is the time that its arithmetic or its memory traffic takes at the speeds measured
+in the same run: of a float32 (CPU) or bfloat16 (GPU) matrix product and of a copy. The time of a row is the best round
+on a CPU, which other programs disturb, and the median of device events on a GPU.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
     memory = peak_extra_bytes(function, device)
     benchmark.group = f"{row.operation}, {row.size}"
     benchmark.pedantic(_synchronized(function, device), rounds=row.rounds, iterations=1, warmup_rounds=0)
-    seconds = device_seconds(function, row.rounds) if device.type == "cuda" else benchmark.stats.stats.median
+    seconds = device_seconds(function, row.rounds) if device.type == "cuda" else benchmark.stats.stats.min
     benchmark.extra_info.update(
         operation=row.operation,
         size=row.size,
@@ -117,7 +118,7 @@ def peak_extra_bytes(function: Callable[[], Any], device: torch.device) -> int:
         function()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         function()
     # The raw events: the processed ones attribute an allocation to the operator around it and lose when it was freed.
     raw: Any = recorded.profiler

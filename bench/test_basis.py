@@ -51,6 +51,7 @@ def planted(dimension: int) -> tuple[Tensor, Tensor]:
 
 
 def measure(benchmark: Any, device: torch.device, name: str, dimension: int) -> None:
+    """One row of the table."""
     rows, basis = planted(dimension)
     vectors = METHODS[name](rows)
     outside = vectors.double() - basis.double() @ (basis.double().T @ vectors.double())
@@ -69,12 +70,14 @@ def measure(benchmark: Any, device: torch.device, name: str, dimension: int) -> 
 @pytest.mark.small
 @pytest.mark.parametrize("name", list(METHODS))
 def test_small(benchmark: Any, device: torch.device, name: str) -> None:
-    measure(benchmark, device, name, 131072)
+    """Sizes for a CPU."""
+    measure(benchmark, device, name, 65536)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_published(benchmark: Any, name: str) -> None:
+    """The size of the published table."""
     measure(benchmark, torch.device("cpu"), name, 1_000_000)
 
 

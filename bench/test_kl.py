@@ -40,6 +40,7 @@ def liger(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def measure(benchmark: Any, device: torch.device, name: str, loss: Loss, shape: tuple[int, int]) -> None:
+    """One row of the table."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     teacher = 3.0 * torch.randn(shape, device=device)
     student = (teacher + 0.02 * torch.randn(shape, device=device)).to(dtype).requires_grad_()
@@ -68,6 +69,7 @@ def measure(benchmark: Any, device: torch.device, name: str, loss: Loss, shape: 
 @pytest.mark.small
 @pytest.mark.parametrize(("name", "loss"), [(OURS, ours), ("torch eager", eager)])
 def test_small(benchmark: Any, device: torch.device, name: str, loss: Loss) -> None:
+    """Sizes for a CPU."""
     measure(benchmark, device, name, loss, (256, 32000))
 
 
@@ -76,5 +78,6 @@ def test_small(benchmark: Any, device: torch.device, name: str, loss: Loss) -> N
 @pytest.mark.parametrize("name", [OURS, "torch eager", "torch.compile", "Liger KL"])
 @pytest.mark.parametrize("classes", [32000, 152064])
 def test_full(benchmark: Any, device: torch.device, name: str, classes: int) -> None:
+    """Sizes of the published table; they need a GPU."""
     losses = {OURS: ours, "torch eager": eager, "torch.compile": torch.compile(eager), "Liger KL": liger}
     measure(benchmark, device, name, losses[name], (8192, classes))

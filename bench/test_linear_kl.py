@@ -88,12 +88,14 @@ def measure(benchmark: Any, device: torch.device, name: str, loss: Loss, given: 
 @pytest.mark.small
 @pytest.mark.parametrize("name", [OURS, "torch eager"])
 def test_small(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes for a CPU."""
     measure(benchmark, device, name, PEERS[name], problem(512, 1024, 32000, 2e-4, torch.float32, "cpu"))
 
 
 @pytest.mark.small
 @pytest.mark.filterwarnings("ignore")
 def test_small_compiled(benchmark: Any, device: torch.device) -> None:
+    """Sizes for a CPU."""
     loss = torch.compile(eager)
     measure(benchmark, device, "torch.compile", loss, problem(512, 1024, 32000, 2e-4, torch.float32, "cpu"))
 
@@ -103,6 +105,7 @@ def test_small_compiled(benchmark: Any, device: torch.device) -> None:
 @pytest.mark.parametrize("name", [OURS, "torch eager", "torch.compile", "Liger fused linear JSD"])
 @pytest.mark.parametrize(("tokens", "classes"), [(8192, 152064), (8192, 32000), (1024, 152064)])
 def test_full(benchmark: Any, device: torch.device, name: str, tokens: int, classes: int) -> None:
+    """Sizes of the published table; they need a GPU."""
     losses = {**PEERS, "torch.compile": torch.compile(eager), "Liger fused linear JSD": liger}
     measure(benchmark, device, name, losses[name], problem(tokens, 4096, classes, 2e-4, torch.bfloat16, "cuda"))
 

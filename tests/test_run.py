@@ -259,18 +259,20 @@ def stopped(small_data, tmp_path):
     return send
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=lambda value: str(value)
-)
-def test_a_signal_leaves_a_checkpoint_that_can_be_used(stopped, small_data, number, code):
-    returned, stdout, folder = stopped(number)
-    steps = int(re.search(r"stopped after step (\d+)", stdout)[1])
-    assert returned == code
+def test_sigint_leaves_a_checkpoint_that_can_be_used(stopped, small_data):
+    returned, stdout, folder = stopped(signal.SIGINT)
+    assert returned == 130
     assert f"safe-train --resume {folder}" in stdout
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{steps:07d}"]
     assert not (folder / "metrics.json").exists()
     clip = next((small_data / "audiocaps" / "audio" / "val").glob("*.wav"))
     assert "SAFE: " in invoke("ask", folder, "what do you hear?", "--audio", clip).stdout
+
+
+def test_sigusr1_leaves_a_run_that_goes_on(stopped):
+    returned, stdout, folder = stopped(signal.SIGUSR1)
+    steps = int(re.search(r"stopped after step (\d+)", stdout)[1])
+    assert returned == 75
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{steps:07d}"]
     finish_after(folder, steps + 2)
     invoke("train", "--resume", folder)
     assert metrics_of(folder)["training"]["steps"] == steps + 2

@@ -9,7 +9,8 @@ d instead. With p = softmax(z), q the student's distribution, mu = sum p d and d
 
 The Jensen-Shannon terms are log(m/p) = log1p(expm1(u)/2) and log(q/m) = -log1p(expm1(-u)/2).
 
-Far apart (u > 1) the same quantities are taken from log-probabilities, which is exact there and cannot overflow.
+Far apart (some delta above 40, where p may have underflowed while q has not) the same quantities are taken from
+log-probabilities, which is exact there and cannot overflow.
 """
 
 from __future__ import annotations
@@ -20,14 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_EXP_LIMIT = 80.0
-"""exp(80) is finite in float32; larger exponents are only reached where another branch is selected."""
+_EXP_LIMIT = 40.0
+"""Up to here p expm1(u) is right even if p has underflowed: q is then below exp(-47)."""
 
-_AGREEMENT = 1e-3
-"""The log-probability form of KL is within 1e-5 of the difference form unless the latter was clamped."""
-
-_SLICE_ELEMENTS = 2**18
-"""Elements worked on at a time: 1 MiB of float32, so that the temporaries stay in a core's cache."""
+_SLICE_ELEMENTS = 2**17
+"""Elements worked on at a time: 512 KiB of float32, so that the temporaries stay in a core's cache."""
 
 
 class RowStatistics(NamedTuple):
@@ -63,20 +61,18 @@ def row_statistics_(teacher: Tensor, difference: Tensor, divergence: str) -> Row
     p = log_p.exp()
     mean = torch.linalg.vecdot(p, difference)
     delta = difference.sub_(mean.unsqueeze(-1))
-    excess = delta.clamp(max=_EXP_LIMIT).expm1_()
-    near = torch.log1p(torch.linalg.vecdot(p, excess - delta))
-    far = torch.logsumexp(log_p + delta, dim=-1)
-    # They part only where the student has mass on classes whose exp(delta) was clamped; `far` is right there.
-    forward = torch.where((far - near).abs() < _AGREEMENT, near.clamp_min(0.0), far)
+    if _far_apart(delta):
+        forward = torch.logsumexp(log_p + delta, dim=-1)
+    else:
+        forward = torch.log1p(torch.linalg.vecdot(p, torch.expm1(delta).sub_(delta))).clamp_min_(0.0)
     log_ratio = delta.sub_(forward.unsqueeze(-1))
     if divergence == "forward":
         return RowStatistics(forward, mean + forward, torch.zeros_like(forward))
-    excess = log_ratio.clamp(max=_EXP_LIMIT).expm1_()
-    q_minus_p = _probability_difference(log_p, p, log_ratio, excess)
+    q_minus_p = _probability_difference(log_p, p, log_ratio)
     if divergence == "reverse":
         reverse = torch.linalg.vecdot(q_minus_p + p, log_ratio) - q_minus_p.sum(dim=-1)
         return RowStatistics(reverse, mean + forward, reverse)
-    log_m_over_p = excess.mul_(0.5).log1p_()
+    log_m_over_p = log_ratio.clamp(max=_EXP_LIMIT).expm1_().mul_(0.5).log1p_()
     log_q_over_m = _log_q_over_m(log_ratio)
     shared = torch.linalg.vecdot(q_minus_p, log_q_over_m)
     value = 0.5 * (torch.linalg.vecdot(p, log_q_over_m - log_m_over_p) + shared)
@@ -94,9 +90,7 @@ def row_gradient_(log_p: Tensor, log_ratio: Tensor, moment: Tensor, divergence: 
         divergence: forward, reverse or jsd.
     """
     if divergence == "forward":
-        p = log_p.exp()
-        excess = log_ratio.clamp(max=_EXP_LIMIT).expm1_()
-        log_ratio.copy_(_probability_difference(log_p, p, log_ratio, excess))
+        log_ratio.copy_(_probability_difference(log_p, log_p.exp(), log_ratio))
         return
     q = (log_p + log_ratio).exp_()
     if divergence == "reverse":
@@ -105,9 +99,17 @@ def row_gradient_(log_p: Tensor, log_ratio: Tensor, moment: Tensor, divergence: 
         log_ratio.copy_(_log_q_over_m(log_ratio)).sub_(moment.unsqueeze(-1)).mul_(q).mul_(0.5)
 
 
-def _probability_difference(log_p: Tensor, p: Tensor, log_ratio: Tensor, excess: Tensor) -> Tensor:
-    """Q - p. Where q/p is large p may have underflowed while q has not, so the product is not used there."""
-    return torch.where(log_ratio < 1.0, p * excess, (log_p + log_ratio).exp_().sub_(p))
+def _far_apart(log_ratio: Tensor) -> bool:
+    """Whether a ratio q/p is so large that exp of it may overflow, or meet a p that has underflowed."""
+    return log_ratio.numel() > 0 and bool(log_ratio.amax() > _EXP_LIMIT)
+
+
+def _probability_difference(log_p: Tensor, p: Tensor, log_ratio: Tensor) -> Tensor:
+    """Q - p, without cancellation where q and p are close."""
+    if not _far_apart(log_ratio):
+        return torch.expm1(log_ratio).mul_(p)
+    near = log_ratio.clamp(max=_EXP_LIMIT).expm1_().mul_(p)
+    return torch.where(log_ratio < 1.0, near, (log_p + log_ratio).exp_().sub_(p))
 
 
 def _log_q_over_m(log_ratio: Tensor) -> Tensor:

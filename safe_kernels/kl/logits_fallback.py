@@ -47,9 +47,10 @@ def logits_gradient(
 def _logits_and_difference(
     student: Tensor, teacher: Tensor, temperature: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    logits = teacher.to(dtype)
-    difference = student.to(dtype) - logits
-    # A class that both exclude is no difference; -inf minus -inf would be NaN.
-    difference.masked_fill_(torch.isneginf(logits) & torch.isneginf(student), 0.0)
     scale = 1.0 / temperature
-    return logits * scale, difference.mul_(scale)
+    logits = teacher.to(dtype).mul(scale)
+    difference = torch.sub(student.to(dtype), teacher.to(dtype)).mul_(scale)
+    if logits.numel() and logits.amin() == -float("inf"):
+        # A class that both exclude is no difference; -inf minus -inf would be NaN.
+        difference.masked_fill_(torch.isneginf(logits) & torch.isneginf(student), 0.0)
+    return logits, difference

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_COLUMNS = 2**16
-"""Columns converted to float64 at a time when a Gram matrix is summed, so that the rows are never copied whole."""
+_ELEMENTS = 2**18
+"""Elements converted to float64 at a time when a Gram matrix is summed: 2 MiB, so that they stay in the cache."""
+
+_BLOCK = 32
+"""Rows of a Gram matrix formed at a time, from the diagonal on: the other half is its mirror image."""
 
 
 def basis_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -29,11 +32,15 @@ def singular_resolution(size: int, dtype: torch.dtype) -> float:
 
 def gram(rows: Tensor) -> Tensor:
     """`rows @ rows.T` in float64."""
-    total = rows.new_zeros((rows.shape[0], rows.shape[0]), dtype=torch.float64)
-    for start in range(0, rows.shape[1], _COLUMNS):
-        columns = rows[:, start : start + _COLUMNS].double()
-        total.addmm_(columns, columns.t())
-    return total
+    count, dimension = rows.shape
+    total = rows.new_zeros((count, count), dtype=torch.float64)
+    step = max(1, _ELEMENTS // max(1, count))
+    for start in range(0, dimension, step):
+        columns = rows[:, start : start + step].double()
+        for first in range(0, count, _BLOCK):
+            block = slice(first, first + _BLOCK)
+            total[block, first:].addmm_(columns[block], columns[first:].t())
+    return total.triu_().add_(total.triu(1).t())
 
 
 def spectrum(name: str, moment: Tensor) -> tuple[Tensor, Tensor]:

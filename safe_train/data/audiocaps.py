@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from safe_train.data.clips import AudioExample, MissingClips, require_clips
 from safe_train.data.manifest import (
     AUDIO_SUFFIXES,
     Record,
@@ -25,54 +25,8 @@ from safe_train.data.manifest import (
 )
 from safe_train.errors import InputError
 
-logger = logging.getLogger(__name__)
-
 _SET = "audiocaps"
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
-_NAMES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class AudioExample:
-    """A clip with what can be said about it.
-
-    Attributes:
-        clip_id: ``<youtube_id>_<start_time>``, or the manifest's id where it names no YouTube clip. Examples that ask
-            different questions about one clip share it.
-        audio_path: the audio file, which exists.
-        captions: all reference captions, or reference answers if there is a question; at least one.
-        question: what is asked about the clip, or None for captioning.
-        image_path: an image that belongs to the clip, which exists, or None.
-    """
-
-    clip_id: str
-    audio_path: Path
-    captions: tuple[str, ...]
-    question: str | None
-    image_path: Path | None
-
-
-@dataclass(frozen=True)
-class MissingClips:
-    """The clips of a split whose audio file is not there.
-
-    Attributes:
-        where: the file that lists the clips.
-        clip_ids: the missing ones, in the file's order.
-        num_listed: how many clips the file lists.
-    """
-
-    where: Path
-    clip_ids: tuple[str, ...]
-    num_listed: int
-
-    def __str__(self) -> str:
-        """One line with the count and the first names."""
-        shown = ", ".join(self.clip_ids[:_NAMES_SHOWN])
-        more = len(self.clip_ids) - _NAMES_SHOWN
-        names = f"{shown} and {more} more" if more > 0 else shown
-        counts = f"{len(self.clip_ids)} of {self.num_listed} clips have no audio file"
-        return f"MissingClips: {self.where}: {counts}: {names}"
 
 
 def load_audiocaps(root: Path, split: str) -> list[AudioExample]:
@@ -83,13 +37,7 @@ def load_audiocaps(root: Path, split: str) -> list[AudioExample]:
     Raises:
         InputError: as :func:`read_audiocaps`, or no clip has its audio.
     """
-    examples, missing = read_audiocaps(root, split)
-    if not examples:
-        got = f"none of {missing.num_listed}, first {missing.clip_ids[0]}"
-        raise InputError(missing.where, "audio files for its clips", got, "put the audio where the paths say")
-    if missing.clip_ids:
-        logger.warning("%s", missing)
-    return examples
+    return require_clips(*read_audiocaps(root, split))
 
 
 def read_audiocaps(root: Path, split: str) -> tuple[list[AudioExample], MissingClips]:
@@ -120,6 +68,39 @@ def read_audiocaps(root: Path, split: str) -> tuple[list[AudioExample], MissingC
         raise InputError(folder, expected, "none of them", f"put one there or name a split other than {split!r}")
     examples, missing = _examples(rows, _AudioFolder(folder / "audio" / split, rows))
     return examples, MissingClips(source, tuple(missing), len(examples) + len(missing))
+
+
+@dataclass(frozen=True)
+class OfficialRow:
+    """One line of the official table.
+
+    Attributes:
+        audiocap_id: the caption's id.
+        youtube_id: the video.
+        start_time: where the clip begins in it, in seconds.
+        caption: the caption.
+        audio_path: the clip's audio file, or None if it is not there.
+    """
+
+    audiocap_id: str
+    youtube_id: str
+    start_time: float
+    caption: str
+    audio_path: Path | None
+
+
+def read_official_rows(folder: Path, split: str) -> list[OfficialRow]:
+    """Reads ``folder/<split>.csv`` line by line, captions of one clip apart; see :func:`read_audiocaps`.
+
+    Raises:
+        InputError: the table is missing or malformed, or an id appears twice.
+    """
+    rows = list(_table_rows(folder / f"{split}.csv"))
+    audio = _AudioFolder(folder / "audio" / split, rows)
+    return [
+        OfficialRow(row.row_id, row.clip.youtube_id, float(row.clip.start_time), row.captions[0], audio.find([row]))
+        for row in rows
+    ]
 
 
 class _Clip(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from safe_train.data.audiocaps import AudioExample
+from safe_train.data.clips import AudioExample
 from safe_train.data.vqa import VQAExample
 from safe_train.errors import InputError
 

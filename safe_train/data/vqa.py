@@ -64,7 +64,7 @@ def load_vqa(root: Path, split: str) -> list[VQAExample]:
     folder = set_folder(root, _SET)
     questions_path = folder / f"v2_OpenEnded_mscoco_{_official_name(split)}_questions.json"
     if questions_path.is_file():
-        examples = _load_official(folder, split, questions_path)
+        examples = read_official(questions_path, _annotations_path(folder, split))
     elif manifest := find_manifest(folder, _SET, split):
         examples = _load_manifest(root, folder, manifest)
     else:
@@ -78,10 +78,19 @@ def _official_name(split: str) -> str:
     return f"{split}{2015 if split.startswith('test') else 2014}"
 
 
-def _load_official(folder: Path, split: str, questions_path: Path) -> list[VQAExample]:
-    header, questions = _read_official(questions_path, "questions")
-    images = folder / _folder_name(header)
-    annotations = _read_annotations(folder / f"v2_mscoco_{_official_name(split)}_annotations.json", split)
+def read_official(questions_path: Path, annotations_path: Path | None) -> list[VQAExample]:
+    """Reads an official pair of files, in the order of the questions; whether the images exist is not looked at.
+
+    Images are taken to lie beside the questions, in the folder that their ``data_subtype`` names. Without
+    annotations the answers are empty.
+
+    Raises:
+        InputError: a file or field is missing or malformed, a question id appears twice, or a question has no
+            annotation.
+    """
+    header, questions = _read_entries(questions_path, "questions")
+    images = questions_path.parent / _folder_name(header)
+    annotations = _read_entries(annotations_path, "annotations")[1] if annotations_path else None
     paths: dict[int, Path] = {}
     examples = []
     for question_id, question in questions.items():
@@ -103,7 +112,7 @@ def _load_official(folder: Path, split: str, questions_path: Path) -> list[VQAEx
     return examples
 
 
-def _read_official(path: Path, key: str) -> tuple[Record, dict[int, Record]]:
+def _read_entries(path: Path, key: str) -> tuple[Record, dict[int, Record]]:
     """The file's header, and the entries of its list ``key`` by question id."""
     header = as_record(read_json(path), str(path))
     entries = header.required(key)
@@ -131,9 +140,10 @@ def _folder_name(header: Record) -> str:
     return name
 
 
-def _read_annotations(path: Path, split: str) -> dict[int, Record] | None:
+def _annotations_path(folder: Path, split: str) -> Path | None:
+    path = folder / f"v2_mscoco_{_official_name(split)}_annotations.json"
     if path.is_file():
-        return _read_official(path, "annotations")[1]
+        return path
     if split.startswith("test"):
         return None
     raise InputError(path, "the annotations of the questions", "no such file", "put the official file there")

@@ -26,13 +26,18 @@ class LanguageModelLora(nn.Module):
         self.factors = nn.ModuleList(
             nn.ModuleList([getattr(layer, half)["default"] for half in ("lora_A", "lora_B")]) for layer in self._layers
         )
-        for parameter in decoder.parameters():
-            parameter.requires_grad_(False)
+        decoder.requires_grad_(False)
+        self.factors.requires_grad_(True)
         self.set_active(False)
 
     def set_active(self, active: bool) -> None:
-        """Switches all layers."""
+        """Switches all layers.
+
+        peft also switches whether the factors are trained. That is undone: a backward pass may run after the layers
+        have been switched off, and whoever froze the factors wants them frozen.
+        """
+        trained = [parameter.requires_grad for parameter in self.factors.parameters()]
         for layer in self._layers:
             layer.enable_adapters(active)
-        # peft freezes the factors while they are off; a backward pass that runs later would then skip them.
-        self.factors.requires_grad_(True)
+        for parameter, flag in zip(self.factors.parameters(), trained, strict=True):
+            parameter.requires_grad_(flag)

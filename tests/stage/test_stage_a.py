@@ -18,7 +18,7 @@ from safe_train.config import OptimizationSettings
 from safe_train.errors import InputError
 from safe_train.model.safe_model import ADAPTER_WEIGHTS
 from safe_train.stage_a import NonFiniteLossError, gate_at, learning_rate_scale
-from tests.tolerances import relative_error
+from tests.tolerances import LEAKAGE, relative_error
 
 
 def weights_of(stage):
@@ -90,6 +90,25 @@ def test_negative_control_resuming_without_the_mechanisms_state_differs(tmp_path
     resumed.train(tmp_path / "interrupted")
     expected = weights_of(straight)
     assert not all(torch.equal(value, expected[name]) for name, value in weights_of(resumed).items())
+
+
+def test_lora_is_trained_and_protected_like_the_rest(configure, prepare):
+    stage = prepare(configure(variant="full_retention", model__lora_rank=2))
+    start = weights_of(stage)
+    factors = [name for name in start if name.startswith("lora.")]
+    assert len(factors) == 2 * 4 * 3  # two factors of four projections in three layers
+    for _ in range(4):
+        metrics = stage.train_step()
+    assert all(not torch.equal(value, start[name]) for name, value in weights_of(stage).items())
+    assert metrics["null_space_leakage"] < LEAKAGE
+    assert {"kl", "ewc"} <= set(metrics)
+    projection = next(m for m in stage.stack.mechanisms if m.name == "null space")
+    assert set(factors) <= set(projection.bases)
+    gradients = {name: p.grad.clone() for name, p in stage.model.trainable_parameters().items()}
+    projection.calibrate()  # a calibration leaves gradients and training alone
+    for name, parameter in stage.model.trainable_parameters().items():
+        assert torch.equal(parameter.grad, gradients[name])
+        assert parameter.requires_grad
 
 
 def launch(folder: Path, data: Path, *options: str) -> subprocess.Popen:

@@ -1,0 +1,1 @@
+"""Studies that run on the toolkit; each is a package of commands."""

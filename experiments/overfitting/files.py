@@ -1,0 +1,71 @@
+"""Files and folders that are complete or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safe_train.errors import InputError
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """The value as indented JSON with a line break at its end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside the path and renames; makes the folder if it is not there.
+
+    Raises:
+        InputError: it cannot be written; nothing is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(path, "a file that can be written", str(error), "choose another place") from error
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` that takes its place, and that of an older ``target``, when the block is done.
+
+    Raises:
+        InputError: it cannot be written; nothing is left behind, and an older ``target`` stays as it was.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            yield staging
+            staging.chmod(0o755)
+            _exchange(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise InputError(target, "a folder that can be written", str(error), "make room or choose another") from error
+
+
+def _exchange(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(old)  # onto an empty folder
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)

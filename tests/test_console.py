@@ -1,0 +1,57 @@
+"""How a run is watched and stopped."""
+
+import os
+import signal
+
+import pytest
+
+from safe_train.console import StopRequest, watching
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_asks_to_stop(number):
+    stop = StopRequest()
+    assert not stop()
+    with stop.listening():
+        os.kill(os.getpid(), number)
+    assert stop()
+    assert stop.signal is number
+
+
+def test_a_second_sigint_does_not_wait():
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_put_back():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    with StopRequest().listening():
+        assert [signal.getsignal(number) for number in numbers] != before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_log_file_gets_plain_lines_ten_steps_in_all(capsys):
+    stop = StopRequest()
+    with watching(stop) as observer:
+        observer.stage("training")
+        for step in range(1, 101):
+            observer.step(step, 100, {"audio_loss": 1 / 3, "unshown": 1.0} if step % 2 == 0 else {})
+        assert observer.should_stop() is False
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 + 10
+    assert lines[0].endswith(" s] training")
+    assert lines[-1].endswith(" s] step 100/100: audio_loss 0.3333")
+    assert not any("\x1b" in line or "\r" in line for line in lines)
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with watching(StopRequest()) as observer:
+        observer.stage("training")
+        observer.step(3, 10, {"audio_loss": 0.5})
+    assert "s] training" not in capsys.readouterr().err
