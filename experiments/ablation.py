@@ -37,9 +37,10 @@ PROJECTIONS: dict[str, dict[str, str]] = {
     "audio gradient, one-sided": {"retention.null_space_projects": "audio_gradient"},
     "total gradient, one-sided": {"retention.null_space_projects": "total_gradient"},
 }
-"""Ways of projecting other than the default (audio update, one-sided), all with the variant ``nullspace_retention``."""
-
 """Ways of projecting other than the default (audio update, one-sided), with the variant ``nullspace_retention``."""
+
+COLUMNS = (
+    """Ways of projecting other than the default (audio update, one-sided), with the variant ``nullspace_retention``."""
     "arm",
     "seeds",
     "VL silence",

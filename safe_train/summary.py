@@ -80,7 +80,7 @@ def read_summary(run: Path) -> RunSummary:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         summary = RunSummary(f"{metrics['variant']} {metrics['seed']}", run, metrics)
-        summary.cells(), summary.warnings()
+        format_table([summary])  # looks up every figure
     except (OSError, ValueError, KeyError, TypeError) as error:
         got = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(path, "the metrics of a finished run", got, "name the folder of a finished run") from error

@@ -174,14 +174,26 @@ def test_kl_is_that_of_the_definition(evaluator, vl):
 
 def test_conditions_use_the_clips_that_they_name(evaluator, audio):
     used = evaluator(output_scale=PARTLY_DAMAGED)
-    asked = []
+    asked, condition = {}, None
     features_of = used.encoder.features_of
-    used.encoder.features_of = lambda rows: asked.append([row.audio for row in rows]) or features_of(rows)
-    used.run()
-    clips = {row.audio for row in audio}
-    seen = [clip for chunk in asked for clip in chunk]
-    assert None in seen
-    assert {clip for clip in seen if clip} <= clips
+
+    def watched(rows):
+        asked.setdefault(condition, []).extend((row.row_id, row.audio) for row in rows)
+        return features_of(rows)
+
+    def begin(name):
+        nonlocal condition
+        condition = name
+
+    used.encoder.features_of = watched
+    used.run(begin)
+    own = {row.row_id: row.audio for row in audio}
+    assert "VL, bypass" not in asked
+    for silent in ("VL, silence", "audio, silence"):
+        assert {clip for _, clip in asked[silent]} == {None}
+    assert {clip for _, clip in asked["VL, distractor"]} <= set(own.values())
+    assert all(clip == own[row_id] for row_id, clip in asked["audio, matched"])
+    assert all(clip in own.values() and clip != own[row_id] for row_id, clip in asked["audio, distractor"])
 
 
 def test_evaluating_twice_gives_the_same(evaluator):
