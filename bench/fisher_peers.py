@@ -43,11 +43,11 @@ def plain(model: nn.Sequential, inputs: Tensor, targets: Tensor) -> list[Tensor]
 def by_safe_kernels(model: nn.Sequential, inputs: Tensor, targets: Tensor) -> list[Tensor]:
     """Our operation on each layer's inputs and output gradients; no gradient of a weight is formed."""
     seen: list[tuple[Tensor, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda _, given, output: seen.append((given[0], output)))
-        for module in model
-        if isinstance(module, nn.Linear)
-    ]
+
+    def remember(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((given[0], output))
+
+    hooks = [module.register_forward_hook(remember) for module in model if isinstance(module, nn.Linear)]
     for weight in weights(model):
         weight.requires_grad_(False)
     value = loss(model(inputs.detach().requires_grad_()), targets)

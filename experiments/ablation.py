@@ -40,7 +40,6 @@ PROJECTIONS: dict[str, dict[str, str]] = {
 """Ways of projecting other than the default (audio update, one-sided), with the variant ``nullspace_retention``."""
 
 COLUMNS = (
-    """Ways of projecting other than the default (audio update, one-sided), with the variant ``nullspace_retention``."""
     "arm",
     "seeds",
     "VL silence",
