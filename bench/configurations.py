@@ -135,7 +135,7 @@ def _multi_tensor() -> list[Configuration]:
 
 
 def _projections(precision: str) -> list[Configuration]:
-    rows = {"ONE_SIDED": True, "PRECISION": precision, "ROWS": null_space.ROWS, "COLUMNS": null_space.COLUMNS}
+    rows = {"ONE_SIDED": True, "PRECISION": precision, "ROWS": null_space.ROWS}
     flat = {"ELEMENTS": null_space.FLAT_ELEMENTS, "STEP": null_space.FLAT_STEP}
     kernels = (
         ("row projection", null_space_kernels.row_projection_kernel, (), rows, null_space.ROW_WARPS),
@@ -145,6 +145,8 @@ def _projections(precision: str) -> list[Configuration]:
     found = []
     for rank, aligned, rank_aligned in product(null_space.RANK_PADS, (True, False), (True, False)):
         for name, kernel, types, constants, warps in kernels:
+            if kernel is null_space_kernels.row_projection_kernel:
+                constants = {**constants, "COLUMNS": null_space.COLUMNS[rank]}
             found.append(
                 Configuration(
                     f"{name} rank {rank}{'' if aligned else ' unaligned'}{'' if rank_aligned else ' odd rank'}",

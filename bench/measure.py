@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -88,6 +87,7 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
     if row.implementation == OURS and not row.error <= row.tolerance:
         raise WrongResultError(f"{row.operation}: error {row.error:.3g}, tolerance {row.tolerance:.3g}")
     memory = peak_extra_bytes(function, device)
+    found = limits(device)
     benchmark.group = f"{row.operation}, {row.size}"
     benchmark.pedantic(_synchronized(function, device), rounds=row.rounds, iterations=1, warmup_rounds=0)
     seconds = device_seconds(function, row.rounds) if device.type == "cuda" else benchmark.stats.stats.min
@@ -101,7 +101,8 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
         seconds=seconds,
         flops=row.work.flops,
         traffic=row.work.traffic,
-        floor=limits(device).floor(row.work),
+        limit_flops=found.flops,
+        limit_bandwidth=found.bandwidth,
         peak_extra_bytes=memory,
         error=row.error,
         tolerance=row.tolerance,
@@ -145,14 +146,13 @@ def device_seconds(function: Callable[[], Any], rounds: int) -> float:
     return statistics.median(times)
 
 
-@cache
 def limits(device: torch.device) -> Limits:
-    """Speeds of a device, measured once a run."""
+    """Speeds of a device, measured beside each row; the report takes the best of a run."""
     on_gpu = device.type == "cuda"
-    size, dtype = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
+    size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    source = torch.empty(2**30 if on_gpu else 2**26, device=device, dtype=torch.float32)
-    target = torch.empty_like(source)
+    source = torch.zeros(2**30 if on_gpu else 2**25, device=device, dtype=torch.float32)
+    target = torch.zeros_like(source)
     product = _best_seconds(lambda: torch.mm(left, right), device)
     copy = _best_seconds(lambda: target.copy_(source), device)
     return Limits(flops=2 * size**3 / product, bandwidth=2 * source.nbytes / copy)
@@ -173,7 +173,7 @@ def _best_seconds(function: Callable[[], Any], device: torch.device) -> float:
     timed = _synchronized(function, device)
     timed()
     found = []
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
         timed()
         found.append(time.perf_counter() - start)

@@ -15,14 +15,15 @@ from safe_kernels import fisher_diagonal_
 
 SAMPLES, TOKENS, SIZE, LAYERS = 16, 64, 768, 3
 TOLERANCE = 1e-4
+PLAIN = "plain forward and backward, no Fisher"
 
 
 @pytest.mark.small
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [OURS, "plain forward and backward", *PEERS])
+@pytest.mark.parametrize("name", [OURS, PLAIN, *PEERS])
 def test_small_network(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes for a CPU."""
-    estimator: Estimator = {OURS: by_safe_kernels, "plain forward and backward": plain, **PEERS}[name]
+    estimator: Estimator = {OURS: by_safe_kernels, PLAIN: plain, **PEERS}[name]
     model = network(SIZE, LAYERS)
     inputs, targets = torch.randn(SAMPLES, TOKENS, SIZE), torch.randn(SAMPLES, TOKENS, SIZE)
     want = batch_one_loop(model.double(), inputs.double(), targets.double())

@@ -15,7 +15,7 @@ import torch
 from bench.measure import OURS, peak_extra_bytes
 
 STEPS = 6
-WARM_UP = 6
+WARM_UP = 10
 """Steps before the timed ones: the subspaces and the Fisher diagonal are calibrated in them."""
 
 

@@ -60,6 +60,7 @@ def arms(regime: str) -> dict[str, dict[str, str]]:
     if regime == "scarce":
         for name, settings in PROJECTIONS.items():
             found[name] = {"variant": "nullspace_retention"} | REGIMES[regime] | settings
+        found["full_retention, a quarter silent"] = found["full_retention"] | {"data.silence_share": "0.25"}
     return found
 
 

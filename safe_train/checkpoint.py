@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -99,7 +100,7 @@ def load_checkpoint(
         _restore_optimizer(model.trainable_parameters(), optimizer, moments)
         torch.set_rng_state(retention.pop("torch_rng").cpu())
         stack.load_state_dict(retention)
-    except (KeyError, OSError) as error:
+    except (KeyError, OSError, SafetensorError) as error:
         way_out = "resume with the configuration that wrote it"
         raise InputError(checkpoint.folder, "a checkpoint of this configuration", str(error), way_out) from error
 

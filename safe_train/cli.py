@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,10 @@ from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
 from safe_train.errors import InputError
 from safe_train.usage import OneLineGroup, fail, one_line_errors, unknown
+
+if TYPE_CHECKING:
+    from safe_train.console import StopRequest
+    from safe_train.run import RunOutcome
 
 _EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -99,9 +104,7 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 def _run(**source: Any) -> None:
     """Starts or resumes a run, shows it, and leaves with its exit code."""
-    import signal
-
-    _quiet_libraries()
+    quiet_libraries()
     from safe_train.console import StopRequest, watching
     from safe_train.run import resume_run, start_run
 
@@ -110,6 +113,11 @@ def _run(**source: Any) -> None:
         outcome = (
             resume_run(source["resume"], observer) if "resume" in source else start_run(source["config"], observer)
         )
+    show_outcome(outcome, stop)
+
+
+def show_outcome(outcome: RunOutcome, stop: StopRequest) -> None:
+    """Prints the closing table of a run; one that was stopped ends the program with the exit code of its signal."""
     if outcome.table is None:
         click.echo(f"stopped after step {outcome.training.steps}; go on with: safe-train --resume {outcome.folder}")
         sys.exit(_EXIT_INTERRUPTED if stop.signal is signal.SIGINT else _EXIT_REQUEUE)
@@ -134,7 +142,7 @@ def variants() -> None:
 @one_line_errors
 def evaluate(run: Path, **changes: int | None) -> None:
     """Evaluates a run's newest checkpoint and prints the result as JSON."""
-    _quiet_libraries()
+    quiet_libraries()
     from safe_train.console import StopRequest, watching
     from safe_train.run import evaluate_run
 
@@ -165,7 +173,7 @@ def report(runs: tuple[Path, ...], picture: Path | None) -> None:
 @one_line_errors
 def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> None:
     """Puts a question to the base and to SAFE, and prints both answers."""
-    _quiet_libraries()
+    quiet_libraries()
     from safe_train.ask import ask as ask_both
 
     answers = ask_both(run, question, image, audio)
@@ -219,7 +227,7 @@ def check_data(root: Path, splits: tuple[str, ...]) -> None:
         )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Keeps the libraries' own progress bars out of the output; their warnings stay."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("httpx", "matplotlib"):

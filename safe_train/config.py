@@ -18,6 +18,9 @@ from safe_train.errors import InputError, nearest
 
 EMBEDDED_DATA = "embedded"
 
+AudioSource = Literal["audiocaps", "wavcaps", "avqa", "pack", "embedded"]
+VLSource = Literal["vqa", "pack", "embedded"]
+
 
 class _Section(BaseModel):
     """A part of the configuration: immutable, and an unknown key is an error."""
@@ -57,14 +60,35 @@ class DataSettings(_Section):
     """Split that is trained on."""
     val_split: str = "val"
     """Split that is evaluated on."""
+    train_audio_source: AudioSource = "audiocaps"
+    """Audio rows to train on: a data set of the root, the clips of the pack, or the procedural clips."""
+    train_vl_source: VLSource = "vqa"
+    """VL rows to protect: of the root, the pack or the procedural data."""
+    val_audio_source: AudioSource | Literal["trained"] = "audiocaps"
+    """Audio rows to evaluate on, with ``trained`` for those that are trained on."""
+    val_vl_source: VLSource = "vqa"
+    """VL rows to evaluate on. Where the pack gives these and those to protect, they are of different images."""
+    pack_root: str | None = None
+    """Folder of the pack."""
     max_train_audio: int | None = Field(default=None, ge=1)
     """Audio rows used for training, drawn by the seed; None for all."""
     max_train_vl: int | None = Field(default=None, ge=1)
     """VL rows used for retention, drawn by the seed; None for all."""
     image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
+    silence_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of protected VL rows that hear silence instead of an unrelated clip."""
     audio_question: str = "what do you hear?"
     """Question put to clips that come with captions alone."""
+    num_workers: int = Field(default=0, ge=0)
+    """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
+
+    @model_validator(mode="after")
+    def _pack_has_a_folder(self) -> DataSettings:
+        sources = (self.train_audio_source, self.train_vl_source, self.val_audio_source, self.val_vl_source)
+        if "pack" in sources and self.pack_root is None:
+            raise ValueError("the source pack needs data.pack_root, the folder of a pack")
+        return self
 
 
 class OptimizationSettings(_Section):
@@ -121,6 +145,12 @@ class RetentionSettings(_Section):
     """Remove only what would raise the VL loss; needs the gradient subspace."""
     null_space_energy: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of energy at which the rank is cut; None keeps the variant's rank."""
+    null_space_rank: int | None = Field(default=None, ge=1)
+    """Dimensions of the subspace; None keeps the variant's."""
+    null_space_min_samples: int | None = Field(default=None, ge=1)
+    """Protected rows before the subspace is first computed; None keeps the variant's."""
+    null_space_refresh_interval: int | None = Field(default=None, ge=1)
+    """Protected rows between two computations of the subspace; None keeps the variant's."""
 
     @model_validator(mode="after")
     def _one_sided_needs_gradients(self) -> RetentionSettings:
@@ -149,6 +179,8 @@ class StageAConfig(_Section):
 
     variant: str = "full_retention"
     """Retention variant."""
+    label: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    """What the run's folder is named after the time; None for the variant."""
     seed: int = Field(default=42, ge=0)
     """Seed of data order, initialization and sampling."""
     device: str = "auto"

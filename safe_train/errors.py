@@ -6,7 +6,11 @@ from pathlib import Path
 
 from configs.lookup import nearest
 
-__all__ = ["InputError", "nearest"]
+__all__ = ["InputError", "NonFiniteLossError", "nearest"]
+
+
+class NonFiniteLossError(Exception):
+    """A loss or gradient is NaN or infinite; the step was not taken."""
 
 
 class InputError(Exception):

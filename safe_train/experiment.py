@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from configs.model_configs import get_model_config
-from safe_train.config import EMBEDDED_DATA, DataSettings, ModelSettings, StageAConfig
-from safe_train.data.audiocaps import load_audiocaps
+from safe_train.config import ModelSettings, StageAConfig
 from safe_train.data.batch import FeatureCache, RowEncoder
-from safe_train.data.rows import Row, RowStream, audio_rows, draw_subset, vl_rows
-from safe_train.data.vqa import load_vqa
-from safe_train.embedded.dataset import embedded_data_root
+from safe_train.data.rows import Row, RowStream
+from safe_train.data.sources import read_audio_rows, read_vl_rows, split_pack_questions
 from safe_train.errors import InputError
 from safe_train.model import AdapterConfig, Base, SafeModel, load_audio_encoder, load_base
 
@@ -40,38 +37,32 @@ class Rows:
 
 
 def load_rows(config: StageAConfig) -> Rows:
-    """Reads both data sets and draws the subsets of the seed.
+    """Reads the four sources and draws the subsets of the seed.
 
     Raises:
         InputError: a file is missing or malformed, or a VL row has no answer.
     """
-    data = config.data
-    root = data_root(data)
-    limits = {
-        "train_audio": (data.train_split, data.max_train_audio),
-        "train_vl": (data.train_split, data.max_train_vl),
-        "val_audio": (data.val_split, config.evaluation.max_audio),
-        "val_vl": (data.val_split, config.evaluation.max_vl),
+    data, seed, limits = config.data, config.seed, config.evaluation
+    train_audio = read_audio_rows(data.train_audio_source, data, data.train_split).draw(data.max_train_audio, seed)
+    if data.val_audio_source == "trained":
+        val_audio = train_audio
+    else:
+        val_audio = read_audio_rows(data.val_audio_source, data, data.val_split)
+    if data.train_vl_source == data.val_vl_source == "pack":
+        train_vl, val_vl = split_pack_questions(data)
+    else:
+        train_vl = read_vl_rows(data.train_vl_source, data, data.train_split)
+        val_vl = read_vl_rows(data.val_vl_source, data, data.val_split)
+    drawn = {
+        "train_audio": train_audio,
+        "train_vl": train_vl.draw(data.max_train_vl, seed),
+        "val_audio": val_audio.draw(limits.max_audio, seed),
+        "val_vl": val_vl.draw(limits.max_vl, seed),
     }
-    drawn: dict[str, list[Row]] = {}
-    indices: dict[str, list[int]] = {}
-    for part, (split, limit) in limits.items():
-        rows = audio_rows(load_audiocaps(root, split), data.audio_question) if "audio" in part else _vl(root, split)
-        drawn[part], indices[part] = draw_subset(rows, limit, config.seed)
-    return Rows(**drawn, indices=indices)
-
-
-def data_root(data: DataSettings) -> Path:
-    """The data folder; the procedural data are written if they are asked for and not there yet."""
-    return embedded_data_root() if data.root == EMBEDDED_DATA else Path(data.root).expanduser()
-
-
-def _vl(root: Path, split: str) -> list[Row]:
-    rows = vl_rows(load_vqa(root, split))
-    if unanswered := [row.row_id for row in rows if not row.answers]:
-        got = f"{len(unanswered)} without, first {unanswered[0]}"
-        raise InputError(root / "vqa", f"answers for every question of {split}", got, "choose a split with annotations")
-    return rows
+    return Rows(
+        **{part: subset.rows for part, subset in drawn.items()},
+        indices={part: subset.indices for part, subset in drawn.items()},
+    )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -138,12 +129,19 @@ def spread_layers(count: int, num_decoder_layers: int) -> tuple[int, ...]:
     return tuple(round((k + 1) * usable / count) - 1 for k in range(count))
 
 
-def row_encoder(model: SafeModel) -> RowEncoder:
-    """Encodes rows for this model."""
+def row_encoder(model: SafeModel, num_workers: int = 0) -> RowEncoder:
+    """Encodes rows for this model, decoding files in so many threads."""
     encoders = [encoder for encoder in model.encoders]
-    return RowEncoder(model.base.processor, FeatureCache(encoders), model.base.model.device)  # type: ignore[arg-type]
+    features = FeatureCache(encoders, num_workers)  # type: ignore[arg-type]
+    return RowEncoder(model.base.processor, features, model.base.model.device, num_workers)
 
 
 def row_stream(rows: Rows, config: StageAConfig) -> RowStream:
     """The training batches of the seed."""
-    return RowStream(rows.train_audio, rows.train_vl, seed=config.seed, image_share=config.data.image_share)
+    return RowStream(
+        rows.train_audio,
+        rows.train_vl,
+        seed=config.seed,
+        image_share=config.data.image_share,
+        silence_share=config.data.silence_share,
+    )

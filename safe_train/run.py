@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ from safe_train.errors import InputError
 from safe_train.evaluate import Evaluation, Evaluator, base_answers
 from safe_train.experiment import Rows, attach, load_base_model, load_rows, row_encoder, row_stream
 from safe_train.model import SafeModel
-from safe_train.stage_a import CHECKPOINTS, StageA, TrainingOutcome
+from safe_train.stage_a import CHECKPOINTS, EVALUATION_LINES, StageA, TrainingOutcome
 from safe_train.summary import PICTURE, SUMMARY, draw_picture, format_table, read_summary
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 METRICS = "metrics.json"
 SUBSETS = "subset_indices.json"
-EVALUATIONS = "evaluations.jsonl"
-_DERIVED = ("effective", "versions")
+_DERIVED = ("effective", "versions", "notes")
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,28 @@ class _Prepared:
     midway: Evaluator | None
 
 
-def start_run(config: StageAConfig, observer: Observer) -> RunOutcome:
+def start_run(
+    config: StageAConfig, observer: Observer, *, rows: Rows | None = None, notes: Mapping[str, Any] | None = None
+) -> RunOutcome:
     """Trains and evaluates; nothing is written before models and data have been loaded.
+
+    Args:
+        config: the configuration.
+        observer: who watches.
+        rows: what :func:`load_rows` gives for the configuration, if the caller has it already.
+        notes: written to ``config.json`` under ``notes``, for people.
 
     Raises:
         InputError: something in the configuration does not exist or does not fit.
     """
     root = Path(config.output_root).expanduser()
     _require_writable(root)
-    rows = load_rows(config)
+    rows = rows or load_rows(config)
     prepared = _prepare(config, rows, observer)
-    folder = _new_folder(root, config.variant)
+    folder = _new_folder(root, config.label or config.variant)
     with _removed_without_checkpoint(folder):
-        _write_json(folder / CONFIG, prepared.stage_a.described_configuration() | {"versions": _versions()})
+        described = prepared.stage_a.described_configuration() | {"versions": _versions()}
+        _write_json(folder / CONFIG, described | ({"notes": dict(notes)} if notes else {}))
         _write_json(folder / SUBSETS, rows.indices)
         return _train_and_evaluate(config, prepared, folder, observer)
 
@@ -154,7 +162,7 @@ def _prepare(config: StageAConfig, rows: Rows, observer: Observer) -> _Prepared:
         parts.append((_tenth(rows.val_vl), _tenth(rows.val_audio)))
     references = [base_answers(base, vl, settings) for vl, _ in parts]
     model = attach(base, config)
-    encoder = row_encoder(model)
+    encoder = row_encoder(model, config.data.num_workers)
     final, *midway = [
         Evaluator(model, encoder, vl, audio, reference, settings, config.seed)
         for (vl, audio), reference in zip(parts, references, strict=True)
@@ -173,7 +181,8 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
 
     def evaluate_midway(step: int) -> None:
         assert midway is not None
-        with (folder / EVALUATIONS).open("a", encoding="utf-8") as file:
+        stage_a.model.gate = 1.0  # the next step sets its own
+        with (folder / EVALUATION_LINES).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | midway.run().to_dict()) + "\n")
 
     observer.stage("training")
@@ -186,8 +195,26 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
     if not training.finished:
         return RunOutcome(folder, training, None)
     stage_a.model.gate = 1.0
-    evaluation = prepared.final.run(observer.stage)
+    try:
+        evaluation = prepared.final.run(_stopping(observer))
+    except _StoppedError:
+        return RunOutcome(folder, training, None)
     return RunOutcome(folder, training, _write_results(config, training, evaluation, folder))
+
+
+class _StoppedError(Exception):
+    """The evaluation was asked to stop; the last checkpoint has everything it needs to be done later."""
+
+
+def _stopping(observer: Observer) -> Callable[[str], None]:
+    """Tells the observer of each condition, and stops before the next one if asked to."""
+
+    def tell(words: str) -> None:
+        if observer.should_stop():
+            raise _StoppedError
+        observer.stage(words)
+
+    return tell
 
 
 def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: Evaluation, folder: Path) -> str:
@@ -226,10 +253,10 @@ def _require_writable(root: Path) -> None:
         raise InputError(existing, "a folder that can be written", got, "choose another --output-root")
 
 
-def _new_folder(root: Path, variant: str) -> Path:
-    """``<timestamp>_<variant>``; of two runs in one second, the second waits for the next."""
+def _new_folder(root: Path, label: str) -> Path:
+    """``<timestamp>_<label>``; of two runs in one second, the second waits for the next."""
     while True:
-        folder = root / f"{datetime.now():%Y%m%d-%H%M%S}_{variant}"
+        folder = root / f"{datetime.now():%Y%m%d-%H%M%S}_{label}"
         try:
             (folder / CHECKPOINTS).mkdir(parents=True)
         except FileExistsError:

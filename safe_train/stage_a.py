@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,17 @@ from safe_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from safe_train.config import OptimizationSettings, StageAConfig
 from safe_train.data.batch import Batch, RowEncoder
 from safe_train.data.rows import RowStream
+from safe_train.errors import NonFiniteLossError
 from safe_train.model import SafeModel
 from safe_train.protected import ProtectedSafeModel
 from safe_train.retention import RetentionStack, build_mechanisms
-from safe_train.retention.compose import effective_retention
+from safe_train.retention.compose import effective_retention, resolved_variant
 
 logger = logging.getLogger(__name__)
 
 METRICS_LINES = "metrics.jsonl"
+EVALUATION_LINES = "evaluations.jsonl"
 CHECKPOINTS = "checkpoints"
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient is NaN or infinite; the step was not taken."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class StageA:
         config: its configuration.
         model: SAFE; only projectors, fusions and LoRA are trained.
         optimizer: AdamW on the trained parts.
+        variant: the registered variant, with the null-space settings of the configuration.
         stack: the variant's mechanisms.
         step: optimizer steps done.
     """
@@ -83,7 +82,7 @@ class StageA:
         self.step = 0
         settings = config.optimization
         self.rows_per_step = settings.vl_batch_size * settings.gradient_accumulation_steps
-        variant = get_variant_config(config.variant)
+        variant = self.variant = resolved_variant(get_variant_config(config.variant), config.retention)
         self.effective = effective_retention(
             variant, config.retention, max_steps=settings.max_steps, rows_per_step=self.rows_per_step
         )
@@ -103,7 +102,7 @@ class StageA:
         """What ``config.json`` holds: every setting, and what the variant's settings amount to in this run."""
         return self.config.model_dump(mode="json") | {
             "effective": {
-                "retention_variant": get_variant_config(self.config.variant).to_dict(),
+                "retention_variant": self.variant.to_dict(),
                 "retention": asdict(self.effective),
                 "adapter": asdict(self.model.config),
                 "trainable_parameters": sum(p.numel() for p in self.model.trainable_parameters().values()),
@@ -114,10 +113,10 @@ class StageA:
         """Goes back to a checkpoint; later lines of metrics are dropped."""
         load_checkpoint(checkpoint, self.model, self.optimizer, self.stack)
         self.step = checkpoint.step
-        path = run / METRICS_LINES
-        if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
-            path.write_text("".join(f"{line}\n" for line in lines))
+        for path in (run / METRICS_LINES, run / EVALUATION_LINES):
+            if path.is_file():
+                lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
+                path.write_text("".join(f"{line}\n" for line in lines))
 
     def train(
         self,
@@ -221,7 +220,9 @@ class StageA:
         return self.config.optimization.audio_batch_size
 
     def _vl_batch(self, number: int) -> Batch:
-        return self.encoder.training_batch(self.stream.vl_batch(number, self.config.optimization.vl_batch_size))
+        """Protected rows; audio is attached to each, silence where it has no clip."""
+        rows = self.stream.vl_batch(number, self.config.optimization.vl_batch_size)
+        return replace(self.encoder.training_batch(rows), features=self.encoder.features_of(rows))
 
     def _calibration_batches(self, num_samples: int) -> Iterator[Batch]:
         """The coming protected rows, at least ``num_samples`` of them."""

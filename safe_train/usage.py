@@ -9,7 +9,7 @@ from typing import NoReturn, ParamSpec
 
 import click
 
-from safe_train.errors import InputError, nearest
+from safe_train.errors import InputError, NonFiniteLossError, nearest
 
 EXIT_INPUT = 2
 EXIT_FAILED = 1
@@ -79,7 +79,7 @@ def one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments,
             command(*args, **kwargs)
         except InputError as error:
             fail(error)
-        except ArithmeticError as error:
+        except NonFiniteLossError as error:
             exit_with(str(error), EXIT_FAILED)
 
     return guarded

@@ -11,9 +11,12 @@ from safe_train.usage import EXIT_INPUT, exit_with
 class OneLineParser(argparse.ArgumentParser):
     """A parser that shows defaults in its help, takes no abbreviated options and ends with one line on bad usage."""
 
-    def __init__(self, description: str, epilog: str | None = None) -> None:
+    def __init__(self, module: str, description: str | None) -> None:
         super().__init__(
-            description=description, epilog=epilog, allow_abbrev=False, formatter_class=_DefaultsAndLineBreaks
+            prog=f"python -m experiments.overfitting.{module}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=_DefaultsAndLineBreaks,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -22,10 +25,14 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class _DefaultsAndLineBreaks(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and leaves description and epilog as they are written."""
+    """Shows defaults, and leaves the description as it is written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """The help with the default, if there is one."""
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
-def count(text: str) -> int:
+def at_least_one(text: str) -> int:
     """A whole number of at least 1, for ``type=``."""
     number = int(text)
     if number < 1:
@@ -33,7 +40,7 @@ def count(text: str) -> int:
     return number
 
 
-def seed(text: str) -> int:
+def at_least_zero(text: str) -> int:
     """A whole number of at least 0, for ``type=``."""
     number = int(text)
     if number < 0:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.overfitting.arguments import OneLineParser, count, seed
+from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from experiments.overfitting.files import json_text, write_text
 from safe_train.data.audiocaps import OfficialRow, read_official_rows
 from safe_train.data.pack_manifest import CLIP_FIELDS, PackedClip, SubsetManifest
@@ -63,11 +63,11 @@ def _packed(row: OfficialRow, source_root: Path) -> PackedClip:
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    parser = OneLineParser(__doc__ or "")
+    parser = OneLineParser("create_subset_manifest", __doc__)
     parser.add_argument("--source-root", type=Path, default=Path("data/audiocaps"), help="AudioCaps folder")
     parser.add_argument("--split", default="train", help="split to draw from")
-    parser.add_argument("--subset-size", type=count, default=400, help="clips to draw")
-    parser.add_argument("--seed", type=seed, default=42, help="seed of the draw")
+    parser.add_argument("--subset-size", type=at_least_one, default=400, help="clips to draw")
+    parser.add_argument("--seed", type=at_least_zero, default=42, help="seed of the draw")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="manifest to write")
     given = parser.parse_args(arguments)
     manifest = draw_clips(given.source_root, given.split, given.subset_size, given.seed)

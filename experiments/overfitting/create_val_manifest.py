@@ -1,7 +1,7 @@
-"""Draws questions of VQA v2 for the evaluation and writes their manifest.
+r"""Draws questions of VQA v2 for the evaluation and writes their manifest.
 
-    python -m experiments.overfitting.create_val_manifest \\
-        --questions data/vqa/v2_OpenEnded_mscoco_val2014_questions.json \\
+    python -m experiments.overfitting.create_val_manifest \
+        --questions data/vqa/v2_OpenEnded_mscoco_val2014_questions.json \
         --annotations data/vqa/v2_mscoco_val2014_annotations.json
 
 The same files and seed give the same manifest, byte for byte.
@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from experiments.overfitting.arguments import OneLineParser, count, seed
+from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from experiments.overfitting.files import json_text, write_text
 from safe_train.data.pack_manifest import PackedQuestion, ValManifest
 from safe_train.data.vqa import VQAExample, read_official
@@ -61,7 +61,7 @@ def _packed(example: VQAExample) -> PackedQuestion:
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    parser = OneLineParser(__doc__ or "")
+    parser = OneLineParser("create_val_manifest", __doc__)
     folder = Path("data/vqa")
     parser.add_argument(
         "--questions",
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         default=folder / "v2_mscoco_val2014_annotations.json",
         help="official file of annotations",
     )
-    parser.add_argument("--subset-size", type=count, default=500, help="questions to draw")
-    parser.add_argument("--seed", type=seed, default=123, help="seed of the draw")
+    parser.add_argument("--subset-size", type=at_least_one, default=500, help="questions to draw")
+    parser.add_argument("--seed", type=at_least_zero, default=123, help="seed of the draw")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="manifest to write")
     given = parser.parse_args(arguments)
     manifest = draw_questions(given.questions, given.annotations, given.subset_size, given.seed)

@@ -61,8 +61,8 @@ def _exchange(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.rename(old)  # onto an empty folder
+    old = staging.with_name(f"{staging.name}-old")
+    target.rename(old)
     try:
         staging.rename(target)
     except OSError:

@@ -1,6 +1,6 @@
-"""Copies the clips of a manifest, and the images of a validation manifest, into a pack that can be moved and sent.
+r"""Copies the clips of a manifest, and the images of a validation manifest, into a pack that can be moved and sent.
 
-    python -m experiments.overfitting.package_subset \\
+    python -m experiments.overfitting.package_subset \
         --source-root data/audiocaps --dest-root experiments/overfitting/data_pack
     tar czf safe_overfit_pack.tgz -C experiments/overfitting data_pack
 
@@ -11,6 +11,7 @@ Images are looked for in the folder ``vqa`` beside the source root. Files that a
 from __future__ import annotations
 
 import json
+import posixpath
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -102,12 +103,14 @@ def _image_files(questions: ValManifest, where: Path | None, vqa: Path) -> dict[
         candidates = (
             resolve(folder, folder, entry.image_filename, place) for folder in map(vqa.joinpath, _IMAGE_FOLDERS)
         )
-        files[f"{IMAGES}/{entry.image_filename}"] = next((path for path in candidates if path.is_file()), None)
+        files[posixpath.normpath(f"{IMAGES}/{entry.image_filename}")] = next(
+            (path for path in candidates if path.is_file()), None
+        )
     return files
 
 
 def _relative(entry: PackedClip) -> str:
-    return Path(entry.audio_relpath).as_posix()
+    return posixpath.normpath(entry.audio_relpath)
 
 
 def _require_replaceable(dest_root: Path) -> None:
@@ -163,7 +166,7 @@ def _val_manifest(given: Path | None) -> Path | None:
 @one_line_errors
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    parser = OneLineParser(__doc__ or "")
+    parser = OneLineParser("package_subset", __doc__)
     parser.add_argument("--manifest", type=Path, default=create_subset_manifest.OUTPUT, help="list of clips")
     parser.add_argument("--source-root", type=Path, default=Path("data/audiocaps"), help="AudioCaps folder")
     parser.add_argument("--dest-root", type=Path, default=Path("experiments/overfitting/data_pack"), help="the pack")

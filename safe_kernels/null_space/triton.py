@@ -28,8 +28,8 @@ RANK_PADS = (16, 32, 64)
 ROWS = 16
 """Rows a program owns. Few, so that the second read of a row block still finds it in the L2 cache."""
 
-COLUMNS = 64
-"""With 128 the operands of three-term products spill."""
+COLUMNS = {16: 64, 32: 64, 64: 32}
+"""Columns a program holds at a time, by padded rank: with more the operands of three-term products spill."""
 
 ROW_WARPS = 4
 FLAT_ELEMENTS = 2048
@@ -61,6 +61,7 @@ def project_null_space_(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_
 def _project_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
     shapes = _shapes(tensors, bases)
     table, blocks, _ = _tables(shapes, ROWS, True, tensors[0].device)
+    rank = _padded_rank(shapes)
     launch(
         row_projection_kernel,
         blocks.shape[0],
@@ -71,9 +72,9 @@ def _project_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided:
         ALIGNED=_aligned(tensors, shapes),
         RANK_ALIGNED=_rank_aligned(bases),
         PRECISION=dot_precision(),
-        RANK=_padded_rank(shapes),
+        RANK=rank,
         ROWS=ROWS,
-        COLUMNS=_INTERPRETER_COLUMNS if interpreting() else COLUMNS,
+        COLUMNS=_INTERPRETER_COLUMNS if interpreting() else COLUMNS[rank],
         num_warps=ROW_WARPS,
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,21 +44,32 @@ class Batch:
         return self.inputs["input_ids"].shape[0]
 
 
+def _ordered_map(num_workers: int) -> Callable[..., Iterator[Any]]:
+    """``map`` in so many threads, results in order; the decoders let go of Python's lock."""
+    return ThreadPoolExecutor(num_workers).map if num_workers else map
+
+
 class FeatureCache:
     """Audio features of files, kept in memory: the encoders are frozen, so a clip is encoded once."""
 
-    def __init__(self, encoders: Sequence[AudioEncoder]) -> None:
+    def __init__(self, encoders: Sequence[AudioEncoder], num_workers: int = 0) -> None:
         self.encoders = list(encoders)
+        self._map = _ordered_map(num_workers)
         self._by_clip: dict[Path | None, tuple[AudioFeatures, ...]] = {}
 
     def get(self, clips: Sequence[Path | None]) -> tuple[AudioFeatures, ...]:
         """Features of each encoder for a batch of clips; None is silence."""
-        for clip in clips:
-            if clip not in self._by_clip:
-                # One by one: in a batch, a clip's last bits depend on its neighbors, and a resumed run on its past.
-                self._by_clip[clip] = tuple(encoder([self._waveform(clip, encoder)]) for encoder in self.encoders)
+        new = [clip for clip in dict.fromkeys(clips) if clip not in self._by_clip]
+        for clip, waveforms in zip(new, self._map(self._waveforms, new), strict=True):
+            # One by one: in a batch, a clip's last bits depend on its neighbors, and a resumed run on its past.
+            encoded = (encoder([waveform]) for encoder, waveform in zip(self.encoders, waveforms, strict=True))
+            self._by_clip[clip] = tuple(encoded)
         per_clip = [self._by_clip[clip] for clip in clips]
         return tuple(AudioFeatures.cat(list(parts)) for parts in zip(*per_clip, strict=True))
+
+    def _waveforms(self, clip: Path | None) -> list[Tensor]:
+        """The clip at each encoder's rate."""
+        return [self._waveform(clip, encoder) for encoder in self.encoders]
 
     @staticmethod
     def _waveform(clip: Path | None, encoder: AudioEncoder) -> Tensor:
@@ -69,12 +81,15 @@ class FeatureCache:
 class RowEncoder:
     """Encodes rows with the base's processor and the audio encoders."""
 
-    def __init__(self, processor: Any, features: FeatureCache, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, processor: Any, features: FeatureCache, device: str | torch.device = "cpu", num_workers: int = 0
+    ) -> None:
         if not getattr(processor, "chat_template", None):
             raise InputError("processor", "a chat template", "none", "choose an instruction-tuned base")
         self.processor = processor
         self.features = features
         self.device = device
+        self._map = _ordered_map(num_workers)
         self._answers: dict[tuple[str, str], list[int]] = {}
 
     def training_batch(self, rows: Sequence[Row]) -> Batch:
@@ -112,7 +127,7 @@ class RowEncoder:
         return None if all(row.audio is None for row in rows) else self.features_of(rows)
 
     def _process(self, texts: list[str], rows: Sequence[Row], *, padding_side: str) -> dict[str, Tensor]:
-        images = [load_image(row.image) for row in rows if row.image is not None]
+        images = list(self._map(load_image, [row.image for row in rows if row.image is not None]))
         encoded = self.processor(
             text=texts,
             images=images or None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,25 @@ def as_record(entry: object, where: str) -> Record:
     if not isinstance(entry, dict):
         raise InputError(where, "a JSON object", _shown(entry), "write each entry as {...}")
     return Record(where, entry)
+
+
+def require_manifest(folder: Path, set_name: str, split: str) -> Path:
+    """The first manifest of the split that exists; InputError if none does."""
+    found = find_manifest(folder, set_name, split)
+    if found is None:
+        expected = " or ".join(manifest_names(set_name, split))
+        raise InputError(folder, expected, "none of them", f"put one there or name a split other than {split!r}")
+    return found
+
+
+def require_unique(records: Sequence[Record], keys: Sequence[str]) -> None:
+    """InputError if two records have one key; ``keys`` are theirs, in order."""
+    first: dict[str, Record] = {}
+    for record, key in zip(records, keys, strict=True):
+        if key in first:
+            got = f"{key} again, first at {first[key].where}"
+            raise InputError(record.where, "an id of its own", got, "remove or rename one of the two")
+        first[key] = record
 
 
 def resolve(root: Path, folder: Path, written: str, where: str) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_train.data.manifest import Record, as_record, read_json
+from safe_train.data.manifest import Record, as_record, read_json, require_unique
 from safe_train.errors import InputError
 
 CLIP_FIELDS = ("audiocap_id", "youtube_id", "start_time", "caption")
@@ -148,7 +147,7 @@ class ValManifest:
         """Reads the file; InputError if it is malformed, empty, or names a ``question_id`` twice."""
         header, records = _read(path)
         entries = tuple(PackedQuestion.from_record(record) for record in records)
-        _require_unique("question_id", [entry.question_id for entry in entries], records)
+        require_unique(records, [str(entry.question_id) for entry in entries])
         return cls(
             subset_name=header.text("subset_name"),
             description=header.text("description"),
@@ -165,7 +164,7 @@ class ValManifest:
 def clips_from_records(records: list[Record]) -> tuple[PackedClip, ...]:
     """Reads entries of clips; InputError if one is malformed or an ``audiocap_id`` appears twice."""
     entries = tuple(PackedClip.from_record(record) for record in records)
-    _require_unique("audiocap_id", [entry.audiocap_id for entry in entries], records)
+    require_unique(records, [entry.audiocap_id for entry in entries])
     return entries
 
 
@@ -176,15 +175,6 @@ def _read(path: Path) -> tuple[Record, list[Record]]:
     if not isinstance(entries, list) or not entries:
         raise InputError(path, "entries to be a non-empty list", repr(entries)[:60], "make the manifest again")
     return header, [as_record(entry, f"{path}: entries[{index}]") for index, entry in enumerate(entries)]
-
-
-def _require_unique(field: str, values: Iterable[Hashable], records: list[Record]) -> None:
-    first: dict[Hashable, Record] = {}
-    for value, record in zip(values, records, strict=True):
-        if value in first:
-            got = f"{value} again, first at {first[value].where}"
-            raise InputError(record.where, f"{field} to be its own", got, "remove or renumber one of the two")
-        first[value] = record
 
 
 def _seconds(record: Record) -> float | None:

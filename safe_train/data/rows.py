@@ -14,7 +14,7 @@ from safe_train.data.vqa import VQAExample
 from safe_train.errors import InputError
 
 # Streams of random numbers that must not depend on each other.
-_AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET = range(5)
+_AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET, _SPLIT = range(6)
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,60 @@ def draw_subset(rows: Sequence[Row], limit: int | None, seed: int) -> tuple[list
     return [rows[index] for index in indices], indices
 
 
+@dataclass(frozen=True)
+class Subset:
+    """Rows and where they stand among all rows of their source.
+
+    Attributes:
+        rows: the rows.
+        indices: one a row, ascending.
+    """
+
+    rows: list[Row]
+    indices: list[int]
+
+    @classmethod
+    def whole(cls, rows: list[Row]) -> Subset:
+        """All rows."""
+        return cls(rows, list(range(len(rows))))
+
+    def draw(self, limit: int | None, seed: int) -> Subset:
+        """At most ``limit`` of the rows; see :func:`draw_subset`."""
+        rows, chosen = draw_subset(self.rows, limit, seed)
+        return Subset(rows, [self.indices[index] for index in chosen])
+
+    def split(self, share: float) -> tuple[Subset, Subset]:
+        """Two parts without a common cluster: ``share`` of the clusters and the others, the same for every seed.
+
+        Raises:
+            InputError: there are fewer than two clusters.
+        """
+        clusters = sorted({row.cluster for row in self.rows})
+        if len(clusters) < 2:
+            way_out = "give more rows, or take the two from different sources"
+            raise InputError("rows to protect and to evaluate", "at least two images", str(len(clusters)), way_out)
+        order = np.random.default_rng(_SPLIT).permutation(len(clusters))
+        first = {clusters[index] for index in order[: max(1, round(share * len(clusters)))]}
+        parts = [
+            [index for index, row in enumerate(self.rows) if (row.cluster in first) == wanted]
+            for wanted in (True, False)
+        ]
+        one, other = (Subset([self.rows[i] for i in part], [self.indices[i] for i in part]) for part in parts)
+        return one, other
+
+
 class RowStream:
     """Batches of training rows as a pure function of seed and batch number, so that resuming needs no state.
 
     Every epoch is a new permutation. Audio rows without an image get an unrelated one with probability
-    ``image_share``; VL rows get an unrelated clip each.
+    ``image_share``; VL rows get an unrelated clip each or, with probability ``silence_share``, none.
     """
 
-    def __init__(self, audio: Sequence[Row], vl: Sequence[Row], *, seed: int, image_share: float) -> None:
+    def __init__(
+        self, audio: Sequence[Row], vl: Sequence[Row], *, seed: int, image_share: float, silence_share: float = 0.0
+    ) -> None:
         self.audio, self.vl = list(audio), list(vl)
-        self.seed, self.image_share = seed, image_share
+        self.seed, self.image_share, self.silence_share = seed, image_share, silence_share
 
     def audio_batch(self, number: int, size: int) -> list[Row]:
         """The ``number``-th batch of audio rows."""
@@ -112,10 +156,15 @@ class RowStream:
         ]
 
     def vl_batch(self, number: int, size: int) -> list[Row]:
-        """The ``number``-th batch of VL rows, each with a distractor."""
+        """The ``number``-th batch of VL rows, each with a distractor or none, which stands for silence."""
         rows = self._take(self.vl, _VL_ORDER, number, size)
-        lent = np.random.default_rng([self.seed, _DISTRACTORS, number]).integers(len(self.audio), size=size)
-        return [_with(row, audio=self.audio[other].audio) for row, other in zip(rows, lent, strict=True)]
+        rng = np.random.default_rng([self.seed, _DISTRACTORS, number])
+        lent = rng.integers(len(self.audio), size=size)
+        silent = rng.random(size) < self.silence_share
+        return [
+            row if hushed else _with(row, audio=self.audio[other].audio)
+            for row, other, hushed in zip(rows, lent, silent, strict=True)
+        ]
 
     def _take(self, rows: list[Row], stream: int, number: int, size: int) -> list[Row]:
         start = number * size

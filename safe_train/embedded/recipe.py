@@ -98,8 +98,8 @@ def main() -> None:
     write_model_card(
         base,
         "Embedded vision-language model",
-        "A LLaVA of 1.2 M parameters (CLIP vision tower, Llama decoder) that answers questions about colored shapes and\n"
-        "scanned digits in 48 x 48 images. It exists so that everything else can be shown offline on a CPU.",
+        "A LLaVA of 1.2 M parameters (CLIP vision tower, Llama decoder) that answers questions about colored shapes\n"
+        "and scanned digits in 48 x 48 images. It exists so that everything else can be shown offline on a CPU.",
         BaseRecipe(),
         accuracies,
     )

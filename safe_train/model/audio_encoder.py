@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, ClapAudioModelWithProjection, PreTrainedModel, WhisperModel
 
@@ -105,7 +106,7 @@ def load_audio_encoder(
             raise InputError(folder, "a CLAP or Whisper model", model_type, "choose another --audio-encoder")
         model = classes[model_type].from_pretrained(folder, dtype=dtype, use_safetensors=True)
         extractor = AutoFeatureExtractor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
             folder,
             "an audio encoder with safetensors weights and a feature extractor",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -221,7 +222,10 @@ class SafeModel(nn.Module):
         path = folder / ADAPTER_WEIGHTS
         if not path.is_file():
             raise InputError(path, "the trained parts of a run", "no such file", "name a run that saved a checkpoint")
-        stored = load_file(path, device=str(self.base.model.device))
+        try:
+            stored = load_file(path, device=str(self.base.model.device))
+        except SafetensorError as error:
+            raise InputError(path, "whole safetensors", str(error), "go back to an older checkpoint") from error
         own = self.trainable_parameters()
         shapes = {name: tuple(p.shape) for name, p in own.items()}
         if shapes != {name: tuple(tensor.shape) for name, tensor in stored.items()}:

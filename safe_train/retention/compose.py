@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,16 @@ class EffectiveRetention:
     fisher_step: int
     null_space_min_samples: int
     null_space_refresh_interval: int
+
+
+def resolved_variant(variant: RetentionVariantConfig, settings: RetentionSettings) -> RetentionVariantConfig:
+    """The variant with the run's own null-space settings in place of the registered ones."""
+    return replace(
+        variant,
+        null_space_rank=settings.null_space_rank or variant.null_space_rank,
+        null_space_min_samples=settings.null_space_min_samples or variant.null_space_min_samples,
+        null_space_refresh_interval=settings.null_space_refresh_interval or variant.null_space_refresh_interval,
+    )
 
 
 def effective_retention(

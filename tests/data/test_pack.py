@@ -191,7 +191,7 @@ def test_one_audio_file_for_two_clips(pack):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"audiocap_id": "276"}, "expected audiocap_id to be its own, got 276 again"),
+        ({"audiocap_id": "276"}, "expected an id of its own, got 276 again"),
         ({"caption": ""}, "expected the field caption to be text"),
         ({"caption": None}, "expected the field caption, got the fields"),
         ({"youtube_id": None}, "expected the field youtube_id"),
@@ -210,7 +210,7 @@ def test_bad_entries_of_clips(pack, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"question_id": 387003}, "expected question_id to be its own, got 387003 again"),
+        ({"question_id": 387003}, "expected an id of its own, got 387003 again"),
         ({"image_id": "forty"}, "expected the field image_id to be a whole number"),
         ({"answers": []}, "expected the field answers to be text or a list of texts"),
         ({"question": None}, "expected the field question, got the fields"),

@@ -67,6 +67,19 @@ def test_half_precision(backend: str, device: torch.device, divergence: str, dty
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_gradients_below_the_smallest_float16_survive(backend: str, device: torch.device, divergence: str) -> None:
+    """Entries of dz are 1e-7 here, which float16 cannot hold; their sum over classes is no smaller than elsewhere."""
+    student, teacher, weight = (tensor.half() for tensor in problem(2, 24, 600, 3e-3, device))
+    weight *= 0.1
+    _, want = expected(student, teacher, weight, divergence=divergence)
+    leaf = student.requires_grad_()
+    # A loss scale, as in float16 training: the result itself has to fit as well.
+    (2.0**14 * linear_kl_divergence(leaf, teacher, weight, divergence=divergence, reduction="sum")).backward()
+    assert leaf.grad is not None
+    assert relative_error(leaf.grad.double() / 2.0**14, want) < DIVERGENCE_GRADIENT[torch.float16]
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("options", ["bias", "softcap", "bias and softcap"])
 def test_bias_and_softcap(backend: str, device: torch.device, divergence: str, options: str) -> None:
     student, teacher, weight = problem(device=device)

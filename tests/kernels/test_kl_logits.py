@@ -119,6 +119,31 @@ def test_far_apart_is_finite_and_right(backend: str, device: torch.device, diver
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_probability_that_underflows_in_the_teacher(backend: str, device: torch.device, divergence: str) -> None:
+    """exp(-120) is no float32, and neither is exp(120): the product of the two must not be formed."""
+    student = torch.tensor([[-120.0, 0.0, -3.0]], device=device)
+    teacher = torch.tensor([[0.0, -120.0, -3.0]], device=device)
+    want, want_gradient = expected(student, teacher, divergence)
+    got, got_gradient = measured(student, teacher, divergence)
+    assert relative_error(got, want) < DIVERGENCE_VALUE[torch.float32]
+    # log(q/p) is 120, which float32 holds to 8e-6; the gradient is a difference of such numbers.
+    assert (got_gradient.double() - want_gradient).abs().max() < 1e-3
+
+
+def test_divergence_of_1e_12_has_its_digits(backend: str, device: torch.device) -> None:
+    """expm1(delta) and delta agree in six digits here; their difference is the value."""
+    teacher = 0.01 * torch.randn(3, 150, device=device)
+    student = teacher + 1e-6 * torch.randn(3, 150, device=device)
+    # float64 log-softmax has lost these digits too. For small d, KL is the variance of d over two, and a third moment.
+    p = torch.softmax(teacher.double(), -1)
+    difference = student.double() - teacher.double()
+    delta = difference - (p * difference).sum(-1, keepdim=True)
+    want = (p * (delta.square() / 2 + delta**3 / 6)).sum(-1)
+    assert 1e-13 < want.min() < 1e-12
+    assert relative_error(measured(student, teacher, "forward")[0], want) < DIVERGENCE_VALUE[torch.float32]
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_never_negative(backend: str, device: torch.device, divergence: str) -> None:
     student, teacher = pair(6, 65, 1e-5, device)
     assert (measured(student, teacher, divergence)[0] >= 0).all()

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from safe_train.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
 from safe_train.config import OptimizationSettings
-from safe_train.errors import InputError
+from safe_train.errors import InputError, NonFiniteLossError
 from safe_train.model.safe_model import ADAPTER_WEIGHTS
-from safe_train.stage_a import NonFiniteLossError, gate_at, learning_rate_scale
+from safe_train.stage_a import gate_at, learning_rate_scale
 from tests.tolerances import LEAKAGE, relative_error
 
 

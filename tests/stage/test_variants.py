@@ -144,3 +144,13 @@ def test_a_new_variant_is_one_constant_and_one_entry(trace):
 def test_a_mechanism_that_never_acts_is_named(trace):
     run = trace(changed(enable_null_space=False), steps=2, retention__fisher_at=0.9)
     assert run["stage"].stack.inactive() == ["Fisher"]
+
+
+def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
+    stage = prepare(configure(variant="full_retention", data__silence_share=1.0))
+    batch = next(stage._calibration_batches(4))
+    silence = stage.encoder.features.get([None])[0].values
+    assert torch.equal(batch.features[0].values, silence.expand_as(batch.features[0].values))
+    stream = prepare(configure(data__silence_share=0.3)).stream
+    rows = [row for number in range(50) for row in stream.vl_batch(number, 4)]
+    assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4

@@ -1,0 +1,44 @@
+"""A pack made from the procedural data by the commands' own functions, for machines without data."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from experiments.overfitting.create_subset_manifest import draw_clips
+from experiments.overfitting.create_val_manifest import draw_questions
+from experiments.overfitting.files import json_text, write_text
+from experiments.overfitting.package_subset import package_subset
+from safe_train.embedded.dataset import embedded_data_root
+
+NUM_CLIPS = 400
+NUM_QUESTIONS = 500
+
+
+def embedded_pack_root() -> Path:
+    """The folder of the pack, beside the procedural data; made at first use.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    data = embedded_data_root()
+    pack = data.with_name(data.name.replace("embedded-data", "embedded-pack"))
+    if not pack.is_dir():
+        _make(data, pack)
+    return pack
+
+
+def _make(data: Path, pack: Path) -> None:
+    subtype = "val2014"
+    clips = draw_clips(data / "audiocaps", "train", NUM_CLIPS, seed=42)
+    questions = draw_questions(
+        data / "vqa" / f"v2_OpenEnded_mscoco_{subtype}_questions.json",
+        data / "vqa" / f"v2_mscoco_{subtype}_annotations.json",
+        NUM_QUESTIONS,
+        seed=123,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        lists = Path(folder, "clips.json"), Path(folder, "questions.json")
+        for path, manifest in zip(lists, (clips, questions), strict=True):
+            write_text(path, json_text(manifest.to_dict()))
+        package_subset(lists[0], data / "audiocaps", pack, lists[1])

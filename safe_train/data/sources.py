@@ -1,0 +1,75 @@
+"""Where rows come from, by name: the data sets of a root, a pack, or the procedural data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safe_train.config import EMBEDDED_DATA, AudioSource, DataSettings, VLSource
+from safe_train.data.audiocaps import load_audiocaps
+from safe_train.data.avqa import load_avqa
+from safe_train.data.clips import AudioExample
+from safe_train.data.pack import load_pack_clips, load_pack_questions
+from safe_train.data.rows import Subset, audio_rows, vl_rows
+from safe_train.data.vqa import VQAExample, load_vqa
+from safe_train.data.wavcaps import load_wavcaps
+from safe_train.embedded.dataset import embedded_data_root
+from safe_train.errors import InputError
+
+PROTECTED_SHARE = 0.2
+_READERS = {"audiocaps": load_audiocaps, "wavcaps": load_wavcaps, "avqa": load_avqa}
+
+
+def read_audio_rows(source: AudioSource, data: DataSettings, split: str) -> Subset:
+    """All audio rows of a source; a pack has no splits.
+
+    Raises:
+        InputError: a file is missing or malformed.
+    """
+    return Subset.whole(audio_rows(_clips(source, data, split), data.audio_question))
+
+
+def read_vl_rows(source: VLSource, data: DataSettings, split: str) -> Subset:
+    """All VL rows of a source; a pack has no splits.
+
+    Raises:
+        InputError: a file is missing or malformed, or a question has no answer.
+    """
+    rows = vl_rows(_questions(source, data, split))
+    if unanswered := [row.row_id for row in rows if not row.answers]:
+        got = f"{len(unanswered)} without, first {unanswered[0]}"
+        way_out = "choose a split with annotations"
+        raise InputError(f"{data.root}/vqa", f"answers for every question of {split}", got, way_out)
+    return Subset.whole(rows)
+
+
+def split_pack_questions(data: DataSettings) -> tuple[Subset, Subset]:
+    """The pack's VL rows to protect, those of a fifth of its images, and those to evaluate on, of the other images.
+
+    Raises:
+        InputError: the pack's questions are missing or malformed, or they are all about one image.
+    """
+    return read_vl_rows("pack", data, "").split(PROTECTED_SHARE)
+
+
+def _clips(source: AudioSource, data: DataSettings, split: str) -> list[AudioExample]:
+    if source == "pack":
+        return load_pack_clips(_pack_root(data))
+    if source == "embedded":
+        return load_audiocaps(embedded_data_root(), split)
+    return _READERS[source](_data_root(data), split)
+
+
+def _questions(source: VLSource, data: DataSettings, split: str) -> list[VQAExample]:
+    if source == "pack":
+        return load_pack_questions(_pack_root(data))
+    return load_vqa(embedded_data_root() if source == "embedded" else _data_root(data), split)
+
+
+def _data_root(data: DataSettings) -> Path:
+    """The data folder; the procedural data are written if they are asked for and not there yet."""
+    return embedded_data_root() if data.root == EMBEDDED_DATA else Path(data.root).expanduser()
+
+
+def _pack_root(data: DataSettings) -> Path:
+    assert data.pack_root is not None  # the configuration sees to it
+    return Path(data.pack_root).expanduser()

@@ -1,0 +1,150 @@
+"""Where the four kinds of rows come from, and that the pack's questions to protect are never evaluated."""
+
+import json
+import threading
+
+import pytest
+import torch
+
+from safe_train.config import build_config
+from safe_train.data import batch
+from safe_train.data.batch import FeatureCache
+from safe_train.data.rows import Row, Subset
+from safe_train.errors import InputError
+from safe_train.experiment import load_rows
+
+ENTRY = {"question": "what?", "answer": "a bell"}
+
+
+def configuration(root, pack=None, **settings):
+    fixed = {"data.root": root} | ({"data.pack_root": pack} if pack else {})
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return build_config({}, {key: str(value) for key, value in (fixed | dotted).items()})
+
+
+def write_pack(folder, small_data):
+    """A pack by hand: six clips, and eight questions about four images."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "audio").mkdir()
+    for index, clip in enumerate(sorted((small_data / "audiocaps/audio/train").iterdir())[:6]):
+        (folder / "audio" / f"{index}.wav").symlink_to(clip)
+    for index, image in enumerate(sorted((small_data / "vqa/train2014").iterdir())[:4]):
+        (folder / "images" / f"{index}.png").symlink_to(image)
+    header = {"subset_name": "s", "description": "d", "seed": 1, "source_dataset": "x"}
+    clips = [
+        {
+            "audiocap_id": i,
+            "youtube_id": f"y{i}",
+            "start_time": 0,
+            "caption": f"c{i}",
+            "audio_relpath": f"audio/{i}.wav",
+        }
+        for i in range(6)
+    ]
+    questions = [
+        {"question_id": i, "image_id": i // 2, "image_filename": f"{i // 2}.png", "question": f"{i}?",
+         "answers": ["a"] * 10, "majority_answer": "a"}
+        for i in range(8)
+    ]  # fmt: skip
+    columns = {"audio_rel_root": "audio", "metadata_columns": ["caption"]}
+    (folder / "manifest.json").write_text(json.dumps(header | columns | {"entries": clips}))
+    (folder / "val_manifest.json").write_text(json.dumps(header | {"entries": questions}))
+    return folder
+
+
+@pytest.fixture
+def pack(small_data, tmp_path):
+    return write_pack(tmp_path / "pack", small_data)
+
+
+def test_without_a_choice_rows_are_those_of_audiocaps_and_vqa(small_data):
+    rows = load_rows(configuration(small_data))
+    assert {part: len(indices) for part, indices in rows.indices.items()} == {
+        "train_audio": 40, "train_vl": 60, "val_audio": 24, "val_vl": 40,
+    }  # fmt: skip
+    assert all(row.audio.is_relative_to(small_data / "audiocaps/audio/train") for row in rows.train_audio)
+    assert all(row.image.is_relative_to(small_data / "vqa/val2014") for row in rows.val_vl)
+
+
+@pytest.mark.parametrize("name", ["wavcaps", "avqa"])
+def test_other_sets_of_the_root(small_data, tmp_path, name):
+    (tmp_path / "vqa").symlink_to(small_data / "vqa")
+    (tmp_path / "audiocaps").symlink_to(small_data / "audiocaps")
+    (tmp_path / name).mkdir()
+    clips = [f"audiocaps/audio/train/{path.name}" for path in sorted((small_data / "audiocaps/audio/train").iterdir())]
+    entries = [ENTRY | {"id": index, "audio": clip} for index, clip in enumerate(clips[:5])]
+    (tmp_path / name / "train.json").write_text(json.dumps(entries))
+    rows = load_rows(configuration(tmp_path, data__train_audio_source=name))
+    assert [row.audio for row in rows.train_audio] == [tmp_path / clip for clip in clips[:5]]
+    assert rows.train_audio[0].answers == ("a bell",)
+    assert len(rows.val_audio) == 24
+
+
+def test_procedural_rows_beside_a_root(small_data, pack, monkeypatch):
+    monkeypatch.setattr("safe_train.data.sources.embedded_data_root", lambda: small_data)
+    sources = {f"data__{part}_source": "embedded" for part in ("train_audio", "train_vl", "val_vl")}
+    rows = load_rows(configuration("/nowhere", pack, data__val_audio_source="pack", **sources))
+    assert [len(part) for part in (rows.train_audio, rows.train_vl, rows.val_audio, rows.val_vl)] == [40, 60, 6, 40]
+
+
+def test_rows_of_the_pack(small_data, pack):
+    rows = load_rows(
+        configuration(small_data, pack, data__train_audio_source="pack", data__val_vl_source="pack",
+                      data__max_train_audio=4, data__val_audio_source="trained", evaluation__max_audio=3)
+    )  # fmt: skip
+    assert all(row.audio.is_relative_to(pack) for row in rows.train_audio)
+    assert (len(rows.train_audio), len(rows.val_audio), len(rows.val_vl), len(rows.train_vl)) == (4, 3, 8, 60)
+    assert set(rows.indices["val_audio"]) < set(rows.indices["train_audio"])
+    by_index = dict(zip(rows.indices["train_audio"], rows.train_audio, strict=True))
+    assert [by_index[index] for index in rows.indices["val_audio"]] == rows.val_audio
+    assert [row.answers[0] for row in rows.train_audio] == [f"c{index}" for index in rows.indices["train_audio"]]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_questions_of_the_pack_are_protected_or_evaluated(small_data, pack, seed):
+    config = configuration(small_data, pack, seed=seed, data__train_vl_source="pack", data__val_vl_source="pack")
+    rows = load_rows(config)
+    protected, evaluated = rows.indices["train_vl"], rows.indices["val_vl"]
+    assert sorted(protected + evaluated) == list(range(8))
+    assert len(protected) == 2  # a fifth of four images is one, with two questions
+    assert not {row.image for row in rows.train_vl} & {row.image for row in rows.val_vl}
+    assert [row.row_id for row in rows.val_vl] == [str(index) for index in evaluated]
+
+
+def test_the_evaluated_questions_are_the_same_for_every_seed(small_data, pack):
+    sources = {"data__train_vl_source": "pack", "data__val_vl_source": "pack"}
+    first, second = (load_rows(configuration(small_data, pack, seed=seed, **sources)) for seed in (1, 2))
+    assert first.indices["val_vl"] == second.indices["val_vl"]
+
+
+def test_one_image_cannot_be_split():
+    rows = [Row(str(index), "?", ("a",), cluster="1") for index in range(3)]
+    with pytest.raises(InputError, match="expected at least two images, got 1"):
+        Subset.whole(rows).split(0.2)
+
+
+def test_a_source_pack_needs_the_pack():
+    with pytest.raises(InputError, match=r"the source pack needs data\.pack_root"):
+        build_config({}, {"data.val_vl_source": "pack"})
+
+
+def test_threads_decode_to_the_same_bits(embedded_base, make_safe_model, small_data, monkeypatch):
+    """And they are at work: with workers, no clip is decoded in the main thread."""
+    clips = sorted((small_data / "audiocaps/audio/val").iterdir())[:6]
+    encoders = list(make_safe_model().encoders)
+    names = []
+    load = batch.load_waveform
+
+    def recording(path, rate):
+        names.append(threading.current_thread().name)
+        return load(path, rate)
+
+    monkeypatch.setattr(batch, "load_waveform", recording)
+    alone = FeatureCache(encoders).get([*clips, None, clips[0]])
+    assert set(names) == {threading.main_thread().name}
+    names.clear()
+    threaded = FeatureCache(encoders, num_workers=2).get([*clips, None, clips[0]])
+    assert len(names) == 6
+    assert threading.main_thread().name not in names
+    for one, other in zip(alone, threaded, strict=True):
+        assert torch.equal(one.values, other.values)
