@@ -6,6 +6,7 @@ from configs.retention_variants import OVERFITTING_VARIANTS
 from experiments.overfitting.run_overfitting import build_parser, configure
 from experiments.overfitting.settings import VAL_SOURCES, evaluation_limits, with_epochs
 from safe_train.config import StageAConfig
+from safe_train.errors import InputError
 
 FLAGS = (
     "--variant", "--subset-size", "--seed", "--seeds", "--train-source", "--val-source", "--val-size",
@@ -154,5 +155,5 @@ def test_bad_options_are_one_line(options, capsys):
 
 
 def test_a_learning_rate_that_no_run_could_mean(tmp_path):
-    with pytest.raises(Exception, match=r"optimization\.lr_projector: expected greater than 0"):
+    with pytest.raises(InputError, match=r"optimization\.lr_projector: expected greater than 0"):
         configured(tmp_path, "--lr-projector", "0")

@@ -179,6 +179,16 @@ def test_keeping_the_last_rows_breaks_the_bound() -> None:
         assert_bound(rows, sketch)
 
 
+def test_directions_that_keep_coming_are_not_lost_to_the_first_ones() -> None:
+    """Truncating without shrinking would keep the first, slightly stronger directions forever."""
+    identity = torch.eye(6)
+    sketch = FrequentDirections(6, 3)
+    rows = torch.cat([1.1 * identity[:3], 1.1 * identity[:3], *([identity[3:]] * 40)])
+    for part in rows.split(3):
+        sketch.update(part)
+    assert_bound(rows, sketch)
+
+
 def test_merged_sketches_obey_the_bound_of_all_rows() -> None:
     rows = torch.randn(90, 15) * torch.logspace(0, -1, 15)
     parts = [FrequentDirections(15, 4) for _ in range(3)]
