@@ -42,6 +42,9 @@ def markdown(document: Info) -> str:
         processors = document.get("machine_info", {}).get("cpu", {}).get("brand_raw", first["device"])
         devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
         lines += [
+            "Made by `pytest bench/ --benchmark-only --benchmark-json=results.json` (the largest basis by `-m slow`) and",
+            "`python -m bench.report results.json --output docs/kernels`.",
+            "",
             f"Devices: {devices} ({processors}), {first['threads']} thread(s), torch {first['torch']}.",
             "Speed-up: a peer's time over ours, not given where our result is wrong. Share of the limit: time that the",
             "arithmetic or the memory traffic takes at least, at speeds measured in the same run, over the time taken.",
