@@ -2,7 +2,7 @@
 
 The total loss of a training step is
 
-    audio loss + retention_loss_weight * (distillation_weight * KL + fisher_weight * EWC)
+    audio loss + retention_loss_weight * (distillation_weight * KL + fisher_weight * EWC + replay_weight * replay loss)
 
 so each weight is applied once. A new variant is one constant and one entry of ``RETENTION_VARIANTS``.
 """
@@ -23,13 +23,14 @@ class RetentionVariantConfig:
     Attributes:
         name: the registered name.
         description: one sentence for people.
-        retention_loss_weight: common factor of the KL and the EWC term; 0 switches both off.
+        retention_loss_weight: common factor of the KL, the EWC and the replay term; 0 switches all three off.
         distillation_weight: weight of the KL divergence of the student, with audio attached, from the bypass.
         fisher_weight: weight of the EWC penalty, whose Fisher diagonal is the mean of squared per-sample gradients.
         enable_null_space: whether updates are kept out of the subspace that vision-language behavior depends on.
         null_space_rank: dimensions of that subspace for each parameter.
         null_space_min_samples: samples that are gathered before the subspace is first computed.
         null_space_refresh_interval: samples between two recomputations of the subspace.
+        replay_weight: weight of the cross-entropy of the protected rows' own answers, with audio attached.
 
     Raises:
         ValueError: a weight is negative or not finite, or a null-space setting is below 1.
@@ -44,10 +45,11 @@ class RetentionVariantConfig:
     null_space_rank: int = 8
     null_space_min_samples: int = 128
     null_space_refresh_interval: int = 4000
+    replay_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Rejects weights and counts that no run could mean."""
-        for field in ("retention_loss_weight", "distillation_weight", "fisher_weight"):
+        for field in ("retention_loss_weight", "distillation_weight", "fisher_weight", "replay_weight"):
             if not 0.0 <= getattr(self, field) < float("inf"):
                 raise ValueError(f"{self.name}: {field} must be finite and at least 0, got {getattr(self, field)}")
         for field in ("null_space_rank", "null_space_min_samples", "null_space_refresh_interval"):
@@ -65,17 +67,27 @@ class RetentionVariantConfig:
         return self.retention_loss_weight * self.fisher_weight
 
     @property
+    def replay_coefficient(self) -> float:
+        """What the replay term is multiplied by in the total loss."""
+        return self.retention_loss_weight * self.replay_weight
+
+    @property
     def mechanisms(self) -> tuple[str, ...]:
-        """The mechanisms that are on, of ``KL``, ``Fisher`` and ``null space``."""
+        """The mechanisms that are on, of ``KL``, ``Fisher``, ``null space`` and ``replay``."""
         switches = {
             "KL": self.kl_coefficient > 0,
             "Fisher": self.fisher_coefficient > 0,
             "null space": self.enable_null_space,
+            "replay": self.replay_coefficient > 0,
         }
         return tuple(mechanism for mechanism, is_on in switches.items() if is_on)
 
     def to_dict(self) -> dict[str, float | int | bool]:
-        """The trainer's settings; ``compute_fisher_at_start`` is true exactly if ``fisher_weight`` is above 0."""
+        """The trainer's settings; ``compute_fisher_at_start`` is true exactly if ``fisher_weight`` is above 0.
+
+        A variant without replay has no ``replay_weight`` in it, as files of older runs have none.
+        """
+        replay = {"replay_weight": self.replay_weight} if self.replay_weight else {}
         return {
             "retention_loss_weight": self.retention_loss_weight,
             "distillation_weight": self.distillation_weight,
@@ -85,6 +97,7 @@ class RetentionVariantConfig:
             "null_space_min_samples": self.null_space_min_samples,
             "null_space_refresh_interval": self.null_space_refresh_interval,
             "compute_fisher_at_start": self.fisher_weight > 0,
+            **replay,
         }
 
 
@@ -133,6 +146,36 @@ FULL_RETENTION = RetentionVariantConfig(
     enable_null_space=True,
 )
 
+# The mechanisms one at a time, and the plain way that needs none of them.
+
+FISHER_ONLY = RetentionVariantConfig(
+    name="fisher_only",
+    description="The quadratic penalty without distillation.",
+    retention_loss_weight=1.0,
+    distillation_weight=0.0,
+    fisher_weight=0.1,
+    enable_null_space=False,
+)
+
+NULLSPACE_ONLY = RetentionVariantConfig(
+    name="nullspace_only",
+    description="Null-space updates without distillation.",
+    retention_loss_weight=0.0,
+    distillation_weight=0.0,
+    fisher_weight=0.0,
+    enable_null_space=True,
+)
+
+REPLAY_ONLY = RetentionVariantConfig(
+    name="replay_only",
+    description="The protected rows' own answers are trained on with distractors; nothing is asked of the bypass.",
+    retention_loss_weight=1.0,
+    distillation_weight=0.0,
+    fisher_weight=0.0,
+    enable_null_space=False,
+    replay_weight=0.2,
+)
+
 RETENTION_VARIANTS: Mapping[str, RetentionVariantConfig] = MappingProxyType(
     {
         "no_retention": NO_RETENTION,
@@ -140,6 +183,9 @@ RETENTION_VARIANTS: Mapping[str, RetentionVariantConfig] = MappingProxyType(
         "fisher_retention": FISHER_RETENTION,
         "nullspace_retention": NULLSPACE_RETENTION,
         "full_retention": FULL_RETENTION,
+        "fisher_only": FISHER_ONLY,
+        "nullspace_only": NULLSPACE_ONLY,
+        "replay_only": REPLAY_ONLY,
     }
 )
 
@@ -176,5 +222,6 @@ def _describe_mechanisms(variant: RetentionVariantConfig) -> str:
         "KL": f"{variant.kl_coefficient:g}",
         "Fisher": f"{variant.fisher_coefficient:g}",
         "null space": f"rank {variant.null_space_rank}, {variant.null_space_min_samples} samples",
+        "replay": f"{variant.replay_coefficient:g}",
     }
     return ", ".join(f"{mechanism} ({settings[mechanism]})" for mechanism in variant.mechanisms) or "none"

@@ -22,46 +22,53 @@ from typing import Any
 from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.summary import RunSummary, read_summary
 
-_SCARCE = {"data.max_train_vl": "100", "retention.retention_scale": "0.05"}
-REGIMES: dict[str, dict[str, str]] = {
-    "plentiful": {},
-    "scarce": _SCARCE | {"evaluation.max_vl": "500", "evaluation.max_audio": "200"},
+CONDITIONS = ("silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
+_EVALUATION = {
+    "evaluation.conditions": json.dumps(CONDITIONS),
+    "evaluation.max_vl": "500",
+    "evaluation.max_audio": "200",
 }
+_SCARCE = {"data.max_train_vl": "100", "retention.retention_scale": "0.05"}
+REGIMES: dict[str, dict[str, str]] = {"plentiful": _EVALUATION, "scarce": _EVALUATION | _SCARCE}
 """``plentiful``: the defaults, 2,000 protected rows. ``scarce``: 100 rows and a twentieth of the retention weight."""
 
-_TWO_SIDED = {"retention.null_space_one_sided": "false"}
-PROJECTIONS: dict[str, dict[str, str]] = {
-    "audio update, two-sided": _TWO_SIDED,
-    "audio update, two-sided, activation subspace": _TWO_SIDED | {"retention.null_space_subspace": "activation"},
-    "update, one-sided": {"retention.null_space_projects": "update"},
-    "audio gradient, one-sided": {"retention.null_space_projects": "audio_gradient"},
-    "total gradient, one-sided": {"retention.null_space_projects": "total_gradient"},
+MAIN = ("no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention")
+_LORA = {"model.lora_rank": "8"}
+EXTRA: dict[str, dict[str, dict[str, str]]] = {
+    "plentiful": {
+        "fisher_only": {"variant": "fisher_only"},
+        "nullspace_only": {"variant": "nullspace_only"},
+        "replay_only": {"variant": "replay_only"},
+        "no_retention, LoRA": {"variant": "no_retention"} | _LORA,
+        "full_retention, LoRA": {"variant": "full_retention"} | _LORA,
+        "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
+    },
+    "scarce": {
+        "replay_only": {"variant": "replay_only"},
+        "full_retention, mixed audio": {
+            "variant": "full_retention",
+            "data.silence_share": "0.15",
+            "data.loud_share": "0.15",
+            "data.noise_share": "0.1",
+        },
+        "nullspace, audio update, two-sided": {
+            "variant": "nullspace_retention",
+            "retention.null_space_one_sided": "false",
+        },
+        "nullspace, activation subspace": {
+            "variant": "nullspace_retention",
+            "retention.null_space_one_sided": "false",
+            "retention.null_space_subspace": "activation",
+        },
+    },
 }
-"""Ways of projecting other than the default (audio update, one-sided), with the variant ``nullspace_retention``."""
-
-COLUMNS = (
-    "arm",
-    "seeds",
-    "VL silence",
-    "VL distractor",
-    "worst",
-    "changed",
-    "KL",
-    "audio",
-    "silent",
-    "other clip",
-    "s",
-)
+"""Beside the five variants: mechanisms alone, controls, and other settings of the null space and the protected rows."""
 
 
 def arms(regime: str) -> dict[str, dict[str, str]]:
-    """Every arm of a regime by name, with its settings."""
-    found = {name: {"variant": name} | REGIMES[regime] for name in RETENTION_VARIANTS}
-    if regime == "scarce":
-        for name, settings in PROJECTIONS.items():
-            found[name] = {"variant": "nullspace_retention"} | REGIMES[regime] | settings
-        found["full_retention, a quarter silent"] = found["full_retention"] | {"data.silence_share": "0.25"}
-    return found
+    """Every arm of a regime by name, with its settings; the five variants come first."""
+    named = {name: {"variant": name} for name in MAIN} | EXTRA[regime]
+    return {name: REGIMES[regime] | settings for name, settings in named.items()}
 
 
 def run_all(regime: str, seeds: Sequence[int], root: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT
+_CONTROL_DAMAGE = 2.0  # updates of the positive control, relative to the hidden states they are added to
 
 
 def _check_variant(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -136,33 +137,62 @@ def variants() -> None:
 
 @safe.command("eval")
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--conditions", "names", default="", metavar="NAMES", help="all, or names with commas; default as in training."
+)
 @click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
 @click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
+@click.option(
+    "--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Accepted loss, 0.005 = 0.5 points."
+)
+@click.option(
+    "--positive-control", is_flag=True, help="Damage the fusions first: every condition but the bypass must fail."
+)
 @one_line_errors
-def evaluate(run: Path, **changes: int | None) -> None:
-    """Evaluates a run's newest checkpoint and prints the result as JSON."""
+def evaluate(run: Path, names: str, positive_control: bool, **changes: float | None) -> None:
+    """Evaluates a run's newest checkpoint, keeps every answer in the run's folder, and prints the results as JSON.
+
+    Interrupted, it goes on where it stopped. Leaves with exit code 1 if the positive control does not fail.
+    """
     quiet_libraries()
     from safe_train.console import StopRequest, watching
+    from safe_train.evaluation import select
     from safe_train.run import evaluate_run
 
+    conditions = select([name.strip() for name in names.split(",")]) if names else None
+    settings = {key: value for key, value in changes.items() if value is not None}
+    damage = _CONTROL_DAMAGE if positive_control else 0.0
     with watching(StopRequest()) as observer:
-        evaluation = evaluate_run(run, {key: value for key, value in changes.items() if value is not None}, observer)
+        evaluation = evaluate_run(run, settings, observer, conditions=conditions, damage=damage)
     click.echo(json.dumps(evaluation.to_dict(), indent=2))
+    if positive_control and (passed := evaluation.passed_although_damaged()):
+        click.echo(f"the positive control did not fail: {', '.join(passed)}", err=True)
+        sys.exit(1)
 
 
 @safe.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="The page; by default report.html beside the runs.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw audio gain against VL change to this PNG.")
 @one_line_errors
-def report(runs: tuple[Path, ...], picture: Path | None) -> None:
-    """Prints the closing table of finished runs side by side."""
-    from safe_train.summary import draw_picture, format_table, read_summary
+def report(runs: tuple[Path, ...], output: Path | None, picture: Path | None) -> None:
+    """Prints the closing table of finished runs and writes a page on them, with the same figures as JSON beside it.
 
-    summaries = [read_summary(run) for run in runs]
-    click.echo(format_table(summaries))
+    RUNS are run folders, or folders that hold some at any depth. Runs that differ in their seeds alone are one arm.
+    """
+    quiet_libraries()
+    from safe_train.report import read_runs, write_report
+    from safe_train.summary import draw_picture, format_table
+
+    found = read_runs(runs)
+    click.echo(format_table(found.summaries))
     if picture is not None:
-        draw_picture(summaries, picture)
+        draw_picture(found.summaries, picture)
+    written = write_report(found, output)
+    for left in written.left_out:
+        click.echo(f"left out: {left.folder}: {left.reason}")
+    click.echo(f"report: {written.page}\nfigures: {written.figures}")
 
 
 @safe.command()
@@ -205,26 +235,26 @@ def embedded_data() -> None:
 
 @data_group.command("check")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True, help="Splits to read.")
+@click.option("--set", "sets", multiple=True, help="audiocaps, wavcaps, avqa, vqa or pack; default all that are there.")
+@click.option("--split", "splits", multiple=True, help="Splits to read; default those of train, val, test there.")
+@click.option("--json", "report_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @one_line_errors
-def check_data(root: Path, splits: tuple[str, ...]) -> None:
-    """Reads the lists of both data sets and counts questions, images and clips; files that are missing are errors."""
-    from safe_train.data.audiocaps import read_audiocaps
-    from safe_train.data.vqa import load_vqa
+def check_data(root: Path, sets: tuple[str, ...], splits: tuple[str, ...], report_path: Path | None) -> None:
+    """Reads every list, decodes every audio file and opens every image of a data folder or pack, and counts.
 
-    missing_total = 0
-    for split in splits:
-        questions = load_vqa(root, split)
-        examples, missing = read_audiocaps(root, split)
-        missing_total += len(missing.clip_ids)
-        images = len({question.image_path for question in questions})
-        click.echo(f"{split}: {len(questions)} questions about {images} images, {len(examples)} clips")
-        if missing.clip_ids:
-            click.echo(f"{split}: {missing}")
-    if missing_total:
-        raise InputError(
-            root, "an audio file for every clip", f"{missing_total} missing", "fetch them or drop the rows"
-        )
+    Leaves with exit code 2 if anything is wrong.
+    """
+    from safe_train.data.check import check_root, require_no_defects
+    from safe_train.data.check_report import reports_json
+    from safe_train.files import write_text
+
+    reports = []
+    for report in check_root(root, sets=sets, splits=splits):
+        click.echo(str(report))
+        reports.append(report)
+    if report_path is not None:
+        write_text(report_path, reports_json(root, reports))
+    require_no_defects(root, reports)
 
 
 def quiet_libraries() -> None:

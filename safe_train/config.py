@@ -78,10 +78,22 @@ class DataSettings(_Section):
     """Share of audio rows that also show an unrelated image."""
     silence_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of protected VL rows that hear silence instead of an unrelated clip."""
+    loud_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of protected VL rows whose unrelated clip is 20 dB louder."""
+    noise_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of protected VL rows that hear white noise instead of an unrelated clip."""
+    shuffle_audio: bool = False
+    """Train on clips that belong to other rows: a control that leaves nothing to be learned from hearing."""
     audio_question: str = "what do you hear?"
     """Question put to clips that come with captions alone."""
     num_workers: int = Field(default=0, ge=0)
     """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
+
+    @model_validator(mode="after")
+    def _shares_are_of_one_whole(self) -> DataSettings:
+        if self.silence_share + self.loud_share + self.noise_share > 1.0:
+            raise ValueError("silence_share + loud_share + noise_share must be at most 1")
+        return self
 
     @model_validator(mode="after")
     def _pack_has_a_folder(self) -> DataSettings:
@@ -172,6 +184,10 @@ class EvaluationSettings(_Section):
     """Rows a batch of generation."""
     max_new_tokens: int = Field(default=12, ge=1)
     """Longest answer in tokens."""
+    conditions: tuple[str, ...] = ("silence", "distractor")
+    """Conditions that close a training run, or ``all``; the bypass and, on audio rows, matched clips always do."""
+    margin: float = Field(default=0.005, gt=0.0, lt=1.0)
+    """Share of right answers whose loss is accepted: the margin of non-inferiority, declared before the measurement."""
 
 
 class StageAConfig(_Section):

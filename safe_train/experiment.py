@@ -9,7 +9,7 @@ import torch
 from configs.model_configs import get_model_config
 from safe_train.config import ModelSettings, StageAConfig
 from safe_train.data.batch import FeatureCache, RowEncoder
-from safe_train.data.rows import Row, RowStream
+from safe_train.data.rows import ProtectedAudio, Row, RowStream
 from safe_train.data.sources import read_audio_rows, read_vl_rows, split_pack_questions
 from safe_train.errors import InputError
 from safe_train.model import AdapterConfig, Base, SafeModel, load_audio_encoder, load_base
@@ -143,5 +143,6 @@ def row_stream(rows: Rows, config: StageAConfig) -> RowStream:
         rows.train_vl,
         seed=config.seed,
         image_share=config.data.image_share,
-        silence_share=config.data.silence_share,
+        protected_audio=ProtectedAudio(config.data.silence_share, config.data.loud_share, config.data.noise_share),
+        shuffle_audio=config.data.shuffle_audio,
     )

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import latest_checkpoint, list_checkpoints
+from safe_train.checkpoint import Checkpoint, latest_checkpoint, list_checkpoints
 from safe_train.config import StageAConfig, build_config
 from safe_train.data.rows import Row
 from safe_train.errors import InputError
-from safe_train.evaluate import Evaluation, Evaluator, base_answers
+from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
+from safe_train.evaluation.damage import damage_fusions
+from safe_train.evaluation.key import base_key, evaluation_key, versions
+from safe_train.evaluation.run_folder import base_store, safe_store, write_results
+from safe_train.evaluation.samples import BASE, NoStore
 from safe_train.experiment import Rows, attach, load_base_model, load_rows, row_encoder, row_stream
+from safe_train.files import json_text, write_text
 from safe_train.model import SafeModel
 from safe_train.stage_a import CHECKPOINTS, EVALUATION_LINES, StageA, TrainingOutcome
 from safe_train.summary import PICTURE, SUMMARY, draw_picture, format_table, read_summary
@@ -31,7 +34,8 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 METRICS = "metrics.json"
 SUBSETS = "subset_indices.json"
-_DERIVED = ("effective", "versions", "notes")
+_DERIVED = ("effective", "versions", "notes", "job")
+_JOB_VARIABLE = "SAFE_JOB_ID"  # set by the batch scripts, which find a job's runs by it
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,13 @@ class _Prepared:
         stage_a: the training, before its first step.
         final: evaluates on all rows.
         midway: evaluates on a tenth of them, or None if the configuration asks for no such evaluation.
+        base_key: what the base's answers depend on.
     """
 
     stage_a: StageA
     final: Evaluator
     midway: Evaluator | None
+    base_key: dict[str, Any]
 
 
 def start_run(
@@ -99,9 +105,10 @@ def start_run(
     prepared = _prepare(config, rows, observer)
     folder = _new_folder(root, config.label or config.variant)
     with _removed_without_checkpoint(folder):
-        described = prepared.stage_a.described_configuration() | {"versions": _versions()}
-        _write_json(folder / CONFIG, described | ({"notes": dict(notes)} if notes else {}))
-        _write_json(folder / SUBSETS, rows.indices)
+        described = prepared.stage_a.described_configuration() | {"versions": versions()}
+        described |= {"job": os.environ[_JOB_VARIABLE]} if _JOB_VARIABLE in os.environ else {}
+        write_text(folder / CONFIG, json_text(described | ({"notes": dict(notes)} if notes else {})))
+        write_text(folder / SUBSETS, json_text(rows.indices))
         return _train_and_evaluate(config, prepared, folder, observer)
 
 
@@ -113,26 +120,70 @@ def resume_run(folder: Path, observer: Observer) -> RunOutcome:
     """
     config = read_config(folder)
     checkpoint = latest_checkpoint(folder)
-    prepared = _prepare(config, load_rows(config), observer)
+    prepared = _prepare(config, load_rows(config), observer, folder)
     prepared.stage_a.resume(checkpoint, folder)
     logger.info("resumed %s after step %d", folder, checkpoint.step)
     return _train_and_evaluate(config, prepared, folder, observer)
 
 
-def evaluate_run(folder: Path, changes: dict[str, Any], observer: Observer) -> Evaluation:
-    """Evaluates a run's newest checkpoint again, with some evaluation settings changed."""
+def evaluate_run(
+    folder: Path,
+    changes: dict[str, Any],
+    observer: Observer,
+    *,
+    conditions: Selection | None = None,
+    damage: float = 0.0,
+) -> Evaluation:
+    """Evaluates a run's newest checkpoint again and writes every answer and the results into the run's folder.
+
+    An evaluation that was cut off goes on where it stopped; answers that are there already are not asked for again.
+
+    Args:
+        folder: the run.
+        changes: evaluation settings that differ from the run's.
+        observer: who watches.
+        conditions: what to run; by default the conditions of the settings.
+        damage: above 0, the positive control; see :func:`~safe_train.evaluation.damage.damage_fusions`.
+
+    Raises:
+        InputError: the folder is no run, or something in it cannot be read or written.
+    """
     config = read_config(folder)
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
-    evaluator = _prepare(config, load_rows(config), observer).final
-    load_trained(folder, evaluator.model)
-    return evaluator.run(observer.stage)
+    prepared = _prepare(config, load_rows(config), observer, folder)
+    checkpoint = load_trained(folder, prepared.final.model)
+    if damage:
+        damage_fusions(prepared.final.model, prepared.final.encoder, prepared.final.vl_rows, ratio=damage)
+    return _evaluate(folder, config, prepared, observer.stage, checkpoint.step, conditions, damage)
 
 
-def load_trained(folder: Path, model: SafeModel) -> None:
-    """Puts the newest checkpoint's trained parts and gate into a model."""
+def _evaluate(
+    folder: Path,
+    config: StageAConfig,
+    prepared: _Prepared,
+    progress: Callable[[str], None],
+    step: int,
+    conditions: Selection | None = None,
+    damage: float = 0.0,
+) -> Evaluation:
+    """Evaluates the model as it stands, into the run's folder."""
+    final, settings = prepared.final, config.evaluation
+    key = evaluation_key(prepared.base_key, config, final.model, final.audio_rows, step=step, damage=damage)
+    of_base = base_store(folder, prepared.base_key, final.vl_rows)
+    samples = final.base.samples
+    of_base.complete("vl", BASE, final.vl_rows, lambda rows: samples[: len(rows)], len(samples))
+    store = final.store = safe_store(folder, key, final.vl_rows, final.audio_rows)
+    evaluation = final.run(progress, conditions or select(settings.conditions))
+    write_results(store, key, of_base, evaluation)
+    return evaluation
+
+
+def load_trained(folder: Path, model: SafeModel) -> Checkpoint:
+    """Puts the newest checkpoint's trained parts into a model, opens its gate, and says which checkpoint that was."""
     checkpoint = latest_checkpoint(folder)
     model.load_adapter(checkpoint.folder)
     model.gate = 1.0
+    return checkpoint
 
 
 def read_config(folder: Path) -> StageAConfig:
@@ -152,23 +203,30 @@ def read_config(folder: Path) -> StageAConfig:
     return build_config({key: value for key, value in values.items() if key not in _DERIVED}, {}, where=str(path))
 
 
-def _prepare(config: StageAConfig, rows: Rows, observer: Observer) -> _Prepared:
+def _prepare(config: StageAConfig, rows: Rows, observer: Observer, folder: Path | None = None) -> _Prepared:
+    """Loads everything; the base's answers are read from the run's folder where it has them already."""
+    settings = config.evaluation
+    select(settings.conditions)  # a wrong name is told before the work
     observer.stage("loading")
     base = load_base_model(config)
+    key = base_key(config, base, rows.val_vl)
     observer.stage("VL, base")
-    settings = config.evaluation
-    parts = [(rows.val_vl, rows.val_audio)]
-    if settings.every:
-        parts.append((_tenth(rows.val_vl), _tenth(rows.val_audio)))
-    references = [base_answers(base, vl, settings) for vl, _ in parts]
+    final = base_answers(base, rows.val_vl, settings, base_store(folder, key, rows.val_vl) if folder else NoStore())
+    midway = base_answers(base, _tenth(rows.val_vl), settings) if settings.every else None
     model = attach(base, config)
     encoder = row_encoder(model, config.data.num_workers)
-    final, *midway = [
-        Evaluator(model, encoder, vl, audio, reference, settings, config.seed)
-        for (vl, audio), reference in zip(parts, references, strict=True)
-    ]
-    final.read_audio_rows()
-    return _Prepared(StageA(config, model, encoder, row_stream(rows, config)), final, next(iter(midway), None))
+
+    def evaluator(vl: list[Row], audio: list[Row], reference: BaseAnswers) -> Evaluator:
+        return Evaluator(model, encoder, vl, audio, reference, settings, config.seed)
+
+    prepared = _Prepared(
+        stage_a=StageA(config, model, encoder, row_stream(rows, config)),
+        final=evaluator(rows.val_vl, rows.val_audio, final),
+        midway=evaluator(_tenth(rows.val_vl), _tenth(rows.val_audio), midway) if midway else None,
+        base_key=key,
+    )
+    prepared.final.read_audio_rows()
+    return prepared
 
 
 def _tenth(rows: list[Row]) -> list[Row]:
@@ -196,7 +254,7 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
         return RunOutcome(folder, training, None)
     stage_a.model.gate = 1.0
     try:
-        evaluation = prepared.final.run(_stopping(observer))
+        evaluation = _evaluate(folder, config, prepared, _stopping(observer), training.steps)
     except _StoppedError:
         return RunOutcome(folder, training, None)
     return RunOutcome(folder, training, _write_results(config, training, evaluation, folder))
@@ -226,7 +284,7 @@ def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: 
         "evaluation": evaluation.to_dict(),
         "finished_at": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    _write_json(folder / METRICS, metrics)
+    write_text(folder / METRICS, json_text(metrics))
     summary = read_summary(folder)
     table = format_table([summary])
     (folder / SUMMARY).write_text(table, encoding="utf-8")
@@ -266,15 +324,3 @@ def _new_folder(root: Path, label: str) -> Path:
             raise InputError(root, "a folder that can be written", str(error.strerror), way_out) from error
         else:
             return folder
-
-
-def _versions() -> dict[str, str]:
-    packages = ("safe-audio", "torch", "transformers", "torchaudio")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
-
-
-def _write_json(path: Path, value: object) -> None:
-    """Writes next to the target and renames, so that a reader never sees half a file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)

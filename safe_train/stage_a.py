@@ -171,7 +171,7 @@ class StageA:
 
         audio_loss = self._audio_backward()
         self.stack.after_audio_backward()
-        retention_loss = self._retention_backward() if self.stack.distills else torch.zeros(())
+        retention_loss = self._retention_backward() if self.stack.adds_loss else torch.zeros(())
         self.stack.after_retention_backward()
 
         norm = torch.nn.utils.clip_grad_norm_(self.model.trainable_parameters().values(), settings.clip_norm)

@@ -63,7 +63,7 @@ class RunSummary:
         """What a reader must know before believing the row."""
         found = [f"{self.name}: {name} was on but never became active" for name in self.metrics["training"]["inactive"]]
         for condition, result in self.metrics["evaluation"]["vl"].items():
-            if condition != "bypass" and not result["fusion_calls"] * result["relative_update"]:
+            if condition != "bypass" and not result["is_measurement"]:
                 found.append(f"{self.name}: {condition}: the fusion had no effect; this is not a retention measurement")
         if not self.metrics["evaluation"]["vl"]["bypass"]["bit_equal"]:
             found.append(f"{self.name}: the bypass is not the base bit for bit")

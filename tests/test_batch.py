@@ -8,7 +8,8 @@ import soundfile
 import torch
 
 from configs.model_configs import EMBEDDED
-from safe_train.data.batch import SILENCE_SECONDS, FeatureCache, RowEncoder
+from safe_train.data.audio_input import SYNTHETIC_SECONDS
+from safe_train.data.batch import FeatureCache, RowEncoder
 from safe_train.data.rows import Row, vl_rows
 from safe_train.data.vqa import load_vqa
 from safe_train.data.waveform import load_waveform
@@ -170,7 +171,7 @@ def test_features_are_those_of_each_row_s_own_clip(encoder, audio_encoder, clips
 def test_a_row_without_a_clip_hears_silence(encoder, audio_encoder, clips):
     rows = [Row("a", "what?", ("x",), audio=clips[0]), Row("b", "what?", ("x",))]
     (features,) = encoder.prompt_batch(rows).features
-    silence = audio_encoder([torch.zeros(int(16_000 * SILENCE_SECONDS))]).values[0]
+    silence = audio_encoder([torch.zeros(int(16_000 * SYNTHETIC_SECONDS))]).values[0]
     assert relative_error(features.values[1], silence) < LOGITS[torch.float32]
     assert features.mask.all()
 

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safe_train.data.audio_input import Amplified, WhiteNoise
 from safe_train.data.audiocaps import AudioExample
-from safe_train.data.rows import Row, RowStream, audio_rows, draw_subset, vl_rows, with_distractors
+from safe_train.data.rows import ProtectedAudio, Row, RowStream, audio_rows, draw_subset, vl_rows
 from safe_train.data.vqa import VQAExample
-from safe_train.errors import InputError
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 
 AUDIO = [Row(f"a{k}", "what do you hear?", (f"sound {k}",), audio=Path(f"{k}.wav")) for k in range(11)]
 VL = [Row(f"v{k}", "what?", (str(k),), image=Path(f"{k}.png"), kind="count", cluster=str(k // 2)) for k in range(7)]
 
 
-def stream(seed=3, image_share=0.5, audio=AUDIO, vl=VL):
-    return RowStream(audio, vl, seed=seed, image_share=image_share)
+def stream(seed=3, image_share=0.5, audio=AUDIO, vl=VL, **settings):
+    return RowStream(audio, vl, seed=seed, image_share=image_share, **settings)
 
 
 def ids(rows):
@@ -89,24 +89,45 @@ def test_the_share_of_images_does_not_change_the_order_of_the_clips():
     assert ids(stream(image_share=0.0).audio_batch(4, 9)) == ids(stream(image_share=1.0).audio_batch(4, 9))
 
 
-@given(seed=st.integers(0, 2**31), count=st.integers(2, 6))
-def test_a_distractor_is_never_the_row_s_own_clip(seed, count):
-    rows = AUDIO[:count] * 5
-    for row, paired in zip(rows, with_distractors(rows, [row.audio for row in AUDIO[:count]], seed), strict=True):
-        assert paired.audio != row.audio
-        assert (paired.row_id, paired.answers) == (row.row_id, row.answers)
+def heard(protected, number=60, **settings):
+    return [row.audio for n in range(number) for row in stream(protected_audio=protected, **settings).vl_batch(n, 10)]
 
 
-def test_distractors_are_drawn_evenly():
-    clips = [row.audio for row in AUDIO[:4]]
-    drawn = [row.audio for row in with_distractors([AUDIO[0]] * 3_000, clips, 0)]
-    for clip in clips[1:]:
-        assert abs(drawn.count(clip) - 1_000) < 4 * (3_000 * (1 / 3) * (2 / 3)) ** 0.5
+def test_protected_rows_hear_silence_loud_clips_and_noise_in_their_shares():
+    found = heard(ProtectedAudio(silence=0.2, loud=0.3, noise=0.1))
+    counts = {
+        "silence": found.count(None),
+        "loud": sum(isinstance(audio, Amplified) for audio in found),
+        "noise": sum(isinstance(audio, WhiteNoise) for audio in found),
+        "clip": sum(isinstance(audio, Path) for audio in found),
+    }
+    for kind, share in (("silence", 0.2), ("loud", 0.3), ("noise", 0.1), ("clip", 0.4)):
+        assert abs(counts[kind] - 600 * share) < 4 * (600 * share * (1 - share)) ** 0.5, kind
 
 
-def test_a_single_clip_cannot_distract():
-    with pytest.raises(InputError, match="at least two different clips, got 1"):
-        with_distractors(AUDIO, [Path("0.wav"), Path("0.wav")], 0)
+@pytest.mark.parametrize(
+    ("protected", "wanted"),
+    [
+        (ProtectedAudio(silence=1.0), type(None)),
+        (ProtectedAudio(loud=1.0), Amplified),
+        (ProtectedAudio(noise=1.0), WhiteNoise),
+        (ProtectedAudio(), Path),
+    ],
+)
+def test_a_share_of_one_leaves_nothing_else(protected, wanted):
+    assert all(isinstance(audio, wanted) for audio in heard(protected))
+
+
+def test_what_protected_rows_hear_does_not_change_their_order():
+    batches = [stream(protected_audio=ProtectedAudio(silence=share)).vl_batch(3, 8) for share in (0.0, 0.7)]
+    assert ids(batches[0]) == ids(batches[1])
+
+
+def test_shuffled_audio_keeps_the_clips_and_loses_their_rows():
+    shuffled = {row.row_id: row.audio for n in range(20) for row in stream(shuffle_audio=True).audio_batch(n, 11)}
+    own = {row.row_id: row.audio for row in AUDIO}
+    assert sorted(shuffled.values()) == sorted(own.values())
+    assert shuffled != own
 
 
 @given(limit=st.one_of(st.none(), st.integers(1, 15)), seed=st.integers(0, 1_000))

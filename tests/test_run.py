@@ -59,7 +59,7 @@ def test_the_folder_is_named_by_time_and_variant_and_holds_what_it_should(run):
     assert re.fullmatch(r"\d{8}-\d{6}_full_retention", run.name)
     assert {path.name for path in run.iterdir()} == {
         "config.json", "metrics.json", "metrics.jsonl", "evaluations.jsonl", "subset_indices.json", "checkpoints",
-        "summary.txt", "audio_gain_vs_vl_change.png",
+        "summary.txt", "audio_gain_vs_vl_change.png", "evaluation",
     }  # fmt: skip
     suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".jsonl", ".safetensors", ".txt", ".png"}  # nothing pickled
@@ -105,7 +105,7 @@ def test_the_bypass_is_the_base_bit_for_bit_and_the_fusion_was_at_work(run):
     vl = metrics_of(run)["evaluation"]["vl"]
     assert vl["bypass"]["bit_equal"] is True
     assert vl["bypass"]["fusion_calls"] == 0
-    assert min(vl[name]["fusion_calls"] * vl[name]["relative_update"] for name in ("silence", "distractor")) > 0
+    assert all(vl[name]["is_measurement"] and vl[name]["fusion_calls"] > 0 for name in ("silence", "distractor"))
 
 
 def test_the_closing_table_is_printed_and_kept(finished):
@@ -156,15 +156,52 @@ def without_seconds(evaluation):
     return {key: value for key, value in evaluation.items() if key != "seconds"}
 
 
-def test_eval_gives_the_figures_of_the_run_again(run):
-    again = json.loads(invoke("eval", run).stdout)
-    assert without_seconds(again) == without_seconds(metrics_of(run)["evaluation"])
+@pytest.fixture
+def copied(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / run.name))
 
 
-def test_eval_with_other_rows(run):
-    fewer = json.loads(invoke("eval", run, "--max-vl", 5, "--max-audio", 3).stdout)
+def test_eval_gives_the_figures_of_the_run_again(run, copied):
+    """With the answers that are there, and with all of them asked for again."""
+    for _ in range(2):
+        again = json.loads(invoke("eval", copied).stdout)
+        assert without_seconds(again) == without_seconds(metrics_of(run)["evaluation"])
+        shutil.rmtree(copied / "evaluation")
+
+
+def test_eval_goes_on_where_it_was_cut_off(copied):
+    """Half of one file is taken away; no other file is written again, and the answers are the same."""
+    (cut,) = copied.glob("evaluation/*/vl.silence.jsonl")
+    whole, others = cut.read_bytes(), [path for path in copied.glob("evaluation/*/*.jsonl") if path != cut]
+    times = {path: path.stat().st_mtime_ns for path in others if not path.name.startswith("rows.")}
+    cut.write_bytes(whole[: len(whole) // 2])
+    invoke("eval", copied)
+    assert cut.read_bytes() == whole
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_more_conditions_join_those_of_the_run(copied):
+    found = json.loads(invoke("eval", copied, "--conditions", "loud,gate_0.5").stdout)
+    assert set(found["vl"]) == {"bypass", "loud", "gate_0.5"}
+    (results,) = copied.glob("evaluation/*/results.json")
+    assert set(json.loads(results.read_text())["evaluation"]["vl"]) == {
+        "bypass", "silence", "distractor", "loud", "gate_0.5"
+    }  # fmt: skip
+
+
+def test_eval_with_other_rows(copied):
+    fewer = json.loads(invoke("eval", copied, "--max-vl", 5, "--max-audio", 3).stdout)
     assert sum(fewer["vl"]["silence"]["by_kind"].values()) <= 5
     assert fewer["vl"]["bypass"]["bit_equal"] is True
+    assert len(list(copied.glob("evaluation/*/results.json"))) == 2  # other rows, another folder
+
+
+def test_the_positive_control_fails_and_keeps_its_own_answers(copied):
+    control = json.loads(invoke("eval", copied, "--positive-control").stdout)
+    assert control["vl"]["bypass"]["bit_equal"] is True
+    assert control["vl"]["silence"]["difference"]["high"] < 0
+    damages = [json.loads(path.read_text())["key"]["damage"] for path in copied.glob("evaluation/*/results.json")]
+    assert sorted(damages) == [0.0, 2.0]
 
 
 def test_resuming_a_finished_run_trains_no_more(run, tmp_path):

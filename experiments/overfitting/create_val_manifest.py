@@ -14,10 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
-from experiments.overfitting.files import json_text, write_text
 from safe_train.data.pack_manifest import PackedQuestion, ValManifest
 from safe_train.data.vqa import VQAExample, read_official
 from safe_train.errors import InputError
+from safe_train.files import json_text, write_text
 from safe_train.usage import one_line_errors
 
 OUTPUT = Path("experiments/overfitting/val_manifest.json")

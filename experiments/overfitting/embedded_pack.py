@@ -7,9 +7,9 @@ from pathlib import Path
 
 from experiments.overfitting.create_subset_manifest import draw_clips
 from experiments.overfitting.create_val_manifest import draw_questions
-from experiments.overfitting.files import json_text, write_text
 from experiments.overfitting.package_subset import package_subset
 from safe_train.embedded.dataset import embedded_data_root
+from safe_train.files import json_text, write_text
 
 NUM_CLIPS = 400
 NUM_QUESTIONS = 500

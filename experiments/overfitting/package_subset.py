@@ -19,11 +19,11 @@ from pathlib import Path
 
 from experiments.overfitting import create_subset_manifest, create_val_manifest
 from experiments.overfitting.arguments import OneLineParser
-from experiments.overfitting.files import json_text, staged_folder
 from safe_train.data.manifest import resolve
 from safe_train.data.pack import CAPTIONS, IMAGES, SUBSET_MANIFESTS, VAL_MANIFEST
 from safe_train.data.pack_manifest import PackedClip, SubsetManifest, ValManifest
 from safe_train.errors import InputError
+from safe_train.files import json_text, staged_folder
 from safe_train.usage import one_line_errors
 
 README = "README.txt"

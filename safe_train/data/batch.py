@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from safe_train.data.audio_input import AudioInput, waveform_of
 from safe_train.data.image import load_image
 from safe_train.data.rows import Row
-from safe_train.data.waveform import load_waveform
 from safe_train.errors import InputError
 from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
-
-SILENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,14 @@ def _ordered_map(num_workers: int) -> Callable[..., Iterator[Any]]:
 
 
 class FeatureCache:
-    """Audio features of files, kept in memory: the encoders are frozen, so a clip is encoded once."""
+    """Audio features of clips, kept in memory: the encoders are frozen, so a clip is encoded once."""
 
     def __init__(self, encoders: Sequence[AudioEncoder], num_workers: int = 0) -> None:
         self.encoders = list(encoders)
         self._map = _ordered_map(num_workers)
-        self._by_clip: dict[Path | None, tuple[AudioFeatures, ...]] = {}
+        self._by_clip: dict[AudioInput | None, tuple[AudioFeatures, ...]] = {}
 
-    def get(self, clips: Sequence[Path | None]) -> tuple[AudioFeatures, ...]:
+    def get(self, clips: Sequence[AudioInput | None]) -> tuple[AudioFeatures, ...]:
         """Features of each encoder for a batch of clips; None is silence."""
         new = [clip for clip in dict.fromkeys(clips) if clip not in self._by_clip]
         for clip, waveforms in zip(new, self._map(self._waveforms, new), strict=True):
@@ -67,15 +64,9 @@ class FeatureCache:
         per_clip = [self._by_clip[clip] for clip in clips]
         return tuple(AudioFeatures.cat(list(parts)) for parts in zip(*per_clip, strict=True))
 
-    def _waveforms(self, clip: Path | None) -> list[Tensor]:
+    def _waveforms(self, clip: AudioInput | None) -> list[Tensor]:
         """The clip at each encoder's rate."""
-        return [self._waveform(clip, encoder) for encoder in self.encoders]
-
-    @staticmethod
-    def _waveform(clip: Path | None, encoder: AudioEncoder) -> Tensor:
-        if clip is None:
-            return torch.zeros(int(SILENCE_SECONDS * encoder.sampling_rate))
-        return load_waveform(clip, encoder.sampling_rate)
+        return [waveform_of(clip, encoder.sampling_rate) for encoder in self.encoders]
 
 
 class RowEncoder:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from safe_train.data.audio_input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
 from safe_train.data.clips import AudioExample
 from safe_train.data.vqa import VQAExample
 from safe_train.errors import InputError
 
 # Streams of random numbers that must not depend on each other.
-_AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET, _SPLIT = range(6)
+_AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET, _SPLIT, _SHUFFLE = range(7)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Row:
         question: the text put to the model.
         answers: the references; the first is trained on.
         image: path or None.
-        audio: path or None.
+        audio: path, altered clip or noise, or None.
         kind: the question type, by which accuracies are broken down.
         cluster: rows that share it are not independent (questions about one image).
     """
@@ -35,7 +36,7 @@ class Row:
     question: str
     answers: tuple[str, ...]
     image: Path | None = None
-    audio: Path | None = None
+    audio: AudioInput | None = None
     kind: str = ""
     cluster: str = ""
 
@@ -56,18 +57,28 @@ def vl_rows(examples: Sequence[VQAExample]) -> list[Row]:
 
 
 def audio_rows(examples: Sequence[AudioExample], default_question: str) -> list[Row]:
-    """Audio rows; captions are the references, and clips without a question are asked ``default_question``."""
-    return [
-        Row(
-            row_id=example.clip_id,
-            question=example.question or default_question,
-            answers=example.captions,
-            image=example.image_path,
-            audio=example.audio_path,
-            cluster=example.clip_id,
-        )
-        for example in examples
-    ]
+    """Audio rows; captions are the references, and clips without a question are asked ``default_question``.
+
+    The second question about a clip gets the id ``<clip_id>#2``, and so on.
+    """
+    seen: Counter[str] = Counter()
+    rows = []
+    for example in examples:
+        seen[example.clip_id] += 1
+        count = seen[example.clip_id]
+        rows.append(_audio_row(example, default_question, f"#{count}" if count > 1 else ""))
+    return rows
+
+
+def _audio_row(example: AudioExample, default_question: str, suffix: str) -> Row:
+    return Row(
+        row_id=example.clip_id + suffix,
+        question=example.question or default_question,
+        answers=example.captions,
+        image=example.image_path,
+        audio=example.audio_path,
+        cluster=example.clip_id,
+    )
 
 
 def _majority_first(answers: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,18 +142,53 @@ class Subset:
         return one, other
 
 
+@dataclass(frozen=True)
+class ProtectedAudio:
+    """What protected VL rows hear; the rest hear an unrelated clip as it is.
+
+    Attributes:
+        silence: share that hears silence.
+        loud: share that hears an unrelated clip ``LOUD_DB`` louder.
+        noise: share that hears white noise of ``NOISE_DB``.
+    """
+
+    silence: float = 0.0
+    loud: float = 0.0
+    noise: float = 0.0
+
+    def choose(self, clip: AudioInput | None, draw: float, seed: int) -> AudioInput | None:
+        """What a row hears for a number drawn from [0, 1)."""
+        if draw < self.silence:
+            return None
+        if draw < self.silence + self.loud and isinstance(clip, Path):
+            return Amplified(clip, LOUD_DB)
+        if self.silence + self.loud <= draw < self.silence + self.loud + self.noise:
+            return WhiteNoise(NOISE_DB, seed % NOISE_SEEDS)
+        return clip
+
+
 class RowStream:
     """Batches of training rows as a pure function of seed and batch number, so that resuming needs no state.
 
     Every epoch is a new permutation. Audio rows without an image get an unrelated one with probability
-    ``image_share``; VL rows get an unrelated clip each or, with probability ``silence_share``, none.
+    ``image_share`` and, with ``shuffle_audio``, another row's clip; VL rows hear what ``protected_audio`` says.
     """
 
     def __init__(
-        self, audio: Sequence[Row], vl: Sequence[Row], *, seed: int, image_share: float, silence_share: float = 0.0
+        self,
+        audio: Sequence[Row],
+        vl: Sequence[Row],
+        *,
+        seed: int,
+        image_share: float,
+        protected_audio: ProtectedAudio = ProtectedAudio(),
+        shuffle_audio: bool = False,
     ) -> None:
         self.audio, self.vl = list(audio), list(vl)
-        self.seed, self.image_share, self.silence_share = seed, image_share, silence_share
+        self.seed, self.image_share, self.protected_audio = seed, image_share, protected_audio
+        if shuffle_audio:
+            order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.audio))
+            self.audio = [replace(row, audio=self.audio[i].audio) for row, i in zip(self.audio, order, strict=True)]
 
     def audio_batch(self, number: int, size: int) -> list[Row]:
         """The ``number``-th batch of audio rows."""
@@ -151,19 +197,19 @@ class RowStream:
         show = rng.random(size) < self.image_share
         lent = rng.integers(len(self.vl), size=size)
         return [
-            _with(row, image=self.vl[other].image) if shown and row.image is None else row
+            replace(row, image=self.vl[other].image) if shown and row.image is None else row
             for row, shown, other in zip(rows, show, lent, strict=True)
         ]
 
     def vl_batch(self, number: int, size: int) -> list[Row]:
-        """The ``number``-th batch of VL rows, each with a distractor or none, which stands for silence."""
+        """The ``number``-th batch of VL rows with what they hear; none stands for silence."""
         rows = self._take(self.vl, _VL_ORDER, number, size)
         rng = np.random.default_rng([self.seed, _DISTRACTORS, number])
         lent = rng.integers(len(self.audio), size=size)
-        silent = rng.random(size) < self.silence_share
+        draws = rng.random(size)
         return [
-            row if hushed else _with(row, audio=self.audio[other].audio)
-            for row, other, hushed in zip(rows, lent, silent, strict=True)
+            replace(row, audio=self.protected_audio.choose(self.audio[other].audio, draw, int(other)))
+            for row, other, draw in zip(rows, lent, draws, strict=True)
         ]
 
     def _take(self, rows: list[Row], stream: int, number: int, size: int) -> list[Row]:
@@ -176,25 +222,3 @@ class RowStream:
                 orders[epoch] = np.random.default_rng([self.seed, stream, epoch]).permutation(len(rows))
             taken.append(rows[orders[epoch][offset]])
         return taken
-
-
-def with_distractors(rows: Sequence[Row], clips: Sequence[Path], seed: int) -> list[Row]:
-    """The rows with clips that belong to other rows; a row never keeps the clip that it has.
-
-    Raises:
-        InputError: there are fewer than two different clips.
-    """
-    if len(set(clips)) < 2:
-        raise InputError("distractors", "at least two different clips", str(len(set(clips))), "give more audio rows")
-    rng = np.random.default_rng([seed, _DISTRACTORS])
-    paired = []
-    for row in rows:
-        index = int(rng.integers(len(clips)))
-        if clips[index] == row.audio:
-            index = (index + 1 + int(rng.integers(len(clips) - 1))) % len(clips)
-        paired.append(_with(row, audio=clips[index]))
-    return paired
-
-
-def _with(row: Row, *, image: Path | None = None, audio: Path | None = None) -> Row:
-    return Row(row.row_id, row.question, row.answers, image or row.image, audio or row.audio, row.kind, row.cluster)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,28 +49,29 @@ class AdapterConfig:
     init_seed: int = 0
 
 
-@dataclass
 class FusionStatistics:
-    """What the fusion did since the last reset: proof that a result was measured with the fusion at work.
+    """What the fusion did to a batch of rows: proof that a result was measured with the fusion at work.
 
     Attributes:
-        calls: times that a fusion layer changed hidden states.
-        relative_update: for each fused layer, the sum over calls of ``|gate * update| / |hidden|`` (Frobenius norms).
+        calls: for each fused layer, how often it changed hidden states.
     """
 
-    calls: int = 0
-    relative_update: dict[int, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.calls: dict[int, int] = {}
+        self._ratios: dict[int, Tensor] = {}
 
     def record(self, layer: int, hidden: Tensor, update: Tensor) -> None:
-        """Adds one call."""
-        self.calls += 1
-        ratio = (update.float().norm() / hidden.float().norm().clamp_min(1e-30)).item()
-        self.relative_update[layer] = self.relative_update.get(layer, 0.0) + ratio
+        """Adds a call on ``hidden`` [B, T, H]; ``update`` is what is added to it."""
+        self.calls[layer] = self.calls.get(layer, 0) + 1
+        ratio = update.float().flatten(1).norm(dim=1) / hidden.float().flatten(1).norm(dim=1).clamp_min(1e-30)
+        self._ratios[layer] = self._ratios[layer] + ratio if layer in self._ratios else ratio
 
-    @property
-    def mean_relative_update(self) -> float:
-        """Mean of the relative update over all calls; 0 if the fusion never ran."""
-        return sum(self.relative_update.values()) / self.calls if self.calls else 0.0
+    def updates(self) -> list[tuple[float, ...]]:
+        """For each row, ``|update| / |hidden|`` (Frobenius norms) by layer, mean over calls; empty without a call."""
+        if not self.calls:
+            return []
+        columns = [(self._ratios[layer] / self.calls[layer]).tolist() for layer in sorted(self.calls)]
+        return list(zip(*columns, strict=True))
 
 
 class SafeModel(nn.Module):

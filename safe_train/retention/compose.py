@@ -16,6 +16,7 @@ from safe_train.retention.distillation import Distillation
 from safe_train.retention.elastic import ElasticWeightConsolidation
 from safe_train.retention.mechanism import Mechanism, ProtectedBatches, ProtectedModel
 from safe_train.retention.null_space import NullSpaceProjection
+from safe_train.retention.replay import Replay
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class EffectiveRetention:
 
     Attributes:
         kl_coefficient: multiplies the KL divergence.
+        replay_coefficient: multiplies the cross-entropy of the protected rows' own answers.
         fisher_coefficient: multiplies the EWC penalty.
         fisher_step: step before which the Fisher diagonal is computed.
         null_space_min_samples: protected rows before the bases are first computed, and rows they are computed from.
@@ -33,6 +35,7 @@ class EffectiveRetention:
     """
 
     kl_coefficient: float
+    replay_coefficient: float
     fisher_coefficient: float
     fisher_step: int
     null_space_min_samples: int
@@ -68,6 +71,7 @@ def effective_retention(
             logger.info("%s: %d instead of %d, since only %d protected rows go by", name, fitted, registered, rows)
     return EffectiveRetention(
         kl_coefficient=settings.retention_scale * variant.kl_coefficient,
+        replay_coefficient=settings.retention_scale * variant.replay_coefficient,
         fisher_coefficient=settings.retention_scale * variant.fisher_coefficient,
         fisher_step=round(settings.fisher_at * max_steps),
         null_space_min_samples=min_samples,
@@ -97,6 +101,8 @@ def build_mechanisms(
                 temperature=settings.temperature,
             )
         )
+    if effective.replay_coefficient > 0:
+        mechanisms.append(Replay(model.head, weight=effective.replay_coefficient))
     if effective.fisher_coefficient > 0:
         mechanisms.append(
             ElasticWeightConsolidation(
@@ -142,13 +148,15 @@ class RetentionStack:
         self.mechanisms = list(mechanisms)
 
     @property
-    def distills(self) -> bool:
+    def adds_loss(self) -> bool:
         """Whether a loss on protected rows is to be computed at each step."""
-        return any(isinstance(mechanism, Distillation) for mechanism in self.mechanisms)
+        return any(mechanism.adds_loss for mechanism in self.mechanisms)
 
     def loss(self, batch: Any) -> Tensor:
         """Sum of the mechanisms' weighted losses on a batch of protected rows."""
-        student, teacher = self.model.student(batch), self.model.teacher(batch)
+        student = self.model.student(batch)
+        needs_teacher = any(mechanism.needs_teacher for mechanism in self.mechanisms)
+        teacher = self.model.teacher(batch) if needs_teacher else None
         terms = [mechanism.loss(student, teacher) for mechanism in self.mechanisms]
         return torch.stack([term for term in terms if term is not None]).sum()
 

@@ -18,6 +18,8 @@ class Distillation(Mechanism):
     """
 
     name = "KL"
+    adds_loss = True
+    needs_teacher = True
 
     def __init__(
         self,
@@ -37,8 +39,10 @@ class Distillation(Mechanism):
         """Whether the divergence was ever above zero."""
         return self._largest is not None and self._largest.item() > 0.0
 
-    def loss(self, student: AnswerStates, teacher_hidden: Tensor) -> Tensor:
+    def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
         """The weighted divergence."""
+        if teacher_hidden is None:
+            raise ValueError("teacher_hidden must be given: the divergence is taken from the teacher")
         value = linear_kl_divergence(
             student.hidden,
             teacher_hidden,

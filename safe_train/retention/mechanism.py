@@ -75,9 +75,13 @@ class Mechanism:
 
     Attributes:
         name: how logs and tables call it.
+        adds_loss: whether it puts a loss on protected rows at each step.
+        needs_teacher: whether that loss compares with the teacher.
     """
 
     name = "mechanism"
+    adds_loss = False
+    needs_teacher = False
     _acted = False
 
     @property
@@ -88,8 +92,8 @@ class Mechanism:
     def before_step(self, step: int, rows_seen: int) -> None:
         """Before a step's first forward pass: calibrate if due. ``rows_seen`` counts protected rows up to here."""
 
-    def loss(self, student: AnswerStates, teacher_hidden: Tensor) -> Tensor | None:
-        """A weighted term of the retention loss, or None."""
+    def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor | None:
+        """A weighted term of the retention loss, or None; the teacher's states come if any mechanism needs them."""
         return None
 
     def after_audio_backward(self) -> None:

@@ -1,4 +1,4 @@
-"""The registry against the table of the ablation: KL, Fisher and null space of each variant."""
+"""The registry against the table of the ablation: KL, Fisher, null space and replay of each variant."""
 
 import dataclasses
 import subprocess
@@ -15,13 +15,16 @@ from configs.retention_variants import (
     list_variants,
 )
 
-# name: effective KL coefficient, effective Fisher coefficient, null space (rank and samples) or None
+# name: effective coefficients of KL, Fisher and replay, null space (rank and samples) or None
 TABLE = {
-    "no_retention": (0.0, 0.0, None),
-    "soft_retention": (0.2, 0.0, None),
-    "fisher_retention": (0.2, 0.1, None),
-    "nullspace_retention": (0.2, 0.0, (8, 128)),
-    "full_retention": (0.2, 0.1, (8, 128)),
+    "no_retention": (0.0, 0.0, 0.0, None),
+    "soft_retention": (0.2, 0.0, 0.0, None),
+    "fisher_retention": (0.2, 0.1, 0.0, None),
+    "nullspace_retention": (0.2, 0.0, 0.0, (8, 128)),
+    "full_retention": (0.2, 0.1, 0.0, (8, 128)),
+    "fisher_only": (0.0, 0.1, 0.0, None),
+    "nullspace_only": (0.0, 0.0, 0.0, (8, 128)),
+    "replay_only": (0.0, 0.0, 0.2, None),
 }
 VALID = {
     "name": "x",
@@ -33,15 +36,15 @@ VALID = {
 }
 
 
-def test_the_registry_holds_exactly_the_five_variants_under_their_own_names():
+def test_the_registry_holds_exactly_these_variants_under_their_own_names():
     assert {name: variant.name for name, variant in RETENTION_VARIANTS.items()} == {name: name for name in TABLE}
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_effective_coefficients_follow_the_table(name):
-    kl, fisher, null_space = TABLE[name]
+    kl, fisher, replay, null_space = TABLE[name]
     variant = get_variant_config(name)
-    assert (variant.kl_coefficient, variant.fisher_coefficient) == (kl, fisher)
+    assert (variant.kl_coefficient, variant.fisher_coefficient, variant.replay_coefficient) == (kl, fisher, replay)
     assert variant.enable_null_space == (null_space is not None)
     if null_space:
         assert (variant.null_space_rank, variant.null_space_min_samples) == null_space
@@ -67,6 +70,9 @@ def test_null_space_defaults():
         ("fisher_retention", ("KL", "Fisher")),
         ("nullspace_retention", ("KL", "null space")),
         ("full_retention", ("KL", "Fisher", "null space")),
+        ("fisher_only", ("Fisher",)),
+        ("nullspace_only", ("null space",)),
+        ("replay_only", ("replay",)),
     ],
 )
 def test_mechanisms(name, mechanisms):
@@ -90,6 +96,11 @@ def test_to_dict_has_the_trainers_keys():
     }
 
 
+def test_only_a_variant_with_replay_names_its_weight():
+    assert get_variant_config("replay_only").to_dict()["replay_weight"] == 0.2
+    assert [name for name in TABLE if "replay_weight" in get_variant_config(name).to_dict()] == ["replay_only"]
+
+
 @pytest.mark.parametrize(("weight", "computed"), [(0.0, False), (1e-9, True), (0.1, True)])
 def test_fisher_is_computed_exactly_if_it_has_a_weight(weight, computed):
     assert RetentionVariantConfig(**VALID | {"fisher_weight": weight}).to_dict()["compute_fisher_at_start"] is computed
@@ -104,7 +115,7 @@ def test_an_unknown_variant_is_told_with_the_known_names_and_the_nearest():
 
 
 def test_a_name_like_no_other_gets_no_suggestion():
-    with pytest.raises(ValueError, match=r"full_retention$"):
+    with pytest.raises(ValueError, match=r"replay_only$"):
         get_variant_config("xyz")
 
 
@@ -113,7 +124,7 @@ def test_the_nearest_name_ignores_case():
         get_variant_config("FULL_RETENTION")
 
 
-@pytest.mark.parametrize("field", ["retention_loss_weight", "distillation_weight", "fisher_weight"])
+@pytest.mark.parametrize("field", ["retention_loss_weight", "distillation_weight", "fisher_weight", "replay_weight"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} must be finite and at least 0"):

@@ -16,7 +16,7 @@ from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.embedded.models import build_audio_encoder, build_base, build_feature_extractor
 from safe_train.embedded.questions import QUESTION_TYPES
 from safe_train.embedded.sounds import ALL_SOUNDS, synthesize
-from safe_train.evaluate import base_answers
+from safe_train.evaluation import base_answers
 from safe_train.model import AudioEncoder, Base, load_audio_encoder
 
 LEAST_VL, LEAST_VL_TYPE, LEAST_AUDIO = 0.93, 0.85, 0.97

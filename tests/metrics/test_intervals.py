@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from safe_train.metrics.intervals import cluster_bootstrap
+from safe_train.metrics.intervals import cluster_bootstrap, cluster_bootstrap_ratio
 
 NUM_CLUSTERS, CLUSTER_SIZE, NUM_EXPERIMENTS = 60, 6, 400
 TRUE_MEAN = 0.4
@@ -84,3 +84,33 @@ def test_equal_values_leave_no_doubt():
 def test_empty_and_unequal_inputs_are_refused(values, clusters):
     with pytest.raises(ValueError, match="as many clusters as values"):
         cluster_bootstrap(values, clusters)
+
+
+def test_the_ratio_of_proportional_values_is_exact():
+    values, clusters = experiment(np.random.default_rng(1))
+    bottoms = [abs(value) + 1.0 for value in values]
+    found = cluster_bootstrap_ratio([0.7 * value for value in bottoms], bottoms, clusters)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.7, 0.7, 0.7))
+
+
+def test_the_ratio_interval_is_that_of_the_delta_method():
+    """Half width 1.96 times the standard error of ``sum(top - r bottom) / sum(bottom)`` over clusters."""
+    rng = np.random.default_rng(5)
+    bottoms = rng.uniform(0.5, 1.5, size=NUM_CLUSTERS * CLUSTER_SIZE)
+    tops = 0.8 * bottoms + np.repeat(rng.normal(0, 0.2, NUM_CLUSTERS), CLUSTER_SIZE)
+    clusters = [str(cluster) for cluster in range(NUM_CLUSTERS) for _ in range(CLUSTER_SIZE)]
+    found = cluster_bootstrap_ratio(tops.tolist(), bottoms.tolist(), clusters, resamples=4_000)
+    ratio = tops.sum() / bottoms.sum()
+    residuals = (tops - ratio * bottoms).reshape(NUM_CLUSTERS, CLUSTER_SIZE).sum(axis=1)
+    expected = 1.96 * np.sqrt((residuals**2).sum()) / bottoms.sum()
+    assert found.mean == pytest.approx(ratio)
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.08)
+
+
+def test_a_ratio_over_nothing_is_none():
+    assert cluster_bootstrap_ratio([0.0, 0.0], [0.0, 0.0], ["a", "b"]) is None
+
+
+def test_a_ratio_of_unequal_lengths_is_refused():
+    with pytest.raises(ValueError, match="of one length"):
+        cluster_bootstrap_ratio([1.0], [1.0, 2.0], ["a", "b"])

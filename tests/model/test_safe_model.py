@@ -66,14 +66,17 @@ def test_statistics_measure_the_fusion(attach, rows):
     model.statistics = FusionStatistics()
     with torch.no_grad():
         model.last_hidden_state(batch.inputs, batch.features)
-    expected = sum((update.double().norm() / hidden.double().norm()).item() for hidden, update in seen) / 2
-    assert model.statistics.calls == 2
-    assert model.statistics.mean_relative_update == pytest.approx(expected, rel=1e-5)
+    expected = [
+        [update.double().flatten(1).norm(dim=1) / hidden.double().flatten(1).norm(dim=1)] for hidden, update in seen
+    ]
+    assert model.statistics.calls == {layer: 1 for layer in model.config.fusion_layers}
+    for row, updates in enumerate(model.statistics.updates()):
+        assert updates == pytest.approx([layer[0][row].item() for layer in expected], rel=1e-5)
     for handle in handles:
         handle.remove()
     model.gate, model.statistics = 0.0, FusionStatistics()
     model.last_hidden_state(batch.inputs, batch.features)
-    assert model.statistics.calls == 0
+    assert (model.statistics.calls, model.statistics.updates()) == ({}, [])
 
 
 @pytest.mark.parametrize("content", ["nothing", "no weights", "pickled weights"])

@@ -154,3 +154,15 @@ def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
     stream = prepare(configure(data__silence_share=0.3)).stream
     rows = [row for number in range(50) for row in stream.vl_batch(number, 4)]
     assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4
+
+
+def test_no_teacher_is_asked(prepare, configure):
+    """The teacher of a variant with replay alone is never computed."""
+    stage = prepare(configure(variant="replay_only"))
+
+    def teacher(_batch):
+        raise AssertionError("the teacher was asked")
+
+    stage.stack.model.teacher = teacher
+    metrics = stage.train_step()
+    assert metrics["replay_loss"] > 0

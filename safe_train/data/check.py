@@ -1,0 +1,155 @@
+"""The check of a data folder: every list is read, every audio file decoded and every image opened, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import soundfile
+
+from safe_train.data.check_report import SetReport, Tally
+from safe_train.data.defects import IMAGE_TOKEN, Defect, DefectKind, Item
+from safe_train.data.image import load_image
+from safe_train.data.listing import PACK, SETS, has_split, is_pack, list_items
+from safe_train.data.waveform import load_waveform
+from safe_train.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+_FORMATS = {".wav": ("WAV", "WAVEX", "RF64"), ".flac": ("FLAC",), ".ogg": ("OGG",), ".mp3": ("MP3",)}
+
+# How load_waveform tells what it refuses.
+_KINDS = {"audio": DefectKind.EMPTY_AUDIO, "a whole file": DefectKind.TRUNCATED_AUDIO}
+
+# Bytes of a file in which its format chunk is looked for; other chunks may come first.
+_HEADER_BYTES = 4096
+
+
+def check_root(root: Path, *, sets: Sequence[str] = (), splits: Sequence[str] = ()) -> Iterator[SetReport]:
+    """Checks what a data folder holds, set by set and split by split.
+
+    A report is given when its set is done. Memory: the lists of one split, 8 bytes for each clip, and the audio file
+    or image that is being read.
+
+    Args:
+        root: the data root, or a data pack.
+        sets: names from ``audiocaps wavcaps avqa vqa pack``; none for all that are there.
+        splits: none for those of train, val and test that are there.
+
+    Raises:
+        InputError: there is no such folder, no data set in it, a named set is not there, or no set has a named split.
+    """
+    present = _present(root, sets)
+    wanted = splits or SPLITS
+    for split in splits:
+        if present != [PACK] and not any(name != PACK and has_split(root, name, split) for name in present):
+            raise InputError(
+                root, f"a list of the split {split}", f"none in {', '.join(present)}", "name another split"
+            )
+    return _reports(root, present, wanted, named=bool(splits))
+
+
+def require_no_defects(root: Path, reports: Sequence[SetReport]) -> None:
+    """InputError with the number of defects, if there are any."""
+    found = [defect for report in reports for defect in report.defects]
+    if found:
+        counts = f"{sum(defect.count for defect in found)} of {len({defect.kind for defect in found})} kinds"
+        raise InputError(root, "data without defects", counts, "mend or remove what the report names")
+
+
+def _present(root: Path, sets: Sequence[str]) -> list[str]:
+    if not root.is_dir():
+        got = "a file" if root.exists() else "no such folder"
+        raise InputError(root, "a data root or a data pack", got, "mend the path")
+    found = [name for name in SETS if (root / name).is_dir()] + ([PACK] if is_pack(root) else [])
+    if absent := [name for name in sets if name not in found]:
+        raise InputError(root, f"the data set {absent[0]}", f"{', '.join(found) or 'none'}", "name a set that is there")
+    if not found:
+        expected = f"a data root with {' or '.join(f'{name}/' for name in SETS)}, or a data pack"
+        raise InputError(root, expected, "neither", "mend the path")
+    return [name for name in found if not sets or name in sets]
+
+
+def _reports(root: Path, present: list[str], splits: Sequence[str], *, named: bool) -> Iterator[SetReport]:
+    for name in present:
+        if name == PACK:
+            yield _check(root, PACK, "")
+            continue
+        there = [split for split in splits if has_split(root, name, split)]
+        yield from (_check(root, name, split) for split in there)
+        if not there and not named:
+            tally = Tally(root)
+            tally.add_defect(Defect(DefectKind.LIST, name, f"no list of {', '.join(splits)}"))
+            yield tally.report(name, "")
+
+
+def _check(root: Path, set_name: str, split: str) -> SetReport:
+    tally = Tally(root)
+    for found in list_items(root, set_name, split):
+        if isinstance(found, Defect):
+            tally.add_defect(found)
+            continue
+        tally.add_item(found)
+        if found.question is not None and IMAGE_TOKEN in found.question:
+            tally.add_defect(
+                Defect(DefectKind.TOKEN, found.question, "the model's processor would take it for an image")
+            )
+        _open_files(found, tally)
+    return tally.report(set_name, split)
+
+
+def _open_files(item: Item, tally: Tally) -> None:
+    """Reads the files that no earlier item had."""
+    if item.audio is not None and tally.is_new(item.audio):
+        seconds, defect = check_audio(item.audio)
+        tally.add_clip(seconds)
+        tally.add_defect(defect)
+    if item.image is not None and tally.is_new(item.image):
+        defect = check_image(item.image)
+        tally.add_image(readable=defect is None)
+        tally.add_defect(defect)
+
+
+def check_audio(path: Path) -> tuple[float | None, Defect | None]:
+    """Decodes an audio file to its end.
+
+    Returns:
+        Its length in seconds, or None if it cannot be decoded; and its defect, or None.
+    """
+    if not path.is_file():
+        return None, Defect(DefectKind.MISSING_AUDIO, str(path), "no such file")
+    if path.stat().st_size == 0:
+        return None, Defect(DefectKind.EMPTY_AUDIO, str(path), "a file of 0 bytes")
+    try:
+        header = soundfile.info(path)
+        seconds = load_waveform(path, header.samplerate).numel() / header.samplerate
+    except (soundfile.SoundFileError, OSError):
+        if _tells_zero_rate(path):
+            return None, Defect(DefectKind.ZERO_RATE, str(path), "a header that says 0 Hz")
+        return None, Defect(DefectKind.UNREADABLE_AUDIO, str(path), "no WAV, FLAC, OGG or MP3 that libsndfile opens")
+    except InputError as error:
+        return None, Defect(_KINDS.get(error.expected, DefectKind.UNREADABLE_AUDIO), str(path), error.got)
+    if header.format not in _FORMATS[path.suffix.lower()]:
+        return seconds, Defect(DefectKind.MISLABELED_AUDIO, str(path), f"{header.format} in a {path.suffix} file")
+    return seconds, None
+
+
+def check_image(path: Path) -> Defect | None:
+    """Opens and decodes an image; its defect, or None."""
+    if not path.is_file():
+        return Defect(DefectKind.MISSING_IMAGE, str(path), "no such file")
+    try:
+        load_image(path)
+    except InputError as error:
+        return Defect(DefectKind.UNREADABLE_IMAGE, str(path), error.got)
+    return None
+
+
+def _tells_zero_rate(path: Path) -> bool:
+    """Whether the header of a WAV file (RIFF, bytes 4 to 7 of ``fmt``) or FLAC file (RFC 9639, 8.2) says 0 Hz."""
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    if head.startswith(b"fLaC"):
+        return int.from_bytes(head[18:21]) >> 4 == 0
+    start = head.find(b"fmt ")
+    return head.startswith(b"RIFF") and start >= 0 and head[start + 12 : start + 16] == bytes(4)

@@ -1,0 +1,68 @@
+"""What can be wrong with a data folder, and what an entry of its lists names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from safe_train.errors import InputError
+
+IMAGE_TOKEN = "<image>"
+"""What processors replace by an image's tokens; in a question it would stand for one image too many."""
+
+
+class DefectKind(StrEnum):
+    """What can be wrong, in words."""
+
+    LIST = "list that cannot be read"
+    ENTRY = "entry with a field that is missing or malformed"
+    DUPLICATE = "id that stands twice"
+    ANSWERS = "answers that are missing or empty"
+    OUTSIDE = "path that leaves the root"
+    TOKEN = f"question with the literal {IMAGE_TOKEN}"
+    MISSING_AUDIO = "audio file that is missing"
+    EMPTY_AUDIO = "audio without samples"
+    ZERO_RATE = "audio with a rate of 0 Hz"
+    TRUNCATED_AUDIO = "audio that ends early"
+    MISLABELED_AUDIO = "audio whose name tells another format"
+    UNREADABLE_AUDIO = "audio that cannot be decoded"
+    MISSING_IMAGE = "image file that is missing"
+    UNREADABLE_IMAGE = "image that cannot be read"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something that is wrong.
+
+    Attributes:
+        kind: what.
+        name: the file, entry or id that it is about.
+        detail: what was found.
+    """
+
+    kind: DefectKind
+    name: str
+    detail: str
+
+    @classmethod
+    def of(cls, kind: DefectKind, error: InputError) -> Defect:
+        """A reader's error as a defect of that kind."""
+        return cls(kind, str(error.where), f"expected {error.expected}, got {error.got}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry of a list: a question, or a clip with its captions.
+
+    Attributes:
+        question: None where the answers are captions.
+        answers: the references; empty where a split has none.
+        audio: its audio file, which may be missing.
+        image: its image file, which may be missing.
+    """
+
+    question: str | None
+    answers: tuple[str, ...]
+    audio: Path | None
+    image: Path | None

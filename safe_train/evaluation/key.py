@@ -1,0 +1,76 @@
+"""What the answers of an evaluation depend on; equal keys give equal answers on a CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safe_train.config import EvaluationSettings, StageAConfig
+from safe_train.data.rows import Row
+from safe_train.model import Base, SafeModel
+
+_PACKAGES = ("safe-audio", "torch", "transformers", "torchaudio")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that answers depend on."""
+    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
+
+
+def tensors_sha256(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def rows_sha256(rows: Sequence[Row]) -> str:
+    """SHA-256 over everything that the rows say; files count by their paths."""
+    return hashlib.sha256(json.dumps([asdict(row) for row in rows], default=str).encode()).hexdigest()
+
+
+def base_key(config: StageAConfig, base: Base, vl: Sequence[Row]) -> dict[str, Any]:
+    """What the base's answers depend on; call it before anything is attached to the base."""
+    settings: EvaluationSettings = config.evaluation
+    return {
+        "base": {"source": base.source, "sha256": tensors_sha256(base.model.named_parameters())},
+        "vl_rows_sha256": rows_sha256(vl),
+        "batch_size": settings.batch_size,
+        "max_new_tokens": settings.max_new_tokens,
+        "precision": config.precision,
+        "versions": versions(),
+    }
+
+
+def evaluation_key(
+    base: Mapping[str, Any], config: StageAConfig, model: SafeModel, audio: Sequence[Row], *, step: int, damage: float
+) -> dict[str, Any]:
+    """What SAFE's answers depend on: what the base's do, the trained parts, the encoders and the audio rows."""
+    return {
+        **base,
+        "variant": config.variant,
+        "seed": config.seed,
+        "step": step,
+        "damage": damage,
+        "trained_parts_sha256": tensors_sha256(model.trainable_parameters().items()),
+        "audio_encoders": [
+            {"source": encoder.source, "sha256": tensors_sha256(encoder.named_parameters())}
+            for encoder in model.encoders
+        ],
+        "audio_rows_sha256": rows_sha256(audio),
+    }
+
+
+def folder_name(key: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for a key."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,277 @@
+"""From answers to figures: everything here is a function of the samples and the rows alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from safe_train.data.rows import Row
+from safe_train.evaluation.samples import Sample
+from safe_train.metrics.intervals import Estimate, cluster_bootstrap, cluster_bootstrap_ratio
+from safe_train.metrics.non_inferiority import NonInferiority, mcnemar, non_inferiority
+
+RIGHT = 0.5
+"""From this score on an answer counts as right where only right and wrong are told apart."""
+
+SMALLEST_GROUP = 20
+"""Question types with fewer rows are not looked at when the worst group is sought."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The question type that loses most.
+
+    Attributes:
+        kind: the question type.
+        rows: how many rows are of it.
+        difference: accuracy minus the base's.
+    """
+
+    kind: str
+    rows: int
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class VLResult:
+    """One condition on VL rows; shares in 0..1, intervals 95 %, clustered by image.
+
+    Attributes:
+        condition: its name.
+        rows: rows it was measured on.
+        accuracy: VQA accuracy.
+        difference: accuracy minus the base's on the same rows, paired.
+        retention_ratio: accuracy over the base's on the same rows; None where the base has none right.
+        answer_change_rate: share of rows answered otherwise than by the base.
+        right_to_wrong: share of rows whose accuracy fell.
+        wrong_to_right: share of rows whose accuracy rose.
+        mcnemar_p: two-sided exact p-value that as many right answers are lost as gained.
+        non_inferiority: whether a loss of the margin or more is ruled out.
+        kl: mean over answer tokens of KL(base || SAFE) in nats; 0 in the bypass.
+        format_errors: share of answers that are empty, run over several lines or had to be cut off.
+        worst_group: the question type that loses most, or None if no type has enough rows.
+        by_kind: accuracy by question type.
+        fusion_calls: times that a fusion layer changed a row's hidden states, over all rows.
+        updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
+        is_measurement: whether the fusion had any effect at all; if not, nothing was measured.
+        bit_equal: for the bypass, whether logits and answers are the base's bit for bit; None elsewhere.
+    """
+
+    condition: str
+    rows: int
+    accuracy: Estimate
+    difference: Estimate
+    retention_ratio: Estimate | None
+    answer_change_rate: float
+    right_to_wrong: float
+    wrong_to_right: float
+    mcnemar_p: float
+    non_inferiority: NonInferiority
+    kl: float
+    format_errors: float
+    worst_group: Group | None
+    by_kind: dict[str, float]
+    fusion_calls: int
+    updates: list[float]
+    is_measurement: bool
+    bit_equal: bool | None
+
+
+@dataclass(frozen=True)
+class AudioResult:
+    """One condition on audio rows.
+
+    Attributes:
+        condition: its name.
+        rows: rows it was measured on.
+        accuracy: exact match with a reference after normalization.
+        token_f1: largest F1 of the answer's words with a reference's.
+        format_errors: share of answers that are empty, run over several lines or had to be cut off.
+        updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
+    """
+
+    condition: str
+    rows: int
+    accuracy: Estimate
+    token_f1: Estimate
+    format_errors: float
+    updates: list[float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All conditions.
+
+    Attributes:
+        base: accuracy of the untouched base on the VL rows.
+        base_format_errors: share of the base's answers with a format error.
+        vl: results on VL rows by condition.
+        audio: results on audio rows by condition.
+        audio_gain: audio accuracy with the matched clip minus that under another condition, paired, by condition.
+        seconds: how long it took.
+    """
+
+    base: Estimate
+    base_format_errors: float
+    vl: dict[str, VLResult]
+    audio: dict[str, AudioResult]
+    audio_gain: dict[str, Estimate]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def worst_vl_difference(self) -> Estimate:
+        """The condition with audio attached and the gate open that is furthest below the base."""
+        differences = [result.difference for name, result in self.vl.items() if is_retention_condition(name)]
+        return min(differences, key=lambda estimate: estimate.mean)
+
+    def passed_although_damaged(self) -> list[str]:
+        """What a positive control should have failed: conditions without a loss, and hearing that still helps."""
+        found = [
+            f"VL {name}"
+            for name, result in self.vl.items()
+            if is_retention_condition(name) and (result.non_inferiority.established or result.difference.high >= 0.0)
+        ]
+        found += ["audio gain"] if self.audio_gain["silence"].low > 0.0 else []
+        bypass = self.vl["bypass"]
+        return [*found, *([] if bypass.bit_equal else ["the bypass, which is to stay the base,"])]
+
+
+def is_retention_condition(name: str) -> bool:
+    """Whether a VL condition counts for "the worst": audio attached and the gate fully open."""
+    return name != "bypass" and not name.startswith("gate_")
+
+
+def vl_result(
+    condition: str, samples: Sequence[Sample], base: Sequence[Sample], rows: Sequence[Row], margin: float
+) -> VLResult:
+    """The figures of a condition; where rows were answered several times, each row's worst answer counts."""
+    reference = {sample.row_id: sample for sample in base}
+    row_of = {row.row_id: row for row in rows}
+    worst = _worst_answers(samples)
+    before = [reference[sample.row_id] for sample in worst]
+    clusters = [row_of[sample.row_id].cluster for sample in worst]
+    kinds = [row_of[sample.row_id].kind for sample in worst]
+    scores = [sample.score for sample in worst]
+    changes = [sample.score - old.score for sample, old in zip(worst, before, strict=True)]
+    was_right, is_right = ([sample.score >= RIGHT for sample in group] for group in (before, worst))
+    pairs = list(zip(was_right, is_right, strict=True))
+    tokens = sum(sample.tokens for sample in worst)
+    updates = _mean_updates(worst)
+    bypassed = condition == "bypass"
+    return VLResult(
+        condition=condition,
+        rows=len(worst),
+        accuracy=cluster_bootstrap(scores, clusters),
+        difference=cluster_bootstrap(changes, clusters),
+        retention_ratio=cluster_bootstrap_ratio(scores, [sample.score for sample in before], clusters),
+        answer_change_rate=_share([new.answer != old.answer for new, old in zip(worst, before, strict=True)]),
+        right_to_wrong=_share([change < 0 for change in changes]),
+        wrong_to_right=_share([change > 0 for change in changes]),
+        mcnemar_p=mcnemar(losses=pairs.count((True, False)), gains=pairs.count((False, True))),
+        non_inferiority=non_inferiority(was_right, is_right, clusters, margin),
+        kl=sum((sample.kl or 0.0) * sample.tokens for sample in worst) / tokens if tokens else 0.0,
+        format_errors=_share([_is_malformed(sample) for sample in worst]),
+        worst_group=_worst_group(changes, kinds, clusters),
+        by_kind=_mean_by(kinds, scores),
+        fusion_calls=sum(sample.fusion_calls for sample in worst),
+        updates=updates,
+        is_measurement=any(update > 0.0 for update in updates),
+        bit_equal=all(_is_bit_equal(new, old) for new, old in zip(worst, before, strict=True)) if bypassed else None,
+    )
+
+
+def audio_result(condition: str, samples: Sequence[Sample], rows: Sequence[Row]) -> AudioResult:
+    """The figures of a condition."""
+    cluster_of = {row.row_id: row.cluster for row in rows}
+    clusters = [cluster_of[sample.row_id] for sample in samples]
+    return AudioResult(
+        condition=condition,
+        rows=len(samples),
+        accuracy=cluster_bootstrap([sample.score for sample in samples], clusters),
+        token_f1=cluster_bootstrap([sample.token_f1 or 0.0 for sample in samples], clusters),
+        format_errors=_share([_is_malformed(sample) for sample in samples]),
+        updates=_mean_updates(samples),
+    )
+
+
+def summarize(
+    base: Sequence[Sample],
+    vl: Mapping[str, Sequence[Sample]],
+    audio: Mapping[str, Sequence[Sample]],
+    vl_rows: Sequence[Row],
+    audio_rows: Sequence[Row],
+    *,
+    margin: float,
+    seconds: float,
+) -> Evaluation:
+    """All figures of an evaluation; a condition without a single row is left out."""
+    cluster_of = {row.row_id: row.cluster for row in audio_rows}
+    matched = {sample.row_id: sample.score for sample in audio["matched"]}
+    gains = {}
+    for name, samples in audio.items():
+        if name != "matched":
+            lost = [matched[sample.row_id] - sample.score for sample in samples]
+            gains[name] = cluster_bootstrap(lost, [cluster_of[sample.row_id] for sample in samples])
+    clusters = {row.row_id: row.cluster for row in vl_rows}
+    return Evaluation(
+        base=cluster_bootstrap([sample.score for sample in base], [clusters[sample.row_id] for sample in base]),
+        base_format_errors=_share([_is_malformed(sample) for sample in base]),
+        vl={name: vl_result(name, samples, base, vl_rows, margin) for name, samples in vl.items() if samples},
+        audio={name: audio_result(name, samples, audio_rows) for name, samples in audio.items() if samples},
+        audio_gain=gains,
+        seconds=seconds,
+    )
+
+
+def _worst_answers(samples: Sequence[Sample]) -> list[Sample]:
+    """For each row its lowest score, and of equal ones the largest divergence, rows in the order of the first draw."""
+    worst: dict[str, Sample] = {}
+    for sample in samples:
+        other = worst.get(sample.row_id)
+        if other is None or (sample.score, -(sample.kl or 0.0)) < (other.score, -(other.kl or 0.0)):
+            worst[sample.row_id] = sample
+    return list(worst.values())
+
+
+def _worst_group(changes: Sequence[float], kinds: Sequence[str], clusters: Sequence[str]) -> Group | None:
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, kind in enumerate(kinds):
+        members[kind].append(index)
+    large = {kind: indices for kind, indices in members.items() if len(indices) >= SMALLEST_GROUP}
+    if not large:
+        return None
+    worst = min(large, key=lambda kind: sum(changes[index] for index in large[kind]) / len(large[kind]))
+    indices = large[worst]
+    difference = cluster_bootstrap([changes[index] for index in indices], [clusters[index] for index in indices])
+    return Group(worst, len(indices), difference)
+
+
+def _mean_by(kinds: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+    by_kind: dict[str, list[float]] = defaultdict(list)
+    for kind, score in zip(kinds, scores, strict=True):
+        by_kind[kind].append(score)
+    return {kind: sum(values) / len(values) for kind, values in sorted(by_kind.items())}
+
+
+def _mean_updates(samples: Sequence[Sample]) -> list[float]:
+    """Mean of each fused layer's update; empty where the fusion ran for no row."""
+    heard = [sample.updates for sample in samples if sample.updates]
+    return [sum(layer) / len(samples) for layer in zip(*heard, strict=True)]
+
+
+def _is_malformed(sample: Sample) -> bool:
+    return not sample.answer.strip() or "\n" in sample.answer.strip() or not sample.ended
+
+
+def _is_bit_equal(sample: Sample, base: Sample) -> bool:
+    return sample.logits_sha256 == base.logits_sha256 is not None and sample.answer == base.answer
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)

@@ -1,0 +1,159 @@
+"""One line of JSON an answer, written batch by batch: an evaluation that was cut off goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safe_train.data.audio_input import describe
+from safe_train.data.rows import Row
+from safe_train.errors import InputError
+from safe_train.files import json_text, write_text
+
+Kind = Literal["vl", "audio"]
+KEY = "key.json"
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer.
+
+    Attributes:
+        row_id: of the row.
+        answer: what was generated.
+        score: VQA accuracy on VL rows, exact match on audio rows, in 0..1.
+        token_f1: largest F1 of the answer's words with a reference's; audio rows only, else None.
+        ended: whether the answer ended by itself within the longest length that is allowed.
+        heard: the clip, noise or silence; None where no audio was attached.
+        draw: the number of the draw in a repeated condition.
+        kl: KL(base || SAFE) in nats, mean over the reference answer's tokens; VL rows with audio attached only.
+        tokens: how many tokens that mean is over.
+        updates: for each fused layer, ``|gate * update| / |hidden|``, mean over its calls; empty where none ran.
+        fusion_calls: times that a fusion layer changed the row's hidden states.
+        logits_sha256: of the row's logits with its reference answer; base and bypass only.
+    """
+
+    row_id: str
+    answer: str
+    score: float
+    token_f1: float | None = None
+    ended: bool = True
+    heard: str | None = None
+    draw: int = 0
+    kl: float | None = None
+    tokens: int = 0
+    updates: tuple[float, ...] = ()
+    fusion_calls: int = 0
+    logits_sha256: str | None = None
+
+
+Answer = Callable[[Sequence[Row]], list[Sample]]
+"""Gives the samples of a batch of rows."""
+
+
+class SampleStore:
+    """A folder with the rows and, for each condition, the answers to them.
+
+    Attributes:
+        folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, key: Mapping[str, Any], vl: Sequence[Row], audio: Sequence[Row]) -> SampleStore:
+        """The store of an evaluation; what is there already is kept, since ``folder`` is named after the key.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        write_text(folder / KEY, json_text(key))
+        for kind, rows in (("vl", vl), ("audio", audio)):
+            lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
+            write_text(folder / f"rows.{kind}.jsonl", "".join(f"{line}\n" for line in lines))
+        return cls(folder)
+
+    def path(self, kind: Kind, condition: str) -> Path:
+        """The file of a condition."""
+        return self.folder / f"{kind}.{condition}.jsonl"
+
+    def read(self, kind: Kind, condition: str) -> list[Sample]:
+        """The answers so far; a line that was cut off, and what follows it, is left out."""
+        path = self.path(kind, condition)
+        samples: list[Sample] = []
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").split("\n"):
+                try:
+                    values = json.loads(line)
+                    samples.append(Sample(**values | {"updates": tuple(values["updates"])}))
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    break
+        return samples
+
+    def complete(self, kind: Kind, condition: str, rows: Sequence[Row], answer: Answer, size: int) -> list[Sample]:
+        """All samples of a condition: whole batches that are there already, the others from ``answer``.
+
+        Args:
+            kind: which rows.
+            condition: its name.
+            rows: all rows of the condition, draw after draw.
+            answer: gives the samples of a batch of rows.
+            size: rows a batch; the same at every call, so that the batches are.
+
+        Raises:
+            InputError: the file cannot be written; what was written before stays.
+        """
+        samples = self.read(kind, condition)[: len(rows)]
+        if len(samples) < len(rows):
+            samples = samples[: len(samples) // size * size]
+        if [sample.row_id for sample in samples] != [row.row_id for row in rows[: len(samples)]]:
+            samples = []
+        if len(samples) == len(rows):
+            return samples
+        path = self.path(kind, condition)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_lines(path, samples, mode="w")
+            for start in range(len(samples), len(rows), size):
+                batch = answer(rows[start : start + size])
+                _write_lines(path, batch, mode="a")
+                samples += batch
+        except OSError as error:
+            got = str(error.strerror or error)
+            raise InputError(
+                path, "a file that can be written", got, "make room, then run again: it goes on"
+            ) from error
+        return samples
+
+
+class NoStore:
+    """Keeps nothing; for evaluations on the way."""
+
+    def complete(self, _kind: Kind, _condition: str, rows: Sequence[Row], answer: Answer, size: int) -> list[Sample]:
+        """All samples, from ``answer``."""
+        return [sample for start in range(0, len(rows), size) for sample in answer(rows[start : start + size])]
+
+
+def _write_lines(path: Path, samples: Sequence[Sample], *, mode: Literal["a", "w"]) -> None:
+    with path.open(mode, encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "row_id": row.row_id,
+        "question": row.question,
+        "answers": list(row.answers),
+        "image": str(row.image) if row.image else None,
+        "audio": describe(row.audio) if row.audio else None,
+        "kind": row.kind,
+        "cluster": row.cluster,
+    }

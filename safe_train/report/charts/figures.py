@@ -1,0 +1,228 @@
+"""The charts of the report, each from the figures of the arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from safe_train.data.audio_input import LOUD_DB
+from safe_train.evaluation.conditions import GAINS_DB, GATES
+from safe_train.report.arms import Arm, AudioCell, VLCell
+from safe_train.report.charts.panel import Look, Panel, Point
+from safe_train.report.charts.scales import Scale, linear, logarithmic, points, shares
+from safe_train.report.curves import CurvePoint, curve
+from safe_train.report.grouping import Group
+from safe_train.report.seeds import Interval
+
+Looks = Mapping[str, Look]
+"""By the name of the arm."""
+
+
+@dataclass(frozen=True)
+class TrainingMetric:
+    """A metric of the training with its chart.
+
+    Attributes:
+        key: in ``metrics.jsonl``.
+        title: of the chart.
+        scale: makes its axis from all values.
+    """
+
+    key: str
+    title: str
+    scale: Callable[[Sequence[float]], Scale]
+
+
+def _share_scale(_values: Sequence[float]) -> Scale:
+    return shares()
+
+
+TRAINING_METRICS = (
+    TrainingMetric("audio_loss", "audio loss, nats", logarithmic),
+    TrainingMetric("retention_loss", "retention loss, weighted", logarithmic),
+    TrainingMetric("kl", "KL on protected rows, nats", logarithmic),
+    TrainingMetric("replay_loss", "replay loss, nats", logarithmic),
+    TrainingMetric("ewc", "EWC penalty", logarithmic),
+    TrainingMetric("fisher_trace", "trace of the Fisher diagonal", logarithmic),
+    TrainingMetric("null_space_energy", "gradient energy captured", _share_scale),
+    TrainingMetric("null_space_removed", "share of the update removed", _share_scale),
+    TrainingMetric("null_space_leakage", "share left inside (leakage)", logarithmic),
+    TrainingMetric("gradient_norm", "gradient norm", logarithmic),
+)
+
+
+def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> Markup | None:
+    """Audio gain across, change in VL accuracy under the worst condition up; None if no arm has both."""
+    shown = [(arm, arm.gain, arm.worst.change) for arm in arms if arm.gain is not None and arm.worst is not None]
+    if not shown:
+        return None
+    across = [limit for _, gain, _ in shown for limit in _limits(gain)]
+    up = [limit for _, _, change in shown for limit in _limits(change)]
+    panel = Panel(
+        x=linear([*across, 0.0]),
+        y=points(up, 100 * margin),
+        title="VL change, worst condition (points)",
+        x_label="audio gain: matched clip minus silence (points)",
+        width=480,
+        height=360,
+    )
+    panel.rule(0.0, "zero", "the base")
+    panel.rule(-100 * margin, "margin", f"margin \u2212{100 * margin:g}")
+    front = pareto_front([(100 * gain.mean, 100 * change.mean) for arm, gain, change in shown if not arm.damage])
+    if len(front) > 1:
+        panel.steps(_staircase(front, panel), "front")
+    for arm, gain, change in shown:
+        label = f"{arm.name}: gain {100 * gain.mean:+.1f}, worst VL change {100 * change.mean:+.1f} points"
+        panel.point(Point(100 * gain.mean, 100 * change.mean, _limits(gain), _limits(change), label), looks[arm.name])
+    return panel.svg("Up and to the right is better")
+
+
+def pareto_front(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of which no other is at least as good in both numbers and better in one, by the first number."""
+
+    def dominated(pair: tuple[float, float]) -> bool:
+        return any(other != pair and other[0] >= pair[0] and other[1] >= pair[1] for other in pairs)
+
+    return sorted({pair for pair in pairs if not dominated(pair)})
+
+
+def _staircase(front: Sequence[tuple[float, float]], panel: Panel) -> list[tuple[float, float]]:
+    corners = [(panel.x.low, front[0][1])]
+    for (x, y), (_, lower) in zip(front, [*front[1:], (0.0, panel.y.low)], strict=True):
+        corners += [(x, y), (x, lower)]
+    return corners
+
+
+def gate_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
+    """VL change and audio accuracy over the gate; the bypass is the gate shut, the distractor and matched clips open."""
+    vl = {0.0: "bypass"} | {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "distractor"}
+    audio = {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "matched"}
+    axis = Scale(0.0, 1.0, tuple((gate, f"{gate:g}") for gate in vl))
+    return _sweep(arms, looks, margin, vl, audio, axis, "gate", tuple(f"gate_{gate:g}" for gate in GATES))
+
+
+def loudness_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
+    """VL change and audio accuracy over the clip's gain; 0 dB is the clip as it is."""
+    gains = {gain: f"gain_{gain:+g}" for gain in GAINS_DB}
+    vl = dict(sorted((gains | {0.0: "distractor", LOUD_DB: "loud"}).items()))
+    audio = dict(sorted((gains | {0.0: "matched", LOUD_DB: "loud"}).items()))
+    axis = Scale(min(vl), max(vl), tuple((gain, f"{gain:+g}".replace("-", "\u2212") if gain else "0") for gain in vl))
+    return _sweep(arms, looks, margin, vl, audio, axis, "gain (dB)", (*gains.values(), "loud"))
+
+
+def _sweep(
+    arms: Sequence[Arm],
+    looks: Looks,
+    margin: float,
+    vl: Mapping[float, str],
+    audio: Mapping[float, str],
+    axis: Scale,
+    x_label: str,
+    swept: Sequence[str],
+) -> list[Markup]:
+    """Two charts over one axis; nothing where no arm has a condition beyond the ends that every evaluation has."""
+    if not any(name in arm.vl or name in arm.audio for arm in arms for name in swept):
+        return []
+    seeing = {arm.name: _along(vl, arm.vl, lambda cell: cell.change) for arm in arms}
+    hearing = {arm.name: _along(audio, arm.audio, lambda cell: cell.accuracy) for arm in arms}
+    lowest = [limit for line in seeing.values() for point in line for limit in point.y_limits or ()]
+    upper = Panel(axis, points(lowest or [0.0], 100 * margin), "VL change with an unrelated clip (points)", x_label)
+    lower = Panel(
+        axis,
+        Scale(0.0, 100.0, tuple((v, f"{v:.0f} %") for v in (0.0, 25.0, 50.0, 75.0, 100.0))),
+        "audio accuracy with the own clip",
+        x_label,
+    )
+    upper.rule(0.0, "zero")
+    upper.rule(-100 * margin, "margin")
+    for panel, lines in ((upper, seeing), (lower, hearing)):
+        for arm in arms:
+            if lines[arm.name]:
+                panel.line(lines[arm.name], looks[arm.name])
+    return [panel.svg(f"One line an arm, over the {x_label}") for panel in (upper, lower)]
+
+
+def _along(
+    sweep: Mapping[float, str], cells: Mapping[str, VLCell] | Mapping[str, AudioCell], value: Callable[..., Interval]
+) -> list[Point]:
+    found = [(place, value(cells[name])) for place, name in sweep.items() if name in cells]
+    return [Point(place, 100 * interval.mean, y_limits=_limits(interval)) for place, interval in found]
+
+
+def training_curves(groups: Sequence[Group], looks: Looks) -> list[Markup]:
+    """One chart a metric; mean over seeds, the band from the smallest seed to the largest."""
+    charts: list[Markup] = []
+    trained = [group for group in groups if not group.damage]
+    for metric in TRAINING_METRICS:
+        lines = {group.name: curve(group, metric.key) for group in trained}
+        shown = [point for line in lines.values() for point in line]
+        if any(point.high != 0.0 or point.low != 0.0 for point in shown):
+            charts.append(_training_chart(metric, lines, shown, looks))
+    return charts
+
+
+def _training_chart(
+    metric: TrainingMetric, lines: Mapping[str, Sequence[CurvePoint]], shown: Sequence[CurvePoint], looks: Looks
+) -> Markup:
+    panel = Panel(
+        x=linear([0.0, *(point.step for point in shown)], most_ticks=5),
+        y=metric.scale([value for point in shown for value in (point.low, point.high)]),
+        title=metric.title,
+        x_label="step",
+        width=320,
+        height=200,
+    )
+    drawn = {
+        name: [Point(point.step, point.mean, y_limits=(point.low, point.high)) for point in line]
+        for name, line in lines.items()
+        if any(point.high != 0.0 or point.low != 0.0 for point in line)
+    }
+    for name, line in drawn.items():
+        panel.band(line, looks[name])
+    for name, line in drawn.items():
+        panel.line([Point(point.x, point.y) for point in line], looks[name], markers=False)
+    return panel.svg(f"{len(drawn)} arms over {shown[-1].step:.0f} steps")
+
+
+def update_norms(arms: Sequence[Arm], looks: Looks, conditions: Sequence[str], layers: Sequence[str]) -> list[Markup]:
+    """One chart a fused layer: size of its update to that of the hidden states, by condition, the first on top."""
+    charts: list[Markup] = []
+    upwards = list(reversed(conditions))
+    for index, layer in enumerate(layers):
+        values = {
+            arm.name: [
+                (place, arm.vl[name].updates[index])
+                for place, name in enumerate(upwards)
+                if name in arm.vl and len(arm.vl[name].updates) > index
+            ]
+            for arm in arms
+        }
+        sizes = [size for line in values.values() for _, size in line]
+        if sizes:
+            charts.append(_layer_chart(layer, values, sizes, upwards, looks))
+    return charts
+
+
+def _layer_chart(
+    layer: str,
+    values: Mapping[str, Sequence[tuple[int, float]]],
+    sizes: Sequence[float],
+    conditions: Sequence[str],
+    looks: Looks,
+) -> Markup:
+    axis = Scale(-0.5, len(conditions) - 0.5, tuple((place, name) for place, name in enumerate(conditions)))
+    panel = Panel(
+        x=linear([0.0, *sizes]), y=axis, title=layer, x_label="|update| / |hidden|",
+        width=340, height=66 + 22 * len(conditions), left=104,
+    )  # fmt: skip
+    for name, line in values.items():
+        for place, size in line:
+            label = f"{name}, {conditions[place]}: {size:.3f}"
+            panel.point(Point(size, place, label=label), looks[name])
+    return panel.svg("One marker an arm, by condition")
+
+
+def _limits(interval: Interval) -> tuple[float, float]:
+    return 100 * interval.low, 100 * interval.high

@@ -1,0 +1,176 @@
+"""Rows to look at: answers that changed first, then some that did not, then clips; the same choice at every call."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safe_train.errors import InputError
+from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.samples import BASE, Kind, Sample, SampleStore
+from safe_train.report.grouping import Group, Member
+from safe_train.report.media import Clip, Picture, clip, picture
+
+Change = Literal["right to wrong", "wrong to right", "unchanged", "heard"]
+
+CHANGED, UNCHANGED, HEARD = 6, 3, 3
+"""How many examples of each kind at most."""
+
+_A_CONDITION = 2  # of the changed answers of an arm under one condition, how many are candidates
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row with what the base and SAFE say.
+
+    Attributes:
+        arm: its arm.
+        seed: of the run.
+        condition: what was heard.
+        change: what became of the answer; ``heard`` for an audio row, where the base has nothing to say.
+        row_id: of the row.
+        kind: its question type.
+        question: as it was put.
+        references: each once, the most frequent first.
+        picture: the image, or None.
+        clip: what was heard.
+        base: the base's answer; for an audio row SAFE's answer in silence.
+        safe: SAFE's answer.
+        base_score: VQA accuracy or exact match.
+        safe_score: the same of SAFE's answer.
+    """
+
+    arm: str
+    seed: int
+    condition: str
+    change: Change
+    row_id: str
+    kind: str
+    question: str
+    references: list[str]
+    picture: Picture | None
+    clip: Clip
+    base: str
+    safe: str
+    base_score: float
+    safe_score: float
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An example without its files."""
+
+    group: Group
+    member: Member
+    condition: str
+    change: Change
+    row: dict[str, Any]
+    base: Sample
+    safe: Sample
+
+
+def choose_examples(groups: Sequence[Group]) -> list[Example]:
+    """At most ``CHANGED + UNCHANGED + HEARD`` examples, arms in turn, no row twice; of each arm the first seed's."""
+    trained = [group for group in groups if not group.damage]
+    chosen: list[_Candidate] = []
+    seen: set[str] = set()
+    for limit, candidates_of in ((CHANGED, _changed), (UNCHANGED, _unchanged), (HEARD, _heard)):
+        fresh = 0
+        for candidate in _in_turn([candidates_of(group) for group in trained]):
+            if fresh == limit:
+                break
+            if candidate.row["row_id"] not in seen:
+                seen.add(candidate.row["row_id"])
+                chosen.append(candidate)
+                fresh += 1
+    return [_example(candidate) for candidate in chosen]
+
+
+def _changed(group: Group) -> Iterator[_Candidate]:
+    """Answers whose score changed; one a condition before the second of any, and lost answers before gained ones."""
+    found: list[tuple[int, _Candidate]] = []
+    for condition, pairs in _conditions(group):
+        flips = sorted(
+            (pair for pair in pairs if pair[2].score != pair[1].score), key=lambda p: p[2].score > p[1].score
+        )
+        for rank, (row, base, safe) in enumerate(flips[:_A_CONDITION]):
+            change: Change = "right to wrong" if safe.score < base.score else "wrong to right"
+            found.append((rank, _Candidate(group, group.members[0], condition, change, row, base, safe)))
+    yield from (candidate for _, candidate in sorted(found, key=lambda pair: pair[0]))
+
+
+def _unchanged(group: Group) -> Iterator[_Candidate]:
+    for condition, pairs in _conditions(group):
+        for row, base, safe in pairs:
+            if safe.answer == base.answer:
+                yield _Candidate(group, group.members[0], condition, "unchanged", row, base, safe)
+
+
+def _heard(group: Group) -> Iterator[_Candidate]:
+    member = group.members[0]
+    store = SampleStore(member.evaluation.folder)
+    rows = _rows(store, "audio")
+    silent = {sample.row_id: sample for sample in store.read("audio", "silence")}
+    for sample in store.read("audio", "matched"):
+        if sample.row_id in rows and sample.row_id in silent:
+            yield _Candidate(group, member, "matched", "heard", rows[sample.row_id], silent[sample.row_id], sample)
+
+
+def _conditions(group: Group) -> Iterator[tuple[str, list[tuple[dict[str, Any], Sample, Sample]]]]:
+    """Row, base's answer and SAFE's answer, condition by condition, with audio attached and the gate open."""
+    member = group.members[0]
+    store = SampleStore(member.evaluation.folder)
+    rows = _rows(store, "vl")
+    base = {sample.row_id: sample for sample in SampleStore(member.evaluation.base_folder).read("vl", BASE)}
+    for name, condition in VL_CONDITIONS.items():
+        if condition.attach and condition.gate == 1.0 and condition.draws == 1:
+            samples = store.read("vl", name)
+            known = [sample for sample in samples if sample.row_id in rows and sample.row_id in base]
+            yield name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
+
+
+def _rows(store: SampleStore, kind: Kind) -> dict[str, dict[str, Any]]:
+    path = store.folder / f"rows.{kind}.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["row_id"]: line for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        got = " ".join(str(error).split())
+        way_out = f"evaluate again with: safe eval {store.folder.parent.parent}"
+        raise InputError(path, "the rows of an evaluation", got, way_out) from error
+
+
+def _in_turn(candidates: Sequence[Iterator[_Candidate]]) -> Iterator[_Candidate]:
+    """The first of each, then the second of each, and so on."""
+    for round_of_all in itertools.zip_longest(*candidates):
+        yield from (candidate for candidate in round_of_all if candidate is not None)
+
+
+def _example(candidate: _Candidate) -> Example:
+    row, safe = candidate.row, candidate.safe
+    return Example(
+        arm=candidate.group.name,
+        seed=candidate.member.seed,
+        condition=candidate.condition,
+        change=candidate.change,
+        row_id=row["row_id"],
+        kind=row["kind"],
+        question=row["question"],
+        references=list(dict.fromkeys(row["answers"])),
+        picture=picture(Path(row["image"])) if row["image"] else None,
+        clip=clip(safe.heard or "silence"),
+        base=candidate.base.answer,
+        safe=safe.answer,
+        base_score=candidate.base.score,
+        safe_score=safe.score,
+    )
+
+
+def describe_condition(name: str, kind: Kind) -> str:
+    """What rows hear under a condition, in a few words; empty for a condition that is no longer registered."""
+    registry = VL_CONDITIONS if kind == "vl" else AUDIO_CONDITIONS
+    return registry[name].description if name in registry else ""

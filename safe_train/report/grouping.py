@@ -1,0 +1,112 @@
+"""Which runs are one arm with several seeds: those with the same name and the same settings."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.retention_variants import RETENTION_VARIANTS
+from safe_train.config import StageAConfig
+from safe_train.report.runs import LeftOut, Run, StoredEvaluation
+
+_OF_THE_RUN = ("seed", "label", "device", "output_root", "checkpoint_every", "log_every", "evaluation")
+"""Settings in which the runs of one arm may differ; of those of the evaluation all but the margin."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run in its arm, with the evaluation that counts there.
+
+    Attributes:
+        run: the run.
+        evaluation: of its trained parts, or of the damaged ones in a positive control.
+    """
+
+    run: Run
+    evaluation: StoredEvaluation
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.run.config.seed
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of an arm.
+
+    Attributes:
+        name: unique in a report.
+        variant: the retention variant.
+        damage: above 0 in a positive control.
+        members: by seed, one each.
+    """
+
+    name: str
+    variant: str
+    damage: float
+    members: list[Member]
+
+
+def settings(config: StageAConfig) -> dict[str, Any]:
+    """The settings that make an arm, dotted."""
+    kept = {key: value for key, value in config.model_dump(mode="json").items() if key not in _OF_THE_RUN}
+    return _dotted(kept) | {"evaluation.margin": config.evaluation.margin}
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
+    """Arms in the order of the registry of variants, positive controls last.
+
+    Of two runs with the same settings and seed the one that was evaluated later counts; the other is left out.
+    """
+    by_arm: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
+    left_out: list[LeftOut] = []
+    for run in sorted(runs, key=lambda run: run.evaluation.finished_at):
+        arm = by_arm[_base_name(run), json.dumps(settings(run.config))]
+        if run.config.seed in arm:
+            older = arm[run.config.seed].folder
+            left_out.append(LeftOut(str(older), f"the same settings and seed as {run.folder}, which is newer"))
+        arm[run.config.seed] = run
+    groups: list[Group] = []
+    for (base_name, _settings), by_seed in by_arm.items():
+        members = [by_seed[seed] for seed in sorted(by_seed)]
+        alike = [next(iter(arm.values())) for (other, _), arm in by_arm.items() if other == base_name]
+        name, variant = base_name + _distinction(members[0], alike), members[0].config.variant
+        groups.append(Group(name, variant, 0.0, [Member(run, run.evaluation) for run in members]))
+        for damage in sorted({control.damage for run in members for control in run.controls}):
+            damaged = [Member(run, c) for run in members for c in run.controls if c.damage == damage]
+            groups.append(Group(f"{name}, damaged by {damage:g}", variant, damage, damaged))
+    order = list(RETENTION_VARIANTS)
+    groups.sort(key=lambda group: (group.damage > 0, _place(order, group.variant), group.name))
+    return groups, left_out
+
+
+def _base_name(run: Run) -> str:
+    return run.config.label or run.config.variant
+
+
+def _distinction(run: Run, alike: Iterable[Run]) -> str:
+    """The settings by which a run differs from others of its name, those with default values left out."""
+    all_settings = [settings(other.config) for other in alike]
+    own, default = settings(run.config), settings(StageAConfig())
+    differing = [key for key in own if len({json.dumps(other[key]) for other in all_settings}) > 1]
+    told = [f"{key.rpartition('.')[2]} {_word(own[key])}" for key in differing if own[key] != default[key]]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)

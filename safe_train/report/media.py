@@ -1,0 +1,91 @@
+"""Images and clips as data URIs, so that the page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from safe_train.data.image import load_image
+from safe_train.errors import InputError
+
+LARGEST_SIDE = 320
+LARGEST_CLIP = 1_000_000
+"""Bytes; a larger clip is named and not embedded."""
+
+_AUDIO_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
+_GAIN = re.compile(r"(?P<path>.+) (?P<gain>[+-]\d+(?:\.\d+)?(?:e[+-]?\d+)?) dB")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of an example.
+
+    Attributes:
+        path: where it was.
+        uri: its contents, or None.
+        problem: why there are none.
+    """
+
+    path: str
+    uri: str | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What was heard.
+
+    Attributes:
+        words: the path, the noise, or silence, and the gain.
+        uri: the recording as it is in its file, before any gain; None where there is no file to play.
+        problem: why the file is not embedded.
+    """
+
+    words: str
+    uri: str | None = None
+    problem: str = ""
+
+
+def picture(path: Path) -> Picture:
+    """The image, at most ``LARGEST_SIDE`` wide and high, as PNG where that is small and as JPEG otherwise."""
+    try:
+        image = load_image(path)
+    except InputError as error:
+        return Picture(str(path), None, error.got)
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    kind, options = ("png", {}) if max(image.size) <= 128 else ("jpeg", {"quality": 82})
+    return Picture(str(path), _uri(f"image/{kind}", _encoded(image, kind, options)))
+
+
+def clip(heard: str) -> Clip:
+    """The clip that :func:`~safe_train.data.audio_input.describe` gave these words for."""
+    match = _GAIN.fullmatch(heard)
+    path = Path(match["path"] if match else heard)
+    if not path.suffix or heard.startswith("white noise "):
+        return Clip(heard)
+    words = f"{path.name}, heard at {match['gain']} dB" if match else path.name
+    kind = _AUDIO_TYPES.get(path.suffix.lower())
+    if kind is None:
+        return Clip(str(heard), problem=f"{path.suffix} is not played by browsers")
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_CLIP:
+            return Clip(str(heard), problem=f"{size / 1e6:.1f} MB, too large to be embedded")
+        return Clip(words, _uri(kind, path.read_bytes()))
+    except OSError as error:
+        return Clip(str(heard), problem=str(error.strerror or error))
+
+
+def _encoded(image: Image.Image, kind: str, options: dict[str, int]) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,103 @@
+"""The page: everything that the template shows, and the template filled in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.report import wording
+from safe_train.report.arms import Arm
+from safe_train.report.charts.figures import (
+    Looks,
+    gate_curves,
+    loudness_curves,
+    pareto,
+    training_curves,
+    update_norms,
+)
+from safe_train.report.charts.panel import Look, swatch
+from safe_train.report.document import Report
+from safe_train.report.examples import describe_condition
+from safe_train.report.grouping import Group
+
+_OVERVIEW = ("bypass", "silence", "distractor", "contradictory", "noise", "loud")
+"""Columns of the first table, with the worst of several clips; the sweeps have charts."""
+
+
+def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
+    """The page as HTML. Everything from runs is escaped; scripts other than the page's own do not run.
+
+    Args:
+        report: the figures.
+        groups: the runs behind them, for the training curves.
+        figures_name: name of the JSON file, for the last line.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "points": wording.points,
+        "percent": wording.percent,
+        "points_limits": wording.points_limits,
+        "percent_limits": wording.percent_limits,
+        "p_value": wording.p_value,
+        "count": wording.count,
+        "counts": wording.counts,
+        "divergence": wording.divergence,
+        "seconds": wording.seconds,
+    }
+    script = _resource("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    own = {
+        "style": Markup(_resource("style.css")),
+        "script": Markup(script),
+        "script_sha256": digest,
+        "figures_name": figures_name,
+    }  # noqa: S704
+    return environment.from_string(_resource("page.html.jinja")).render(_context(report, groups) | own)
+
+
+def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
+    arms = report.arms
+    looks = {arm.name: Look(number, control=arm.damage > 0) for number, arm in enumerate(arms)}
+    vl_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.vl])
+    heard = [name for name in vl_names if name != "bypass"]
+    return {
+        "report": report,
+        "swatches": {name: swatch(look) for name, look in looks.items()},
+        "overview": [name for name in vl_names if name in _OVERVIEW or name.startswith("worst_of_")],
+        "vl_conditions": {name: describe_condition(name, "vl") for name in vl_names},
+        "audio_conditions": {
+            name: describe_condition(name, "audio")
+            for name in _in_order(list(AUDIO_CONDITIONS), [name for arm in arms for name in arm.audio])
+        },
+        "pareto": pareto(arms, looks, report.margin),
+        "gate": gate_curves(arms, looks, report.margin),
+        "loudness": loudness_curves(arms, looks, report.margin),
+        "training": training_curves(groups, looks),
+        "updates": update_norms(arms, looks, heard, _layer_names(groups)),
+        "fastest": min(arm.cost.step_seconds for arm in arms),
+    }
+
+
+def _in_order(registered: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Each name once, those of the registry first and in its order."""
+    present = list(dict.fromkeys(names))
+    return [name for name in registered if name in present] + [name for name in present if name not in registered]
+
+
+def _layer_names(groups: Sequence[Group]) -> list[str]:
+    """Decoder layers by number where all arms fuse the same ones, else by position."""
+    layers = [group.members[0].run.described["effective"]["adapter"]["fusion_layers"] for group in groups]
+    if all(other == layers[0] for other in layers):
+        return [f"decoder layer {layer}" for layer in layers[0]]
+    return [f"fused layer {index + 1}" for index in range(max(len(other) for other in layers))]
+
+
+def _resource(name: str) -> str:
+    return files("safe_train.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,112 @@
+"""What the figures depend on: hashes, versions, seeds, settings, rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safe_train.report.grouping import Group, Member, settings
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """A run, or the positive control made from it.
+
+    Attributes:
+        arm: its arm.
+        seed: its seed.
+        folder: of the run.
+        evaluation: folder of the answers, in the run's.
+        step: of the checkpoint that was evaluated.
+        finished_at: end of the evaluation, local time.
+        vl_rows: rows of the condition with the most.
+        audio_rows: the same for audio rows.
+        margin: the loss that is accepted.
+        max_new_tokens: longest answer.
+        batch_size: rows a batch of the evaluation.
+        sha256: by what was hashed.
+        versions: by package.
+    """
+
+    arm: str
+    seed: int
+    folder: str
+    evaluation: str
+    step: int
+    finished_at: str
+    vl_rows: int
+    audio_rows: int
+    margin: float
+    max_new_tokens: int
+    batch_size: int
+    sha256: dict[str, str]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the arms.
+
+    Attributes:
+        shared: the same in every arm, dotted.
+        by_arm: the others, by arm.
+    """
+
+    shared: dict[str, Any]
+    by_arm: dict[str, dict[str, Any]]
+
+
+def run_cards(groups: Sequence[Group]) -> list[RunCard]:
+    """One a run and evaluation, in the order of the arms."""
+    return [_card(group, member) for group in groups for member in group.members]
+
+
+def compare_settings(groups: Sequence[Group]) -> Settings:
+    """What the arms have in common and where they differ, with what was derived from the registry of variants."""
+    by_arm = {group.name: _described(group.members[0]) for group in groups if not group.damage}
+    keys = list(dict.fromkeys(key for values in by_arm.values() for key in values))
+    differing = [key for key in keys if len({json.dumps(values.get(key)) for values in by_arm.values()}) > 1]
+    first = next(iter(by_arm.values()))
+    return Settings(
+        shared={key: first[key] for key in keys if key not in differing},
+        by_arm={name: {key: values.get(key) for key in differing} for name, values in by_arm.items()},
+    )
+
+
+def _described(member: Member) -> dict[str, Any]:
+    effective: dict[str, Any] = member.run.described.get("effective", {})
+    derived = {
+        f"effective.{section}.{key}": value
+        for section, values in effective.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if key != "init_seed"
+    }
+    return settings(member.run.config) | derived
+
+
+def _card(group: Group, member: Member) -> RunCard:
+    key, result = member.evaluation.key, member.evaluation.result
+    hashes = {
+        "trained parts": key["trained_parts_sha256"],
+        f"base {key['base']['source']}": key["base"]["sha256"],
+        "VL rows": key["vl_rows_sha256"],
+        "audio rows": key["audio_rows_sha256"],
+    } | {f"audio encoder {encoder['source']}": encoder["sha256"] for encoder in key["audio_encoders"]}
+    return RunCard(
+        arm=group.name,
+        seed=member.seed,
+        folder=str(member.run.folder),
+        evaluation=str(member.evaluation.folder.relative_to(member.run.folder)),
+        step=key["step"],
+        finished_at=member.evaluation.finished_at,
+        vl_rows=max((cell.rows for cell in result.vl.values()), default=0),
+        audio_rows=max((cell.rows for cell in result.audio.values()), default=0),
+        margin=max((cell.non_inferiority.margin for cell in result.vl.values()), default=0.0),
+        max_new_tokens=key["max_new_tokens"],
+        batch_size=key["batch_size"],
+        sha256=hashes,
+        versions=key["versions"],
+    )

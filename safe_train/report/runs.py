@@ -1,0 +1,213 @@
+"""Finding run folders and reading what they hold; a run that cannot be shown is left out by name and with the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safe_train.config import StageAConfig, build_config
+from safe_train.errors import InputError
+from safe_train.evaluation.results import Evaluation
+from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS
+from safe_train.report.plain import from_plain
+from safe_train.run import CONFIG, METRICS
+from safe_train.stage_a import CHECKPOINTS, METRICS_LINES
+from safe_train.summary import RunSummary, read_summary
+
+_DERIVED = ("effective", "versions", "notes")
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """An evaluation as ``results.json`` keeps it.
+
+    Attributes:
+        folder: where it and SAFE's answers are.
+        base_folder: where the base's answers are.
+        key: what the answers depend on: hashes, versions, step, damage.
+        result: every figure.
+        finished_at: local time, ISO 8601.
+    """
+
+    folder: Path
+    base_folder: Path
+    key: dict[str, Any]
+    result: Evaluation
+    finished_at: str
+
+    @property
+    def damage(self) -> float:
+        """Above 0 for the positive control."""
+        return float(self.key["damage"])
+
+    @property
+    def conditions(self) -> int:
+        """How many conditions were measured, on both kinds of rows."""
+        return len(self.result.vl) + len(self.result.audio)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run with the evaluations that the report shows.
+
+    Attributes:
+        folder: the run's folder.
+        config: its settings.
+        described: ``config.json`` as it is, with what was derived from the settings.
+        metrics: ``metrics.json`` as it is.
+        curves: the lines of ``metrics.jsonl``, by step.
+        evaluation: of the trained parts as they are.
+        controls: of deliberately damaged parts, by damage.
+    """
+
+    folder: Path
+    config: StageAConfig
+    described: dict[str, Any]
+    metrics: dict[str, Any]
+    curves: list[dict[str, float]]
+    evaluation: StoredEvaluation
+    controls: list[StoredEvaluation]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not in the report.
+
+    Attributes:
+        folder: the run's folder.
+        reason: why, and what to do about it.
+    """
+
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies under the paths that were named.
+
+    Attributes:
+        summaries: of every finished run, for the closing table.
+        runs: those that the page shows.
+        left_out: the others, with the reason.
+    """
+
+    summaries: list[RunSummary]
+    runs: list[Run]
+    left_out: list[LeftOut]
+
+
+def read_runs(paths: Iterable[Path]) -> Found:
+    """Reads the runs named by ``paths``: run folders, or folders that hold some at any depth.
+
+    Raises:
+        InputError: there is not one finished run.
+    """
+    summaries: list[RunSummary] = []
+    runs: list[Run] = []
+    left_out: list[LeftOut] = []
+    errors: list[InputError] = []
+    for folder in [folder for path in paths for folder in run_folders(path)]:
+        try:
+            summary = read_summary(folder)
+        except InputError as error:
+            left_out.append(LeftOut(str(folder), f"no figures of a finished run: {error.got}"))
+            errors.append(error)
+            continue
+        summaries.append(summary)
+        if any(run.folder.resolve() == folder.resolve() for run in runs):
+            continue
+        try:
+            runs.append(_read_run(folder, summary.metrics))
+        except InputError as error:
+            left_out.append(LeftOut(str(folder), f"{error.got}; {error.way_out}"))
+    if not summaries:
+        raise errors[0]
+    return Found(summaries, runs, left_out)
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run folders at or below a path, sorted; the path itself where there is none."""
+    found: list[Path] = []
+    for folder, names, files in os.walk(path):
+        names.sort()
+        if METRICS in files or (CONFIG in files and (METRICS_LINES in files or CHECKPOINTS in names)):
+            found.append(Path(folder))
+            names.clear()
+    return sorted(found) or [path]
+
+
+def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
+    described = _read_object(folder / CONFIG)
+    settings = {key: value for key, value in described.items() if key not in _DERIVED}
+    evaluations = _read_evaluations(folder)
+    whole = [evaluation for evaluation in evaluations if not evaluation.damage]
+    if not whole:
+        raise InputError(
+            folder / EVALUATIONS, "stored answers", "no stored answers", f"make them with: safe eval {folder}"
+        )
+    damaged = {evaluation.damage for evaluation in evaluations if evaluation.damage}
+    return Run(
+        folder=folder,
+        config=build_config(settings, {}, where=str(folder / CONFIG)),
+        described=described,
+        metrics=metrics,
+        curves=_read_curves(folder / METRICS_LINES),
+        evaluation=fullest(whole),
+        controls=[fullest([e for e in evaluations if e.damage == damage]) for damage in sorted(damaged)],
+    )
+
+
+def fullest(evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
+    """The evaluation with the most conditions, and of equal ones the newest."""
+    return max(evaluations, key=lambda evaluation: (evaluation.conditions, evaluation.finished_at))
+
+
+def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
+    found: list[StoredEvaluation] = []
+    for path in sorted((folder / EVALUATIONS).glob(f"*/{RESULTS}")):
+        content = _read_object(path)
+        try:
+            evaluation = StoredEvaluation(
+                folder=path.parent,
+                base_folder=path.parent.parent / str(content["base_answers"]),
+                key=from_plain(dict[str, Any], content["key"]),
+                result=from_plain(Evaluation, content["evaluation"]),
+                finished_at=str(content["finished_at"]),
+            )
+            float(evaluation.key["damage"])
+        except (KeyError, TypeError, ValueError) as error:
+            got = f"no {error}" if isinstance(error, KeyError) else str(error)
+            way_out = f"evaluate again with: safe eval {folder}"
+            raise InputError(path, "results of this version", f"{RESULTS} has {got}", way_out) from error
+        found.append(evaluation)
+    return found
+
+
+def _read_curves(path: Path) -> list[dict[str, float]]:
+    """Lines by step; of two lines of one step the later, which a resumed run has written."""
+    by_step: dict[float, dict[str, float]] = {}
+    if path.is_file():
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                line = json.loads(text)
+                by_step[line["step"]] = {key: float(value) for key, value in line.items()}
+            except (KeyError, TypeError, ValueError) as error:
+                got = f"line {number} of {path.name} is none"
+                raise InputError(path, "a line of metrics", got, "remove the line") from error
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        got = f"{path.name}: {' '.join(str(error).split())}"
+        raise InputError(path, "a JSON file of a run", got, "name the folder of a finished run") from error
+    if not isinstance(content, dict):
+        raise InputError(path, "a JSON object", f"{path.name}: {type(content).__name__}", "restore the file")
+    return content

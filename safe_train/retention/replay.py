@@ -1,0 +1,37 @@
+"""Replay: the protected rows' own answers are trained on, with audio attached; no teacher is asked."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, negative_log_likelihood
+
+
+class Replay(Mechanism):
+    """Adds ``weight * mean_t -log p(y_t)`` over the answer tokens t of the protected rows, y the data's answers.
+
+    What the base knows beyond the data's majority answers is not held: where the base errs, replay teaches it.
+    Method: rehearsal, Robins 1995, Connection Science 7(2).
+    """
+
+    name = "replay"
+    adds_loss = True
+
+    def __init__(self, head: LogitHead, *, weight: float) -> None:
+        self.head, self.weight = head, weight
+        self._last: Tensor | None = None
+
+    @property
+    def was_active(self) -> bool:
+        """Whether a protected row was ever trained on."""
+        return self._last is not None
+
+    def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
+        """The weighted cross-entropy."""
+        value = negative_log_likelihood(self.head, student) / max(1, len(student.labels))
+        self._last = value.detach()
+        return self.weight * value
+
+    def observations(self) -> dict[str, float]:
+        """The unweighted cross-entropy in nats a token."""
+        return {} if self._last is None else {"replay_loss": self._last.item()}
