@@ -1,25 +1,31 @@
-"""The ablation on the embedded model: variants, and ways of projecting, over seeds, in two regimes.
+"""The ablation on the embedded model: variants, mechanisms alone and controls, over seeds, in two regimes.
 
-    python -m experiments.ablation run --regime plentiful --seeds 42 43 44 --output-root runs/ablation
+    python -m experiments.ablation run --regime plentiful --output-root runs/ablation
+    python -m experiments.ablation run --regime scarce --output-root runs/ablation
     python -m experiments.ablation table runs/ablation --json docs/results/ablation.json
 
-``run`` trains every arm; an arm that has already finished is not run again. ``table`` prints means over seeds.
+``run`` trains and evaluates every arm with five seeds; an arm that has already finished is not run again. ``table``
+prints means over seeds. ``safe report runs/ablation/plentiful`` makes the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.retention_variants import RETENTION_VARIANTS
+from safe_train.errors import InputError
+from safe_train.evaluation.key import versions
+from safe_train.files import json_text, write_text
+from safe_train.metrics.intervals import Estimate
+from safe_train.report.seeds import over_seeds
 from safe_train.summary import RunSummary, read_summary
 
 CONDITIONS = ("silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
@@ -71,11 +77,19 @@ def arms(regime: str) -> dict[str, dict[str, str]]:
     return {name: REGIMES[regime] | settings for name, settings in named.items()}
 
 
-def run_all(regime: str, seeds: Sequence[int], root: Path) -> None:
-    """Trains every arm with every seed, each in a process and a folder of its own, in turn."""
+def run_all(regime: str, seeds: Sequence[int], root: Path, only: Sequence[str] | None = None) -> None:
+    """Trains arms with every seed, each in a process and a folder of its own, in turn.
+
+    Raises:
+        InputError: an arm is unknown.
+    """
+    known = arms(regime)
+    for name in only or ():
+        if name not in known:
+            raise InputError("--arms", f"some of {', '.join(map(repr, known))}", repr(name), "name one of them")
     for seed in seeds:
-        for name, settings in arms(regime).items():
-            folder = root / regime / _folder_name(name) / str(seed)
+        for name in only or known:
+            settings, folder = known[name], root / regime / _folder_name(name) / str(seed)
             if any(folder.glob("*/metrics.json")):
                 continue
             assignments = [f"{key}={value}" for key, value in (settings | {"seed": str(seed)}).items()]
@@ -85,56 +99,53 @@ def run_all(regime: str, seeds: Sequence[int], root: Path) -> None:
 
 
 def read_all(root: Path) -> dict[str, dict[str, list[RunSummary]]]:
-    """Finished runs by regime and arm."""
+    """Finished runs by regime and arm, seeds ascending."""
     found: dict[str, dict[str, list[RunSummary]]] = {}
     for regime in REGIMES:
         by_arm = defaultdict(list)
         for name in arms(regime):
-            for metrics in sorted((root / regime / _folder_name(name)).glob("*/*/metrics.json")):
+            for metrics in (root / regime / _folder_name(name)).glob("*/*/metrics.json"):
                 by_arm[name].append(read_summary(metrics.parent))
-        found[regime] = dict(by_arm)
+        found[regime] = {name: sorted(runs, key=lambda run: run.metrics["seed"]) for name, runs in by_arm.items()}
     return found
 
 
 def row(runs: Sequence[RunSummary]) -> dict[str, Any]:
-    """Means over the runs of an arm; changes from the base are kept for each seed."""
+    """An arm over its seeds: changes from the base in points by condition, hearing in percent."""
     evaluations = [run.metrics["evaluation"] for run in runs]
-    silence, distractor = (
-        [100 * e["vl"][condition]["difference"]["mean"] for e in evaluations] for condition in ("silence", "distractor")
-    )
+    changes = {name: _over_seeds([e["vl"][name]["difference"] for e in evaluations]) for name in CONDITIONS}
+    worst = min(changes, key=lambda name: changes[name]["mean"])
     return {
         "seeds": [run.metrics["seed"] for run in runs],
-        "vl_base": _mean([100 * e["base"]["mean"] for e in evaluations]),
-        "vl_silence": silence,
-        "vl_distractor": distractor,
-        "worst": min(*silence, *distractor),
-        "answer_change_rate": _mean([100 * e["vl"]["distractor"]["answer_change_rate"] for e in evaluations]),
-        "kl": _mean([e["vl"]["distractor"]["kl"] for e in evaluations]),
-        "audio": _mean([100 * e["audio"]["matched"]["accuracy"]["mean"] for e in evaluations]),
-        "audio_silence": _mean([100 * e["audio"]["silence"]["accuracy"]["mean"] for e in evaluations]),
-        "audio_distractor": _mean([100 * e["audio"]["distractor"]["accuracy"]["mean"] for e in evaluations]),
+        "vl_rows": [e["vl"]["bypass"]["rows"] for e in evaluations],
+        "vl_base": _over_seeds([e["base"] for e in evaluations]),
+        "vl_change": changes,
+        "worst_condition": worst,
+        "worst_seed": min(min(change["by_seed"]) for change in changes.values()),
+        "answer_change_rate": _mean([100 * e["vl"][worst]["answer_change_rate"] for e in evaluations]),
+        "kl": _mean([e["vl"][worst]["kl"] for e in evaluations]),
+        "audio": _over_seeds([e["audio"]["matched"]["accuracy"] for e in evaluations]),
+        "audio_gain": _over_seeds([e["audio_gain"]["silence"] for e in evaluations]),
         "bypass_bit_equal": all(e["vl"]["bypass"]["bit_equal"] for e in evaluations),
-        "fusion_calls": min(e["vl"]["distractor"]["fusion_calls"] for e in evaluations),
+        "is_measurement": all(e["vl"][name]["is_measurement"] for e in evaluations for name in CONDITIONS),
         "training_seconds": _mean([run.metrics["training"]["seconds"] for run in runs]),
     }
 
 
-def markdown(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as a Markdown table; changes from the base in points, mean and range over seeds."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows as a Markdown table: means over seeds; the worst condition with its 95 % interval over seeds."""
+    columns = ("arm", "seeds", *(name.replace("_", " ") for name in CONDITIONS), "worst", "worst seed", "audio", "gain")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, values in rows.items():
+        worst = values["vl_change"][values["worst_condition"]]
         cells = (
             name,
             str(len(values["seeds"])),
-            _spread(values["vl_silence"]),
-            _spread(values["vl_distractor"]),
-            f"{values['worst']:+.1f}",
-            f"{values['answer_change_rate']:.1f} %",
-            f"{values['kl']:.4f}",
-            f"{values['audio']:.1f} %",
-            f"{values['audio_silence']:.1f} %",
-            f"{values['audio_distractor']:.1f} %",
-            f"{values['training_seconds']:.0f}",
+            *(f"{values['vl_change'][condition]['mean']:+.1f}" for condition in CONDITIONS),
+            f"{worst['mean']:+.1f} ({worst['low']:+.1f} to {worst['high']:+.1f})",
+            f"{values['worst_seed']:+.1f}",
+            f"{values['audio']['mean']:.1f} %",
+            f"{values['audio_gain']['mean']:+.1f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -146,14 +157,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train every arm of a regime")
     run.add_argument("--regime", choices=REGIMES, default="plentiful")
-    run.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    run.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
+    run.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
     run.add_argument("--output-root", type=Path, default=Path("runs/ablation"))
     table = commands.add_parser("table", help="print means over seeds")
     table.add_argument("root", type=Path)
     table.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
     if arguments.command == "run":
-        run_all(arguments.regime, arguments.seeds, arguments.output_root)
+        run_all(arguments.regime, arguments.seeds, arguments.output_root, arguments.arms)
         return
     rows = {
         regime: {name: row(runs) for name, runs in by_arm.items()}
@@ -162,11 +174,9 @@ def main() -> None:
     for regime, by_arm in rows.items():
         print(f"\n{regime}\n\n{markdown(by_arm)}")
     if arguments.json is not None:
-        versions = {package: version(package) for package in ("safe-audio", "torch", "transformers")}
-        machine = {"platform": platform.platform(), "python": platform.python_version()}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine, "versions": versions, "regimes": rows}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        machine = {"platform": platform.platform(), "processors": os.cpu_count()}
+        content = {"machine": machine, "versions": versions(), "conditions": CONDITIONS, "regimes": rows}
+        write_text(arguments.json, json_text(content))
 
 
 def _folder_name(arm: str) -> str:
@@ -177,8 +187,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{_mean(values):+.1f} ({min(values):+.1f} to {max(values):+.1f})"
+def _over_seeds(estimates: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean over seeds in percent, the limits of :func:`~safe_train.report.seeds.over_seeds`, and each seed's mean."""
+    interval = over_seeds([Estimate(**estimate) for estimate in estimates])
+    scaled = {limit: 100 * getattr(interval, limit) for limit in ("mean", "low", "high")}
+    return scaled | {"limits": interval.kind, "by_seed": [100 * estimate["mean"] for estimate in estimates]}
 
 
 if __name__ == "__main__":
