@@ -186,6 +186,8 @@ class EvaluationSettings(_Section):
     """Longest answer in tokens."""
     conditions: tuple[str, ...] = ("silence", "distractor")
     """Conditions that close a training run, or ``all``; the bypass and, on audio rows, matched clips always do."""
+    caption_metrics: bool = False
+    """Score captions by CIDEr-D, and by SPICE, SPIDEr and FENSE where they can run; needs the extra ``metrics``."""
     margin: float = Field(default=0.005, gt=0.0, lt=1.0)
     """Share of right answers whose loss is accepted: the margin of non-inferiority, declared before the measurement."""
 

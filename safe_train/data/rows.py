@@ -17,6 +17,9 @@ from safe_train.errors import InputError
 # Streams of random numbers that must not depend on each other.
 _AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET, _SPLIT, _SHUFFLE = range(7)
 
+CAPTION, QUESTION = "caption", "question"
+"""Kinds of audio rows: what is heard is to be described, or a question about it answered."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -77,6 +80,7 @@ def _audio_row(example: AudioExample, default_question: str, suffix: str) -> Row
         answers=example.captions,
         image=example.image_path,
         audio=example.audio_path,
+        kind=CAPTION if example.question is None else QUESTION,
         cluster=example.clip_id,
     )
 

@@ -83,6 +83,7 @@ class Evaluator:
             self.audio_rows,
             margin=self.settings.margin,
             seconds=time.perf_counter() - start,
+            with_captions=self.settings.caption_metrics,
         )
 
     def vl_samples(self, name: str) -> list[Sample]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safe_train.data.rows import Row
+from safe_train.data.rows import CAPTION, Row
 from safe_train.evaluation.samples import Sample
+from safe_train.metrics.captions import caption_scores
 from safe_train.metrics.intervals import Estimate, cluster_bootstrap, cluster_bootstrap_ratio
 from safe_train.metrics.non_inferiority import NonInferiority, mcnemar, non_inferiority
 
@@ -80,6 +81,23 @@ class VLResult:
 
 
 @dataclass(frozen=True)
+class CaptionFigures:
+    """Caption metrics of a condition.
+
+    Attributes:
+        rows: rows that ask for a caption.
+        means: by metric; CIDEr-D runs from 0 to 10.
+        tokenizers: by metric, what split the captions; scores by different tokenizers do not compare.
+        left_out: metrics that could not be computed, each with the reason.
+    """
+
+    rows: int
+    means: dict[str, float]
+    tokenizers: dict[str, str]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
 class AudioResult:
     """One condition on audio rows.
 
@@ -90,6 +108,7 @@ class AudioResult:
         token_f1: largest F1 of the answer's words with a reference's.
         format_errors: share of answers that are empty, run over several lines or had to be cut off.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
+        captions: caption metrics over the rows that ask for a caption, if they were asked for.
     """
 
     condition: str
@@ -98,6 +117,7 @@ class AudioResult:
     token_f1: Estimate
     format_errors: float
     updates: list[float]
+    captions: CaptionFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -186,8 +206,14 @@ def vl_result(
     )
 
 
-def audio_result(condition: str, samples: Sequence[Sample], rows: Sequence[Row]) -> AudioResult:
-    """The figures of a condition."""
+def audio_result(
+    condition: str, samples: Sequence[Sample], rows: Sequence[Row], *, with_captions: bool = False
+) -> AudioResult:
+    """The figures of a condition; caption metrics take seconds, and come only if they are asked for.
+
+    Raises:
+        InputError: caption metrics are asked for, and aac-metrics is not installed.
+    """
     cluster_of = {row.row_id: row.cluster for row in rows}
     clusters = [cluster_of[sample.row_id] for sample in samples]
     return AudioResult(
@@ -197,6 +223,22 @@ def audio_result(condition: str, samples: Sequence[Sample], rows: Sequence[Row])
         token_f1=cluster_bootstrap([sample.token_f1 or 0.0 for sample in samples], clusters),
         format_errors=_share([_is_malformed(sample) for sample in samples]),
         updates=_mean_updates(samples),
+        captions=_caption_figures(samples, rows) if with_captions else None,
+    )
+
+
+def _caption_figures(samples: Sequence[Sample], rows: Sequence[Row]) -> CaptionFigures | None:
+    """Metrics over the rows that ask for a caption; None if there are fewer than two."""
+    references = {row.row_id: row.answers for row in rows if row.kind == CAPTION}
+    chosen = [sample for sample in samples if sample.row_id in references]
+    if len(chosen) < 2:
+        return None
+    found = caption_scores([sample.answer for sample in chosen], [references[sample.row_id] for sample in chosen])
+    return CaptionFigures(
+        rows=len(chosen),
+        means={metric: score.mean for metric, score in found.scores.items()},
+        tokenizers={metric: score.tokenizer for metric, score in found.scores.items()},
+        left_out=found.left_out,
     )
 
 
@@ -209,6 +251,7 @@ def summarize(
     *,
     margin: float,
     seconds: float,
+    with_captions: bool = False,
 ) -> Evaluation:
     """All figures of an evaluation; a condition without a single row is left out."""
     cluster_of = {row.row_id: row.cluster for row in audio_rows}
@@ -223,7 +266,11 @@ def summarize(
         base=cluster_bootstrap([sample.score for sample in base], [clusters[sample.row_id] for sample in base]),
         base_format_errors=_share([_is_malformed(sample) for sample in base]),
         vl={name: vl_result(name, samples, base, vl_rows, margin) for name, samples in vl.items() if samples},
-        audio={name: audio_result(name, samples, audio_rows) for name, samples in audio.items() if samples},
+        audio={
+            name: audio_result(name, samples, audio_rows, with_captions=with_captions)
+            for name, samples in audio.items()
+            if samples
+        },
         audio_gain=gains,
         seconds=seconds,
     )

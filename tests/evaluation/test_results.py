@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from safe_train.data.rows import Row
-from safe_train.evaluation.results import summarize, vl_result
+from safe_train.evaluation.results import audio_result, summarize, vl_result
 from safe_train.evaluation.samples import Sample
 
 KINDS = ("color",) * 25 + ("count",) * 25 + ("rare",) * 2
@@ -128,3 +128,20 @@ def test_a_positive_control_that_fails_everything_but_the_bypass_has_passed():
 def test_a_positive_control_that_changes_nothing_is_told():
     """Negative control: what is not damaged does not pass for a positive control."""
     assert evaluation(heard([1.0] * len(ROWS))).passed_although_damaged() == ["VL distractor", "audio gain"]
+
+
+def test_captions_are_scored_by_cider_d_when_they_are_asked_for():
+    """Half the captions are their reference, the others share no word with it: the mean of 10 and 0."""
+    rows = [replace(row, kind="caption", answers=(f"sound number {k} heard far away",)) for k, row in enumerate(AUDIO)]
+    samples = [Sample(row.row_id, row.answers[0] if k % 2 else "nothing", 0.0, 0.0) for k, row in enumerate(rows)]
+    found = audio_result("matched", samples, rows, with_captions=True).captions
+    assert found.rows == 10
+    assert found.means["CIDEr-D"] == pytest.approx(5.0)
+    assert "SPIDEr" in found.means or "SPIDEr" in found.left_out
+    assert audio_result("matched", samples, rows).captions is None
+
+
+def test_questions_are_no_captions():
+    rows = [replace(row, kind="question") for row in AUDIO]
+    samples = [Sample(row.row_id, "bell", 1.0, 1.0) for row in rows]
+    assert audio_result("matched", samples, rows, with_captions=True).captions is None
