@@ -27,8 +27,8 @@ _EXP_LIMIT = 40.0
 _SERIES_LIMIT = 0.01
 """Up to here three terms of the exponential series are exact to 2e-8, relative."""
 
-_SLICE_ELEMENTS = 2**17
-"""Elements worked on at a time: 512 KiB of float32, so that the temporaries stay in a core's cache."""
+_SLICE_ELEMENTS = 2**16
+"""Elements worked on at a time: 256 KiB of float32, so that the temporaries stay in a core's cache."""
 
 
 class RowStatistics(NamedTuple):
@@ -82,6 +82,40 @@ def row_statistics_(teacher: Tensor, difference: Tensor, divergence: str) -> Row
     return RowStatistics(value, mean + forward, shared + torch.linalg.vecdot(p, log_q_over_m))
 
 
+def forward_divergence_(teacher: Tensor, difference: Tensor, want_gradient: bool) -> Tensor:
+    """KL(p||q) of each row, [n]; with `want_gradient`, `difference` becomes its gradient q - p. Overwrites `teacher`.
+
+    The same as `row_statistics_` and `row_gradient_` for the forward divergence, in half as many passes: with
+    e = expm1(delta), u = delta - KL gives q - p = p expm1(u) = p (e exp(-KL) + expm1(-KL)), so one exponential of each
+    number serves value and gradient.
+
+    Args:
+        teacher: [n, V] teacher logits over the temperature, float32 or float64.
+        difference: [n, V] student minus teacher logits over the temperature.
+    """
+    low, high = torch.aminmax(difference, dim=-1)
+    spread = (high - low).amax().item() if difference.numel() else 0.0
+    if not spread <= _EXP_LIMIT:  # NaN too
+        statistics = row_statistics_(teacher, difference, "forward")
+        if want_gradient:
+            row_gradient_(teacher, difference, statistics.moment, "forward")
+        return statistics.value
+    p = torch.softmax(teacher, dim=-1, out=teacher)
+    delta = difference.sub_(torch.linalg.vecdot(p, difference).unsqueeze(-1))  # |delta| is at most the spread
+    if spread <= _SERIES_LIMIT:
+        excess = _excess_series(delta)
+        value = torch.log1p(torch.linalg.vecdot(p, excess))
+        e = excess.add_(delta)
+    else:
+        e = torch.expm1(delta)
+        value = torch.log1p(torch.linalg.vecdot(p, delta.neg_().add_(e).clamp_min_(0.0)))
+    if not want_gradient:
+        return value
+    e.mul_(torch.exp(-value).unsqueeze(-1)).add_(torch.expm1(-value).unsqueeze(-1))
+    torch.mul(p, e, out=difference)
+    return value
+
+
 def row_gradient_(log_p: Tensor, log_ratio: Tensor, moment: Tensor, divergence: str) -> None:
     """Turn log(q/p) into the gradient of the divergence with respect to the student's logits over the temperature.
 
@@ -111,6 +145,11 @@ def _excess(delta: Tensor) -> Tensor:
     """expm1(delta) - delta; by its series where the two would cancel."""
     if delta.numel() and torch.linalg.vector_norm(delta, ord=float("inf")) > _SERIES_LIMIT:
         return torch.expm1(delta).sub_(delta).clamp_min_(0.0)
+    return _excess_series(delta)
+
+
+def _excess_series(delta: Tensor) -> Tensor:
+    """expm1(delta) - delta up to the fourth power."""
     return delta.mul(1 / 24).add_(1 / 6).mul_(delta).add_(0.5).mul_(delta).mul_(delta)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safe_kernels.kl.fallback import row_gradient_, row_slices, row_statistics_
+from safe_kernels.kl.fallback import forward_divergence_, row_gradient_, row_slices, row_statistics_
 
 _CHUNK_BYTES = 2**24
 """Default size of one chunk of logits. Two are held; the matrix products are efficient from 64 tokens on."""
@@ -86,6 +86,9 @@ def _divergence_(logits: Tensor, difference: Tensor, divergence: str, want_gradi
     """Divergence of each row; with `want_gradient`, `difference` becomes the gradient with respect to itself."""
     values = logits.new_empty(logits.shape[0])
     for rows in row_slices(*logits.shape):
+        if divergence == "forward":
+            values[rows] = forward_divergence_(logits[rows], difference[rows], want_gradient)
+            continue
         statistics = row_statistics_(logits[rows], difference[rows], divergence)
         values[rows] = statistics.value
         if want_gradient:
