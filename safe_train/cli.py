@@ -140,6 +140,7 @@ def variants() -> None:
 @click.option(
     "--conditions", "names", default="", metavar="NAMES", help="all, or names with commas; default as in training."
 )
+@click.option("--data-root", help="Folder with the rows; default as in training.")
 @click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
 @click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
@@ -147,10 +148,13 @@ def variants() -> None:
     "--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Accepted loss, 0.005 = 0.5 points."
 )
 @click.option(
+    "--captions", "caption_metrics", is_flag=True, default=None, help="Also score captions by CIDEr-D (extra: metrics)."
+)
+@click.option(
     "--positive-control", is_flag=True, help="Damage the fusions first: every condition but the bypass must fail."
 )
 @one_line_errors
-def evaluate(run: Path, names: str, positive_control: bool, **changes: float | None) -> None:
+def evaluate(run: Path, names: str, data_root: str | None, positive_control: bool, **changes: float | None) -> None:
     """Evaluates a run's newest checkpoint, keeps every answer in the run's folder, and prints the results as JSON.
 
     Interrupted, it goes on where it stopped. Leaves with exit code 1 if the positive control does not fail.
@@ -164,7 +168,7 @@ def evaluate(run: Path, names: str, positive_control: bool, **changes: float | N
     settings = {key: value for key, value in changes.items() if value is not None}
     damage = _CONTROL_DAMAGE if positive_control else 0.0
     with watching(StopRequest()) as observer:
-        evaluation = evaluate_run(run, settings, observer, conditions=conditions, damage=damage)
+        evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
     click.echo(json.dumps(evaluation.to_dict(), indent=2))
     if positive_control and (passed := evaluation.passed_although_damaged()):
         click.echo(f"the positive control did not fail: {', '.join(passed)}", err=True)
@@ -219,18 +223,35 @@ def env() -> None:
     click.echo(format_environment(collect()))
 
 
+@safe.command(
+    "container",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def container_group(arguments: tuple[str, ...]) -> None:
+    """Builds, tests and compares the container image."""
+    from containers.cli import container  # not needed by anything else here
+
+    container.main(list(arguments), prog_name="safe container")
+
+
 @safe.group("data")
 def data_group() -> None:
     """Looks at data folders and makes the procedural one."""
 
 
 @data_group.command("embedded")
+@click.option("--val-questions", type=click.IntRange(1), help="VL questions of the validation split [2000].")
 @one_line_errors
-def embedded_data() -> None:
-    """Writes the procedural data, if they are not there yet, and prints their folder."""
-    from safe_train.embedded.dataset import embedded_data_root
+def embedded_data(val_questions: int | None) -> None:
+    """Writes the procedural data, if they are not there yet, and prints their folder.
 
-    click.echo(embedded_data_root())
+    The first questions of a larger validation split are those of a smaller one; the other splits stay as they are.
+    """
+    from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
+
+    click.echo(embedded_data_root(DatasetSizes(val_questions=val_questions) if val_questions else DatasetSizes()))
 
 
 @data_group.command("check")

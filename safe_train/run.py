@@ -131,6 +131,7 @@ def evaluate_run(
     changes: dict[str, Any],
     observer: Observer,
     *,
+    data_root: str | None = None,
     conditions: Selection | None = None,
     damage: float = 0.0,
 ) -> Evaluation:
@@ -142,6 +143,7 @@ def evaluate_run(
         folder: the run.
         changes: evaluation settings that differ from the run's.
         observer: who watches.
+        data_root: where the rows come from, if not from the run's own.
         conditions: what to run; by default the conditions of the settings.
         damage: above 0, the positive control; see :func:`~safe_train.evaluation.damage.damage_fusions`.
 
@@ -150,6 +152,8 @@ def evaluate_run(
     """
     config = read_config(folder)
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
+    if data_root is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
     prepared = _prepare(config, load_rows(config), observer, folder)
     checkpoint = load_trained(folder, prepared.final.model)
     if damage:

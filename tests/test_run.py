@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
+from safe_train.data.vqa import load_vqa
+from safe_train.embedded.dataset import write_dataset
 from safe_train.errors import InputError
 from safe_train.run import read_config
 from safe_train.summary import HEADER, read_summary
+from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
@@ -320,3 +324,21 @@ def finish_after(folder, steps):
     config = json.loads((folder / "config.json").read_text())
     config["optimization"]["max_steps"] = steps
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_eval_on_rows_of_another_folder(copied, tmp_path):
+    """More validation questions; the first of them, and the clips, are those of the smaller folder."""
+    root = tmp_path / "larger"
+    write_dataset(root, replace(SMALL, val_questions=SMALL.val_questions + 20))
+    arguments = ("--max-vl", SMALL.val_questions + 20, "--data-root", root)
+    larger = json.loads(invoke("eval", copied, *arguments).stdout)
+    assert larger["vl"]["bypass"]["rows"] == SMALL.val_questions + 20
+    assert larger["vl"]["bypass"]["bit_equal"] is True
+
+
+def test_a_larger_validation_split_begins_with_the_smaller_one(small_data, tmp_path):
+    write_dataset(tmp_path, replace(SMALL, val_questions=SMALL.val_questions + 20))
+    small, large = (load_vqa(root, "val") for root in (small_data, tmp_path))
+    assert [q.question for q in large[: len(small)]] == [q.question for q in small]
+    assert [q.answers for q in large[: len(small)]] == [q.answers for q in small]
+    assert len(large) == len(small) + 20
