@@ -17,7 +17,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class _Fields:
-    """Names of the fields of a set's entries; ``required`` holds those of ``audio`` and ``image`` that must be there."""
+    """Names of the fields of a set's entries; ``required`` says which of ``audio`` and ``image`` must be there."""
 
     identifier: tuple[str, ...]
     answers: tuple[str, ...]

@@ -113,7 +113,7 @@ def _pack_items(root: Path) -> Iterator[Item | Defect]:
         except InputError as error:
             yield Defect.of(DefectKind.LIST, error)
             return
-        yield from (Defect(DefectKind.MISSING_IMAGE, path.name, f"listed in {VAL_MANIFEST}") for path in missing)
+        yield from (Defect(DefectKind.MISSING_IMAGE, str(path), f"listed in {VAL_MANIFEST}") for path in missing)
         yield from _questions(examples)
 
 

@@ -54,7 +54,7 @@ def base_answers(
             Sample(
                 row_id=row.row_id,
                 answer=text,
-                score=vqa_accuracy(text, row.answers),
+                score=vqa_accuracy(text, row.answers, normalize_unanimous=True),
                 ended=ended,
                 logits_sha256=digest,
             )

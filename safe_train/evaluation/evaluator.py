@@ -144,7 +144,7 @@ class Evaluator:
             Sample(
                 row_id=row.row_id,
                 answer=text,
-                score=vqa_accuracy(text, row.answers),
+                score=vqa_accuracy(text, row.answers, normalize_unanimous=True),
                 ended=ended,
                 heard=describe(row.audio) if condition.attach else None,
                 updates=update,

@@ -72,7 +72,7 @@ def test_words_that_every_sample_has_weigh_nothing():
     assert cider_d(["a", "a"], [["a b"], ["a c"]]).per_sample == [0.0, 0.0]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_by_definition(data):
     caption = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9).map(" ".join)

@@ -1,7 +1,7 @@
 """Token F1 against values worked out by hand and against the definition on lists."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_train.metrics.text_overlap import token_f1
@@ -43,6 +43,7 @@ def test_by_hand(prediction, references, expected):
     assert token_f1(prediction, references) == pytest.approx(expected, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(prediction=WORDS, reference=WORDS)
 def test_by_precision_and_recall(prediction, reference):
     expected = by_removal(prediction, reference)
@@ -50,6 +51,7 @@ def test_by_precision_and_recall(prediction, reference):
     assert token_f1(" ".join(reference), [" ".join(prediction)]) == pytest.approx(expected, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(prediction=WORDS, references=st.lists(WORDS, min_size=1, max_size=3))
 def test_an_exact_match_has_f1_1(prediction, references):
     texts = [" ".join(reference) for reference in references]

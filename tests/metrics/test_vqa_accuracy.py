@@ -5,7 +5,7 @@ import re
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_train.metrics.contractions import CONTRACTIONS
@@ -71,6 +71,7 @@ def test_ten_answers_by_hand(matches, expected):
     assert vqa_accuracy("yes", references) == pytest.approx(expected, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(
     prediction=st.sampled_from("wxyz"),
     references=st.lists(st.sampled_from("wxyz"), min_size=10, max_size=10),
@@ -85,6 +86,7 @@ def test_the_brute_force_tells_the_common_shortcut_from_the_definition():
     assert min(1.0, references.count("yes") / 3) != pytest.approx(by_subsets("yes", references), abs=1e-3)
 
 
+@settings(deadline=None)
 @given(references=st.permutations(["a", "a", "b", "c", "c", "c", "d", "e", "f", "g"]))
 def test_the_order_of_the_references_does_not_matter(references):
     assert vqa_accuracy("c", references) == pytest.approx(0.9, abs=1e-12)
@@ -167,11 +169,13 @@ def test_the_table_of_contractions_is_the_published_one():
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == PUBLISHED_TABLE
 
 
+@settings(deadline=None)
 @given(answer=MESSY)
 def test_normalization_by_another_implementation(answer):
     assert normalize_answer(answer) == by_characters(answer)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_accuracy_by_another_implementation(data):
     answers = data.draw(st.lists(MESSY, min_size=1, max_size=4))
@@ -190,6 +194,7 @@ def test_the_other_implementation_tells_the_published_code_from_its_description(
     assert by_description("1,000 red,blue") == "1000 red blue"
 
 
+@settings(deadline=None)
 @given(answer=st.text(alphabet="abc the.two,5-?! ", max_size=20))
 def test_a_normalized_answer_has_single_spaces_and_no_articles(answer):
     words = normalize_answer(answer).split(" ")
