@@ -44,9 +44,23 @@ def save_checkpoint(
 
     A crash at any moment leaves the previous checkpoint whole. The data order is a function of seed and step and needs
     no state. The two newest checkpoints are kept.
+
+    Raises:
+        InputError: it cannot be written; what was begun is removed, older checkpoints stay.
     """
+    staging = root / f".step-{step:07d}.partial"
+    try:
+        return _save_checkpoint(root, staging, step, model, optimizer, stack)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        shutil.rmtree(staging, ignore_errors=True)
+        way_out = f"make room, then go on with: safe-train --resume {root.parent}"
+        raise InputError(root, "room for a checkpoint", " ".join(str(error).split()), way_out) from error
+
+
+def _save_checkpoint(
+    root: Path, staging: Path, step: int, model: SafeModel, optimizer: torch.optim.Optimizer, stack: RetentionStack
+) -> Checkpoint:
     folder = root / f"step-{step:07d}"
-    staging = root / f".{folder.name}.partial"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     model.save_adapter(staging)

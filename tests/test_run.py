@@ -342,3 +342,25 @@ def test_a_larger_validation_split_begins_with_the_smaller_one(small_data, tmp_p
     assert [q.question for q in large[: len(small)]] == [q.question for q in small]
     assert [q.answers for q in large[: len(small)]] == [q.answers for q in small]
     assert len(large) == len(small) + 20
+
+
+@pytest.mark.parametrize(
+    ("limit", "place"), [(2_000, "a file that can be written"), (60_000, "room for a checkpoint")], ids=["settings", "checkpoint"]
+)
+def test_a_disk_without_room_is_one_line_and_leaves_nothing_half_written(small_data, tmp_path, limit, place):
+    """The largest file is limited, which fails a write in the middle as a full disk does."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
+        "from safe_train.cli import safe; safe()"
+    ).format(limit)
+    arguments = train_arguments(small_data, tmp_path, "optimization.max_steps=2", "variant=no_retention")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert place in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.glob("*/checkpoints/step-*"))
