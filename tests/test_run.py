@@ -345,14 +345,16 @@ def test_a_larger_validation_split_begins_with_the_smaller_one(small_data, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("limit", "place"), [(2_000, "a file that can be written"), (60_000, "room for a checkpoint")], ids=["settings", "checkpoint"]
+    ("limit", "place"),
+    [(2_000, "a file that can be written"), (60_000, "room for a checkpoint")],
+    ids=["settings", "checkpoint"],
 )
 def test_a_disk_without_room_is_one_line_and_leaves_nothing_half_written(small_data, tmp_path, limit, place):
     """The largest file is limited, which fails a write in the middle as a full disk does."""
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         "from safe_train.cli import safe; safe()"
-    ).format(limit)
+    )
     arguments = train_arguments(small_data, tmp_path, "optimization.max_steps=2", "variant=no_retention")
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -92,6 +92,7 @@ def forward_divergence_(teacher: Tensor, difference: Tensor, want_gradient: bool
     Args:
         teacher: [n, V] teacher logits over the temperature, float32 or float64.
         difference: [n, V] student minus teacher logits over the temperature.
+        want_gradient: whether the gradient is wanted; if not, `difference` is overwritten with nothing of use.
     """
     low, high = torch.aminmax(difference, dim=-1)
     spread = (high - low).amax().item() if difference.numel() else 0.0
