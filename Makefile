@@ -1,16 +1,19 @@
 # Not PYTHON: that names the interpreter which scripts/make_venv.sh makes .venv from.
 venv_python := .venv/bin/python
 
+shell_files := .ci/run $(wildcard scripts/*.sh containers/parts/*.sh tests/cluster/*.sh) tests/cluster/bin/apptainer
+
 # OpenMP threads that wait actively for a core that another process has cost several times the work itself.
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help .venv demo test lint bench embedded lock
+.PHONY: help .venv demo test test-cluster lint bench embedded lock
 
 help:
 	@echo "make demo      set up and run the main job: safe-train --variant full_retention"
 	@echo "make test      the tests"
-	@echo "make lint      ruff and pyright"
+	@echo "make test-cluster  the tests on a real Slurm and Apptainer, made in a folder (needs root; half an hour once)"
+	@echo "make lint      ruff, pyright and ShellCheck"
 	@echo "make bench     the microbenchmarks"
 	@echo "make embedded  train the embedded models again (about half an hour)"
 	@echo "make lock      resolve requirements/lock.txt again"
@@ -27,10 +30,15 @@ demo: .venv
 test: .venv
 	$(venv_python) -m pytest
 
+test-cluster: .venv
+	$(venv_python) -m tests.cluster.machine
+	SAFE_TEST_CLUSTER=1 $(venv_python) -m pytest tests/cluster -rs
+
 lint: .venv
 	$(venv_python) -m ruff check
 	$(venv_python) -m ruff format --check
 	$(venv_python) -m pyright
+	"$$(cat .venv/dependencies)/bin/shellcheck" $(shell_files)
 
 bench: .venv
 	$(venv_python) -m pytest bench/ --benchmark-only
@@ -42,5 +50,5 @@ embedded: .venv
 lock:
 	$(or $(PYTHON),python3) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra report --extra metrics --extra dev \
+	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra metrics --extra dev \
 	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/lock.txt

@@ -14,6 +14,7 @@ import click
 from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
 from safe_train.errors import InputError
+from safe_train.launch import find_launch
 from safe_train.usage import OneLineGroup, fail, one_line_errors, unknown
 
 if TYPE_CHECKING:
@@ -120,10 +121,16 @@ def _run(**source: Any) -> None:
 def show_outcome(outcome: RunOutcome, stop: StopRequest) -> None:
     """Prints the closing table of a run; one that was stopped ends the program with the exit code of its signal."""
     if outcome.table is None:
-        click.echo(f"stopped after step {outcome.training.steps}; go on with: safe-train --resume {outcome.folder}")
+        _tell(f"stopped after step {outcome.training.steps}; go on with: safe-train --resume {outcome.folder}")
         sys.exit(_EXIT_INTERRUPTED if stop.signal is signal.SIGINT else _EXIT_REQUEUE)
-    click.echo(outcome.table)
-    click.echo(f"run folder: {outcome.folder}")
+    _tell(outcome.table)
+    _tell(f"run folder: {outcome.folder}")
+
+
+def _tell(line: str) -> None:
+    """Prints a line, of several processes in the main one alone."""
+    if find_launch().is_main:
+        click.echo(line)
 
 
 @safe.command()
@@ -169,7 +176,7 @@ def evaluate(run: Path, names: str, data_root: str | None, positive_control: boo
     damage = _CONTROL_DAMAGE if positive_control else 0.0
     with watching(StopRequest()) as observer:
         evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
-    click.echo(json.dumps(evaluation.to_dict(), indent=2))
+    _tell(json.dumps(evaluation.to_dict(), indent=2))
     if positive_control and (passed := evaluation.passed_although_damaged()):
         click.echo(f"the positive control did not fail: {', '.join(passed)}", err=True)
         sys.exit(1)

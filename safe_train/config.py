@@ -76,8 +76,8 @@ class DataSettings(_Section):
     """VL rows used for retention, drawn by the seed; None for all."""
     image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
-    silence_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected VL rows that hear silence instead of an unrelated clip."""
+    silence_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of protected VL rows that hear silence instead of an unrelated clip; without any, some seeds lose there."""
     loud_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of protected VL rows whose unrelated clip is 20 dB louder."""
     noise_share: float = Field(default=0.0, ge=0.0, le=1.0)

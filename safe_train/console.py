@@ -1,7 +1,8 @@
-"""How a run shows itself: a progress bar on a terminal, plain lines in a log file."""
+"""How a run shows itself: a progress bar on a terminal, plain lines in a log file; of several processes, one speaks."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from safe_train.launch import find_launch
 from safe_train.run import Observer
 
 _SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
@@ -50,7 +52,11 @@ class StopRequest:
 
 @contextmanager
 def watching(stop: StopRequest) -> Iterator[Observer]:
-    """An observer that writes to standard error."""
+    """An observer that writes to standard error; in all processes but the main one, it only listens to ``stop``."""
+    if not find_launch().is_main:
+        logging.getLogger().setLevel(logging.WARNING)
+        yield Observer(should_stop=stop)
+        return
     if sys.stderr.isatty():
         with _bar() as (progress, task):
             yield Observer(

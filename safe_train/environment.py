@@ -112,7 +112,7 @@ def format_environment(environment: Environment) -> str:
     lines = [
         ("Python", f"{environment.python}, {environment.system}"),
         *((package, installed or "not installed") for package, installed in environment.packages.items()),
-        ("torch CUDA", environment.torch_cuda or "none"),
+        ("torch CUDA", _torch_cuda(environment)),
         ("torchaudio CUDA", environment.torchaudio_cuda or "none"),
         *((f"{package} import", f"fails: {error}") for package, error in environment.import_errors.items()),
         ("NVIDIA driver", environment.driver or "none"),
@@ -164,9 +164,20 @@ def _torchvision_release(environment: Environment) -> Finding | None:
     )
 
 
+def _oldest_driver(environment: Environment) -> int | None:
+    """The oldest driver that torch's CUDA release runs on, if it is known."""
+    cuda = _release(environment.torch_cuda)
+    return _OLDEST_DRIVER.get(cuda[0]) if cuda else None
+
+
+def _torch_cuda(environment: Environment) -> str:
+    oldest = _oldest_driver(environment)
+    needs = f", needs NVIDIA driver {oldest} or later" if oldest else ""
+    return f"{environment.torch_cuda or 'none'}{needs}"
+
+
 def _driver_age(environment: Environment) -> Finding | None:
-    cuda, driver = _release(environment.torch_cuda), _release(environment.driver)
-    oldest = _OLDEST_DRIVER.get(cuda[0]) if cuda else None
+    driver, oldest = _release(environment.driver), _oldest_driver(environment)
     if driver is None or oldest is None or driver[0] >= oldest:
         return None
     return Finding(

@@ -6,11 +6,27 @@ from pathlib import Path
 
 from configs.lookup import nearest
 
-__all__ = ["InputError", "NonFiniteLossError", "nearest"]
+__all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "ToldByMainError", "nearest"]
 
 
 class NonFiniteLossError(Exception):
     """A loss or gradient is NaN or infinite; the step was not taken."""
+
+
+class ProcessLostError(Exception):
+    """Another process of a parallel run has ended, or does not answer any more."""
+
+
+class ToldByMainError(Exception):
+    """An error that ends all processes of a parallel run, and that the main one tells; this one is to end in silence.
+
+    Attributes:
+        is_input: whether it is an ``InputError``.
+    """
+
+    def __init__(self, *, is_input: bool) -> None:
+        super().__init__("the main process tells the error")
+        self.is_input = is_input
 
 
 class InputError(Exception):

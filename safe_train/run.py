@@ -23,10 +23,19 @@ from safe_train.evaluation.damage import damage_fusions
 from safe_train.evaluation.key import base_key, evaluation_key, versions
 from safe_train.evaluation.run_folder import base_store, safe_store, write_results
 from safe_train.evaluation.samples import BASE, NoStore
-from safe_train.experiment import Rows, attach, load_base_model, load_rows, row_encoder, row_stream
+from safe_train.experiment import (
+    Rows,
+    attach,
+    load_base_model,
+    load_rows,
+    resolve_device,
+    row_encoder,
+    row_stream,
+)
 from safe_train.files import json_text, write_text
 from safe_train.model import SafeModel
-from safe_train.stage_a import CHECKPOINTS, EVALUATION_LINES, StageA, TrainingOutcome
+from safe_train.parallel import Processes, connected
+from safe_train.stage_a import CHECKPOINTS, EVALUATION_LINES, StageA, TrainingOutcome, require_rows_for_all
 from safe_train.summary import PICTURE, SUMMARY, draw_picture, format_table, read_summary
 
 logger = logging.getLogger(__name__)
@@ -40,12 +49,12 @@ _JOB_VARIABLE = "SAFE_JOB_ID"  # set by the batch scripts, which find a job's ru
 
 @dataclass(frozen=True)
 class Observer:
-    """What a run tells whoever watches it.
+    """What a run tells whoever watches it, in each process.
 
     Attributes:
         stage: called with a few words when a new stage begins.
         step: called after each step with its number, the number of steps, and the metrics if they were logged.
-        should_stop: asked after each step.
+        should_stop: asked after each step; where one process says so, all stop.
     """
 
     stage: Callable[[str], None] = lambda _words: None
@@ -77,18 +86,22 @@ class _Prepared:
         final: evaluates on all rows.
         midway: evaluates on a tenth of them, or None if the configuration asks for no such evaluation.
         base_key: what the base's answers depend on.
+        processes: those of the run.
     """
 
     stage_a: StageA
     final: Evaluator
     midway: Evaluator | None
     base_key: dict[str, Any]
+    processes: Processes
 
 
 def start_run(
     config: StageAConfig, observer: Observer, *, rows: Rows | None = None, notes: Mapping[str, Any] | None = None
 ) -> RunOutcome:
     """Trains and evaluates; nothing is written before models and data have been loaded.
+
+    Started by torchrun or srun as several processes, they share the rows of each batch, and the first of them writes.
 
     Args:
         config: the configuration.
@@ -100,16 +113,20 @@ def start_run(
         InputError: something in the configuration does not exist or does not fit.
     """
     root = Path(config.output_root).expanduser()
-    _require_writable(root)
-    rows = rows or load_rows(config)
-    prepared = _prepare(config, rows, observer)
-    folder = _new_folder(root, config.label or config.variant)
-    with _removed_without_checkpoint(folder):
-        described = prepared.stage_a.described_configuration() | {"versions": versions()}
-        described |= {"job": os.environ[_JOB_VARIABLE]} if _JOB_VARIABLE in os.environ else {}
-        write_text(folder / CONFIG, json_text(described | ({"notes": dict(notes)} if notes else {})))
-        write_text(folder / SUBSETS, json_text(rows.indices))
-        return _train_and_evaluate(config, prepared, folder, observer)
+    with connected(resolve_device(config.device)) as processes:
+        with processes.together():
+            if processes.is_main:
+                _require_writable(root)
+            rows = rows or load_rows(config)
+        prepared = _prepare(config, rows, observer, processes)
+        with processes.together():
+            made = _new_folder(root, config.label or config.variant) if processes.is_main else None
+        folder = Path(processes.from_main(str(made)))
+        with _removed_without_checkpoint(folder):
+            with processes.together():
+                if processes.is_main:
+                    _describe(prepared.stage_a, rows, notes, folder)
+            return _train_and_evaluate(config, prepared, folder, observer)
 
 
 def resume_run(folder: Path, observer: Observer) -> RunOutcome:
@@ -119,11 +136,22 @@ def resume_run(folder: Path, observer: Observer) -> RunOutcome:
         InputError: the folder is no run, or has no checkpoint.
     """
     config = read_config(folder)
-    checkpoint = latest_checkpoint(folder)
-    prepared = _prepare(config, load_rows(config), observer, folder)
-    prepared.stage_a.resume(checkpoint, folder)
-    logger.info("resumed %s after step %d", folder, checkpoint.step)
-    return _train_and_evaluate(config, prepared, folder, observer)
+    with connected(resolve_device(config.device)) as processes:
+        checkpoint = _newest_checkpoint(folder, processes)
+        with processes.together():
+            rows = load_rows(config)
+        prepared = _prepare(config, rows, observer, processes, folder)
+        prepared.stage_a.resume(checkpoint, folder)
+        logger.info("resumed %s after step %d", folder, checkpoint.step)
+        return _train_and_evaluate(config, prepared, folder, observer)
+
+
+def _newest_checkpoint(folder: Path, processes: Processes) -> Checkpoint:
+    """The one that the main process sees: another node's view of a shared folder may lag behind."""
+    with processes.together():
+        found = latest_checkpoint(folder) if processes.is_main else None
+    path, step = processes.from_main([str(found.folder), found.step] if found else None)
+    return Checkpoint(Path(path), step)
 
 
 def evaluate_run(
@@ -154,11 +182,16 @@ def evaluate_run(
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
     if data_root is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
-    prepared = _prepare(config, load_rows(config), observer, folder)
-    checkpoint = load_trained(folder, prepared.final.model)
-    if damage:
-        damage_fusions(prepared.final.model, prepared.final.encoder, prepared.final.vl_rows, ratio=damage)
-    return _evaluate(folder, config, prepared, observer.stage, checkpoint.step, conditions, damage)
+    with connected(resolve_device(config.device)) as processes:
+        with processes.together():
+            rows = load_rows(config)
+        prepared = _prepare(config, rows, observer, processes, folder)
+        final = prepared.final
+        with processes.together():
+            checkpoint = load_trained(folder, final.model)
+            if damage:
+                damage_fusions(final.model, final.encoder, final.vl_rows, ratio=damage)
+        return _evaluate(folder, config, prepared, observer.stage, checkpoint.step, conditions, damage)
 
 
 def _evaluate(
@@ -171,14 +204,16 @@ def _evaluate(
     damage: float = 0.0,
 ) -> Evaluation:
     """Evaluates the model as it stands, into the run's folder."""
-    final, settings = prepared.final, config.evaluation
+    final, settings, processes = prepared.final, config.evaluation, prepared.processes
     key = evaluation_key(prepared.base_key, config, final.model, final.audio_rows, step=step, damage=damage)
-    of_base = base_store(folder, prepared.base_key, final.vl_rows)
+    of_base = base_store(folder, prepared.base_key, final.vl_rows, processes)
     samples = final.base.samples
     of_base.complete("vl", BASE, final.vl_rows, lambda rows: samples[: len(rows)], len(samples))
-    store = final.store = safe_store(folder, key, final.vl_rows, final.audio_rows)
+    store = final.store = safe_store(folder, key, final.vl_rows, final.audio_rows, processes)
     evaluation = final.run(progress, conditions or select(settings.conditions))
-    write_results(store, key, of_base, evaluation)
+    with processes.together():
+        if processes.is_main:
+            write_results(store, key, of_base, evaluation)
     return evaluation
 
 
@@ -207,27 +242,35 @@ def read_config(folder: Path) -> StageAConfig:
     return build_config({key: value for key, value in values.items() if key not in _DERIVED}, {}, where=str(path))
 
 
-def _prepare(config: StageAConfig, rows: Rows, observer: Observer, folder: Path | None = None) -> _Prepared:
+def _prepare(
+    config: StageAConfig, rows: Rows, observer: Observer, processes: Processes, folder: Path | None = None
+) -> _Prepared:
     """Loads everything; the base's answers are read from the run's folder where it has them already."""
     settings = config.evaluation
-    select(settings.conditions)  # a wrong name is told before the work
     observer.stage("loading")
-    base = load_base_model(config)
-    key = base_key(config, base, rows.val_vl)
+    with processes.together():
+        select(settings.conditions)  # a wrong name is told before the work
+        require_rows_for_all(config.optimization, processes)
+        base = load_base_model(config)
+        key = base_key(config, base, rows.val_vl)
     observer.stage("VL, base")
-    final = base_answers(base, rows.val_vl, settings, base_store(folder, key, rows.val_vl) if folder else NoStore())
-    midway = base_answers(base, _tenth(rows.val_vl), settings) if settings.every else None
-    model = attach(base, config)
-    encoder = row_encoder(model, config.data.num_workers)
+    no_store = NoStore(processes)
+    store = base_store(folder, key, rows.val_vl, processes) if folder else no_store
+    final = base_answers(base, rows.val_vl, settings, store)
+    midway = base_answers(base, _tenth(rows.val_vl), settings, no_store) if settings.every else None
+    with processes.together():
+        model = attach(base, config)
+        encoder = row_encoder(model, config.data.num_workers)
 
     def evaluator(vl: list[Row], audio: list[Row], reference: BaseAnswers) -> Evaluator:
-        return Evaluator(model, encoder, vl, audio, reference, settings, config.seed)
+        return Evaluator(model, encoder, vl, audio, reference, settings, config.seed, processes)
 
     prepared = _Prepared(
-        stage_a=StageA(config, model, encoder, row_stream(rows, config)),
+        stage_a=StageA(config, model, encoder, row_stream(rows, config), processes),
         final=evaluator(rows.val_vl, rows.val_audio, final),
         midway=evaluator(_tenth(rows.val_vl), _tenth(rows.val_audio), midway) if midway else None,
         base_key=key,
+        processes=processes,
     )
     prepared.final.read_audio_rows()
     return prepared
@@ -244,8 +287,10 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
     def evaluate_midway(step: int) -> None:
         assert midway is not None
         stage_a.model.gate = 1.0  # the next step sets its own
-        with (folder / EVALUATION_LINES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | midway.run().to_dict()) + "\n")
+        line = json.dumps({"step": step} | midway.run().to_dict())
+        if prepared.processes.is_main:
+            with (folder / EVALUATION_LINES).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
     observer.stage("training")
     training = stage_a.train(
@@ -258,25 +303,35 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
         return RunOutcome(folder, training, None)
     stage_a.model.gate = 1.0
     try:
-        evaluation = _evaluate(folder, config, prepared, _stopping(observer), training.steps)
+        evaluation = _evaluate(folder, config, prepared, _stopping(observer, prepared.processes), training.steps)
     except _StoppedError:
         return RunOutcome(folder, training, None)
-    return RunOutcome(folder, training, _write_results(config, training, evaluation, folder))
+    with prepared.processes.together():
+        table = _write_results(config, training, evaluation, folder) if prepared.processes.is_main else None
+    return RunOutcome(folder, training, prepared.processes.from_main(table))
 
 
 class _StoppedError(Exception):
     """The evaluation was asked to stop; the last checkpoint has everything it needs to be done later."""
 
 
-def _stopping(observer: Observer) -> Callable[[str], None]:
-    """Tells the observer of each condition, and stops before the next one if asked to."""
+def _stopping(observer: Observer, processes: Processes) -> Callable[[str], None]:
+    """Tells the observer of each condition, and stops before the next one if any process is asked to."""
 
     def tell(words: str) -> None:
-        if observer.should_stop():
+        if processes.any(observer.should_stop()):
             raise _StoppedError
         observer.stage(words)
 
     return tell
+
+
+def _describe(stage_a: StageA, rows: Rows, notes: Mapping[str, Any] | None, folder: Path) -> None:
+    """Writes the configuration and the rows that were drawn."""
+    described = stage_a.described_configuration() | {"versions": versions()}
+    described |= {"job": os.environ[_JOB_VARIABLE]} if _JOB_VARIABLE in os.environ else {}
+    write_text(folder / CONFIG, json_text(described | ({"notes": dict(notes)} if notes else {})))
+    write_text(folder / SUBSETS, json_text(rows.indices))
 
 
 def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: Evaluation, folder: Path) -> str:

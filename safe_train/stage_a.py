@@ -6,21 +6,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from configs.retention_variants import get_variant_config
 from safe_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from safe_train.config import OptimizationSettings, StageAConfig
 from safe_train.data.batch import Batch, RowEncoder
-from safe_train.data.rows import RowStream
-from safe_train.errors import NonFiniteLossError
+from safe_train.data.rows import Row, RowStream
+from safe_train.errors import InputError, NonFiniteLossError
 from safe_train.model import SafeModel
+from safe_train.parallel import ALONE, Processes
 from safe_train.protected import ProtectedSafeModel
 from safe_train.retention import RetentionStack, build_mechanisms
 from safe_train.retention.compose import effective_retention, resolved_variant
@@ -66,7 +68,7 @@ def gate_at(step: int, settings: OptimizationSettings) -> float:
 
 
 class StageA:
-    """One training run.
+    """One training run, alone or as one of several processes that share the rows of each batch.
 
     Attributes:
         config: its configuration.
@@ -74,13 +76,28 @@ class StageA:
         optimizer: AdamW on the trained parts.
         variant: the registered variant, with the null-space settings of the configuration.
         stack: the variant's mechanisms.
+        processes: those that take part.
         step: optimizer steps done.
     """
 
-    def __init__(self, config: StageAConfig, model: SafeModel, encoder: RowEncoder, stream: RowStream) -> None:
+    def __init__(
+        self,
+        config: StageAConfig,
+        model: SafeModel,
+        encoder: RowEncoder,
+        stream: RowStream,
+        processes: Processes = ALONE,
+    ) -> None:
+        """Prepares the first step.
+
+        Raises:
+            InputError: there are more processes than rows in a batch.
+        """
         self.config, self.model, self.encoder, self.stream = config, model, encoder, stream
+        self.processes = processes
         self.step = 0
         settings = config.optimization
+        require_rows_for_all(settings, processes)
         self.rows_per_step = settings.vl_batch_size * settings.gradient_accumulation_steps
         variant = self.variant = resolved_variant(get_variant_config(config.variant), config.retention)
         self.effective = effective_retention(
@@ -96,6 +113,7 @@ class StageA:
             batches=self._calibration_batches,
             optimizer=self.optimizer,
             seed=config.seed,
+            processes=processes,
         )
 
     def described_configuration(self) -> dict[str, Any]:
@@ -111,8 +129,11 @@ class StageA:
 
     def resume(self, checkpoint: Checkpoint, run: Path) -> None:
         """Goes back to a checkpoint; later lines of metrics are dropped."""
-        load_checkpoint(checkpoint, self.model, self.optimizer, self.stack)
+        with self.processes.together():
+            load_checkpoint(checkpoint, self.model, self.optimizer, self.stack)
         self.step = checkpoint.step
+        if not self.processes.is_main:
+            return
         for path in (run / METRICS_LINES, run / EVALUATION_LINES):
             if path.is_file():
                 lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
@@ -126,19 +147,22 @@ class StageA:
         on_interval: Callable[[int], None] = lambda _step: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainingOutcome:
-        """Trains up to ``max_steps``, writing metrics and checkpoints into ``run``.
+        """Trains up to ``max_steps``; the main process writes metrics and checkpoints into ``run``.
 
         Args:
             run: the run's folder; made if it is not there.
             on_step: called after each step with its number and, at logged steps, the metrics (else an empty dict).
             on_interval: called every ``evaluation.every`` steps.
-            should_stop: asked after each step; if true, a checkpoint is written and training ends early.
+            should_stop: asked after each step; if true in any process, a checkpoint is written and training ends early.
 
         Raises:
+            InputError: a file of a row cannot be read, or the processes' weights are not the same.
             NonFiniteLossError: a loss or gradient is not finite.
         """
         start = time.perf_counter()
-        run.mkdir(parents=True, exist_ok=True)
+        self.processes.require_same("trained weights", self.model.trainable_parameters())
+        if self.processes.is_main:
+            run.mkdir(parents=True, exist_ok=True)
         last: dict[str, float] = {}
         total = self.config.optimization.max_steps
         checkpoints = run / CHECKPOINTS
@@ -148,16 +172,24 @@ class StageA:
             metrics = self.train_step(measure=logged)
             if logged:
                 last = metrics | {"seconds": time.perf_counter() - start}
-                with (run / METRICS_LINES).open("a") as file:
-                    file.write(json.dumps({"step": self.step} | last) + "\n")
+                if self.processes.is_main:
+                    with (run / METRICS_LINES).open("a") as file:
+                        file.write(json.dumps({"step": self.step} | last) + "\n")
             on_step(self.step, last if logged else {})
-            stopped = should_stop()
+            stopped = self.processes.any(should_stop())
             if stopped or self.step % self.config.checkpoint_every == 0 or self.step == total:
-                save_checkpoint(checkpoints, self.step, self.model, self.optimizer, self.stack)
+                self._save(checkpoints)
             if self.config.evaluation.every and self.step % self.config.evaluation.every == 0 and self.step < total:
                 on_interval(self.step)
         seconds = time.perf_counter() - start
         return TrainingOutcome(self.step, self.step >= total, seconds, self.stack.inactive(), last)
+
+    def _save(self, checkpoints: Path) -> None:
+        """Writes a checkpoint of the weights that all processes have."""
+        self.processes.require_same("trained weights", self.model.trainable_parameters())
+        with self.processes.together():
+            if self.processes.is_main:
+                save_checkpoint(checkpoints, self.step, self.model, self.optimizer, self.stack)
 
     def train_step(self, *, measure: bool = True) -> dict[str, float]:
         """One optimizer step; returns its metrics if ``measure`` is set."""
@@ -169,14 +201,16 @@ class StageA:
         self.stack.before_step(self.step, self.step * self.rows_per_step)
         self.optimizer.zero_grad(set_to_none=True)
 
-        audio_loss = self._audio_backward()
+        audio_loss = self._backward(self._audio_batch, self._audio_loss)
         self.stack.after_audio_backward()
-        retention_loss = self._retention_backward() if self.stack.adds_loss else torch.zeros(())
+        adds_loss = self.stack.adds_loss
+        retention_loss = self._backward(self._vl_batch, self._retention_loss) if adds_loss else torch.zeros(())
         self.stack.after_retention_backward()
 
         norm = torch.nn.utils.clip_grad_norm_(self.model.trainable_parameters().values(), settings.clip_norm)
         losses = {"audio_loss": audio_loss.item(), "retention_loss": retention_loss.item()}
-        _require_finite(self.step + 1, losses | {"gradient_norm": norm.item()})
+        with self.processes.together():
+            _require_finite(self.step + 1, losses | {"gradient_norm": norm.item()})
         self.stack.before_optimizer_step(min(1.0, settings.clip_norm / (norm.item() + 1e-6)))
         self.optimizer.step()
         self.stack.after_optimizer_step()
@@ -186,50 +220,101 @@ class StageA:
         schedule = {"gradient_norm": norm.item(), "lr_scale": scale, "gate": self.model.gate}
         return losses | schedule | self.stack.observations()
 
-    def _audio_backward(self) -> torch.Tensor:
-        """Backward pass of the mean cross-entropy over all answer tokens of the step's audio rows."""
-        batches = [self.encoder.training_batch(self.stream.audio_batch(n, self._audio_size)) for n in self._numbers()]
-        tokens = sum(len(batch.labels) for batch in batches)
+    def _backward(self, encoded: Callable[[int], Batch], loss_of: Callable[[Batch, int], Tensor]) -> Tensor:
+        """Backward pass of a mean loss over all answer tokens of the step's rows, in all processes.
+
+        Args:
+            encoded: gives this process's share of a micro-batch by its number.
+            loss_of: gives the share's part of the mean over so many tokens.
+
+        Returns:
+            The mean.
+        """
+        batches = [encoded(number) for number in self._numbers()]
+        tokens = self.processes.sum(sum(len(batch.labels) for batch in batches))
         total = torch.zeros((), device=self.model.base.model.device)
-        for batch in batches:
-            hidden = self.model.last_hidden_state(batch.inputs, batch.features)
-            logits = self.model.base.head(hidden[batch.token_rows, batch.token_positions])
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum") / tokens
-            loss.backward()
-            total += loss.detach()
+        with self.processes.summed_gradients(self.model.trainable_parameters().values()):
+            for batch in batches:
+                loss = loss_of(batch, tokens)
+                loss.backward()
+                total += loss.detach()
+        self.processes.sum_([total])
         return total
 
-    def _retention_backward(self) -> torch.Tensor:
-        """Backward pass of the mechanisms' loss, averaged over all answer tokens of the step's VL rows."""
-        batches = [self._vl_batch(number) for number in self._numbers()]
-        tokens = sum(len(batch.labels) for batch in batches)
-        total = torch.zeros((), device=self.model.base.model.device)
-        for batch in batches:
-            loss = self.stack.loss(batch) * (len(batch.labels) / tokens)
-            loss.backward()
-            total += loss.detach()
-        return total
+    def _audio_loss(self, batch: Batch, tokens: int) -> Tensor:
+        """Cross-entropy of the answers to audio rows."""
+        hidden = self.model.last_hidden_state(batch.inputs, batch.features)
+        logits = self.model.base.head(hidden[batch.token_rows, batch.token_positions])
+        return F.cross_entropy(logits, batch.labels, reduction="sum") / tokens
+
+    def _retention_loss(self, batch: Batch, tokens: int) -> Tensor:
+        """The mechanisms' loss, which is a mean over the batch's own tokens."""
+        return self.stack.loss(batch) * (len(batch.labels) / tokens)
 
     def _numbers(self) -> range:
         """Numbers of this step's micro-batches."""
         count = self.config.optimization.gradient_accumulation_steps
         return range(self.step * count, (self.step + 1) * count)
 
-    @property
-    def _audio_size(self) -> int:
-        return self.config.optimization.audio_batch_size
+    def _audio_batch(self, number: int) -> Batch:
+        """This process's audio rows."""
+        rows = self.stream.audio_batch(number, self.config.optimization.audio_batch_size)
+        return self._encoded(rows, self.encoder.training_batch)
 
     def _vl_batch(self, number: int) -> Batch:
-        """Protected rows; audio is attached to each, silence where it has no clip."""
+        """This process's protected rows; audio is attached to each, silence where it has no clip."""
         rows = self.stream.vl_batch(number, self.config.optimization.vl_batch_size)
-        return replace(self.encoder.training_batch(rows), features=self.encoder.features_of(rows))
+
+        def encode(share: Sequence[Row]) -> Batch:
+            return replace(self.encoder.training_batch(share), features=self.encoder.features_of(share))
+
+        return self._encoded(rows, encode)
+
+    def _encoded(self, rows: Sequence[Row], encode: Callable[[Sequence[Row]], Batch]) -> Batch:
+        with self.processes.together():
+            batch = encode(self.processes.share(rows))
+        return batch
 
     def _calibration_batches(self, num_samples: int) -> Iterator[Batch]:
-        """The coming protected rows, at least ``num_samples`` of them."""
+        """The coming protected rows, at least ``num_samples`` of them in all processes.
+
+        The activation subspace counts the inputs at padding too, so a share is padded as the whole batch would be.
+        """
         size = self.config.optimization.vl_batch_size
         first = self._numbers().start
         for number in range(first, first + -(-num_samples // size)):
-            yield self._vl_batch(number)
+            batch = self._vl_batch(number)
+            lengths = self.processes.gather(batch.inputs["input_ids"].shape[1])
+            yield _padded(batch, max(lengths), self.encoder.processor.tokenizer.pad_token_id)
+
+
+def _padded(batch: Batch, length: int, pad_token_id: int) -> Batch:
+    """The batch padded on the right to ``length`` tokens; what has a value a token is padded with zeros."""
+    ids = batch.inputs["input_ids"]
+    if ids.shape[1] == length:
+        return batch
+    missing = (0, length - ids.shape[1])
+    inputs = {
+        name: F.pad(value, missing, value=pad_token_id if name == "input_ids" else 0)
+        if value.shape == ids.shape
+        else value
+        for name, value in batch.inputs.items()
+    }
+    return replace(batch, inputs=inputs)
+
+
+def require_rows_for_all(settings: OptimizationSettings, processes: Processes) -> None:
+    """Finds out whether every process has a row of each batch.
+
+    Raises:
+        InputError: there are more processes than rows.
+    """
+    for name in ("audio_batch_size", "vl_batch_size"):
+        size = getattr(settings, name)
+        if size < processes.world_size:
+            way_out = "raise it, or start fewer processes: it counts the rows of all"
+            expected = f"a row for each of {processes.world_size} processes"
+            raise InputError(f"optimization.{name}", expected, str(size), way_out)
 
 
 def build_optimizer(model: SafeModel, settings: OptimizationSettings) -> torch.optim.AdamW:

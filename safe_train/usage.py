@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -9,10 +10,11 @@ from typing import NoReturn, ParamSpec
 
 import click
 
-from safe_train.errors import InputError, NonFiniteLossError, nearest
+from safe_train.errors import InputError, NonFiniteLossError, ProcessLostError, ToldByMainError, nearest
 
 EXIT_INPUT = 2
 EXIT_FAILED = 1
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -79,8 +81,15 @@ def one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments,
             command(*args, **kwargs)
         except InputError as error:
             fail(error)
-        except NonFiniteLossError as error:
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            place = error.filename or "output folder"
+            fail(InputError(place, "room to write", str(error.strerror), "make room, or choose another --output-root"))
+        except (NonFiniteLossError, ProcessLostError) as error:
             exit_with(str(error), EXIT_FAILED)
+        except ToldByMainError as error:
+            sys.exit(EXIT_INPUT if error.is_input else EXIT_FAILED)
 
     return guarded
 

@@ -33,6 +33,12 @@ if [ "$(cat .venv/dependencies 2>/dev/null)" != "$dependencies" ]; then
   site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   shared=$("$dependencies/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$shared" >"$site_packages/dependencies.pth"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
   echo "$dependencies" >.venv/dependencies
+fi
+
+# What pyproject.toml says about packages and commands is read when the project is installed.
+project=$(sha256sum <pyproject.toml)
+if [ "$(cat .venv/project 2>/dev/null)" != "$project" ]; then
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  echo "$project" >.venv/project
 fi

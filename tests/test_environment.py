@@ -213,3 +213,16 @@ def test_it_reports_when_torch_does_not_import():
 def test_a_backend_that_cannot_be_had_is_told_and_is_no_crash():
     report = run_report("", SAFE_KERNELS_BACKEND="tritn")
     assert "kernel backend none: SAFE_KERNELS_BACKEND: expected one of auto, triton, torch, got 'tritn'" in report
+
+
+@pytest.mark.parametrize(
+    ("cuda", "line"),
+    [
+        ("13.0", "13.0, needs NVIDIA driver 580 or later"),
+        ("12.8", "12.8, needs NVIDIA driver 525 or later"),
+        (None, "none"),
+    ],
+)
+def test_the_driver_that_the_wheels_need_is_told(cuda, line):
+    shown = format_environment(changed(torch_cuda=cuda, torchaudio_cuda=cuda)).splitlines()
+    assert [text.split(maxsplit=2)[2] for text in shown if text.startswith("torch CUDA")] == [line]

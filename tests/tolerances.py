@@ -43,3 +43,7 @@ LEAKAGE = 1e-5
 # Hidden states or logits of one row computed in batches of different make-up: the order of sums differs, a few rounding
 # errors for each of a handful of layers.
 LOGITS = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+# Two processes against one: change of the weights over six steps, Fisher diagonal and metrics. Shares are padded to
+# other lengths and summed in another order, and AdamW's first steps divide the smallest gradients by their own size.
+PARALLEL = {torch.float32: 2e-4}

@@ -28,11 +28,12 @@ from safe_train.metrics.text_overlap import token_f1
 from safe_train.metrics.vqa_accuracy import exact_match, vqa_accuracy
 from safe_train.model import SafeModel
 from safe_train.model.safe_model import FusionStatistics
+from safe_train.parallel import ALONE, Processes
 from safe_train.protected import ProtectedSafeModel
 
 
 class Evaluator:
-    """Evaluates a model on fixed rows.
+    """Evaluates a model on fixed rows, alone or as one of several processes that share the batches.
 
     Attributes:
         model: SAFE.
@@ -49,17 +50,21 @@ class Evaluator:
         base: BaseAnswers,
         settings: EvaluationSettings,
         seed: int,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.encoder, self.settings = model, encoder, settings
         self.vl_rows, self.audio_rows, self.base = list(vl_rows), list(audio_rows), base
-        self.store: SampleStore | NoStore = NoStore()
+        self.processes = processes
+        self.store: SampleStore | NoStore = NoStore(processes)
         self.distractors = Distractors(audio_rows, seed)
         self._protected = ProtectedSafeModel(model)
 
     def read_audio_rows(self) -> None:
         """Reads every clip and image of the audio rows now; one that is damaged is then found before the training."""
-        for start in range(0, len(self.audio_rows), self.settings.batch_size):
-            self.encoder.prompt_batch(self.audio_rows[start : start + self.settings.batch_size])
+        starts = range(0, len(self.audio_rows), self.settings.batch_size)
+        with self.processes.together():
+            for start in self.processes.share(starts):
+                self.encoder.prompt_batch(self.audio_rows[start : start + self.settings.batch_size])
 
     def run(
         self, progress: Callable[[str], None] = lambda _condition: None, conditions: Selection | None = None

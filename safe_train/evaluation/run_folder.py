@@ -17,19 +17,22 @@ from safe_train.evaluation.key import folder_name
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.samples import SampleStore
 from safe_train.files import json_text, write_text
+from safe_train.parallel import ALONE, Processes
 
 EVALUATIONS = "evaluation"
 RESULTS = "results.json"
 
 
-def base_store(run: Path, key: Mapping[str, Any], vl: Sequence[Row]) -> SampleStore:
+def base_store(run: Path, key: Mapping[str, Any], vl: Sequence[Row], processes: Processes = ALONE) -> SampleStore:
     """The store of the base's answers."""
-    return SampleStore.create(run / EVALUATIONS / f"base-{folder_name(key)}", key, vl, ())
+    return SampleStore.create(run / EVALUATIONS / f"base-{folder_name(key)}", key, vl, (), processes)
 
 
-def safe_store(run: Path, key: Mapping[str, Any], vl: Sequence[Row], audio: Sequence[Row]) -> SampleStore:
+def safe_store(
+    run: Path, key: Mapping[str, Any], vl: Sequence[Row], audio: Sequence[Row], processes: Processes = ALONE
+) -> SampleStore:
     """The store of SAFE's answers."""
-    return SampleStore.create(run / EVALUATIONS / folder_name(key), key, vl, audio)
+    return SampleStore.create(run / EVALUATIONS / folder_name(key), key, vl, audio, processes)
 
 
 def write_results(store: SampleStore, key: Mapping[str, Any], base: SampleStore, evaluation: Evaluation) -> None:

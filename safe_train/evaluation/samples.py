@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from safe_train.data.audio_input import describe
 from safe_train.data.rows import Row
 from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
+from safe_train.parallel import ALONE, Processes
 
 Kind = Literal["vl", "audio"]
 KEY = "key.json"
@@ -59,25 +60,36 @@ Answer = Callable[[Sequence[Row]], list[Sample]]
 class SampleStore:
     """A folder with the rows and, for each condition, the answers to them.
 
+    Of several processes, the main one reads and writes; all of them answer, and all get every sample.
+
     Attributes:
         folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, processes: Processes = ALONE) -> None:
+        self.folder, self.processes = folder, processes
 
     @classmethod
-    def create(cls, folder: Path, key: Mapping[str, Any], vl: Sequence[Row], audio: Sequence[Row]) -> SampleStore:
+    def create(
+        cls,
+        folder: Path,
+        key: Mapping[str, Any],
+        vl: Sequence[Row],
+        audio: Sequence[Row],
+        processes: Processes = ALONE,
+    ) -> SampleStore:
         """The store of an evaluation; what is there already is kept, since ``folder`` is named after the key.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        write_text(folder / KEY, json_text(key))
-        for kind, rows in (("vl", vl), ("audio", audio)):
-            lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
-            write_text(folder / f"rows.{kind}.jsonl", "".join(f"{line}\n" for line in lines))
-        return cls(folder)
+        with processes.together():
+            if processes.is_main:
+                write_text(folder / KEY, json_text(key))
+                for kind, rows in (("vl", vl), ("audio", audio)):
+                    lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
+                    write_text(folder / f"rows.{kind}.jsonl", "".join(f"{line}\n" for line in lines))
+        return cls(folder, processes)
 
     def path(self, kind: Kind, condition: str) -> Path:
         """The file of a condition."""
@@ -90,8 +102,7 @@ class SampleStore:
         if path.is_file():
             for line in path.read_text(encoding="utf-8").split("\n"):
                 try:
-                    values = json.loads(line)
-                    samples.append(Sample(**values | {"updates": tuple(values["updates"])}))
+                    samples.append(_sample(json.loads(line)))
                 except (json.JSONDecodeError, KeyError, TypeError):
                     break
         return samples
@@ -109,42 +120,71 @@ class SampleStore:
         Raises:
             InputError: the file cannot be written; what was written before stays.
         """
-        samples = self.read(kind, condition)[: len(rows)]
-        if len(samples) < len(rows):
-            samples = samples[: len(samples) // size * size]
-        if [sample.row_id for sample in samples] != [row.row_id for row in rows[: len(samples)]]:
-            samples = []
+        kept = self._kept(kind, condition, rows, size) if self.processes.is_main else []
+        samples = [_sample(values) for values in self.processes.from_main([asdict(sample) for sample in kept])]
         if len(samples) == len(rows):
             return samples
         path = self.path(kind, condition)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_lines(path, samples, mode="w")
-            for start in range(len(samples), len(rows), size):
-                batch = answer(rows[start : start + size])
-                _write_lines(path, batch, mode="a")
-                samples += batch
-        except OSError as error:
-            got = str(error.strerror or error)
-            raise InputError(
-                path, "a file that can be written", got, "make room, then run again: it goes on"
-            ) from error
+        self._write(path, samples, mode="w")
+        for batches in answered(rows, answer, size, self.processes, first=len(samples)):
+            self._write(path, batches, mode="a")
+            samples += batches
         return samples
+
+    def _kept(self, kind: Kind, condition: str, rows: Sequence[Row], size: int) -> list[Sample]:
+        """The answers of whole batches that are there already."""
+        samples = self.read(kind, condition)[: len(rows)]
+        if len(samples) < len(rows):
+            samples = samples[: len(samples) // size * size]
+        return samples if [sample.row_id for sample in samples] == [row.row_id for row in rows[: len(samples)]] else []
+
+    def _write(self, path: Path, samples: Sequence[Sample], *, mode: Literal["a", "w"]) -> None:
+        with self.processes.together():
+            if self.processes.is_main:
+                _write_lines(path, samples, mode=mode)
 
 
 class NoStore:
     """Keeps nothing; for evaluations on the way."""
 
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
+
     def complete(self, _kind: Kind, _condition: str, rows: Sequence[Row], answer: Answer, size: int) -> list[Sample]:
         """All samples, from ``answer``."""
-        return [sample for start in range(0, len(rows), size) for sample in answer(rows[start : start + size])]
+        return [sample for batches in answered(rows, answer, size, self.processes) for sample in batches]
+
+
+def answered(
+    rows: Sequence[Row], answer: Answer, size: int, processes: Processes, first: int = 0
+) -> Iterator[list[Sample]]:
+    """The samples of the rows from ``first`` on, as many batches at a time as there are processes.
+
+    Batch k is answered by process k modulo their number, and its samples are given to all. The batches are those that
+    one process makes, so the answers are too, to the last bit.
+    """
+    starts = range(first, len(rows), size)
+    for index in range(0, len(starts), processes.world_size):
+        own = starts[index : index + processes.world_size][processes.rank :][:1]
+        with processes.together():
+            samples = [asdict(sample) for start in own for sample in answer(rows[start : start + size])]
+        yield [_sample(values) for part in processes.gather(samples) for values in part]
 
 
 def _write_lines(path: Path, samples: Sequence[Sample], *, mode: Literal["a", "w"]) -> None:
-    with path.open(mode, encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        got = str(error.strerror or error)
+        raise InputError(path, "a file that can be written", got, "make room, then run again: it goes on") from error
+
+
+def _sample(values: Mapping[str, Any]) -> Sample:
+    return Sample(**{**values, "updates": tuple(values["updates"])})
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -93,6 +93,8 @@ class AudioCell:
         token_f1: largest F1 of the answer's words with a reference's.
         gain: accuracy with the matched clip minus that here, paired; None for the matched clip itself.
         format_errors: share of malformed answers, mean over seeds.
+        captions: caption metrics by name, means over seeds; those that every seed has.
+        tokenizers: by caption metric, what split the captions.
     """
 
     seeds: list[int]
@@ -101,6 +103,8 @@ class AudioCell:
     token_f1: Interval
     gain: Interval | None
     format_errors: float
+    captions: dict[str, float]
+    tokenizers: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,9 @@ def _worst_group(results: Sequence[VLResult]) -> QuestionType | None:
 
 def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) -> AudioCell:
     gains = [gain for _, _, gain in measured if gain is not None]
+    captions = [result.captions for _, result, _ in measured if result.captions is not None]
+    whole = len(captions) == len(measured)
+    shared = [name for name in captions[0].means if all(name in c.means for c in captions)] if whole else []
     return AudioCell(
         seeds=[seed for seed, _, _ in measured],
         rows=[result.rows for _, result, _ in measured],
@@ -289,6 +296,8 @@ def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) ->
         token_f1=over_seeds([result.token_f1 for _, result, _ in measured]),
         gain=over_seeds(gains) if gains else None,
         format_errors=_mean([result.format_errors for _, result, _ in measured]),
+        captions={name: _mean([figures.means[name] for figures in captions]) for name in shared},
+        tokenizers={name: captions[0].tokenizers[name] for name in shared},
     )
 
 

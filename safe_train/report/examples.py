@@ -20,7 +20,7 @@ Change = Literal["right to wrong", "wrong to right", "unchanged", "heard"]
 CHANGED, UNCHANGED, HEARD = 6, 3, 3
 """How many examples of each kind at most."""
 
-_A_CONDITION = 2  # of the changed answers of an arm under one condition, how many are candidates
+_A_CONDITION = 6  # how many answers of an arm under one condition are candidates
 
 
 @dataclass(frozen=True)
@@ -76,22 +76,17 @@ class _Candidate:
 def choose_examples(groups: Sequence[Group]) -> list[Example]:
     """At most ``CHANGED + UNCHANGED + HEARD`` examples, arms in turn, no row twice; of each arm the first seed's."""
     trained = [group for group in groups if not group.damage]
-    chosen: list[_Candidate] = []
     seen: set[str] = set()
-    for limit, candidates_of in ((CHANGED, _changed), (UNCHANGED, _unchanged), (HEARD, _heard)):
-        fresh = 0
-        for candidate in _in_turn([candidates_of(group) for group in trained]):
-            if fresh == limit:
-                break
-            if candidate.row["row_id"] not in seen:
-                seen.add(candidate.row["row_id"])
-                chosen.append(candidate)
-                fresh += 1
+    chosen = [
+        candidate
+        for limit, candidates_of in ((CHANGED, _changed), (UNCHANGED, _unchanged), (HEARD, _heard))
+        for candidate in itertools.islice(_in_turn([candidates_of(group) for group in trained], seen), limit)
+    ]
     return [_example(candidate) for candidate in chosen]
 
 
 def _changed(group: Group) -> Iterator[_Candidate]:
-    """Answers whose score changed; one a condition before the second of any, and lost answers before gained ones."""
+    """Answers whose score changed, under every condition in turn, the lost ones before the won ones."""
     found: list[tuple[int, _Candidate]] = []
     for condition, pairs in _conditions(group):
         flips = sorted(
@@ -100,14 +95,21 @@ def _changed(group: Group) -> Iterator[_Candidate]:
         for rank, (row, base, safe) in enumerate(flips[:_A_CONDITION]):
             change: Change = "right to wrong" if safe.score < base.score else "wrong to right"
             found.append((rank, _Candidate(group, group.members[0], condition, change, row, base, safe)))
-    yield from (candidate for _, candidate in sorted(found, key=lambda pair: pair[0]))
+    yield from _by_rank(found)
+
+
+def _by_rank(found: Sequence[tuple[int, _Candidate]]) -> Iterator[_Candidate]:
+    """The first of every condition, then the second of every one."""
+    return (candidate for _, candidate in sorted(found, key=lambda pair: pair[0]))
 
 
 def _unchanged(group: Group) -> Iterator[_Candidate]:
+    found: list[tuple[int, _Candidate]] = []
     for condition, pairs in _conditions(group):
-        for row, base, safe in pairs:
-            if safe.answer == base.answer:
-                yield _Candidate(group, group.members[0], condition, "unchanged", row, base, safe)
+        same = [pair for pair in pairs if pair[1].answer == pair[2].answer]
+        for rank, (row, base, safe) in enumerate(same[:_A_CONDITION]):
+            found.append((rank, _Candidate(group, group.members[0], condition, "unchanged", row, base, safe)))
+    yield from _by_rank(found)
 
 
 def _heard(group: Group) -> Iterator[_Candidate]:
@@ -144,10 +146,17 @@ def _rows(store: SampleStore, kind: Kind) -> dict[str, dict[str, Any]]:
         raise InputError(path, "the rows of an evaluation", got, way_out) from error
 
 
-def _in_turn(candidates: Sequence[Iterator[_Candidate]]) -> Iterator[_Candidate]:
-    """The first of each, then the second of each, and so on."""
-    for round_of_all in itertools.zip_longest(*candidates):
-        yield from (candidate for candidate in round_of_all if candidate is not None)
+def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iterator[_Candidate]:
+    """The first of each whose row was not seen, then the second of each, and so on; what is given counts as seen."""
+    waiting = list(candidates)
+    while waiting:
+        for source in list(waiting):
+            fresh = next((candidate for candidate in source if candidate.row["row_id"] not in seen), None)
+            if fresh is None:
+                waiting.remove(source)
+            else:
+                seen.add(fresh.row["row_id"])
+                yield fresh
 
 
 def _example(candidate: _Candidate) -> Example:

@@ -13,9 +13,7 @@ from markupsafe import Markup
 
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.report import wording
-from safe_train.report.arms import Arm
 from safe_train.report.charts.figures import (
-    Looks,
     gate_curves,
     loudness_curves,
     pareto,
@@ -58,7 +56,7 @@ def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
         "script": Markup(script),
         "script_sha256": digest,
         "figures_name": figures_name,
-    }  # noqa: S704
+    }
     return environment.from_string(_resource("page.html.jinja")).render(_context(report, groups) | own)
 
 
@@ -76,6 +74,7 @@ def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
             name: describe_condition(name, "audio")
             for name in _in_order(list(AUDIO_CONDITIONS), [name for arm in arms for name in arm.audio])
         },
+        "captions": {name: words for arm in arms for name, words in arm.audio["matched"].tokenizers.items()},
         "pareto": pareto(arms, looks, report.margin),
         "gate": gate_curves(arms, looks, report.margin),
         "loudness": loudness_curves(arms, looks, report.margin),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -20,7 +20,7 @@ def from_plain(kind: type[Record], value: Any, where: str = "") -> Record:
         where: the place, for the error.
 
     Raises:
-        ValueError: a field is missing or unknown, or a value is not of its type.
+        ValueError: a field without a default is missing, a field is unknown, or a value is not of its type.
     """
     if kind is Any:
         return value
@@ -39,15 +39,17 @@ def from_plain(kind: type[Record], value: Any, where: str = "") -> Record:
     accepted = _NUMBERS if kind is float else (kind,)
     is_number_for_flag = isinstance(value, bool) and kind is not bool
     _require(isinstance(value, accepted) and not is_number_for_flag, where, kind.__name__, value)
-    return value
+    return value  # type: ignore[return-value]
 
 
 def _record(kind: type[Record], value: Any, where: str) -> Record:
     _require(isinstance(value, dict), where, "an object", value)
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if value.keys() != known:
-        odd = sorted(known ^ value.keys())[0]
-        raise ValueError(f"{where.lstrip('.') or kind.__name__}: {'no' if odd in known else 'an unknown'} {odd!r}")
+    known = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]
+    missing = [name for name, required in known.items() if required and name not in value]
+    unknown = [name for name in value if name not in known]
+    if missing or unknown:
+        odd = f"no {missing[0]!r}" if missing else f"an unknown {unknown[0]!r}"
+        raise ValueError(f"{where.lstrip('.') or kind.__name__}: {odd}")
     hints = get_type_hints(kind)
     return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 

@@ -1,4 +1,4 @@
-"""Finding run folders and reading what they hold; a run that cannot be shown is left out by name and with the reason."""
+"""Finding run folders and reading what they hold; a run that cannot be shown is left out by name, with the reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safe_train.run import CONFIG, METRICS
 from safe_train.stage_a import CHECKPOINTS, METRICS_LINES
 from safe_train.summary import RunSummary, read_summary
 
-_DERIVED = ("effective", "versions", "notes")
+_DERIVED = ("effective", "versions", "notes", "job")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
         try:
             summary = read_summary(folder)
         except InputError as error:
-            left_out.append(LeftOut(str(folder), f"no figures of a finished run: {error.got}"))
+            left_out.append(LeftOut(str(folder), _unfinished(folder, error)))
             errors.append(error)
             continue
         summaries.append(summary)
@@ -128,6 +128,10 @@ def read_runs(paths: Iterable[Path]) -> Found:
     if not summaries:
         raise errors[0]
     return Found(summaries, runs, left_out)
+
+
+def _unfinished(folder: Path, error: InputError) -> str:
+    return f"{METRICS} has {error.got}" if (folder / METRICS).is_file() else f"not finished, there is no {METRICS}"
 
 
 def run_folders(path: Path) -> list[Path]:

@@ -16,19 +16,25 @@ def verdict(arms: Sequence[Arm]) -> str:
     if not measured:
         return "Nothing was measured: no run has a condition with audio attached in which the fusion had an effect."
     margin = f"{100 * max(arm.worst.margin.margin for arm in measured if arm.worst):g}"
-    safe = [arm for arm in measured if keeps(arm)]
-    others = [arm for arm in measured if arm not in safe]
+    safe = [arm for arm in measured if keeps(arm) and hears(arm)]
     if not safe:
-        best = max(measured, key=lambda arm: arm.worst.change.mean if arm.worst else 0.0)
-        return f"No arm rules out a loss of {margin} points under every condition; closest comes {_loss(best)}{_hearing(best)}."
+        best = max(measured, key=lambda arm: (hears(arm), arm.worst.margin.lower_limit if arm.worst else -1.0))
+        first = f"No arm that hears rules out a loss of {margin} points under every condition"
+        return f"{first}; closest comes {best.name}, with {_worst(best)}{_hearing(best)}{_rows(best)}."
     names = _listed([arm.name for arm in safe])
     gains = [100 * arm.gain.mean for arm in safe if arm.gain is not None]
-    hearing = f" while hearing adds {_from_to(gains)} points" if gains else ""
-    first = f"{names} rule{'s' if len(safe) == 1 else ''} out a loss of {margin} points under every condition{hearing}"
+    first = f"{names} rule{'s' if len(safe) == 1 else ''} out a loss of {margin} points under every condition"
+    first = f"{first} while hearing adds {_from_to(gains)} points"
+    others = [arm for arm in measured if not keeps(arm)]
     if not others:
         return f"{first}."
     worst = min(others, key=lambda arm: arm.worst.change.mean if arm.worst else 0.0)
-    return f"{first}; {_loss(worst)}."
+    return f"{first}; most is lost by {worst.name}, with {_worst(worst)}."
+
+
+def hears(arm: Arm) -> bool:
+    """Whether the matched clip helps: the interval of the audio gain lies above zero."""
+    return arm.gain is not None and arm.gain.low > 0.0
 
 
 def keeps(arm: Arm) -> bool:
@@ -64,12 +70,14 @@ def warnings(arms: Sequence[Arm], groups: Sequence[Group]) -> list[str]:
 
 
 def notes(arms: Sequence[Arm]) -> list[str]:
-    """What is true of an arm by its construction and easily overlooked."""
+    """What is true of arms by their construction and easily overlooked."""
+    adapted = [arm.name for arm in arms if arm.lora and not arm.damage]
+    if not adapted:
+        return []
+    verb = "trains" if len(adapted) == 1 else "train"
     return [
-        f"{arm.name} also trains low-rank updates of the language model. They are on as soon as the gate is open at all, "
-        "so the gate does not scale them, and without the SAFE parts this model is the base only with them switched off."
-        for arm in arms
-        if arm.lora and not arm.damage
+        f"{_listed(adapted)} also {verb} low-rank updates of the language model. They are on once the gate is open at "
+        "all; the gate does not scale them, and only with them switched off is the model the base."
     ]
 
 
@@ -102,14 +110,23 @@ def _unlike(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def _loss(arm: Arm) -> str:
+def _worst(arm: Arm) -> str:
     assert arm.worst is not None
-    change = 100 * arm.worst.change.mean
-    return f"{arm.name} {'loses' if change < 0 else 'gains'} {abs(change):.1f} points under {arm.worst_condition}"
+    loss = -100 * arm.worst.change.mean
+    if loss <= 0.0:
+        return "no loss under any condition"
+    return f"a loss of {f'{loss:.1f}' if loss >= 0.05 else 'less than 0.05'} points under {arm.worst_condition}"
+
+
+def _rows(arm: Arm) -> str:
+    """What the number of questions can prove at all."""
+    assert arm.worst is not None
+    rows, needed = min(arm.worst.rows), arm.worst.margin.rows_needed
+    return f", on {rows:,} questions where {needed:,} are needed" if rows < needed else ""
 
 
 def _hearing(arm: Arm) -> str:
-    return f" while hearing adds {100 * arm.gain.mean:.1f}" if arm.gain is not None else ""
+    return f" and {100 * arm.gain.mean:.1f} points gained by hearing" if arm.gain is not None else ""
 
 
 def _from_to(values: Sequence[float]) -> str:

@@ -20,8 +20,8 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def points_limits(interval: Interval) -> str:
-    """The limits of a change in points."""
-    return f"{points(interval.low)} to {points(interval.high)}"
+    """The limits of a change in points, kept within what a change can be: Student's interval knows no bounds."""
+    return f"{points(max(-1.0, interval.low))} to {points(min(1.0, interval.high))}"
 
 
 def percent_limits(interval: Interval) -> str:

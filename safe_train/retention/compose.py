@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from configs.retention_variants import RetentionVariantConfig
 from safe_train.config import RetentionSettings
+from safe_train.parallel import ALONE, Processes
 from safe_train.retention.distillation import Distillation
 from safe_train.retention.elastic import ElasticWeightConsolidation
 from safe_train.retention.mechanism import Mechanism, ProtectedBatches, ProtectedModel
@@ -89,8 +90,12 @@ def build_mechanisms(
     batches: ProtectedBatches,
     optimizer: torch.optim.Optimizer,
     seed: int,
+    processes: Processes = ALONE,
 ) -> RetentionStack:
-    """The mechanisms that the variant switches on, on the weights of ``linears``."""
+    """The mechanisms that the variant switches on, on the weights of ``linears``.
+
+    Of several ``processes``, each builds its own, and ``batches`` gives this process's share of the rows.
+    """
     mechanisms: list[Mechanism] = []
     if effective.kl_coefficient > 0:
         mechanisms.append(
@@ -99,10 +104,11 @@ def build_mechanisms(
                 weight=effective.kl_coefficient,
                 divergence=settings.divergence,
                 temperature=settings.temperature,
+                processes=processes,
             )
         )
     if effective.replay_coefficient > 0:
-        mechanisms.append(Replay(model.head, weight=effective.replay_coefficient))
+        mechanisms.append(Replay(model.head, weight=effective.replay_coefficient, processes=processes))
     if effective.fisher_coefficient > 0:
         mechanisms.append(
             ElasticWeightConsolidation(
@@ -115,6 +121,7 @@ def build_mechanisms(
                 trace=settings.fisher_trace,
                 labels=settings.fisher_labels,
                 seed=seed,
+                processes=processes,
             )
         )
     if variant.enable_null_space:
@@ -131,9 +138,10 @@ def build_mechanisms(
                 projects=settings.null_space_projects,
                 one_sided=settings.null_space_one_sided,
                 energy=settings.null_space_energy,
+                processes=processes,
             )
         )
-    return RetentionStack(model, mechanisms)
+    return RetentionStack(model, mechanisms, processes)
 
 
 class RetentionStack:
@@ -143,9 +151,10 @@ class RetentionStack:
         mechanisms: in the order in which they act.
     """
 
-    def __init__(self, model: ProtectedModel, mechanisms: Sequence[Mechanism]) -> None:
+    def __init__(self, model: ProtectedModel, mechanisms: Sequence[Mechanism], processes: Processes = ALONE) -> None:
         self.model = model
         self.mechanisms = list(mechanisms)
+        self.processes = processes
 
     @property
     def adds_loss(self) -> bool:
@@ -190,8 +199,9 @@ class RetentionStack:
         return {key: value for mechanism in self.mechanisms for key, value in mechanism.observations().items()}
 
     def inactive(self) -> list[str]:
-        """Names of the mechanisms that are on and have had no effect so far."""
-        return [mechanism.name for mechanism in self.mechanisms if not mechanism.was_active]
+        """Names of the mechanisms that are on and have had no effect so far in any process."""
+        acted = [self.processes.any(mechanism.was_active) for mechanism in self.mechanisms]
+        return [mechanism.name for mechanism, did in zip(self.mechanisms, acted, strict=True) if not did]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All mechanisms' tensors, prefixed by the mechanism's name."""

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from safe_kernels import linear_kl_divergence
+from safe_train.parallel import ALONE, Processes
 from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism
 
 
@@ -28,10 +29,12 @@ class Distillation(Mechanism):
         weight: float,
         divergence: Literal["forward", "reverse", "jsd"] = "forward",
         temperature: float = 1.0,
+        processes: Processes = ALONE,
     ) -> None:
-        self.head, self.weight, self.temperature = head, weight, temperature
+        self.head, self.weight, self.temperature, self.processes = head, weight, temperature, processes
         self.divergence: Literal["forward", "reverse", "jsd"] = divergence
         self._last: Tensor | None = None
+        self._tokens = 0
         self._largest: Tensor | None = None
 
     @property
@@ -52,10 +55,10 @@ class Distillation(Mechanism):
             temperature=self.temperature,
             divergence=self.divergence,
         )
-        self._last = value.detach()
+        self._last, self._tokens = value.detach(), len(student.labels)
         self._largest = self._last if self._largest is None else self._largest.maximum(self._last)
         return self.weight * value
 
     def observations(self) -> dict[str, float]:
-        """The unweighted divergence in nats a token."""
-        return {} if self._last is None else {"kl": self._last.item()}
+        """The unweighted divergence in nats a token, over the rows of all processes."""
+        return {} if self._last is None else {"kl": self.processes.mean(self._last.item(), self._tokens)}

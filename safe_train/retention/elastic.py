@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from safe_kernels import ewc_penalty_, fisher_diagonal_
+from safe_train.parallel import ALONE, Processes
 from safe_train.retention.capture import LinearCapture
 from safe_train.retention.mechanism import (
     Mechanism,
@@ -46,10 +47,11 @@ class ElasticWeightConsolidation(Mechanism):
         trace: float = 1000.0,
         labels: Literal["true", "empirical"] = "true",
         seed: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.linears, self.batches = model, dict(linears), batches
         self.weight, self.calibrate_at, self.num_samples = weight, calibrate_at, num_samples
-        self.trace, self.seed = trace, seed
+        self.trace, self.seed, self.processes = trace, seed, processes
         self.labels: Literal["true", "empirical"] = labels
         self.anchors = {name: module.weight.detach().clone() for name, module in self.linears.items()}
         self.fishers: dict[str, Tensor] = {}
@@ -69,7 +71,12 @@ class ElasticWeightConsolidation(Mechanism):
             ValueError: the Fisher diagonal is zero or not finite; a penalty without it would protect nothing.
         """
         fishers, count = accumulate_fisher(
-            self.model, self.linears, self.batches(self.num_samples), labels=self.labels, seed=self.seed
+            self.model,
+            self.linears,
+            self.batches(self.num_samples),
+            labels=self.labels,
+            seed=self.seed,
+            processes=self.processes,
         )
         self.raw_trace = sum(fisher.sum(dtype=torch.float64).item() for fisher in fishers.values()) / count
         if not 0.0 < self.raw_trace < float("inf"):
@@ -117,18 +124,24 @@ def accumulate_fisher(
     *,
     labels: Literal["true", "empirical"],
     seed: int,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Tensor], int]:
-    """Sums over rows of squared per-row gradients, float32, in the shapes of the weights, and the number of rows."""
-    generator = torch.Generator().manual_seed(seed)
+    """Sums over the rows of all processes of squared per-row gradients, and the number of rows.
+
+    The sums are float32, in the shapes of the weights. A row's number, by which its labels are drawn, is its place
+    among the rows of all processes and batches.
+    """
     fishers = {name: torch.zeros_like(module.weight, dtype=torch.float32) for name, module in linears.items()}
     count = 0
     for batch in batches:
         with LinearCapture(linears) as capture:
             states = model.student(batch)
-            drawn = draw_labels(model.head, states, generator) if labels == "true" else None
+            numbers = (count + number for number in processes.numbers(batch.num_rows))
+            drawn = draw_labels(model.head, states, numbers, seed) if labels == "true" else None
             negative_log_likelihood(model.head, states, drawn).backward()
             captured = capture.take()
         for name, (inputs, grad_outputs) in captured.items():
             fisher_diagonal_(fishers[name], inputs, grad_outputs)
-        count += int(batch.num_rows)
+        count += processes.sum(int(batch.num_rows))
+    processes.sum_(fishers.values())
     return fishers, count

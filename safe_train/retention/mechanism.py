@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_LABELS = int.from_bytes(b"labels", "big")  # tells these random numbers from the others of a seed
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class ProtectedModel(Protocol):
 
 
 ProtectedBatches = Callable[[int], Iterator[Any]]
-"""Gives batches with at least this many protected rows in all, for calibration."""
+"""Gives batches with at least this many protected rows in all, for calibration; of each, this process's share."""
 
 
 class Mechanism:
@@ -125,11 +128,32 @@ def negative_log_likelihood(head: LogitHead, states: AnswerStates, labels: Tenso
     return F.cross_entropy(head(states.hidden), states.labels if labels is None else labels, reduction="sum")
 
 
-def draw_labels(head: LogitHead, states: AnswerStates, generator: torch.Generator) -> Tensor:
-    """Labels [N] drawn from the model's own predictions, on the generator's device for equal draws everywhere."""
+def draw_labels(head: LogitHead, states: AnswerStates, numbers: Iterable[int], seed: int) -> Tensor:
+    """Labels [N] drawn from the model's own predictions p.
+
+    The label of token t is the first v with ``p(0) + ... + p(v) > u_t``, where u_t is uniform on [0, 1): the inverse of
+    the distribution function. The u_t of a row come from a generator of the row's own, seeded by ``seed`` and the
+    row's number, so that a row's labels do not depend on how rows are put into batches or shared out over processes.
+    Sums are taken in float64 on the CPU, for equal draws everywhere. What is left is rounding of p, which moves a label
+    where u_t lies within it of a step of the distribution function: about one token in a million in float32.
+
+    Args:
+        head: gives the predictions.
+        states: of the tokens, those of a row in their order.
+        numbers: for each row of the batch, its number among all rows of the calibration.
+        seed: of the draws.
+    """
     with torch.no_grad():
-        probabilities = head(states.hidden).softmax(dim=-1).to(generator.device)
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(states.labels.device)
+        cumulative = head(states.hidden).softmax(dim=-1).double().cpu().cumsum(dim=-1)
+    rows = states.rows.cpu()
+    uniform = torch.empty(len(rows), dtype=torch.float64)
+    for row, number in enumerate(numbers):
+        of_row = rows == row
+        drawn = np.random.default_rng([_LABELS, seed, number]).random(int(of_row.sum()))
+        uniform[of_row] = torch.from_numpy(drawn)
+    # The last sum differs from 1 by rounding.
+    labels = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return labels.clamp_max(cumulative.shape[1] - 1).to(states.labels.device)
 
 
 def gradient_of(parameter: Tensor) -> Tensor:

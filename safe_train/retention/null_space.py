@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from safe_kernels import Basis, project_null_space_
+from safe_train.parallel import ALONE, Processes
 from safe_train.retention.mechanism import Mechanism, ProtectedBatches, ProtectedModel, gradient_of
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
 
@@ -51,6 +52,7 @@ class NullSpaceProjection(Mechanism):
         projects: Projected = "audio_update",
         one_sided: bool = True,
         energy: float | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """Registers the mechanism on the weights of ``linears``, which ``optimizer`` must train.
 
@@ -65,6 +67,7 @@ class NullSpaceProjection(Mechanism):
         self.model, self.linears, self.batches, self.optimizer = model, dict(linears), batches, optimizer
         self.rank, self.min_samples, self.refresh_interval = rank, min_samples, refresh_interval
         self.subspace, self.projects, self.one_sided, self.energy = subspace, projects, one_sided, energy
+        self.processes = processes
         self.bases: dict[str, Basis] = {}
         self.computed_at = -1
         self._audio_gradients: dict[str, Tensor] = {}
@@ -89,7 +92,14 @@ class NullSpaceProjection(Mechanism):
     def calibrate(self) -> None:
         """Estimates the subspaces at the present weights."""
         estimate = gradient_subspace if self.subspace == "gradient" else activation_subspace
-        bases = estimate(self.model, self.linears, self.batches(self.min_samples), rank=self.rank, energy=self.energy)
+        bases = estimate(
+            self.model,
+            self.linears,
+            self.batches(self.min_samples),
+            rank=self.rank,
+            energy=self.energy,
+            processes=self.processes,
+        )
         self.bases = {name: basis for name, basis in bases.items() if basis.rank > 0}
 
     def after_audio_backward(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from safe_train.parallel import ALONE, Processes
 from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, negative_log_likelihood
 
 
@@ -17,9 +18,10 @@ class Replay(Mechanism):
     name = "replay"
     adds_loss = True
 
-    def __init__(self, head: LogitHead, *, weight: float) -> None:
-        self.head, self.weight = head, weight
+    def __init__(self, head: LogitHead, *, weight: float, processes: Processes = ALONE) -> None:
+        self.head, self.weight, self.processes = head, weight, processes
         self._last: Tensor | None = None
+        self._tokens = 0
 
     @property
     def was_active(self) -> bool:
@@ -29,9 +31,9 @@ class Replay(Mechanism):
     def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
         """The weighted cross-entropy."""
         value = negative_log_likelihood(self.head, student) / max(1, len(student.labels))
-        self._last = value.detach()
+        self._last, self._tokens = value.detach(), len(student.labels)
         return self.weight * value
 
     def observations(self) -> dict[str, float]:
-        """The unweighted cross-entropy in nats a token."""
-        return {} if self._last is None else {"replay_loss": self._last.item()}
+        """The unweighted cross-entropy in nats a token, over the rows of all processes."""
+        return {} if self._last is None else {"replay_loss": self.processes.mean(self._last.item(), self._tokens)}

@@ -1,9 +1,11 @@
 """Samples on disk: an evaluation that was cut off goes on where it stopped, and never mixes answers."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+import safe_train.evaluation.samples as samples_module
 from safe_train.data.rows import Row
 from safe_train.errors import InputError
 from safe_train.evaluation.samples import Sample, SampleStore
@@ -90,13 +92,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_a_full_disk_keeps_what_was_written(store, monkeypatch):
-    answers = Answers()
+    """The disk is full when the batch of r6 is to be written."""
+    write = samples_module._write_lines
 
-    def full(rows):
-        if rows[0].row_id == "r6":
-            raise OSError(28, "No space left on device")
-        return answers(rows)
+    def full(path, samples, *, mode):
+        if samples and samples[0].row_id == "r6":
+            path = Path("/dev/full")
+        write(path, samples, mode=mode)
 
+    monkeypatch.setattr(samples_module, "_write_lines", full)
     with pytest.raises(InputError, match="No space left on device; make room"):
-        complete(store, full)
+        complete(store, Answers())
     assert [sample.row_id for sample in store.read("vl", "silence")] == [f"r{k}" for k in range(6)]

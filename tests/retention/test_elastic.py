@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from safe_train.retention import ElasticWeightConsolidation
+from safe_train.model.base import OutputHead
+from safe_train.retention import AnswerStates, ElasticWeightConsolidation
 from safe_train.retention.elastic import accumulate_fisher
 from safe_train.retention.mechanism import draw_labels
-from tests.retention.toy import ROWS, ToyModel, per_row_gradients
+from tests.retention.toy import ROWS, TOKENS, ToyModel, per_row_gradients
 from tests.tolerances import EWC_GRADIENT, FISHER, relative_error
 
 
@@ -31,15 +32,53 @@ def test_true_fisher_draws_its_labels_from_the_model():
     model = ToyModel()
     batch = model.batch(0)
     states = model.student(batch)
-    labels = draw_labels(model.head, states, torch.Generator().manual_seed(5))
+    labels = draw_labels(model.head, states, range(ROWS), 5)
     fishers, _ = accumulate_fisher(model, model.linears, [batch], labels="true", seed=5)
     expected = per_row_gradients(model, batch, labels)
     for name, fisher in fishers.items():
         assert relative_error(fisher, expected[name].square().sum(0)) < FISHER[torch.float32]
-    draws = torch.stack([draw_labels(model.head, states, torch.Generator().manual_seed(seed)) for seed in range(4000)])
+    draws = torch.stack([draw_labels(model.head, states, range(ROWS), seed) for seed in range(4000)])
     frequencies = torch.stack([(draws == token).float().mean(0) for token in range(11)], dim=1)
     probabilities = model.head(states.hidden).softmax(-1)
     assert (frequencies - probabilities).abs().max() < 5 * 0.5 / 4000**0.5  # five standard errors at most
+
+
+def test_tokens_and_rows_are_drawn_independently():
+    """Tokens of one distribution: pairs are equal as often as two independent draws from it are."""
+    probabilities = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    head = OutputHead(probabilities.log()[:, None], None, None)
+    rows = torch.arange(1000).repeat_interleave(2)
+    states = AnswerStates(torch.ones(2000, 1), torch.zeros(2000, dtype=torch.int64), rows)
+    drawn = draw_labels(head, states, range(1000), 0).view(1000, 2)
+    expected = probabilities.square().sum()
+    tolerance = 5 * (expected * (1 - expected) / 1000).sqrt()
+    assert abs((drawn[:, 0] == drawn[:, 1]).float().mean() - expected) < tolerance  # tokens of a row
+    assert abs((drawn[:-1, 0] == drawn[1:, 0]).float().mean() - expected) < tolerance  # rows of a batch
+    other = draw_labels(head, states, range(1000), 1).view(1000, 2)
+    assert abs((drawn[:, 0] == other[:, 0]).float().mean() - expected) < tolerance  # seeds
+
+
+@pytest.mark.parametrize("size", [1, 4, 12])
+def test_labels_do_not_depend_on_the_batches(size):
+    """Rows in batches of another size, or shared out over two processes, are given the same labels."""
+    model = ToyModel()
+    whole = model.student(model.batch(0, rows=12))
+    expected = draw_labels(model.head, whole, range(12), 7).view(12, TOKENS)
+    hidden, given = whole.hidden.view(12, TOKENS, -1), whole.labels.view(12, TOKENS)
+    for start in range(0, 12, size):
+        for share in (range(start, start + size), range(start, start + size, 2)):
+            rows = torch.arange(len(share)).repeat_interleave(TOKENS)
+            states = AnswerStates(hidden[list(share)].flatten(0, 1), given[list(share)].flatten(), rows)
+            found = draw_labels(model.head, states, share, 7).view(-1, TOKENS)
+            assert torch.equal(found, expected[list(share)])
+
+
+def test_a_token_that_cannot_come_is_never_drawn():
+    """Predictions of zero before, between and behind the others."""
+    head = OutputHead(torch.tensor([[-1e4], [0.0], [-1e4], [0.0], [-1e4]]), None, None)
+    rows = torch.arange(500)
+    states = AnswerStates(torch.ones(500, 1), torch.zeros(500, dtype=torch.int64), rows)
+    assert draw_labels(head, states, range(500), 0).unique().tolist() == [1, 3]
 
 
 def test_it_waits_for_its_step_and_scales_the_trace():

@@ -20,6 +20,11 @@ Looks = Mapping[str, Look]
 """By the name of the arm."""
 
 
+_HALF_PAGE = (400, 240)
+_NEAR = 10.0  # points of audio gain below the best
+_LEAST_SPAN = 5.0  # points of audio gain: smaller differences are not blown up to the width of the chart
+
+
 @dataclass(frozen=True)
 class TrainingMetric:
     """A metric of the training with its chart.
@@ -53,15 +58,24 @@ TRAINING_METRICS = (
 )
 
 
-def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> Markup | None:
-    """Audio gain across, change in VL accuracy under the worst condition up; None if no arm has both."""
+def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
+    """Audio gain across, change in VL accuracy under the worst condition up.
+
+    A second chart shows those with nearly the best gain, where others press them together. None if no arm has both.
+    """
     shown = [(arm, arm.gain, arm.worst.change) for arm in arms if arm.gain is not None and arm.worst is not None]
     if not shown:
-        return None
+        return []
+    best = max(gain.mean for _, gain, _ in shown)
+    near = [row for row in shown if 100 * (best - row[1].mean) <= _NEAR]
+    return [_pareto_chart(rows, looks, margin) for rows in ([shown] if len(near) == len(shown) else [shown, near])]
+
+
+def _pareto_chart(shown: Sequence[tuple[Arm, Interval, Interval]], looks: Looks, margin: float) -> Markup:
     across = [limit for _, gain, _ in shown for limit in _limits(gain)]
     up = [limit for _, _, change in shown for limit in _limits(change)]
     panel = Panel(
-        x=linear([*across, 0.0]),
+        x=linear([max(-100.0, min(across) - _LEAST_SPAN / 2), min(100.0, max(across) + _LEAST_SPAN / 2)]),
         y=points(up, 100 * margin),
         title="VL change, worst condition (points)",
         x_label="audio gain: matched clip minus silence (points)",
@@ -96,7 +110,7 @@ def _staircase(front: Sequence[tuple[float, float]], panel: Panel) -> list[tuple
 
 
 def gate_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
-    """VL change and audio accuracy over the gate; the bypass is the gate shut, the distractor and matched clips open."""
+    """VL change and audio accuracy over the gate; the bypass has it shut, distractor and matched clips fully open."""
     vl = {0.0: "bypass"} | {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "distractor"}
     audio = {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "matched"}
     axis = Scale(0.0, 1.0, tuple((gate, f"{gate:g}") for gate in vl))
@@ -108,7 +122,11 @@ def loudness_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Ma
     gains = {gain: f"gain_{gain:+g}" for gain in GAINS_DB}
     vl = dict(sorted((gains | {0.0: "distractor", LOUD_DB: "loud"}).items()))
     audio = dict(sorted((gains | {0.0: "matched", LOUD_DB: "loud"}).items()))
-    axis = Scale(min(vl), max(vl), tuple((gain, f"{gain:+g}".replace("-", "\u2212") if gain else "0") for gain in vl))
+    played = [gain for gain, name in vl.items() if any(name in arm.vl for arm in arms)]
+    if len(played) < 2:
+        return []
+    ticks = tuple((gain, f"{gain:+g}".replace("-", "\u2212") if gain else "0") for gain in played)
+    axis = Scale(min(played), max(played), ticks)
     return _sweep(arms, looks, margin, vl, audio, axis, "gain (dB)", (*gains.values(), "loud"))
 
 
@@ -125,22 +143,36 @@ def _sweep(
     """Two charts over one axis; nothing where no arm has a condition beyond the ends that every evaluation has."""
     if not any(name in arm.vl or name in arm.audio for arm in arms for name in swept):
         return []
-    seeing = {arm.name: _along(vl, arm.vl, lambda cell: cell.change) for arm in arms}
-    hearing = {arm.name: _along(audio, arm.audio, lambda cell: cell.accuracy) for arm in arms}
+    seeing = {
+        arm.name: _along(vl, arm.vl, lambda cell: cell.change) for arm in arms if not arm.vl.keys().isdisjoint(swept)
+    }
+    hearing = {
+        arm.name: _along(audio, arm.audio, lambda cell: cell.accuracy)
+        for arm in arms
+        if not arm.audio.keys().isdisjoint(swept)
+    }
     lowest = [limit for line in seeing.values() for point in line for limit in point.y_limits or ()]
-    upper = Panel(axis, points(lowest or [0.0], 100 * margin), "VL change with an unrelated clip (points)", x_label)
+    upper = Panel(
+        x=axis,
+        y=points(lowest or [0.0], 100 * margin),
+        title="VL change with an unrelated clip (points)",
+        x_label=x_label,
+        width=_HALF_PAGE[0],
+        height=_HALF_PAGE[1],
+    )
     lower = Panel(
-        axis,
-        Scale(0.0, 100.0, tuple((v, f"{v:.0f} %") for v in (0.0, 25.0, 50.0, 75.0, 100.0))),
-        "audio accuracy with the own clip",
-        x_label,
+        x=axis,
+        y=Scale(0.0, 100.0, tuple((value, f"{value:.0f} %") for value in (0.0, 25.0, 50.0, 75.0, 100.0))),
+        title="audio accuracy with the row's own clip",
+        x_label=x_label,
+        width=_HALF_PAGE[0],
+        height=_HALF_PAGE[1],
     )
     upper.rule(0.0, "zero")
     upper.rule(-100 * margin, "margin")
     for panel, lines in ((upper, seeing), (lower, hearing)):
-        for arm in arms:
-            if lines[arm.name]:
-                panel.line(lines[arm.name], looks[arm.name])
+        for name, line in lines.items():
+            panel.line(line, looks[name])
     return [panel.svg(f"One line an arm, over the {x_label}") for panel in (upper, lower)]
 
 
@@ -215,7 +247,7 @@ def _layer_chart(
     axis = Scale(-0.5, len(conditions) - 0.5, tuple((place, name) for place, name in enumerate(conditions)))
     panel = Panel(
         x=linear([0.0, *sizes]), y=axis, title=layer, x_label="|update| / |hidden|",
-        width=340, height=66 + 22 * len(conditions), left=104,
+        width=400, height=74 + 22 * len(conditions), left=104,
     )  # fmt: skip
     for name, line in values.items():
         for place, size in line:

@@ -1,0 +1,208 @@
+# shellcheck shell=bash
+# What overfitting_test.sh and full_training.sh share; sourced by them, from the project's folder.
+#
+# A sweep is a list of units, each a variant with a seed. A unit ends finished, stopped by a signal with a checkpoint
+# (exit code 75), or failed. Settings are environment variables:
+#   VARIANT_ORDER   variants, in this order             SEEDS         seeds, by default SEED alone
+#   OUTPUT_ROOT     folder for run folders              SAFE_IMAGE    image, or none for the Python outside
+#   SAFE_BIND       more folders for the container      MAX_REQUEUES  how often a job may be requeued
+#   SAFE_JOB_ID     name under which an interrupted sweep is found again; by default the job's id
+
+usage_error() {
+  echo "error: $1: expected $2, got $3; $4" >&2
+  exit 2
+}
+
+# A job that was submitted from inside a container inherits that container's variables if nothing stopped them.
+drop_container_leaks() {
+  [ ! -d /.singularity.d ] || return 0
+  local name
+  if [ -n "${APPTAINER_CONTAINER:-}" ]; then
+    [ -z "${USER_PATH:-}" ] || export PATH=$USER_PATH
+    for name in $(compgen -e); do
+      case $name in
+        APPTAINER_CACHEDIR | APPTAINER_TMPDIR) ;;
+        APPTAINER* | SINGULARITY*) unset "$name" ;;
+      esac
+    done
+    # shellcheck disable=SC2086  # a list of names
+    unset PROMPT_COMMAND USER_PATH ${SAFE_IMAGE_SET:-} SAFE_IMAGE_SET
+  fi
+  case ${LD_LIBRARY_PATH:-} in *.singularity.d*) unset LD_LIBRARY_PATH ;; esac
+}
+
+# require_folder NAME: the variable NAME, if it is not empty, names a folder that can be read.
+require_folder() {
+  local folder=${!1}
+  [ -n "$folder" ] || return 0
+  [ -d "$folder" ] && [ -r "$folder" ] || usage_error "$1=$folder" 'a folder that can be read' 'none' 'correct it'
+  printf -v "$1" '%s' "$(cd "$folder" && pwd -P)"
+  mounts+=(--bind "${!1}")
+}
+
+# Sets launch: the words before `python` and `safe-train`.
+choose_python() {
+  launch=()
+  export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}   # threads that wait actively cost others a core
+  if [ -d /.singularity.d ]; then
+    export PYTHONPATH=$PWD
+    return 0
+  fi
+  local image=${SAFE_IMAGE:-}
+  if [ -z "$image" ]; then
+    image=none
+    [ ! -r containers/safe.sif ] || image=containers/safe.sif
+  fi
+  if [ "$image" = none ]; then
+    if [ -x .venv/bin/python ]; then export PATH=$PWD/.venv/bin:$PATH; fi
+    command -v safe-train >/dev/null ||
+      usage_error SAFE_IMAGE 'an image, or safe-train outside of one' neither 'build containers/safe.sif or make .venv'
+    return 0
+  fi
+  [ -r "$image" ] || usage_error "SAFE_IMAGE=$image" 'an image that can be read' 'none' 'correct it, or set it to none'
+  local program
+  program=$(command -v apptainer || command -v singularity) ||
+    usage_error PATH 'apptainer or singularity' neither "load the site's module, or set SAFE_IMAGE=none"
+  # The image holds what the checkout needs; the code that runs is the checkout's. Without an NVIDIA driver --nv does
+  # nothing but say so.
+  launch=("$program" --silent exec --nv --bind "$PWD" --pwd "$PWD" --env "PYTHONPATH=$PWD" "${mounts[@]}")
+  [ -z "${SAFE_BIND:-}" ] || launch+=(--bind "$SAFE_BIND")
+  [ ! -d "${TMPDIR:-}" ] || launch+=(--bind "$TMPDIR")
+  local scratch name
+  scratch=${TMPDIR:-/tmp}/safe-$(id -u)
+  for name in TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR PYTHONPYCACHEPREFIX MPLCONFIGDIR; do
+    launch+=(--env "$name=${!name:-$scratch/$name}")   # the image's own values win over the host's otherwise
+  done
+  launch+=("$image")
+}
+
+# check_variants REGISTRY: every word of VARIANT_ORDER is a name in that mapping of configs.retention_variants.
+check_variants() {
+  "${launch[@]}" python scripts/check_variants.py "$1" "${variants[@]}"
+}
+
+# run_waiting COMMAND...: runs it in the background and waits, so that a trap runs at once and not after the training.
+# Returns its exit code, with 75 for a process that the forwarded signal ended before it could listen.
+run_waiting() {
+  local status
+  interrupted=
+  "$@" &
+  child=$!
+  [ -z "$stop_signal" ] || kill -s "$stop_signal" "$child"
+  while true; do
+    status=0
+    wait "$child" || status=$?
+    [ -n "$interrupted" ] || break
+    interrupted=
+  done
+  child=
+  case $stop_signal:$status in USR1:138 | TERM:143) status=75 ;; esac
+  return "$status"
+}
+
+forward() {
+  stop_signal=$1
+  interrupted=yes
+  [ -z "$child" ] || kill -s "$stop_signal" "$child" 2>/dev/null || true
+}
+
+# In a job: puts it back into the queue, up to MAX_REQUEUES times. The next start goes on from the checkpoint.
+requeue() {
+  local id=${SLURM_JOB_ID:-} restarts=${SLURM_RESTART_COUNT:-0}
+  [ -n "$id" ] && [ "$stop_signal" != TERM ] || return 0
+  [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  if [ "$restarts" -ge "$MAX_REQUEUES" ]; then
+    echo "not requeued: MAX_REQUEUES=$MAX_REQUEUES is reached" >&2
+  elif scontrol requeue "$id"; then
+    echo "job $id requeued after $restarts restarts"
+  else
+    echo "not requeued: scontrol refused; submit again with SAFE_JOB_ID=$SAFE_JOB_ID to go on" >&2
+  fi
+}
+
+# run_unit VARIANT SEED: trains from the start, goes on, or leaves alone what is finished.
+run_unit() {
+  local found='' status=0
+  if [ -n "$SAFE_JOB_ID" ]; then
+    found=$("${launch[@]}" python scripts/find_runs.py "$OUTPUT_ROOT" "$SAFE_JOB_ID" --unit "$1" "$2")
+  fi
+  case $found in
+    finished*)
+      echo "$1, seed $2: finished already, ${found#* }"
+      return 0 ;;
+    unfinished*)
+      echo "$1, seed $2: goes on, ${found#* }"
+      run_waiting "${launch[@]}" safe-train --resume "${found#* }" || status=$? ;;
+    *)
+      echo "$1, seed $2: starts"
+      unit=()   # set by the script's unit_command
+      unit_command "$1" "$2"
+      run_waiting "${launch[@]}" "${unit[@]}" || status=$? ;;
+  esac
+  if [ "$status" -eq 75 ]; then
+    requeue
+    exit 75
+  fi
+  return "$status"
+}
+
+# The closing table of the sweep's finished runs, on standard output and with the report's page in OUTPUT_ROOT.
+summarize() {
+  local job=$1 name found status=0
+  found=$("${launch[@]}" python scripts/find_runs.py "$OUTPUT_ROOT" "$job" \
+    --units "${variants[*]}" "${seeds[*]}") || status=$?
+  [ -n "$found" ] || return "$status"
+  local runs
+  mapfile -t runs <<<"$found"
+  name=$OUTPUT_ROOT/report_$job
+  # In a function whose exit code is looked at, bash goes on after a failed command.
+  "${launch[@]}" safe report "${runs[@]}" --output "$name.html" >"$name.partial" || { rm "$name.partial"; return 1; }
+  mv "$name.partial" "$name.txt"
+  cat "$name.txt"
+  return "$status"
+}
+
+# main REGISTRY ACTION...: what a script does after it has set its variables and functions.
+main() {
+  local registry=$1 action=${2:-run} variant seed index status=0
+  stop_signal='' child='' interrupted='' mounts=()
+  MAX_REQUEUES=${MAX_REQUEUES:-50}
+  read -r -a variants <<<"$VARIANT_ORDER"
+  read -r -a seeds <<<"${SEEDS:-$SEED}"
+  trap 'forward USR1' USR1
+  # A terminal's Ctrl-C reaches the child too, and the second of two interrupts ends it at once.
+  trap 'forward TERM' TERM INT
+  drop_container_leaks
+  check_paths
+  if [ "$action" != list ] || [ ! -d "$OUTPUT_ROOT" ]; then mkdir -p "$OUTPUT_ROOT"; fi
+  require_folder OUTPUT_ROOT
+  choose_python
+  check_variants "$registry" || exit 2
+  case $action in
+    list)
+      for seed in "${seeds[@]}"; do for variant in "${variants[@]}"; do echo "$variant $seed"; done; done
+      return 0 ;;
+    summary)
+      summarize "${3:?a job id}"
+      return ;;
+    run) ;;
+    *) usage_error "$action" 'run, list or summary' 'another word' 'leave it out to run' ;;
+  esac
+
+  if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    export SAFE_JOB_ID=${SAFE_JOB_ID:-$SLURM_ARRAY_JOB_ID}
+    index=$SLURM_ARRAY_TASK_ID
+    [ "$index" -lt $((${#variants[@]} * ${#seeds[@]})) ] ||
+      usage_error "array index $index" "at most $((${#variants[@]} * ${#seeds[@]} - 1))" "$index" 'see submit_sweep.sh'
+    run_unit "${variants[index % ${#variants[@]}]}" "${seeds[index / ${#variants[@]}]}"
+    return
+  fi
+  export SAFE_JOB_ID=${SAFE_JOB_ID:-${SLURM_JOB_ID:-$(date +%Y%m%d-%H%M%S)-$$}}
+  for seed in "${seeds[@]}"; do
+    for variant in "${variants[@]}"; do
+      run_unit "$variant" "$seed" || { status=$?; echo "$variant, seed $seed: failed with exit code $status" >&2; }
+    done
+  done
+  summarize "$SAFE_JOB_ID" || status=$?
+  return "$status"
+}

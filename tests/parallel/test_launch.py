@@ -1,0 +1,60 @@
+"""Which process this is, by the variables of torchrun and of Slurm."""
+
+import pytest
+
+from safe_train.errors import InputError
+from safe_train.launch import Launch, find_launch, slurm_variables
+
+STEP = {
+    "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2", "SLURM_NNODES": "2",
+}  # fmt: skip
+
+
+def test_nothing_is_one_process():
+    assert find_launch({}) == Launch(0, 1)
+    assert Launch().is_main
+
+
+def test_torchrun_comes_before_slurm():
+    assert find_launch({"RANK": "1", "WORLD_SIZE": "2"} | STEP) == Launch(1, 2)
+    assert not Launch(1, 2).is_main
+
+
+def test_a_task_of_a_step_gets_the_variables_of_torchrun():
+    environment = STEP | {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
+    assert find_launch(environment) == Launch(3, 4)
+    told = {name: environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    assert told == {
+        "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "1234"
+    }  # fmt: skip
+
+
+def test_on_one_node_the_address_and_a_port_of_the_step_are_found():
+    one_node = STEP | {"SLURM_STEP_NUM_NODES": "1"}
+    found = slurm_variables(one_node)
+    assert found["MASTER_ADDR"] == "127.0.0.1"
+    assert found["MASTER_PORT"] == slurm_variables(one_node | {"SLURM_PROCID": "0"})["MASTER_PORT"]
+    assert found["MASTER_PORT"] != slurm_variables(one_node | {"SLURM_STEP_ID": "3"})["MASTER_PORT"]
+    assert 1024 < int(found["MASTER_PORT"]) < 32768
+
+
+@pytest.mark.parametrize("missing", ["SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"])
+def test_a_batch_script_and_a_single_task_are_one_process(missing):
+    """A batch script has no step; a step of one task in a job of several has its own count."""
+    environment = {name: value for name, value in STEP.items() if name != missing}
+    if missing == "SLURM_STEP_NUM_TASKS":
+        environment[missing] = "1"
+    assert find_launch(environment) == Launch(0, 1)
+    assert "RANK" not in environment
+
+
+def test_several_nodes_need_the_first_to_be_named():
+    with pytest.raises(InputError, match="MASTER_ADDR: expected the first of the step's 2 nodes, got nothing"):
+        find_launch(dict(STEP))
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": "x"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "-1", "WORLD_SIZE": "2"}])
+def test_what_makes_no_sense_is_refused(wrong):
+    with pytest.raises(InputError, match="expected"):
+        find_launch(wrong)

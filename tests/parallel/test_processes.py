@@ -1,0 +1,84 @@
+"""The parts that need no second process, and how processes end that lose one."""
+
+import pytest
+import torch
+
+from safe_train.errors import InputError
+from safe_train.parallel import ALONE, Processes, connected
+from tests.parallel.conftest import ends, start
+
+LIGHT = """
+import os, sys, time
+import torch
+from pathlib import Path
+from safe_train.parallel import connected
+from safe_train.usage import one_line_errors
+
+def run():
+    folder, what = Path(sys.argv[1]), sys.argv[2]
+    (folder / f"ready.{os.environ['RANK']}").touch()
+    while len(list(folder.glob("ready.*"))) < 2:  # imports take long on a busy machine, and are no part of the wait
+        time.sleep(0.01)
+    with connected(torch.device("cpu")) as processes:
+        rows = torch.arange(10.0).view(5, 2)
+        assert torch.equal(processes.gather_rows(processes.share(rows), 5), rows)
+        assert processes.gather({"rank": processes.rank, "of": "\\N{SNOWMAN}" * processes.rank}) == [
+            {"rank": 0, "of": ""}, {"rank": 1, "of": "\\N{SNOWMAN}"}]
+        assert processes.from_main(processes.rank) == 0
+        assert abs(processes.mean(processes.rank + 1.0, processes.rank + 1) - 5 / 3) < 1e-12
+        if processes.rank == 1:
+            if what == "killed":
+                os._exit(9)
+            time.sleep(600)
+        processes.any(False)
+
+one_line_errors(run)()
+"""
+
+
+@pytest.mark.parametrize("what", ["killed", "silent"])
+def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
+    patience = {"silent": "10"}.get(what, "120")
+    started = start(["-c", LIGHT, tmp_path, what], SAFE_PATIENCE=patience)
+    (main,) = ends(started[:1])
+    started[1].kill()
+    ends(started[1:])
+    lines = [line for line in main.err.splitlines() if line.startswith("error: ")]
+    assert main.code == 1, main
+    assert "Traceback" not in main.err
+    assert len(lines) == 1
+    assert lines[0].startswith("error: process 0 of 2: expected the others' answers, got ")
+
+
+def test_alone_everything_is_given_back(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    rows = [3, 1, 2]
+    with connected(torch.device("cpu")) as processes:
+        assert processes is ALONE
+    assert not torch.distributed.is_initialized()
+    assert ALONE.share(rows) is rows
+    assert (ALONE.sum(3), ALONE.mean(0.1, 7), ALONE.any(True), ALONE.gather("x")) == (3, 0.1, True, ["x"])
+    with pytest.raises(InputError, match="a: expected b"), ALONE.together():
+        raise InputError("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(("count", "world_size"), [(5, 2), (6, 3), (3, 3), (7, 1)])
+def test_shares_are_every_row_once_and_know_their_places(count, world_size):
+    rows = list(range(100, 100 + count))
+    places = {}
+    for rank in range(world_size):
+        processes = Processes(rank, world_size)
+        share = processes.share(rows)
+        places |= dict(zip(processes.numbers(len(share)), share, strict=True))
+    assert places == dict(enumerate(rows))
+
+
+def test_a_numbered_gpu_is_refused_for_several_processes(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(InputError, match="device: expected auto or cuda for 2 processes"),
+        connected(torch.device("cuda:1")),
+    ):
+        pass

@@ -1,0 +1,186 @@
+"""Run folders as a run writes them: rows, answers, results and training, through the program's own records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from configs.retention_variants import get_variant_config
+from safe_train.config import build_config
+from safe_train.data.audio_input import describe
+from safe_train.data.rows import Row
+from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
+from safe_train.evaluation.results import Evaluation, summarize
+from safe_train.evaluation.run_folder import base_store, safe_store, write_results
+from safe_train.evaluation.samples import BASE, Sample
+from safe_train.files import json_text, write_text
+from safe_train.stage_a import TrainingOutcome
+
+VL_ROWS, AUDIO_ROWS = 60, 8
+PLAIN = ("bypass", "silence", "distractor")
+METRICS = {"audio_loss": 2.0, "retention_loss": 0.02, "kl": 0.1, "null_space_energy": 0.9, "null_space_leakage": 1e-7}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a run is to turn out.
+
+    Attributes:
+        losses: for each condition, how many of the first rows are answered wrongly; the base is right on all.
+        conditions: on VL rows.
+        audio_conditions: on audio rows.
+        heard: audio rows answered rightly with the matched clip; none is without it.
+        damage: above 0 for a positive control.
+        updates: size of the update at each of two fused layers.
+        bypass_equal: whether the bypass gives the base's logits.
+        answer: what is said in place of the right answer.
+        inactive: mechanisms that never became active.
+        settings: dotted.
+        lines: of metrics.
+    """
+
+    losses: Mapping[str, int] = field(default_factory=dict)
+    conditions: tuple[str, ...] = PLAIN
+    audio_conditions: tuple[str, ...] = ("matched", "silence", "distractor")
+    heard: int = 8
+    damage: float = 0.0
+    updates: tuple[float, ...] = (0.8, 0.4)
+    bypass_equal: bool = True
+    answer: str = "one low bell"
+    inactive: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    lines: int = 5
+
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def vl_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Two questions about each image."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(VL_ROWS // 2):
+        Image.new("RGB", (64, 48), (8 * number, 90, 160)).save(folder / f"{number}.png")
+    return [
+        Row(f"v{number}", f"what is shown in {number}?", ("a circle",) * 10, folder / f"{number // 2}.png", None,
+            "shape" if number % 2 else "count", str(number // 2))
+        for number in range(VL_ROWS)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def audio_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """A question about each clip."""
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(AUDIO_ROWS):
+        soundfile.write(folder / f"{number}.wav", np.zeros(1_600), 16_000)
+    return [
+        Row(f"a{number}", "what do you hear?", (f"{number} bells",), None, folder / f"{number}.wav", "", str(number))
+        for number in range(AUDIO_ROWS)
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_run(vl_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
+    """Makes a finished run's folder, or adds an evaluation to one that is there."""
+
+    def make(root: Path, variant: str = "full_retention", seed: int = 42, **made: Any) -> Path:
+        how = Made(**made)
+        settings = {"variant": variant, "seed": str(seed)} | dict(how.settings)
+        folder = root / "_".join([variant, str(seed), *(value for value in how.settings.values())])
+        config = build_config({}, settings)
+        evaluation = _evaluate(folder, how, vl_rows, audio_rows, variant, seed, config.evaluation.margin)
+        if how.damage:
+            return folder
+        effective = {
+            "retention_variant": get_variant_config(variant).to_dict(),
+            "adapter": {"fusion_layers": [0, 3]},
+            "trainable_parameters": 1_234,
+        }
+        write_text(folder / "config.json", json_text(config.model_dump(mode="json") | {"effective": effective}))
+        training = TrainingOutcome(steps=50, finished=True, seconds=10.0, inactive=list(how.inactive), last={})
+        metrics = {
+            "variant": variant, "seed": seed, "training": asdict(training), "evaluation": evaluation.to_dict(),
+        }  # fmt: skip
+        write_text(folder / "metrics.json", json_text(metrics))
+        lines = [
+            {"step": 10 * (number + 1)} | {name: value / (number + seed - 41) for name, value in METRICS.items()}
+            for number in range(how.lines)
+        ]
+        write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+        return folder
+
+    return make
+
+
+def _evaluate(
+    folder: Path, how: Made, vl_rows: list[Row], audio_rows: list[Row], variant: str, seed: int, margin: float
+) -> Evaluation:
+    base_key = {
+        "base": {"source": "embedded", "sha256": "b" * 64}, "vl_rows_sha256": f"{seed:064}", "batch_size": 7,
+        "max_new_tokens": 12, "precision": "fp32", "versions": {"python": "3.11.0", "torch": "2.12.1"},
+    }  # fmt: skip
+    key = base_key | {
+        "variant": variant, "seed": seed, "step": 50, "damage": how.damage,
+        "trained_parts_sha256": json.dumps(sorted(how.settings.items())) + "0" * 12,
+        "audio_encoders": [{"source": "embedded", "sha256": "e" * 64}], "audio_rows_sha256": "a" * 64,
+        "conditions": how.conditions,
+    }  # fmt: skip
+    base = base_store(folder, base_key, vl_rows)
+    store = safe_store(folder, key, vl_rows, audio_rows)
+    said = [Sample(row.row_id, "a circle", 1.0, logits_sha256=row.row_id) for row in vl_rows]
+    base.complete("vl", BASE, vl_rows, lambda rows: said[: len(rows)], len(said))
+    distractors = Distractors(audio_rows, seed)
+
+    def vl(name: str) -> list[Sample]:
+        condition = VL_CONDITIONS[name]
+        rows = [row for draw in range(condition.draws) for row in condition.rows(vl_rows, distractors, draw)]
+        lost = {row.row_id for row in vl_rows[: how.losses.get(name, 0)]}
+
+        def answer(batch: Any) -> list[Sample]:
+            return [_vl_sample(row, condition.attach, row.row_id in lost, how) for row in batch]
+
+        return store.complete("vl", name, rows, answer, 1_000)
+
+    def audio(name: str) -> list[Sample]:
+        rows = AUDIO_CONDITIONS[name].rows(audio_rows, distractors, 0)
+        right = {row.row_id for row in audio_rows[: how.heard]} if name == "matched" else set()
+
+        def answer(batch: Any) -> list[Sample]:
+            return [_audio_sample(row, row.row_id in right) for row in batch]
+
+        return store.complete("audio", name, rows, answer, 1_000)
+
+    evaluation = summarize(
+        said,
+        {name: vl(name) for name in how.conditions},
+        {name: audio(name) for name in how.audio_conditions},
+        vl_rows,
+        audio_rows,
+        margin=margin,
+        seconds=3.0,
+    )
+    write_results(store, key, base, evaluation)
+    return evaluation
+
+
+def _vl_sample(row: Row, attached: bool, lost: bool, how: Made) -> Sample:
+    if not attached:
+        return Sample(row.row_id, "a circle", 1.0, logits_sha256=row.row_id if how.bypass_equal else "another")
+    sample = Sample(
+        row.row_id, "a circle", 1.0, heard=describe(row.audio), kl=0.001, tokens=3, updates=how.updates, fusion_calls=6
+    )
+    return replace(sample, answer=how.answer, score=0.0, kl=2.0) if lost else sample
+
+
+def _audio_sample(row: Row, right: bool) -> Sample:
+    answer = row.answers[0] if right else "silence"
+    return Sample(row.row_id, answer, float(right), float(right), heard=describe(row.audio), updates=(0.5, 0.5))

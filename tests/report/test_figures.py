@@ -1,0 +1,195 @@
+"""Figures over seeds: against published tables and closed forms, with controls that the wrong method would pass."""
+
+import pytest
+
+from safe_train.metrics.intervals import Estimate
+from safe_train.report import read_runs
+from safe_train.report.arms import build_arms
+from safe_train.report.charts.figures import pareto_front
+from safe_train.report.charts.scales import linear, logarithmic, points
+from safe_train.report.curves import MOST_POINTS, curve
+from safe_train.report.grouping import group_runs
+from safe_train.report.seeds import any_seed, over_seeds
+from safe_train.report.verdict import passed_controls, verdict, warnings
+
+
+def built(*paths):
+    groups, _ = group_runs(read_runs(paths).runs)
+    return build_arms(groups), groups
+
+
+def estimates(*means):
+    return [Estimate(mean, mean - 9.0, mean + 9.0) for mean in means]
+
+
+def test_the_interval_over_seeds_is_students():
+    found = over_seeds(estimates(1.0, 2.0, 3.0, 4.0, 5.0))
+    half = 2.776 * 2.5**0.5 / 5**0.5  # t of 4 degrees of freedom, from its table; variance 2.5
+    assert (found.mean, found.kind) == (3.0, "seeds")
+    assert (found.low, found.high) == pytest.approx((3.0 - half, 3.0 + half), abs=5e-4 * half)
+
+
+def test_few_seeds_give_what_they_can():
+    assert over_seeds(estimates(1.0, 3.0)).kind == "range"
+    assert (over_seeds(estimates(1.0, 3.0)).low, over_seeds(estimates(1.0, 3.0)).high) == (1.0, 3.0)
+    one = over_seeds(estimates(1.0))
+    assert (one.low, one.high, one.kind) == (-8.0, 10.0, "rows")
+
+
+def test_no_seed_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        over_seeds([])
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0.01], 0.01), ([0.5, 0.01, 0.2], 0.03), ([0.9, 0.8], 1.0)])
+def test_p_values_of_seeds_are_bounded_by_their_number(values, expected):
+    assert any_seed(values) == pytest.approx(expected)
+
+
+def test_figures_of_a_condition_are_means_over_seeds(make_run, tmp_path):
+    for seed, lost in ((42, 6), (43, 12)):
+        make_run(tmp_path, seed=seed, losses={"distractor": lost})
+    ((arm,), _) = built(tmp_path)
+    cell = arm.vl["distractor"]
+    assert cell.change_by_seed == pytest.approx([-0.1, -0.2])
+    assert cell.change.mean == pytest.approx(-0.15)
+    assert (cell.right_to_wrong, cell.wrong_to_right) == pytest.approx((0.15, 0.0))
+    assert cell.kl == pytest.approx((0.1 * 2.0 + 0.9 * 0.001 + 0.2 * 2.0 + 0.8 * 0.001) / 2)
+    assert cell.updates == pytest.approx([0.8, 0.4])
+    assert cell.rows == [60, 60]
+    assert arm.worst_condition == "distractor"
+    assert arm.gain is not None
+    assert arm.gain.mean == 1.0
+
+
+def test_mcnemar_is_corrected_over_arms_and_not_over_controls(make_run, tmp_path):
+    for variant, lost in (("no_retention", 9), ("soft_retention", 7), ("full_retention", 0)):
+        make_run(tmp_path, variant, losses={"silence": lost})
+    make_run(tmp_path, damage=2.0, losses={"silence": 60})
+    arms, _ = built(tmp_path)
+    found = {arm.name: arm.vl["silence"].mcnemar_p_holm for arm in arms}
+    assert found == pytest.approx(
+        {  # two-sided exact p of n losses and no gain is 2 / 2^n; three arms
+            "no_retention": 3 * 2 / 2**9,
+            "soft_retention": 2 * 2 / 2**7,
+            "full_retention": 1.0,
+            "full_retention, damaged by 2": None,
+        }
+    )
+
+
+WIDE_MARGIN = {"evaluation.margin": "0.2"}  # that 60 rows can establish
+
+
+def test_non_inferiority_needs_every_seed_and_the_interval_over_them(make_run, tmp_path):
+    for seed, lost in ((1, 0), (2, 0), (3, 1)):
+        make_run(tmp_path / "all", seed=seed, losses={"silence": lost}, settings=WIDE_MARGIN)
+    for seed, lost in ((1, 0), (2, 0), (3, 20)):
+        make_run(tmp_path / "one fails", seed=seed, losses={"silence": lost}, settings=WIDE_MARGIN)
+    ((good,), _), ((bad,), _) = built(tmp_path / "all"), built(tmp_path / "one fails")
+    assert good.vl["silence"].margin.established
+    assert good.vl["silence"].status == "non-inferior"
+    # The mean loss of 11 points is within the margin of 20, and two of three seeds establish it.
+    assert bad.vl["silence"].margin.established_in == 2
+    assert not bad.vl["silence"].margin.established
+    assert bad.vl["silence"].status == "open"
+
+
+def test_too_few_rows_without_a_loss_prove_nothing(make_run, tmp_path):
+    for seed in (1, 2, 3):
+        make_run(tmp_path, seed=seed)
+    ((arm,), _) = built(tmp_path)
+    cell = arm.vl["silence"]
+    assert (cell.change.low, cell.change.high) == (0.0, 0.0)  # an interval over seeds would call this proven
+    assert cell.status == "open"
+    assert cell.margin.rows_needed > 60
+
+
+def test_without_effect_there_is_no_measurement(make_run, tmp_path):
+    make_run(tmp_path, seed=1)
+    make_run(tmp_path, seed=2, updates=(0.0, 0.0))
+    arms, groups = built(tmp_path)
+    assert arms[0].vl["silence"].status == "not a measurement"
+    assert any("this is not a retention measurement" in warning for warning in warnings(arms, groups))
+    assert "Nothing was measured" in verdict(arms)
+
+
+def test_a_bypass_that_differs_is_the_first_warning(make_run, tmp_path):
+    make_run(tmp_path, bypass_equal=False, settings={"evaluation.margin": "0.9"})
+    arms, groups = built(tmp_path)
+    assert arms[0].vl["bypass"].status == "differs"
+    assert "not the base bit for bit" in warnings(arms, groups)[0]
+    assert verdict(arms).startswith("No arm")
+    assert arms[0].vl["silence"].status == "non-inferior"  # so that the bypass alone decides
+
+
+def test_the_positive_control_must_fail(make_run, tmp_path):
+    make_run(tmp_path / "good")
+    good = make_run(tmp_path / "good", damage=2.0, losses={"silence": 60, "distractor": 60}, heard=0)
+    make_run(tmp_path / "bad")
+    bad = make_run(tmp_path / "bad", damage=2.0, losses={"distractor": 60}, heard=0)
+    assert [passed_controls(group) for group in built(good)[1]] == [[], []]
+    arms, groups = built(bad)
+    assert [passed_controls(group) for group in groups] == [[], ["VL silence"]]
+    assert any("did not fail: VL silence" in warning for warning in warnings(arms, groups))
+
+
+def test_what_puts_a_comparison_in_doubt_is_told(make_run, tmp_path):
+    make_run(tmp_path, "no_retention", 42)
+    make_run(tmp_path, "full_retention", 43, inactive=("Fisher",))
+    arms, groups = built(tmp_path)
+    told = " ".join(warnings(arms, groups))
+    assert "full_retention: Fisher was on but never became active." in told
+    assert "The arms have different seeds" in told
+    assert "There is no positive control" in told
+
+
+def test_the_verdict_names_who_keeps_and_who_loses(make_run, tmp_path):
+    make_run(tmp_path, "no_retention", losses={"silence": 30}, settings=WIDE_MARGIN)
+    make_run(tmp_path, "full_retention", settings=WIDE_MARGIN)
+    assert verdict(built(tmp_path)[0]) == (
+        "full_retention rules out a loss of 20 points under every condition while hearing adds 100.0 points; "
+        "most is lost by no_retention, with a loss of 50.0 points under silence."
+    )
+
+
+def test_curves_are_means_at_the_steps_of_all_seeds(make_run, tmp_path):
+    make_run(tmp_path, seed=42, lines=5)
+    make_run(tmp_path, seed=43, lines=3)
+    _, (group,) = built(tmp_path)
+    found = curve(group, "audio_loss")
+    assert [point.step for point in found] == [10, 20, 30]
+    assert (found[0].low, found[0].high) == (1.0, 2.0)
+    assert found[0].mean == 1.5
+    assert curve(group, "ewc") == []
+
+
+def test_long_curves_are_thinned_by_means(make_run, tmp_path):
+    run = make_run(tmp_path, lines=1_000)
+    _, (group,) = built(run)
+    found = curve(group, "audio_loss")
+    assert len(found) <= MOST_POINTS
+    assert found[0].mean == pytest.approx(sum(2.0 / (number + 1) for number in range(9)) / 9)
+
+
+@pytest.mark.parametrize("scale", [linear([-3.0, 41.0]), logarithmic([1e-7, 20.0]), points([-60.0, 0.2], 0.5)])
+def test_axes_rise_from_0_to_1_and_label_what_lies_on_them(scale):
+    places = [scale.share(value) for value, _ in scale.ticks]
+    assert places == sorted(places)
+    assert (scale.share(scale.low), scale.share(scale.high)) == (0.0, 1.0)
+    assert 3 <= len(scale.ticks) <= 14
+
+
+def test_the_axis_of_points_shows_a_tenth_beside_sixty():
+    scale = points([-60.0, 0.0], 0.5)
+    assert scale.share(0.0) - scale.share(-0.1) > 0.01  # 0.0017 on a linear axis
+    assert {0.0, -0.5} <= {value for value, _ in scale.ticks}
+
+
+def test_an_axis_of_one_value_has_a_length():
+    assert linear([2.0]).share(2.0) == pytest.approx(0.5)
+
+
+def test_the_front_holds_what_no_other_beats():
+    pairs = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0), (0.5, 5.0), (3.0, 1.0)]
+    assert pareto_front(pairs) == [(1.0, 5.0), (2.0, 4.0), (3.0, 1.0)]
