@@ -67,7 +67,7 @@ def own_data(small_data, tmp_path):
     [
         (["trian"], "safe trian: expected a command, got an unknown one; did you mean 'train'?"),
         (["data", "chek"], "safe data chek: expected a command, got an unknown one; did you mean 'check'?"),
-        (["qqqq"], "known are ask, data, env, eval, report, train, variants"),
+        (["qqqq"], "known are ask, container, data, env, eval, report, train, variants"),
         (["--verbos"], "safe --verbos: expected an option, got an unknown one; "),
         (["train", "--varient", "x"], "safe train --varient: expected an option, got an unknown one; did you mean "),
         (["eval", "run", "--max-vll", "3"], "did you mean '--max-vl'?"),
@@ -287,19 +287,22 @@ def test_the_procedural_data_are_written_where_the_cache_is(tmp_path, monkeypatc
 
 def test_data_are_counted(small_data):
     printed = invoke("data", "check", small_data).stdout
-    assert printed == "train: 60 questions about 30 images, 40 clips\nval: 40 questions about 20 images, 24 clips\n"
-    assert invoke("data", "check", small_data, "--split", "val").stdout == printed.splitlines(keepends=True)[1]
+    assert "vqa train: 60 questions, 30 images" in printed
+    assert "audiocaps val: 24 captioned clips, 24 audio files" in printed
+    of_val = invoke("data", "check", small_data, "--split", "val").stdout
+    assert "vqa val: 40 questions, 20 images" in of_val
+    assert "train" not in of_val
 
 
 def test_missing_clips_are_counted_and_refused(own_data):
     next((own_data / "audiocaps" / "audio" / "val").glob("*.wav")).unlink()
     result = invoke("data", "check", own_data)
     assert result.exit_code == 2
-    assert "1 of 24 clips have no audio file" in result.stdout
-    assert result.stderr.startswith(f"error: {own_data}: expected an audio file for every clip, got 1 missing; ")
+    assert "1 x audio file that is missing: " in result.stdout
+    assert result.stderr.startswith(f"error: {own_data}: expected data without defects, got 1 of 1 kinds; ")
 
 
 def test_a_data_root_that_is_none(tmp_path):
-    assert f"{tmp_path / 'none'}: expected a data root, got no such folder" in refused(
+    assert f"{tmp_path / 'none'}: expected a data root or a data pack, got no such folder" in refused(
         "data", "check", tmp_path / "none"
     )

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FAKE_TRAINER = Path(__file__).parent / "fake_trainer.py"
 SCRIPTS = ("overfitting_test.sh", "full_training.sh")
-SECONDS = 60
+SECONDS = 240
 
 
 def program(path, text):

@@ -53,7 +53,7 @@ def test_accumulation_equals_one_large_batch(configure, prepare):
         stage = prepare(
             configure(
                 variant="soft_retention", optimization__audio_batch_size=size, optimization__vl_batch_size=size,
-                optimization__gradient_accumulation_steps=count, data__image_share=0.0,
+                optimization__gradient_accumulation_steps=count, data__image_share=0.0, data__silence_share=0.0,
             )
         )  # fmt: skip
         stage.train_step()
