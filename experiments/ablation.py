@@ -99,7 +99,7 @@ def run_all(regime: str, seeds: Sequence[int], root: Path, only: Sequence[str] |
                 continue
             assignments = [f"{key}={value}" for key, value in (settings | {"seed": str(seed)}).items()]
             options = [part for assignment in assignments for part in ("--set", assignment)]
-            command = [sys.executable, "-c", "from safe_train.cli import train; train()", *options]
+            command = [sys.executable, "-m", "safe_train", *options]
             subprocess.run([*command, "--output-root", str(folder)], check=True)
 
 
@@ -156,6 +156,11 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    return {"platform": platform.platform(), "processors": os.cpu_count()}
+
+
 def main() -> None:
     """Runs or tabulates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,8 +184,7 @@ def main() -> None:
     for regime, by_arm in rows.items():
         print(f"\n{regime}\n\n{markdown(by_arm)}")
     if arguments.json is not None:
-        machine = {"platform": platform.platform(), "processors": os.cpu_count()}
-        content = {"machine": machine, "versions": versions(), "conditions": CONDITIONS, "regimes": rows}
+        content = {"machine": machine(), "versions": versions(), "conditions": CONDITIONS, "regimes": rows}
         write_text(arguments.json, json_text(content))
 
 

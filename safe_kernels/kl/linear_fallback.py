@@ -67,7 +67,10 @@ def linear_divergence(
         _logits_and_difference_(logits, difference, student[part].to(dtype), teacher[part].to(dtype), heads)
         slope = None if heads.softcap is None else _softcap_(logits, difference, heads.softcap)
         scale = 1.0 / heads.temperature
-        values[part] = _divergence_(logits.mul_(scale), difference.mul_(scale), divergence, want_gradient)
+        if scale != 1.0:
+            logits.mul_(scale)
+            difference.mul_(scale)
+        values[part] = _divergence_(logits, difference, divergence, want_gradient)
         if want_gradient:
             if slope is not None:
                 difference.mul_(slope)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from safe_kernels import kl_divergence
-from safe_kernels.kl import reference
+from safe_kernels.kl import fallback, reference
 from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, relative_error
 
 DIVERGENCES = ["forward", "reverse", "jsd"]
@@ -265,3 +265,15 @@ def test_bad_input_names_the_argument(change: dict[str, object], error: type[Exc
     arguments = {"student_logits": torch.zeros(2, 4), "teacher_logits": torch.zeros(2, 4), **change}
     with pytest.raises(error, match=message):
         kl_divergence(**arguments)
+
+
+@pytest.mark.parametrize("elements", [1, 120, 350])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_slices_of_rows_do_not_matter(monkeypatch: pytest.MonkeyPatch, divergence: str, elements: int) -> None:
+    monkeypatch.setattr(fallback, "_SLICE_ELEMENTS", elements)
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", "torch")
+    student, teacher = pair(7, 50, 1e-2, torch.device("cpu"))
+    values, gradient = measured(student, teacher, divergence)
+    expected_values, expected_gradient = expected(student, teacher, divergence)
+    assert relative_error(values, expected_values) <= DIVERGENCE_VALUE[torch.float32]
+    assert relative_error(gradient, expected_gradient) <= DIVERGENCE_GRADIENT[torch.float32]
