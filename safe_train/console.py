@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -16,11 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from safe_train.launch import find_launch
 from safe_train.run import Observer
 
+STOP_FILE_VARIABLE = "SAFE_STOP_FILE"
 _SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
 
 
 class StopRequest:
-    """Set by SIGINT, SIGTERM or SIGUSR1: the run then writes a checkpoint and ends.
+    """Made by SIGINT, SIGTERM or SIGUSR1, or by a file: the run then writes a checkpoint and ends.
+
+    The file is the one that ``SAFE_STOP_FILE`` names; it asks by being there. It reaches processes that a signal does
+    not reach alone: srun's signal also hits the process that holds a container's file system, and the container dies.
 
     Attributes:
         signal: the signal that asked, or None.
@@ -28,10 +34,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        name = os.environ.get(STOP_FILE_VARIABLE)
+        self._file = Path(name) if name else None
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self.signal is not None
+        return self.signal is not None or (self._file is not None and self._file.exists())
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is signal.SIGINT and number == signal.SIGINT:

@@ -7,6 +7,7 @@
 #   OUTPUT_ROOT     folder for run folders              SAFE_IMAGE    image, or none for the Python outside
 #   SAFE_BIND       more folders for the container      MAX_REQUEUES  how often a job may be requeued
 #   SAFE_JOB_ID     name under which an interrupted sweep is found again; by default the job's id
+#   PROCESSES       processes that train together; by default the job's tasks or, if they are more, its GPUs
 
 usage_error() {
   echo "error: $1: expected $2, got $3; $4" >&2
@@ -76,6 +77,24 @@ choose_python() {
   launch+=("$image")
 }
 
+# Sets together: the words that start a training in several processes, or none for one process.
+choose_processes() {
+  [ -n "${SLURM_JOB_ID:-}" ] || return 0
+  local nodes=${SLURM_JOB_NUM_NODES:-1} tasks=${SLURM_NTASKS:-1} gpus
+  gpus=$((nodes * ${SLURM_GPUS_ON_NODE:-1}))
+  [ "$tasks" -ge "$gpus" ] || tasks=$gpus
+  tasks=${PROCESSES:-$tasks}
+  case $tasks in '' | *[!0-9]* | 0) usage_error "PROCESSES=$tasks" 'a number' 'another word' 'correct it' ;; esac
+  [ "$tasks" -gt 1 ] || return 0
+  export MASTER_ADDR=${MASTER_ADDR:-$(hostname)}   # the batch script runs on the first node
+  # A signal through srun may hit every process of a task, also the one that holds the container's file system.
+  export SAFE_STOP_FILE=$OUTPUT_ROOT/.stop-$SLURM_JOB_ID
+  rm -f "$SAFE_STOP_FILE"
+  # srun and not torchrun, which leaves with exit code 1 whatever its processes say: a checkpoint's 75 would be lost.
+  # The tasks share what the job has; cores are not handed out to them one by one.
+  together=(srun --nodes="$nodes" --ntasks="$tasks" --overcommit --cpu-bind=none --kill-on-bad-exit=1)
+}
+
 # check_variants REGISTRY: every word of VARIANT_ORDER is a name in that mapping of configs.retention_variants.
 check_variants() {
   "${launch[@]}" python scripts/check_variants.py "$1" "${variants[@]}"
@@ -88,7 +107,7 @@ run_waiting() {
   interrupted=
   "$@" &
   child=$!
-  [ -z "$stop_signal" ] || kill -s "$stop_signal" "$child"
+  [ -z "$stop_signal" ] || ask_to_stop
   while true; do
     status=0
     wait "$child" || status=$?
@@ -96,6 +115,7 @@ run_waiting() {
     interrupted=
   done
   child=
+  [ ${#together[@]} -eq 0 ] || rm -f "$SAFE_STOP_FILE"
   case $stop_signal:$status in USR1:138 | TERM:143) status=75 ;; esac
   return "$status"
 }
@@ -103,7 +123,15 @@ run_waiting() {
 forward() {
   stop_signal=$1
   interrupted=yes
-  [ -z "$child" ] || kill -s "$stop_signal" "$child" 2>/dev/null || true
+  [ -z "$child" ] || ask_to_stop
+}
+
+ask_to_stop() {
+  if [ ${#together[@]} -gt 0 ]; then
+    touch "$SAFE_STOP_FILE"
+  else
+    kill -s "$stop_signal" "$child" 2>/dev/null || true
+  fi
 }
 
 # In a job: puts it back into the queue, up to MAX_REQUEUES times. The next start goes on from the checkpoint.
@@ -132,12 +160,12 @@ run_unit() {
       return 0 ;;
     unfinished*)
       echo "$1, seed $2: goes on, ${found#* }"
-      run_waiting "${launch[@]}" safe-train --resume "${found#* }" || status=$? ;;
+      run_waiting "${together[@]}" "${launch[@]}" safe-train --resume "${found#* }" || status=$? ;;
     *)
       echo "$1, seed $2: starts"
       unit=()   # set by the script's unit_command
       unit_command "$1" "$2"
-      run_waiting "${launch[@]}" "${unit[@]}" || status=$? ;;
+      run_waiting "${together[@]}" "${launch[@]}" "${unit[@]}" || status=$? ;;
   esac
   if [ "$status" -eq 75 ]; then
     requeue
@@ -165,7 +193,7 @@ summarize() {
 # main REGISTRY ACTION...: what a script does after it has set its variables and functions.
 main() {
   local registry=$1 action=${2:-run} variant seed index status=0
-  stop_signal='' child='' interrupted='' mounts=()
+  stop_signal='' child='' interrupted='' mounts=() together=()
   MAX_REQUEUES=${MAX_REQUEUES:-50}
   read -r -a variants <<<"$VARIANT_ORDER"
   read -r -a seeds <<<"${SEEDS:-$SEED}"
@@ -177,6 +205,7 @@ main() {
   if [ "$action" != list ] || [ ! -d "$OUTPUT_ROOT" ]; then mkdir -p "$OUTPUT_ROOT"; fi
   require_folder OUTPUT_ROOT
   choose_python
+  choose_processes
   check_variants "$registry" || exit 2
   case $action in
     list)

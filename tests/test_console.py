@@ -18,6 +18,18 @@ def test_a_signal_asks_to_stop(number):
     assert stop.signal is number
 
 
+def test_a_file_asks_to_stop(monkeypatch, tmp_path):
+    file = tmp_path / "stop"
+    without = StopRequest()
+    monkeypatch.setenv("SAFE_STOP_FILE", str(file))
+    stop = StopRequest()
+    assert not stop()
+    file.touch()
+    assert stop()
+    assert stop.signal is None
+    assert not without()
+
+
 def test_a_second_sigint_does_not_wait():
     stop = StopRequest()
     with stop.listening():

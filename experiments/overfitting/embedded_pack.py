@@ -9,6 +9,7 @@ from experiments.overfitting.create_subset_manifest import draw_clips
 from experiments.overfitting.create_val_manifest import draw_questions
 from experiments.overfitting.package_subset import package_subset
 from safe_train.embedded.dataset import embedded_data_root
+from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
 
 NUM_CLIPS = 400
@@ -37,8 +38,16 @@ def _make(data: Path, pack: Path) -> None:
         NUM_QUESTIONS,
         seed=123,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{pack.name}-", dir=pack.parent) as folder:
         lists = Path(folder, "clips.json"), Path(folder, "questions.json")
         for path, manifest in zip(lists, (clips, questions), strict=True):
             write_text(path, json_text(manifest.to_dict()))
-        package_subset(lists[0], data / "audiocaps", pack, lists[1])
+        made = Path(folder, "pack")
+        package_subset(lists[0], data / "audiocaps", made, lists[1])
+        try:
+            made.rename(pack)
+        except OSError as error:
+            # The tasks of a job array start together: another may have been faster and read its pack already.
+            if not pack.is_dir():
+                way_out = "set SAFE_CACHE to another"
+                raise InputError(pack, "a folder that can be written", str(error), way_out) from error

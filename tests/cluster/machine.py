@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 _NEEDED = ("apt-get", "dpkg-deb", "unshare", "nsenter", "setpriv", "pivot_root", "git")
 _NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--net", "--ipc", "--propagation", "private")
 _USER = 1000
+_ROOM = 25 * 2**30
+"""Bytes that the root, the wheels, the unpacked image and the packed one take together, with some to spare."""
 
 
 def missing() -> str | None:
@@ -45,7 +47,19 @@ def missing() -> str | None:
         host_mirror()
     except InputError as error:
         return str(error)
-    return None
+    return _too_little_room(Machine())
+
+
+def _too_little_room(machine: Machine) -> str | None:
+    """Why the image cannot be made, or None if it can or is there."""
+    if machine.image.exists():
+        return None
+    free = min(shutil.disk_usage(_existing(folder)).free for folder in (machine.cache, Path("/var/tmp")))
+    return f"needs {_ROOM >> 30} GiB of disk to make the image, {free >> 30} are free" if free < _ROOM else None
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ SelectTypeParameters=CR_CPU
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 SlurmdTimeout=10
+MinJobAge=7200
 StateSaveLocation=/var/lib/slurm/state
 SlurmctldPidFile=/run/slurmctld.pid
 SlurmctldLogFile=/var/log/slurm/slurmctld.log

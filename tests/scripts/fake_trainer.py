@@ -2,6 +2,7 @@
 
 ``FAKE_STEPS`` steps of ``FAKE_SECONDS`` each, or forever where it is 0; ``FAKE_EXIT`` is the exit code of a variant
 that fails, as ``VARIANT:CODE``; ``FAKE_DEAF`` leaves signals to their default action, as Python does while it imports.
+A file named by ``SAFE_STOP_FILE`` stops it, too, and it alone with ``FAKE_IMMUNE``.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ def new_folder(values: dict[str, str]) -> Path:
 def main() -> int:
     """Trains; returns the exit code."""
     stopped = []
+    immune = "FAKE_IMMUNE" in os.environ
     if "FAKE_DEAF" not in os.environ:
         for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, lambda number, _frame: stopped.append(number))
+            signal.signal(number, signal.SIG_IGN if immune else lambda number, _frame: stopped.append(number))
     values = parse(sys.argv[1:])
     folder = Path(values["resume"]) if "resume" in values else new_folder(values)
     variant, _, code = os.environ.get("FAKE_EXIT", "").partition(":")
@@ -57,6 +59,8 @@ def main() -> int:
         (folder / "training").touch()
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         step += 1
+        if Path(os.environ.get("SAFE_STOP_FILE", "/no/such/file")).exists():
+            stopped.append(0)
         if stopped or "FAKE_DEAF" in os.environ:
             (folder / "checkpoints" / f"step-{step:06d}").mkdir()
         if stopped:

@@ -43,6 +43,11 @@ class Project:
         )
         for command, answer in {"scontrol": "", "sbatch": "echo 17"}.items():
             program(folder / "slurm" / command, f'#!/bin/bash\necho "{command} $*" >>"{self.calls}"\n{answer}\n')
+        program(
+            folder / "slurm" / "srun",
+            '#!/bin/bash\nwhile [[ $1 == -* ]]; do options+=("$1"); shift; done\n'
+            f'echo "srun ${{options[*]}} on $MASTER_ADDR: $1" >>"{self.calls}"\nexec "$@"\n',
+        )
 
     def environment(self, **variables):
         path = f"{self.folder / 'slurm'}:{os.environ['PATH']}"
@@ -244,6 +249,55 @@ def test_usr1_before_python_listens_is_a_stop_too(project):
     process.communicate(timeout=SECONDS)
     assert process.returncode == 75
     assert project.called() == ["scontrol requeue 17"]
+
+
+TOGETHER = "--overcommit --cpu-bind=none --kill-on-bad-exit=1 on node1: safe-train"
+
+
+@pytest.mark.parametrize(
+    ("job", "started"),
+    [
+        ({"SLURM_NTASKS": 1, "SLURM_JOB_NUM_NODES": 1}, None),
+        ({"SLURM_NTASKS": 2, "SLURM_JOB_NUM_NODES": 2}, f"srun --nodes=2 --ntasks=2 {TOGETHER}"),
+        ({"SLURM_JOB_NUM_NODES": 2, "SLURM_GPUS_ON_NODE": 4}, f"srun --nodes=2 --ntasks=8 {TOGETHER}"),
+        ({"SLURM_NTASKS": 4, "PROCESSES": 1}, None),
+        ({"SLURM_GPUS_ON_NODE": 4, "PROCESSES": 3}, f"srun --nodes=1 --ntasks=3 {TOGETHER}"),
+    ],
+)  # fmt: skip
+def test_a_job_of_several_tasks_or_gpus_trains_in_as_many_processes(project, job, started):
+    result = project.run(
+        "full_training.sh", VARIANT_ORDER="no_retention", SLURM_JOB_ID="17", MASTER_ADDR="node1", **job
+    )
+    assert result.returncode == 0, result.stderr
+    assert [call for call in project.called() if call.startswith("srun")] == ([started] if started else [])
+    assert project.runs() == [("no_retention", 42, True)]
+
+
+def test_processes_under_srun_are_asked_to_stop_by_a_file_and_not_by_a_signal(project):
+    job = {"VARIANT_ORDER": "no_retention", "SLURM_JOB_ID": "17", "FAKE_STEPS": "0", "FAKE_SECONDS": "0.1"}
+    job["FAKE_IMMUNE"] = "1"  # no signal stops it
+    process = project.start("full_training.sh", SLURM_NTASKS="2", **job)
+    project.wait_for_training()
+    process.send_signal(signal.SIGUSR1)
+    _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, stderr
+    assert project.called()[-1] == "scontrol requeue 17"
+    assert project.runs() == [("no_retention", 42, False)]
+    assert not list((project.folder / "out").glob(".stop*"))
+    result = project.run("full_training.sh", SLURM_NTASKS="2", SLURM_RESTART_COUNT="1", **job | {"FAKE_STEPS": "100"})
+    assert result.returncode == 0, result.stderr
+    assert project.runs() == [("no_retention", 42, True)]
+
+
+def test_variables_of_a_job_are_of_no_meaning_outside_of_one(project):
+    assert project.run("full_training.sh", VARIANT_ORDER="no_retention", SLURM_NTASKS="4").returncode == 0
+    assert not [call for call in project.called() if call.startswith("srun")]
+
+
+def test_processes_that_are_no_number_are_refused(project):
+    result = project.run("full_training.sh", SLURM_JOB_ID="17", PROCESSES="two")
+    assert (result.returncode, project.runs()) == (2, [])
+    assert result.stderr.startswith("error: PROCESSES=two: expected a number")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

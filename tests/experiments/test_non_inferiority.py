@@ -1,0 +1,52 @@
+"""The table of non-inferiority says what the runs' own tests say, by share of silence and seed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments.ablation import CONDITIONS
+from experiments.non_inferiority import figures, markdown, read_all, run_all
+from tests.experiments.test_ablation import metrics, write
+
+
+@pytest.fixture
+def root(tmp_path):
+    for share, seed in (("0", 2), ("0", 1), ("0.1", 1)):
+        lost = (share, seed) == ("0", 2)
+        test = {"margin": 0.005, "p_value": 0.01, "rows_needed": 765}
+        test |= {"lower_limit": -0.009 if lost else -0.002, "established": not lost}
+        values = metrics(seed, **dict.fromkeys(CONDITIONS, -0.006 if lost else 0.0))
+        for name in CONDITIONS:
+            values["evaluation"]["vl"][name]["non_inferiority"] = test
+        write(tmp_path / share / str(seed) / "run", values)
+    return tmp_path
+
+
+def test_runs_are_found_by_share_and_seed(root):
+    found = read_all(root)
+    assert {share: [run.metrics["seed"] for run in runs] for share, runs in found.items()} == {"0": [1, 2], "0.1": [1]}
+
+
+def test_a_loss_that_is_not_ruled_out_is_marked(root):
+    by_seed = {run.metrics["seed"]: figures(run) for run in read_all(root)["0"]}
+    good, bad = markdown(by_seed).splitlines()[2:]
+    assert good.count("+0.00 (> -0.20)") == len(CONDITIONS)
+    assert "*" not in good
+    assert bad.count("-0.60 (> -0.90) *") == len(CONDITIONS)
+    assert by_seed[2]["silence"]["interval_95"] == pytest.approx([-1.6, 0.4])
+
+
+def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_one_is_left_alone(root, monkeypatch):
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr("experiments.non_inferiority.embedded_data_root", lambda sizes: f"data-{sizes.val_questions}")
+    run_all("0.1", [1, 7], 300, root)
+    (command,) = commands
+    assert command[:3] == [sys.executable, "-m", "safe_train"]
+    settings = dict(word.split("=", 1) for word in command if "=" in word)
+    assert settings.pop("evaluation.conditions") == json.dumps(CONDITIONS)
+    assert settings == {"data.root": "data-300", "data.silence_share": "0.1", "evaluation.max_vl": "300"}
+    assert command[command.index("--seed") + 1] == "7"
+    assert command[command.index("--output-root") + 1] == str(root / "0.1" / "7")
