@@ -92,7 +92,8 @@ choose_processes() {
   rm -f "$SAFE_STOP_FILE"
   # srun and not torchrun, which leaves with exit code 1 whatever its processes say: a checkpoint's 75 would be lost.
   # The tasks share what the job has; cores are not handed out to them one by one.
-  together=(srun --nodes="$nodes" --ntasks="$tasks" --overcommit --cpu-bind=none --kill-on-bad-exit=1)
+  # Once one has ended the others have two minutes; killed at once, they could not end with the same 75.
+  together=(srun --nodes="$nodes" --ntasks="$tasks" --overcommit --cpu-bind=none --kill-on-bad-exit=0 --wait=120)
 }
 
 # check_variants REGISTRY: every word of VARIANT_ORDER is a name in that mapping of configs.retention_variants.

@@ -251,7 +251,7 @@ def test_usr1_before_python_listens_is_a_stop_too(project):
     assert project.called() == ["scontrol requeue 17"]
 
 
-TOGETHER = "--overcommit --cpu-bind=none --kill-on-bad-exit=1 on node1: safe-train"
+TOGETHER = "--overcommit --cpu-bind=none --kill-on-bad-exit=0 --wait=120 on node1: safe-train"
 
 
 @pytest.mark.parametrize(
