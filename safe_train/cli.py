@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from configs.gpus import GPUS
 from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
 from safe_train.errors import InputError
@@ -18,6 +19,7 @@ from safe_train.launch import find_launch
 from safe_train.usage import OneLineGroup, fail, one_line_errors, unknown
 
 if TYPE_CHECKING:
+    from safe_train.config import StageAConfig
     from safe_train.console import StopRequest
     from safe_train.run import RunOutcome
 
@@ -29,6 +31,12 @@ _CONTROL_DAMAGE = 2.0  # updates of the positive control, relative to the hidden
 def _check_variant(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and value not in RETENTION_VARIANTS:
         fail(unknown(f"--variant {value}", "a retention variant", value, RETENTION_VARIANTS))
+    return value
+
+
+def _check_gpu(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value not in GPUS:
+        fail(unknown(f"--gpu {value}", "a kind of GPU", value, GPUS))
     return value
 
 
@@ -64,9 +72,17 @@ def safe() -> None:
     "--set", "assignments", multiple=True, callback=_parse_assignments, metavar="KEY=VALUE", help="Any setting, dotted."
 )
 @click.option("--help-settings", is_flag=True, help="List every setting with its default, and leave.")
+@click.option("--dry-run", is_flag=True, help="Print parameters, memory and hours of the run, and leave.")
+@click.option("--gpu", callback=_check_gpu, help=f"With --dry-run: it must fit into one of {', '.join(GPUS)}.")
 @one_line_errors
 def train(
-    resume: Path | None, config_file: Path | None, assignments: dict[str, str], help_settings: bool, **options: Any
+    resume: Path | None,
+    config_file: Path | None,
+    assignments: dict[str, str],
+    help_settings: bool,
+    dry_run: bool,
+    gpu: str | None,
+    **options: Any,
 ) -> None:
     """Runs Stage A and evaluates it. With no options: full_retention on the embedded model, offline."""
     from safe_train.config import build_config, describe_settings, read_config_file
@@ -75,16 +91,35 @@ def train(
         click.echo(describe_settings())
         return
     named = _named_settings(options)
+    if gpu is not None and not dry_run:
+        raise InputError("--gpu", "--dry-run beside it", "none", "add it: a run itself takes --device")
     if resume is not None:
-        if config_file or assignments or named:
-            given = next(iter([*named, *assignments, *(["config"] if config_file else [])]))
+        others = [*named, *assignments, *(["config"] if config_file else []), *(["dry run"] if dry_run else [])]
+        if others:
+            given = others[0]
             way_out = "drop it, or start a new run without --resume"
             raise InputError("--resume", "no other settings: a run goes on as it was configured", given, way_out)
         _run(resume=resume)
         return
     values = read_config_file(config_file) if config_file else {}
     where = str(config_file) if config_file else "command line"
-    _run(config=build_config(values, assignments, where, options=named))
+    config = build_config(values, assignments, where, options=named)
+    if dry_run:
+        _plan(config, gpu)
+        return
+    _run(config=config)
+
+
+def _plan(config: StageAConfig, gpu: str | None) -> None:
+    """Prints what a run would take; ends the program if it would not fit into the named GPU."""
+    quiet_libraries()
+    from safe_train.plan import format_plan, plan_run
+
+    kind = GPUS[gpu] if gpu is not None else None
+    plan = plan_run(config)
+    click.echo(format_plan(plan, kind))
+    if kind is not None:
+        plan.require_fit(kind)
 
 
 def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -219,6 +254,42 @@ def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Non
 
     answers = ask_both(run, question, image, audio)
     click.echo(f"base: {answers.base}\nSAFE: {answers.safe}")
+
+
+@safe.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@one_line_errors
+def replay(folder: Path) -> None:
+    """Computes a step again that met a loss or gradient that is not finite.
+
+    FOLDER is RUN/non_finite/step-N, which such a run keeps. Leaves with exit code 1 if everything is finite this time.
+    """
+    quiet_libraries()
+    from safe_train.step_replay import replay as replay_step
+
+    replayed = replay_step(folder)
+    click.echo(f"step {replayed.step}: " + ", ".join(f"{name} {value}" for name, value in replayed.losses.items()))
+    click.echo(f"weights not finite before it: {', '.join(replayed.weights) or 'none'}")
+    if replayed.is_finite:
+        click.echo("finite this time: the step could not be reproduced", err=True)
+        sys.exit(1)
+
+
+@safe.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--base-model", help="Hub id of the base, where the run loaded it from a folder.")
+@click.option("--base-revision", help="Branch, tag or commit of the base on the hub.")
+@click.option("--license", default="unknown", show_default=True, help="License of the adapter, as the hub writes it.")
+@one_line_errors
+def export(run: Path, folder: Path, **publication: str | None) -> None:
+    """Writes a run's adapter for Hugging Face classes and its hub, with the run's results in the model card."""
+    quiet_libraries()
+    from safe_train.huggingface.export import Publication, export_run
+
+    given = {name: value for name, value in publication.items() if value is not None}
+    export_run(run, folder, Publication(**given))
+    click.echo(f"adapter: {folder}")
 
 
 @safe.command()

@@ -37,6 +37,16 @@ class ModelSettings(_Section):
     """Hub id or local folder of the base."""
     audio_encoders: tuple[str, ...] | None = None
     """Hub ids or local folders of the audio encoders."""
+    audio_features: tuple[Literal["pooled", "grid"], ...] | None = None
+    """For each audio encoder, one feature a clip, or one for each stretch of time; None for what suits the model."""
+    audio_seconds: float = Field(default=30.0, gt=0.0)
+    """Longest stretch of a clip that is heard by an audio encoder without a window of its own (wav2vec 2.0 and kin)."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention of the base; ``auto`` is the fastest that transformers finds without further packages."""
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    """Weights of the frozen base in fewer bits, by the extra ``bitsandbytes``, on a GPU."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder's inner activations again in each backward pass: less memory, more time, the same result."""
     num_audio_tokens: int | None = Field(default=None, ge=1)
     """Audio tokens a clip."""
     projector_hidden: int | None = Field(default=None, ge=1)
@@ -88,6 +98,13 @@ class DataSettings(_Section):
     """Question put to clips that come with captions alone."""
     num_workers: int = Field(default=0, ge=0)
     """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
+    length_buckets: bool = False
+    """Put audio rows with and without an image through the model apart, instead of padding both to one length."""
+    cache_root: str | None = None
+    """Folder that keeps audio features, and teacher states if they are cached, for later runs; ``auto`` for one under
+    ``$SAFE_CACHE``, None for none."""
+    cache_gib: float = Field(default=4.0, gt=0.0)
+    """Memory for audio features in GiB, and as much for teacher states; what does not fit is computed or read again."""
 
     @model_validator(mode="after")
     def _shares_are_of_one_whole(self) -> DataSettings:
@@ -149,6 +166,8 @@ class RetentionSettings(_Section):
     """Labels drawn from the model, or those of the data."""
     fisher_at: float = Field(default=0.25, ge=0.0, lt=1.0)
     """Share of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
+    teacher_cache: bool = False
+    """Compute the teacher's states of a protected row once, alone, and keep them; pays from the second epoch on."""
     null_space_subspace: Literal["gradient", "activation"] = "gradient"
     """Subspace of per-sample VL gradients, or of the layers' inputs on VL rows."""
     null_space_projects: Literal["audio_gradient", "total_gradient", "audio_update", "update"] = "audio_update"
@@ -192,6 +211,13 @@ class EvaluationSettings(_Section):
     """Share of right answers whose loss is accepted: the margin of non-inferiority, declared before the measurement."""
 
 
+class ParallelSettings(_Section):
+    """What several processes share beside the rows of each batch."""
+
+    shard_base: bool = False
+    """Each process holds a part of every decoder layer of the frozen base, and gathers a layer while it runs."""
+
+
 class StageAConfig(_Section):
     """Everything that a Stage A run depends on."""
 
@@ -209,6 +235,8 @@ class StageAConfig(_Section):
     """Folder in which the run's folder is made."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between two checkpoints."""
+    checkpoint_keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept; from 2 on, a run can go on although the newest one is damaged."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of metrics."""
     model: ModelSettings = ModelSettings()
@@ -216,6 +244,21 @@ class StageAConfig(_Section):
     optimization: OptimizationSettings = OptimizationSettings()
     retention: RetentionSettings = RetentionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    parallel: ParallelSettings = ParallelSettings()
+
+    @model_validator(mode="after")
+    def _sharded_processes_run_the_same_passes(self) -> StageAConfig:
+        for name, asked in (
+            ("retention.teacher_cache", self.retention.teacher_cache),
+            ("data.length_buckets", self.data.length_buckets),
+        ):
+            if self.parallel.shard_base and asked:
+                raise ValueError(f"{name}=false with parallel.shard_base, whose processes run the same forward passes")
+        if self.parallel.shard_base and self.model.quantization != "none":
+            raise ValueError("model.quantization=none with parallel.shard_base: quantized weights cannot be sharded")
+        if self.parallel.shard_base and self.model.attention == "flash_attention_2":
+            raise ValueError("model.attention=sdpa with parallel.shard_base, whose base is loaded on the host")
+        return self
 
     @model_validator(mode="after")
     def _names_are_registered(self) -> StageAConfig:

@@ -10,7 +10,7 @@ __all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "ToldByMainEr
 
 
 class NonFiniteLossError(Exception):
-    """A loss or gradient is NaN or infinite; the step was not taken."""
+    """A loss, a gradient or what is computed from it is NaN or infinite; the step was not taken."""
 
 
 class ProcessLostError(Exception):

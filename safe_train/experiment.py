@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from configs.model_configs import get_model_config
-from safe_train.config import ModelSettings, StageAConfig
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.cache import cache_root
+from safe_train.config import DataSettings, ModelSettings, StageAConfig
+from safe_train.data.batch import RowEncoder
+from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.rows import ProtectedAudio, Row, RowStream
 from safe_train.data.sources import read_audio_rows, read_vl_rows, split_pack_questions
+from safe_train.data.tensor_store import TensorFolder, TensorStore
 from safe_train.errors import InputError
-from safe_train.model import AdapterConfig, Base, SafeModel, load_audio_encoder, load_base
+from safe_train.model import AdapterConfig, AudioEncoder, Base, SafeModel, load_audio_encoder, load_base
+from safe_train.teacher_cache import TeacherCache
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -85,19 +92,53 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_base_model(config: StageAConfig) -> Base:
-    """The frozen base, before anything is attached to it."""
-    source = config.model.base_model or get_model_config(config.model.config).base_model
-    return load_base(source, dtype=_DTYPES[config.precision], device=resolve_device(config.device))
+def precision_dtype(config: StageAConfig) -> torch.dtype:
+    """Dtype of the frozen base and encoders."""
+    return _DTYPES[config.precision]
+
+
+def load_base_model(config: StageAConfig, device: torch.device | None = None) -> Base:
+    """The frozen base, before anything is attached to it; on the configuration's device if none is given."""
+    settings = config.model
+    return load_base(
+        settings.base_model or get_model_config(settings.config).base_model,
+        dtype=_DTYPES[config.precision],
+        device=device or resolve_device(config.device),
+        attention=settings.attention,
+        quantization=settings.quantization,
+    )
 
 
 def attach(base: Base, config: StageAConfig) -> SafeModel:
     """SAFE on the base: encoders loaded, projectors and fusions initialized by the seed."""
-    registered = get_model_config(config.model.config)
-    sources = config.model.audio_encoders or registered.audio_encoders
-    device = resolve_device(config.device)
-    encoders = [load_audio_encoder(source, dtype=_DTYPES[config.precision], device=device) for source in sources]
-    return SafeModel(base, encoders, adapter_config(config.model, len(base.decoder_layers), config.seed))
+    shape = adapter_config(config.model, len(base.decoder_layers), config.seed)
+    model = SafeModel(base, load_audio_encoders(config), shape)
+    if config.model.gradient_checkpointing:
+        model.checkpoint_gradients()
+    return model
+
+
+def load_audio_encoders(config: StageAConfig, load: Callable[..., AudioEncoder] | None = None) -> list[AudioEncoder]:
+    """The frozen audio encoders, each with its kind of features.
+
+    Args:
+        config: names them.
+        load: loads one; by default with its weights, to the configuration's device.
+
+    Raises:
+        InputError: the configuration names another number of encoders than of kinds of features.
+    """
+    settings = config.model
+    sources = settings.audio_encoders or get_model_config(settings.config).audio_encoders
+    kinds = settings.audio_features or (None,) * len(sources)
+    if len(kinds) != len(sources):
+        expected, got = f"one for each of {len(sources)} audio encoders", str(len(kinds))
+        raise InputError("model.audio_features", expected, got, "name pooled or grid once for each")
+    load = load or partial(load_audio_encoder, device=resolve_device(config.device))
+    return [
+        load(source, dtype=precision_dtype(config), features=kind, seconds=settings.audio_seconds)
+        for source, kind in zip(sources, kinds, strict=True)
+    ]
 
 
 def adapter_config(settings: ModelSettings, num_decoder_layers: int, seed: int) -> AdapterConfig:
@@ -129,11 +170,26 @@ def spread_layers(count: int, num_decoder_layers: int) -> tuple[int, ...]:
     return tuple(round((k + 1) * usable / count) - 1 for k in range(count))
 
 
-def row_encoder(model: SafeModel, num_workers: int = 0) -> RowEncoder:
-    """Encodes rows for this model, decoding files in so many threads."""
+def row_encoder(model: SafeModel, data: DataSettings | None = None) -> RowEncoder:
+    """Encodes rows for this model, decoding files in threads and keeping features as the settings say."""
+    data = data or DataSettings()
     encoders = [encoder for encoder in model.encoders]
-    features = FeatureCache(encoders, num_workers)  # type: ignore[arg-type]
-    return RowEncoder(model.base.processor, features, model.base.model.device, num_workers)
+    features = FeatureCache(encoders, data.num_workers, tensor_store(data, "features"))  # type: ignore[arg-type]
+    return RowEncoder(model.base.processor, features, model.base.model.device, data.num_workers)
+
+
+def teacher_cache(model: SafeModel, encoder: RowEncoder, config: StageAConfig) -> TeacherCache | None:
+    """Keeps the teacher's states, if the configuration asks for it."""
+    if not config.retention.teacher_cache:
+        return None
+    return TeacherCache(model, encoder, tensor_store(config.data, "teacher-states"))
+
+
+def tensor_store(data: DataSettings, kind: str) -> TensorStore:
+    """Memory of the size that the settings give, in front of the folder of this kind, if they name a root."""
+    root = cache_root() if data.cache_root == "auto" else data.cache_root
+    folder = TensorFolder(Path(root).expanduser() / kind) if root is not None else None
+    return TensorStore(int(data.cache_gib * 2**30), folder)
 
 
 def row_stream(rows: Rows, config: StageAConfig) -> RowStream:

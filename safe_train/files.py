@@ -20,7 +20,7 @@ def json_text(value: Mapping[str, Any]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside the path and renames; makes the folder if it is not there.
+    """Writes beside the path, flushes to disk and renames; makes the folder if it is not there.
 
     Raises:
         InputError: it cannot be written; nothing is left behind.
@@ -30,11 +30,41 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_text(text, encoding="utf-8")
+            flush(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(path, "a file that can be written", str(error), "choose another place") from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line at the end of a file.
+
+    A process that is killed meanwhile leaves a part of the line, which a reader must be able to tell from a whole one.
+
+    Raises:
+        InputError: it cannot be written; the lines before it stay.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        got = str(error.strerror or error)
+        raise InputError(path, "a file that can be written", got, "make room, or mend the folder") from error
+
+
+def flush(path: Path) -> None:
+    """Waits until a file or the names in a folder are on the disk.
+
+    Raises:
+        OSError: the disk does not take them.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

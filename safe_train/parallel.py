@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from safe_train.errors import InputError, NonFiniteLossError, ProcessLostError, ToldByMainError
 from safe_train.launch import find_launch
@@ -40,10 +41,12 @@ class Processes:
     Attributes:
         rank: number of this process, from 0.
         world_size: how many there are.
+        in_step: whether the base's forward passes are collective too, as they are where it is sharded. Each process
+            must then run as many of them as any other.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> None:
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.in_step = rank, world_size, False
         self._device = device or torch.device("cpu")
 
     @property
@@ -55,6 +58,12 @@ class Processes:
     def is_alone(self) -> bool:
         """Whether there is no other."""
         return self.world_size == 1
+
+    def mesh(self) -> DeviceMesh:
+        """All processes in a row, for PyTorch's sharding; its messages and those sent here cannot be confused."""
+        group = torch.distributed.new_group(timeout=timedelta(seconds=_patience()))
+        assert isinstance(group, torch.distributed.ProcessGroup)
+        return DeviceMesh.from_group(group, self._device.type)
 
     def share(self, rows: Sequence[T]) -> Sequence[T]:
         """This process's rows of a batch."""
@@ -232,7 +241,12 @@ def connected(device: torch.device) -> Iterator[Processes]:
         state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=_patience()))
     except RuntimeError as error:
         raise _lost(launch.rank, launch.world_size, error) from error
-    yield Processes(state.process_index, state.num_processes, state.device)
+    try:
+        yield Processes(state.process_index, state.num_processes, state.device)
+    except RuntimeError as error:  # from a forward or backward pass of a sharded base
+        if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
+            raise _lost(launch.rank, launch.world_size, error) from error
+        raise
     state.destroy_process_group()  # not after an error: the others may be gone
 
 

@@ -8,23 +8,36 @@ from torch import Tensor
 from safe_train.data.batch import Batch
 from safe_train.model import SafeModel
 from safe_train.model.base import OutputHead
+from safe_train.model.shared_prefix import SharedPrefix
 from safe_train.retention import AnswerStates
+from safe_train.teacher_cache import TeacherCache
 
 
 class ProtectedSafeModel:
-    """A :class:`~safe_train.retention.ProtectedModel` over batches of VL rows with audio attached."""
+    """A :class:`~safe_train.retention.ProtectedModel` over batches of VL rows with audio attached.
 
-    def __init__(self, model: SafeModel) -> None:
-        self.model = model
+    Student and teacher run the same operations up to the first fused layer. What the teacher's pass computed of them
+    is kept for the student's pass on the same batch, if that comes next. With a cache of the teacher's states there is
+    no such pass.
+    """
+
+    def __init__(self, model: SafeModel, teacher_cache: TeacherCache | None = None) -> None:
+        self.model, self.teacher_cache = model, teacher_cache
         self.head: OutputHead = model.base.head
+        self._shared: tuple[Batch, SharedPrefix | None] | None = None
 
     def student(self, batch: Batch) -> AnswerStates:
         """Answer states with the rows' audio attached."""
-        hidden = self.model.last_hidden_state(batch.inputs, batch.features)
+        shared, self._shared = self._shared, None
+        prefix = shared[1] if shared is not None and shared[0] is batch else None
+        hidden = self.model.last_hidden_state(batch.inputs, batch.features, prefix)
         return AnswerStates(hidden[batch.token_rows, batch.token_positions], batch.labels, batch.token_rows)
 
     @torch.no_grad()
     def teacher(self, batch: Batch) -> Tensor:
         """Hidden states of the same tokens in the bypass."""
-        hidden = self.model.last_hidden_state(batch.inputs, None)
+        if self.teacher_cache is not None and batch.rows:  # a batch that was read from a file does not know its rows
+            return self.teacher_cache.states(batch.rows)
+        hidden, prefix = self.model.bypass_and_prefix(batch.inputs)
+        self._shared = (batch, prefix)
         return hidden[batch.token_rows, batch.token_positions]

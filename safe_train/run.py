@@ -14,7 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import Checkpoint, latest_checkpoint, list_checkpoints
+import torch
+
+from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints
 from safe_train.config import StageAConfig, build_config
 from safe_train.data.rows import Row
 from safe_train.errors import InputError
@@ -32,10 +34,12 @@ from safe_train.experiment import (
     row_encoder,
     row_stream,
 )
-from safe_train.files import json_text, write_text
+from safe_train.files import append_line, json_text, write_text
 from safe_train.model import SafeModel
 from safe_train.parallel import Processes, connected
-from safe_train.stage_a import CHECKPOINTS, EVALUATION_LINES, StageA, TrainingOutcome, require_rows_for_all
+from safe_train.run_lines import EVALUATION_LINES
+from safe_train.sharding import shard_base
+from safe_train.stage_a import StageA, TrainingOutcome, require_rows_for_all
 from safe_train.summary import PICTURE, SUMMARY, draw_picture, format_table, read_summary
 
 logger = logging.getLogger(__name__)
@@ -130,7 +134,7 @@ def start_run(
 
 
 def resume_run(folder: Path, observer: Observer) -> RunOutcome:
-    """Goes on from the newest checkpoint of a run.
+    """Goes on from the newest checkpoint of a run that is whole.
 
     Raises:
         InputError: the folder is no run, or has no checkpoint.
@@ -248,11 +252,15 @@ def _prepare(
     """Loads everything; the base's answers are read from the run's folder where it has them already."""
     settings = config.evaluation
     observer.stage("loading")
+    torch.manual_seed(config.seed)  # of a new process it is another each time; a checkpoint brings its own
     with processes.together():
         select(settings.conditions)  # a wrong name is told before the work
         require_rows_for_all(config.optimization, processes)
-        base = load_base_model(config)
+        shards = config.parallel.shard_base and not processes.is_alone
+        base = load_base_model(config, torch.device("cpu") if shards else None)
         key = base_key(config, base, rows.val_vl)
+    if shards:
+        shard_base(base, processes, resolve_device(config.device))
     observer.stage("VL, base")
     no_store = NoStore(processes)
     store = base_store(folder, key, rows.val_vl, processes) if folder else no_store
@@ -260,7 +268,7 @@ def _prepare(
     midway = base_answers(base, _tenth(rows.val_vl), settings, no_store) if settings.every else None
     with processes.together():
         model = attach(base, config)
-        encoder = row_encoder(model, config.data.num_workers)
+        encoder = row_encoder(model, config.data)
 
     def evaluator(vl: list[Row], audio: list[Row], reference: BaseAnswers) -> Evaluator:
         return Evaluator(model, encoder, vl, audio, reference, settings, config.seed, processes)
@@ -288,9 +296,9 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
         assert midway is not None
         stage_a.model.gate = 1.0  # the next step sets its own
         line = json.dumps({"step": step} | midway.run().to_dict())
-        if prepared.processes.is_main:
-            with (folder / EVALUATION_LINES).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        with prepared.processes.together():
+            if prepared.processes.is_main:
+                append_line(folder / EVALUATION_LINES, line)
 
     observer.stage("training")
     training = stage_a.train(
@@ -346,7 +354,7 @@ def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: 
     write_text(folder / METRICS, json_text(metrics))
     summary = read_summary(folder)
     table = format_table([summary])
-    (folder / SUMMARY).write_text(table, encoding="utf-8")
+    write_text(folder / SUMMARY, table)
     draw_picture([summary], folder / PICTURE)
     return table
 

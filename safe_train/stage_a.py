@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.retention_variants import get_variant_config
-from safe_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from safe_train.checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint, save_checkpoint, set_aside_later
 from safe_train.config import OptimizationSettings, StageAConfig
 from safe_train.data.batch import Batch, RowEncoder
-from safe_train.data.rows import Row, RowStream
-from safe_train.errors import InputError, NonFiniteLossError
+from safe_train.data.rows import Row, RowStream, length_buckets
+from safe_train.errors import InputError, NonFiniteLossError, ToldByMainError
+from safe_train.experiment import teacher_cache
+from safe_train.files import append_line
 from safe_train.model import SafeModel
+from safe_train.non_finite import keep_for_replay
 from safe_train.parallel import ALONE, Processes
 from safe_train.protected import ProtectedSafeModel
 from safe_train.retention import RetentionStack, build_mechanisms
 from safe_train.retention.compose import effective_retention, resolved_variant
+from safe_train.run_lines import EVALUATION_LINES, METRICS_LINES, has_step, keep_up_to, last_values
 
 logger = logging.getLogger(__name__)
-
-METRICS_LINES = "metrics.jsonl"
-EVALUATION_LINES = "evaluations.jsonl"
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class TrainingOutcome:
         seconds: time spent in steps by this process.
         inactive: mechanisms that are on but never had an effect.
         last: the last line of metrics.
+        processes: how many took part at its end.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class TrainingOutcome:
     seconds: float
     inactive: list[str]
     last: dict[str, float]
+    processes: int
 
 
 def learning_rate_scale(step: int, settings: OptimizationSettings) -> float:
@@ -108,7 +110,7 @@ class StageA:
             variant,
             config.retention,
             self.effective,
-            model=ProtectedSafeModel(model),
+            model=ProtectedSafeModel(model, teacher_cache(model, encoder, config)),
             linears=model.trainable_linears(),
             batches=self._calibration_batches,
             optimizer=self.optimizer,
@@ -128,16 +130,18 @@ class StageA:
         }
 
     def resume(self, checkpoint: Checkpoint, run: Path) -> None:
-        """Goes back to a checkpoint; later lines of metrics are dropped."""
+        """Goes back to a checkpoint; later checkpoints are set aside, later lines of metrics dropped.
+
+        Raises:
+            InputError: the checkpoint cannot be loaded, or the run's folder cannot be written.
+        """
         with self.processes.together():
             load_checkpoint(checkpoint, self.model, self.optimizer, self.stack)
-        self.step = checkpoint.step
-        if not self.processes.is_main:
-            return
-        for path in (run / METRICS_LINES, run / EVALUATION_LINES):
-            if path.is_file():
-                lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
-                path.write_text("".join(f"{line}\n" for line in lines))
+            self.step = checkpoint.step
+            if self.processes.is_main:
+                set_aside_later(checkpoint)
+                for name in (METRICS_LINES, EVALUATION_LINES):
+                    keep_up_to(run / name, self.step)
 
     def train(
         self,
@@ -163,33 +167,62 @@ class StageA:
         self.processes.require_same("trained weights", self.model.trainable_parameters())
         if self.processes.is_main:
             run.mkdir(parents=True, exist_ok=True)
-        last: dict[str, float] = {}
+        last = last_values(run / METRICS_LINES) if self.step else {}
         total = self.config.optimization.max_steps
-        checkpoints = run / CHECKPOINTS
         stopped = False
+        if self._ends_interval() and self.processes.from_main(not has_step(run / EVALUATION_LINES, self.step)):
+            on_interval(self.step)  # the checkpoint was written, and then the run was cut off
         while self.step < total and not stopped:
             logged = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == total
-            metrics = self.train_step(measure=logged)
+            metrics = self._replayable_step(run, measure=logged)
             if logged:
                 last = metrics | {"seconds": time.perf_counter() - start}
-                if self.processes.is_main:
-                    with (run / METRICS_LINES).open("a") as file:
-                        file.write(json.dumps({"step": self.step} | last) + "\n")
+                with self.processes.together():
+                    if self.processes.is_main:
+                        append_line(run / METRICS_LINES, json.dumps({"step": self.step} | last))
             on_step(self.step, last if logged else {})
             stopped = self.processes.any(should_stop())
             if stopped or self.step % self.config.checkpoint_every == 0 or self.step == total:
-                self._save(checkpoints)
-            if self.config.evaluation.every and self.step % self.config.evaluation.every == 0 and self.step < total:
+                self._save(run)
+            if self._ends_interval() and not stopped:
                 on_interval(self.step)
         seconds = time.perf_counter() - start
-        return TrainingOutcome(self.step, self.step >= total, seconds, self.stack.inactive(), last)
+        return TrainingOutcome(
+            self.step, self.step >= total, seconds, self.stack.inactive(), last, self.processes.world_size
+        )
 
-    def _save(self, checkpoints: Path) -> None:
-        """Writes a checkpoint of the weights that all processes have."""
+    def _ends_interval(self) -> bool:
+        """Whether the last step is one after which there is an evaluation."""
+        every = self.config.evaluation.every
+        return every > 0 and self.step % every == 0 and 0 < self.step < self.config.optimization.max_steps
+
+    def _replayable_step(self, run: Path, *, measure: bool) -> dict[str, float]:
+        """One optimizer step; where it meets what is not finite, its batch and the state before it are kept."""
+        try:
+            return self.train_step(measure=measure)
+        except NonFiniteLossError as error:  # of several processes, in the main one alone
+            raise NonFiniteLossError(f"{error}; {keep_for_replay(self, run)}") from error
+
+    def step_rows(self) -> dict[str, list[list[Row]]]:
+        """The audio rows and the protected rows of each micro-batch of the step that is next, of all processes."""
+        settings = self.config.optimization
+        audio = [self.stream.audio_batch(number, settings.audio_batch_size) for number in self._numbers()]
+        vl = [self.stream.vl_batch(number, settings.vl_batch_size) for number in self._numbers()]
+        return {"audio": audio, "vl": vl if self.stack.adds_loss else []}
+
+    def encode(self, kind: str, rows: Sequence[Row]) -> Batch:
+        """Audio rows, or protected rows; audio is attached to each of these, silence where it has no clip."""
+        batch = self.encoder.training_batch(rows)
+        return batch if kind == "audio" else replace(batch, features=self.encoder.features_of(rows))
+
+    def _save(self, run: Path) -> None:
+        """Writes a checkpoint of the weights that all processes have, if they are fit to go on from."""
         self.processes.require_same("trained weights", self.model.trainable_parameters())
         with self.processes.together():
+            require_finite_weights(self.step, self.model.trainable_parameters())
             if self.processes.is_main:
-                save_checkpoint(checkpoints, self.step, self.model, self.optimizer, self.stack)
+                keep = self.config.checkpoint_keep
+                save_checkpoint(run / CHECKPOINTS, self.step, self.model, self.optimizer, self.stack, keep=keep)
 
     def train_step(self, *, measure: bool = True) -> dict[str, float]:
         """One optimizer step; returns its metrics if ``measure`` is set."""
@@ -198,39 +231,71 @@ class StageA:
         scale = learning_rate_scale(self.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = scale * group["peak_lr"]
-        self.stack.before_step(self.step, self.step * self.rows_per_step)
         self.optimizer.zero_grad(set_to_none=True)
-
-        audio_loss = self._backward(self._audio_batch, self._audio_loss)
-        self.stack.after_audio_backward()
-        adds_loss = self.stack.adds_loss
-        retention_loss = self._backward(self._vl_batch, self._retention_loss) if adds_loss else torch.zeros(())
-        self.stack.after_retention_backward()
-
-        norm = torch.nn.utils.clip_grad_norm_(self.model.trainable_parameters().values(), settings.clip_norm)
-        losses = {"audio_loss": audio_loss.item(), "retention_loss": retention_loss.item()}
+        self._calibrate_if_due()
+        audio = [batch for number in self._numbers() for batch in self._audio_batches(number)]
+        vl = [self._vl_batch(number) for number in self._numbers()] if self.stack.adds_loss else []
+        losses = self.losses_and_gradient(audio, vl)
         with self.processes.together():
-            _require_finite(self.step + 1, losses | {"gradient_norm": norm.item()})
-        self.stack.before_optimizer_step(min(1.0, settings.clip_norm / (norm.item() + 1e-6)))
+            _require_finite(self.step + 1, losses)
+        norm = losses["gradient_norm"]
+        self.stack.before_optimizer_step(min(1.0, settings.clip_norm / (norm + 1e-6)))
         self.optimizer.step()
         self.stack.after_optimizer_step()
         self.step += 1
         if not measure:
             return {}
-        schedule = {"gradient_norm": norm.item(), "lr_scale": scale, "gate": self.model.gate}
-        return losses | schedule | self.stack.observations()
+        return losses | {"lr_scale": scale, "gate": self.model.gate} | self.stack.observations()
 
-    def _backward(self, encoded: Callable[[int], Batch], loss_of: Callable[[Batch, int], Tensor]) -> Tensor:
+    def _calibrate_if_due(self) -> None:
+        """Lets the mechanisms compute what they need before a step.
+
+        Raises:
+            NonFiniteLossError: a mechanism can make nothing of the gradients that it gets, since they are not finite or
+                all zero. They are sums over all processes, so each meets the same, and the main one tells it.
+            ToldByMainError: likewise, in the others.
+        """
+        try:
+            self.stack.before_step(self.step, self.step * self.rows_per_step)
+        except ValueError as error:
+            if not self.processes.is_main:
+                raise ToldByMainError(is_input=False) from error
+            line = " ".join(str(error).split())
+            raise NonFiniteLossError(f"step {self.step + 1}, calibration: {line}") from error
+
+    def losses_and_gradient(self, audio: Sequence[Batch], vl: Sequence[Batch]) -> dict[str, float]:
+        """Both backward passes of a step, from no gradient; the clipped gradient is left in the parameters.
+
+        Args:
+            audio: this process's share of each micro-batch of audio rows.
+            vl: the same of protected rows; empty where no mechanism adds a loss.
+
+        Returns:
+            The audio loss and the retention loss, means over answer tokens, and the gradient's norm before clipping.
+        """
+        audio_loss = self._backward(audio, self._audio_loss)
+        self.stack.after_audio_backward()
+        retention_loss = self._backward(vl, self._retention_loss) if vl else torch.zeros(())
+        self.stack.after_retention_backward()
+
+        parameters, largest = self.model.trainable_parameters().values(), self.config.optimization.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
+        return {
+            "audio_loss": audio_loss.item(),
+            "retention_loss": retention_loss.item(),
+            "gradient_norm": norm.item(),
+        }
+
+    def _backward(self, batches: Sequence[Batch], loss_of: Callable[[Batch, int], Tensor]) -> Tensor:
         """Backward pass of a mean loss over all answer tokens of the step's rows, in all processes.
 
         Args:
-            encoded: gives this process's share of a micro-batch by its number.
+            batches: this process's share of each micro-batch.
             loss_of: gives the share's part of the mean over so many tokens.
 
         Returns:
             The mean.
         """
-        batches = [encoded(number) for number in self._numbers()]
         tokens = self.processes.sum(sum(len(batch.labels) for batch in batches))
         total = torch.zeros((), device=self.model.base.model.device)
         with self.processes.summed_gradients(self.model.trainable_parameters().values()):
@@ -256,23 +321,23 @@ class StageA:
         count = self.config.optimization.gradient_accumulation_steps
         return range(self.step * count, (self.step + 1) * count)
 
-    def _audio_batch(self, number: int) -> Batch:
-        """This process's audio rows."""
+    def _audio_batches(self, number: int) -> list[Batch]:
+        """This process's audio rows; with length buckets, those with and without an image apart."""
         rows = self.stream.audio_batch(number, self.config.optimization.audio_batch_size)
-        return self._encoded(rows, self.encoder.training_batch)
+        with self.processes.together():
+            share = self.processes.share(rows)
+            buckets = length_buckets(share) if self.config.data.length_buckets else [share]
+            batches = [self.encode("audio", bucket) for bucket in buckets]
+        return batches
 
     def _vl_batch(self, number: int) -> Batch:
-        """This process's protected rows; audio is attached to each, silence where it has no clip."""
+        """This process's protected rows."""
         rows = self.stream.vl_batch(number, self.config.optimization.vl_batch_size)
+        return self._encoded("vl", rows)
 
-        def encode(share: Sequence[Row]) -> Batch:
-            return replace(self.encoder.training_batch(share), features=self.encoder.features_of(share))
-
-        return self._encoded(rows, encode)
-
-    def _encoded(self, rows: Sequence[Row], encode: Callable[[Sequence[Row]], Batch]) -> Batch:
+    def _encoded(self, kind: str, rows: Sequence[Row]) -> Batch:
         with self.processes.together():
-            batch = encode(self.processes.share(rows))
+            batch = self.encode(kind, self.processes.share(rows))
         return batch
 
     def _calibration_batches(self, num_samples: int) -> Iterator[Batch]:
@@ -335,9 +400,13 @@ def _require_finite(step: int, values: dict[str, float]) -> None:
         raise NonFiniteLossError(f"step {step}: expected finite values, got {got}; lower the learning rates")
 
 
-def _step_of(line: str) -> int:
-    """Step of a line of metrics; a line that a crash cut short counts as later than any."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        return 2**63
+def require_finite_weights(step: int, parameters: Mapping[str, Tensor]) -> None:
+    """Finds out whether the weights are fit to be written over those of an older checkpoint.
+
+    Raises:
+        NonFiniteLossError: one is not finite.
+    """
+    damaged = [name for name, parameter in parameters.items() if not parameter.detach().isfinite().all()]
+    if damaged:
+        got = f"{len(damaged)} tensors with others ({damaged[0]})"
+        raise NonFiniteLossError(f"after step {step}: expected finite weights, got {got}; lower the learning rates")

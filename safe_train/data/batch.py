@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from safe_train.data.audio_input import AudioInput, waveform_of
+from safe_train.data.feature_cache import FeatureCache, ordered_map
 from safe_train.data.image import load_image
 from safe_train.data.rows import Row
-from safe_train.errors import InputError
-from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
+from safe_train.model.audio_encoder import AudioFeatures
+from safe_train.model.prompting import Turn, prompts_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Batch:
         token_rows: int64 [N], the row of each answer token.
         token_positions: int64 [N], the position whose hidden state predicts it.
         labels: int64 [N], the answer tokens. The three are empty for prompts.
+        rows: what was encoded.
     """
 
     inputs: dict[str, Tensor]
@@ -34,39 +34,12 @@ class Batch:
     token_rows: Tensor
     token_positions: Tensor
     labels: Tensor
+    rows: tuple[Row, ...] = ()
 
     @property
     def num_rows(self) -> int:
         """Rows in the batch."""
         return self.inputs["input_ids"].shape[0]
-
-
-def _ordered_map(num_workers: int) -> Callable[..., Iterator[Any]]:
-    """``map`` in so many threads, results in order; the decoders let go of Python's lock."""
-    return ThreadPoolExecutor(num_workers).map if num_workers else map
-
-
-class FeatureCache:
-    """Audio features of clips, kept in memory: the encoders are frozen, so a clip is encoded once."""
-
-    def __init__(self, encoders: Sequence[AudioEncoder], num_workers: int = 0) -> None:
-        self.encoders = list(encoders)
-        self._map = _ordered_map(num_workers)
-        self._by_clip: dict[AudioInput | None, tuple[AudioFeatures, ...]] = {}
-
-    def get(self, clips: Sequence[AudioInput | None]) -> tuple[AudioFeatures, ...]:
-        """Features of each encoder for a batch of clips; None is silence."""
-        new = [clip for clip in dict.fromkeys(clips) if clip not in self._by_clip]
-        for clip, waveforms in zip(new, self._map(self._waveforms, new), strict=True):
-            # One by one: in a batch, a clip's last bits depend on its neighbors, and a resumed run on its past.
-            encoded = (encoder([waveform]) for encoder, waveform in zip(self.encoders, waveforms, strict=True))
-            self._by_clip[clip] = tuple(encoded)
-        per_clip = [self._by_clip[clip] for clip in clips]
-        return tuple(AudioFeatures.cat(list(parts)) for parts in zip(*per_clip, strict=True))
-
-    def _waveforms(self, clip: AudioInput | None) -> list[Tensor]:
-        """The clip at each encoder's rate."""
-        return [waveform_of(clip, encoder.sampling_rate) for encoder in self.encoders]
 
 
 class RowEncoder:
@@ -75,18 +48,16 @@ class RowEncoder:
     def __init__(
         self, processor: Any, features: FeatureCache, device: str | torch.device = "cpu", num_workers: int = 0
     ) -> None:
-        if not getattr(processor, "chat_template", None):
-            raise InputError("processor", "a chat template", "none", "choose an instruction-tuned base")
+        self.prompts = prompts_of(processor)
         self.processor = processor
         self.features = features
         self.device = device
-        self._map = _ordered_map(num_workers)
+        self._map = ordered_map(num_workers)
         self._answers: dict[tuple[str, str], list[int]] = {}
 
     def training_batch(self, rows: Sequence[Row]) -> Batch:
         """Prompts with their first answer, right-padded, with clips attached where the rows have them."""
-        texts = [self._conversation(row, answer=row.answers[0]) for row in rows]
-        inputs = self._process(texts, rows, padding_side="right")
+        inputs = self._process([self._turn(row, row.answers[0]) for row in rows], rows, padding_side="right")
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         token_rows, positions, labels = [], [], []
         for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -98,13 +69,13 @@ class RowEncoder:
             positions += range(length - len(answer) - 1, length - 1)
             labels += answer
         columns = (torch.tensor(column, device=self.device) for column in (token_rows, positions, labels))
-        return Batch(inputs, self._features(rows), *columns)
+        return Batch(inputs, self._features(rows), *columns, rows=tuple(rows))
 
     def prompt_batch(self, rows: Sequence[Row]) -> Batch:
         """Prompts that wait for an answer, left-padded for generation."""
-        inputs = self._process([self._conversation(row) for row in rows], rows, padding_side="left")
+        inputs = self._process([self._turn(row) for row in rows], rows, padding_side="left")
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
-        return Batch(inputs, self._features(rows), empty, empty, empty)
+        return Batch(inputs, self._features(rows), empty, empty, empty, rows=tuple(rows))
 
     def decode(self, generated: Tensor) -> list[str]:
         """Answers as text, without special tokens and outer white space."""
@@ -117,45 +88,18 @@ class RowEncoder:
     def _features(self, rows: Sequence[Row]) -> tuple[AudioFeatures, ...] | None:
         return None if all(row.audio is None for row in rows) else self.features_of(rows)
 
-    def _process(self, texts: list[str], rows: Sequence[Row], *, padding_side: str) -> dict[str, Tensor]:
-        images = list(self._map(load_image, [row.image for row in rows if row.image is not None]))
-        encoded = self.processor(
-            text=texts,
-            images=images or None,
-            padding=True,
-            padding_side=padding_side,
-            add_special_tokens=False,  # the chat template has written them
-            return_tensors="pt",
-        )
+    def _process(self, turns: list[Turn], rows: Sequence[Row], *, padding_side: str) -> dict[str, Tensor]:
+        images = iter(list(self._map(load_image, [row.image for row in rows if row.image is not None])))
+        per_row = [[] if row.image is None else [next(images)] for row in rows]
+        encoded = self.prompts.encode(turns, per_row, padding_side)
         return {name: value.to(self.device) for name, value in encoded.items()}
 
-    def _conversation(self, row: Row, answer: str | None = None) -> str:
-        content = [{"type": "text", "text": row.question}]
-        if row.image is not None:
-            content.insert(0, {"type": "image"})
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if answer is None:
-            return prompt
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        whole = self.processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
-        # Some templates (LLaVA-1.5's) end a turn with a space alone; the model must learn to stop all the same.
-        end = self.processor.tokenizer.eos_token
-        return whole if end in whole[len(prompt) :] else whole.rstrip() + end
+    def _turn(self, row: Row, answer: str | None = None) -> Turn:
+        return Turn(row.question, 0 if row.image is None else 1, answer)
 
     def _answer_ids(self, row: Row) -> list[int]:
-        """The tokens that follow the prompt: the answer and what the template ends a turn with."""
+        """The tokens that follow the prompt: the answer and what ends it."""
         key = (row.question, row.answers[0])
         if key not in self._answers:
-            texts = [self._conversation(row, answer=answer) for answer in (None, row.answers[0])]
-            prompt, full = (self.processor.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
-            added = texts[1][len(texts[0]) :]
-            if full[: len(prompt)] != prompt or row.answers[0].strip() not in added:
-                raise InputError(
-                    "chat template",
-                    "an answer that follows the generation prompt",
-                    "a conversation that is not its prompt followed by the answer",
-                    "choose a base whose template is prefix-stable",
-                )
-            self._answers[key] = full[len(prompt) :]
+            self._answers[key] = self.prompts.answer_ids(self._turn(row, row.answers[0]))
         return self._answers[key]

@@ -146,6 +146,12 @@ class Subset:
         return one, other
 
 
+def length_buckets(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows without and rows with an image, which is hundreds of tokens of most bases; none for a group without rows."""
+    groups = ([row for row in rows if (row.image is not None) == shown] for shown in (False, True))
+    return [group for group in groups if group]
+
+
 @dataclass(frozen=True)
 class ProtectedAudio:
     """What protected VL rows hear; the rest hear an unrelated clip as it is.

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from safe_train.cache import cache_root
 from safe_train.embedded.questions import sample_question
 from safe_train.embedded.scenes import render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, SAMPLE_RATE, synthesize
@@ -48,8 +48,7 @@ def embedded_data_root(sizes: DatasetSizes = DatasetSizes()) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    cache = Path(os.environ.get("SAFE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "safe")
-    folder = cache.expanduser() / f"embedded-data-{_digest(sizes)}"
+    folder = cache_root() / f"embedded-data-{_digest(sizes)}"
     if not folder.is_dir():
         logger.info("writing the procedural data to %s", folder)
         try:

@@ -25,7 +25,7 @@ from safe_train.embedded.models import build_audio_encoder, build_base, build_fe
 from safe_train.embedded.train_audio import AudioClasses, AudioRecipe, train_audio
 from safe_train.embedded.train_base import BaseRecipe, ScenePool, train_answers, train_vision
 from safe_train.evaluation import base_answers
-from safe_train.model.base import load_base
+from safe_train.model.loading import load_base
 
 logger = logging.getLogger(__name__)
 

@@ -73,10 +73,14 @@ def base_answers(
 
 def ends(generated: Tensor, base: Base, max_new_tokens: int) -> list[bool]:
     """For each row of ids [B, T], whether the answer came to an end before the longest length."""
+    return (ended_rows(generated, base) | (generated.shape[1] < max_new_tokens)).tolist()
+
+
+def ended_rows(generated: Tensor, base: Base) -> Tensor:
+    """For each row of ids [B, T], whether a token that ends an answer is in it: bool [B]."""
     configured = base.model.generation_config.eos_token_id
     stops = configured if isinstance(configured, list) else [configured] if configured is not None else []
-    stopped = torch.isin(generated, torch.tensor(stops, dtype=generated.dtype, device=generated.device)).any(dim=1)
-    return (stopped | (generated.shape[1] < max_new_tokens)).tolist()
+    return torch.isin(generated, torch.tensor(stops, dtype=generated.dtype, device=generated.device)).any(dim=1)
 
 
 def digests(logits: Tensor) -> list[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import StoppingCriteria
 
 from safe_kernels import linear_kl_divergence
 from safe_train.config import EvaluationSettings
 from safe_train.data.audio_input import describe
 from safe_train.data.batch import RowEncoder
 from safe_train.data.rows import Row
-from safe_train.evaluation.base_answers import BaseAnswers, digests, ends
+from safe_train.evaluation.base_answers import BaseAnswers, digests, ended_rows, ends
 from safe_train.evaluation.conditions import (
     AUDIO_CONDITIONS,
     VL_CONDITIONS,
@@ -141,7 +144,9 @@ class Evaluator:
         statistics = self.model.statistics = FusionStatistics()
         prompts = self.encoder.prompt_batch(rows).inputs
         features = self.encoder.features_of(rows) if condition.attach else None
-        options = {"max_new_tokens": self.settings.max_new_tokens, "do_sample": False}
+        options: dict[str, Any] = {"max_new_tokens": self.settings.max_new_tokens, "do_sample": False}
+        if self.processes.in_step:
+            options["stopping_criteria"] = [_EndOfRecord(self.model, prompts["input_ids"].shape[1])]
         generated = self.model.generate(prompts, features, **options)
         self.model.statistics = None
         updates = statistics.updates() or [()] * len(rows)
@@ -166,12 +171,12 @@ class Evaluator:
 
     def _with_divergence(self, samples: list[Sample], rows: Sequence[Row]) -> list[Sample]:
         """The samples with each row's mean KL from the bypass over its reference answer's tokens."""
-        batch = self.encoder.training_batch(rows)
-        hidden = self.model.last_hidden_state(batch.inputs, self.encoder.features_of(rows))
+        batch = replace(self.encoder.training_batch(rows), features=self.encoder.features_of(rows))
+        teacher = self._protected.teacher(batch)  # first: the student's pass goes on from what it computed
         head = self._protected.head
         divergences = linear_kl_divergence(
-            hidden[batch.token_rows, batch.token_positions],
-            self._protected.teacher(batch),
+            self._protected.student(batch).hidden,
+            teacher,
             head.weight,
             head_bias=head.bias,
             logit_softcap=head.logit_softcap,
@@ -189,3 +194,19 @@ class Evaluator:
         with self.model.bypass():
             logits = self.model.base.model(**self.encoder.training_batch(rows).inputs, use_cache=False).logits
         return [replace(sample, logits_sha256=digest) for sample, digest in zip(samples, digests(logits), strict=True)]
+
+
+class _EndOfRecord(StoppingCriteria):
+    """Ends the record of the fusion's work with a batch's last answer, and stops nothing.
+
+    Processes that run in step go on with forward passes until all have ended; these are no part of an answer.
+    """
+
+    def __init__(self, model: SafeModel, prompt_length: int) -> None:
+        self.model, self.prompt_length = model, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        ended = ended_rows(input_ids[:, self.prompt_length :], self.model.base)
+        if ended.all():
+            self.model.statistics = None
+        return torch.zeros_like(ended)

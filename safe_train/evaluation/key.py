@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from safe_train.config import EvaluationSettings, StageAConfig
 from safe_train.data.rows import Row
+from safe_train.digests import tensors_sha256, versions
 from safe_train.model import Base, SafeModel
-
-_PACKAGES = ("safe-audio", "torch", "transformers", "torchaudio")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that answers depend on."""
-    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
-
-
-def tensors_sha256(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(named, key=lambda pair: pair[0]):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:

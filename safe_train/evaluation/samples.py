@@ -161,13 +161,17 @@ def answered(
     """The samples of the rows from ``first`` on, as many batches at a time as there are processes.
 
     Batch k is answered by process k modulo their number, and its samples are given to all. The batches are those that
-    one process makes, so the answers are too, to the last bit.
+    one process makes, so the answers are too, to the last bit. Where processes must run the same forward passes, one
+    that no batch is left for answers the round's first, to no purpose but that.
     """
     starts = range(first, len(rows), size)
     for index in range(0, len(starts), processes.world_size):
-        own = starts[index : index + processes.world_size][processes.rank :][:1]
+        round_starts = starts[index : index + processes.world_size]
+        own = round_starts[processes.rank :][:1]
         with processes.together():
             samples = [asdict(sample) for start in own for sample in answer(rows[start : start + size])]
+            if processes.in_step and not own:
+                answer(rows[round_starts[0] : round_starts[0] + size])
         yield [_sample(values) for part in processes.gather(samples) for values in part]
 
 

@@ -1,21 +1,25 @@
-"""Frozen audio encoders: CLAP (one pooled embedding a clip) and Whisper (one embedding every 20 ms)."""
+"""Frozen audio encoders: CLAP, Whisper, and any other audio model with a feature extractor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoFeatureExtractor, ClapAudioModelWithProjection, PreTrainedModel, WhisperModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection, PreTrainedModel
 
 from configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.model.base import _check_folder
+from safe_train.model.audio_reading import CLAP_TYPES, read, reading_of, window_of
+from safe_train.model.loading import check_folder
 
-_CLAP_TYPES = ("clap", "clap_audio_model")
+FeatureKind = Literal["pooled", "grid"]
+"""One feature a clip, or one for each stretch of time (and, in CLAP and AST, band of frequency)."""
+
+DEFAULT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,67 +54,110 @@ class AudioEncoder(nn.Module):
     Attributes:
         source: the hub id or folder that it was loaded from.
         sampling_rate: Hz of the waveforms it takes.
+        window: samples of a clip that are heard, from its start.
+        features: whether a clip gives one feature or a grid.
         num_features: F, features a clip.
         feature_size: D.
     """
 
-    def __init__(self, model: PreTrainedModel, extractor: Any, source: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        extractor: Any,
+        source: str,
+        *,
+        features: FeatureKind | None = None,
+        seconds: float = DEFAULT_SECONDS,
+    ) -> None:
+        """Finds the number and the size of the features by encoding silence.
+
+        Args:
+            model: the encoder; a decoder that it may have is not used.
+            extractor: makes the model's inputs of waveforms.
+            source: where both were loaded from.
+            features: None for CLAP's embedding of a clip and the grid of every other model.
+            seconds: the window of a model whose extractor takes clips of any length.
+
+        Raises:
+            InputError: the model gives the same number of features for clips of any length, and its extractor does not
+                say how long the stretch is that they stand for.
+        """
         super().__init__()
         self.model: Any = model.requires_grad_(False).eval()
         self.extractor = extractor
         self.source = source
-        self.is_clap = model.config.model_type in _CLAP_TYPES
         self.sampling_rate: int = extractor.sampling_rate
-        if self.is_clap:
-            self.num_features, self.feature_size = 1, model.config.projection_dim
-        else:
-            self.num_features, self.feature_size = model.config.max_source_positions, model.config.d_model
+        self.features: FeatureKind = features or ("pooled" if model.config.model_type in CLAP_TYPES else "grid")
+        self._reading = reading_of(model, pooled=self.features == "pooled")
+        self.window, self._fixed = window_of(extractor, seconds)
+        self._grid_size, self.feature_size = self._read(torch.zeros(self.window)).shape
+        if not self._fixed and len(self._read(torch.zeros(self.window // 2))) == self._grid_size:
+            way_out = "choose an encoder whose features grow with the clip"
+            raise InputError(source, "a feature extractor with n_samples", type(extractor).__name__, way_out)
+        self.num_features = 1 if self.features == "pooled" else self._grid_size
 
     @torch.no_grad()
     def forward(self, waveforms: list[Tensor]) -> AudioFeatures:
         """Encodes float32 mono waveforms [samples] at ``sampling_rate``.
 
         Clips that are longer than the encoder's window are cropped to its start, never at random, so that the features
-        of a clip are always the same.
+        of a clip are always the same. For the same reason each clip is encoded by itself: in a batch, models without a
+        mask hear the padding, and normalize over it. A clip without samples has no feature that is not masked.
         """
-        window = getattr(self.extractor, "nb_max_samples", None) or self.extractor.n_samples
-        clips = [waveform[:window].numpy() for waveform in waveforms]
-        device, dtype = self.model.device, self.model.dtype
-        inputs = self.extractor(clips, sampling_rate=self.sampling_rate, return_tensors="pt")
-        features = inputs["input_features"].to(device=device, dtype=dtype)
-        if self.is_clap:
-            arguments = {"is_longer": inputs["is_longer"].to(device)} if "is_longer" in inputs else {}
-            values = self.model(input_features=features, **arguments).audio_embeds[:, None]
-            return AudioFeatures(values.float(), torch.ones(values.shape[:2], dtype=torch.bool, device=device))
-        values = self.model.encoder(features).last_hidden_state.float()
-        lengths = torch.tensor([len(clip) for clip in clips], device=device)
-        samples_per_feature = window / self.num_features
-        ends = (torch.arange(self.num_features, device=device) * samples_per_feature)[None]
-        return AudioFeatures(values, ends < lengths[:, None])
+        return AudioFeatures.cat([self._encode(waveform[: self.window]) for waveform in waveforms])
+
+    def _encode(self, clip: Tensor) -> AudioFeatures:
+        found = self._read(clip)
+        values = torch.zeros(1, self._grid_size, self.feature_size, device=found.device)
+        mask = torch.zeros(1, self._grid_size, dtype=torch.bool, device=found.device)
+        if len(found):
+            values[0, : len(found)] = found
+            mask[0, : len(found)] = self._begins_within(len(clip), len(found)).to(mask.device)
+        if self.features == "pooled" and self._grid_size > 1:
+            values = values[mask].mean(dim=0).view(1, 1, -1) if mask.any() else values[:, :1]
+            mask = mask.any(dim=1, keepdim=True)
+        return AudioFeatures(values, mask)
+
+    def _begins_within(self, num_samples: int, num_features: int) -> Tensor:
+        """Bool [num_features]: whether a feature's stretch of time begins before the clip's end."""
+        if not self._fixed:
+            return torch.ones(num_features, dtype=torch.bool)
+        moments = num_features // self._reading.per_moment
+        starts = torch.arange(moments, dtype=torch.float64) * (self.window / moments)
+        return (starts < num_samples).repeat_interleave(self._reading.per_moment)
+
+    def _read(self, clip: Tensor) -> Tensor:
+        return read(self.model, self.extractor, self._reading, clip)
 
 
 def load_audio_encoder(
-    source: str, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    source: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    features: FeatureKind | None = None,
+    seconds: float = DEFAULT_SECONDS,
 ) -> AudioEncoder:
-    """Loads a CLAP or Whisper encoder by local folder or hub id; ``"embedded"`` is the one in the package.
+    """Loads an audio encoder by local folder or hub id; ``"embedded"`` is the one in the package.
 
     Raises:
-        InputError: the folder has no weights, the id cannot be fetched, or the model is of another kind.
+        InputError: the folder has no weights or no feature extractor, or the id cannot be fetched.
     """
     folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
-    _check_folder(folder, "the audio encoder")
+    check_folder(folder, "the audio encoder")
     try:
-        model_type = AutoConfig.from_pretrained(folder).model_type
-        classes = dict.fromkeys(_CLAP_TYPES, ClapAudioModelWithProjection) | {"whisper": WhisperModel}
-        if model_type not in classes:
-            raise InputError(folder, "a CLAP or Whisper model", model_type, "choose another --audio-encoder")
-        model = classes[model_type].from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        extractor = AutoFeatureExtractor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model_type = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+        extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        model_class = ClapAudioModelWithProjection if model_type in CLAP_TYPES else AutoModel
+        model = model_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise InputError(
             folder,
             "an audio encoder with safetensors weights and a feature extractor",
             str(error).strip().splitlines()[0],
             "name a local folder with --audio-encoder, or a hub id that this machine can fetch",
         ) from error
-    return AudioEncoder(model, extractor, source).to(device)
+    if not hasattr(extractor, "sampling_rate"):
+        raise InputError(folder, "a feature extractor of audio", type(extractor).__name__, "choose an audio encoder")
+    nn.Module.to(model, device)
+    return AudioEncoder(model, extractor, source, features=features, seconds=seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -15,6 +17,9 @@ class LanguageModelLora(nn.Module):
     """LoRA (Hu et al. 2021) on the attention projections of a decoder, by peft; zero at initialization.
 
     Inactive, every layer runs its base layer alone, so the bypass stays the base bit for bit.
+
+    Attributes:
+        active: whether the updates are at work.
     """
 
     def __init__(self, decoder: Any, rank: int) -> None:
@@ -36,8 +41,19 @@ class LanguageModelLora(nn.Module):
         peft also switches whether the factors are trained. That is undone: a backward pass may run after the layers
         have been switched off, and whoever froze the factors wants them frozen.
         """
+        self.active = active
         trained = [parameter.requires_grad for parameter in self.factors.parameters()]
         for layer in self._layers:
             layer.enable_adapters(active)
         for parameter, flag in zip(self.factors.parameters(), trained, strict=True):
             parameter.requires_grad_(flag)
+
+    @contextmanager
+    def as_active(self, active: bool) -> Iterator[None]:
+        """Switches all layers inside the block."""
+        previous = self.active
+        self.set_active(active)
+        try:
+            yield
+        finally:
+            self.set_active(previous)

@@ -30,10 +30,12 @@ class AudioProjector(nn.Module):
 
     def forward(self, features: AudioFeatures) -> tuple[Tensor, Tensor]:
         """Audio tokens [B, k, H] and their mask, bool [B, k]."""
-        values, mask = features.values, features.mask
+        mask = features.mask
+        # Filled, since a product (here, or of an attention weight of zero) would let NaN and infinity through.
+        values = features.values.masked_fill(~mask[..., None], 0.0)
         if values.shape[1] > self.segments:
             kept = F.adaptive_avg_pool1d(mask.to(values.dtype)[:, None], self.segments)
-            summed = F.adaptive_avg_pool1d((values * mask[..., None]).transpose(1, 2), self.segments)
+            summed = F.adaptive_avg_pool1d(values.transpose(1, 2), self.segments)
             values, mask = (summed / kept.clamp_min(1e-6)).transpose(1, 2), kept[:, 0] > 0
         normalized = F.layer_norm(values, values.shape[-1:])
         tokens = self.out(F.gelu(self.up(normalized)))

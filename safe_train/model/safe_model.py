@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from safe_train.errors import InputError
 from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
 from safe_train.model.base import Base
+from safe_train.model.checkpointing import checkpoint_layers
 from safe_train.model.fusion import GatedCrossAttention
 from safe_train.model.lora import LanguageModelLora
 from safe_train.model.projector import AudioProjector
+from safe_train.model.shared_prefix import PrefixRecorder, SharedPrefix, continue_from
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -134,6 +136,14 @@ class SafeModel(nn.Module):
 
         return add_update
 
+    def checkpoint_gradients(self) -> None:
+        """Computes the decoder's inner activations again in each backward pass, to save the memory that they take."""
+        checkpoint_layers(self.base.decoder_layers, self._lora_as_it_is)
+
+    def _lora_as_it_is(self) -> AbstractContextManager[None]:
+        """A context for later with LoRA as it is now; by the backward pass, the audio is no longer attached."""
+        return nullcontext() if self.lora is None else self.lora.as_active(self.lora.active)
+
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name: projectors, fusions and, if there is one, LoRA."""
         parts: dict[str, nn.Module] = {"projectors": self.projectors, "fusions": self.fusions}
@@ -190,10 +200,34 @@ class SafeModel(nn.Module):
                 "with LoRA, every row of a batch must have audio; run the rows without audio in the bypass"
             )
 
-    def last_hidden_state(self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None) -> Tensor:
-        """Hidden states [B, T, H] that the head reads, with audio attached or, for None, in the bypass."""
+    def last_hidden_state(
+        self,
+        inputs: dict[str, Tensor],
+        features: Sequence[AudioFeatures] | None,
+        prefix: SharedPrefix | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, H] that the head reads, with audio attached or, for None, in the bypass.
+
+        A ``prefix`` of the same inputs, from ``bypass_and_prefix``, is not computed again; the result is the same bits.
+        """
         with self.bypass() if features is None else self.attached(features):
-            return self.base.last_hidden_state(**inputs)
+            if prefix is None:
+                return self.base.last_hidden_state(**inputs)
+            return continue_from(prefix, self.base.model.get_decoder(), self.base.decoder_layers)
+
+    @torch.no_grad()
+    def bypass_and_prefix(self, inputs: dict[str, Tensor]) -> tuple[Tensor, SharedPrefix | None]:
+        """Hidden states in the bypass, and what a pass with audio on the same inputs need not compute again.
+
+        That is everything up to the first fused decoder layer, whose output the fusion is added to. Nothing is shared
+        with LoRA, which changes the layers before, and on bases whose hidden states are not their decoder's output.
+        """
+        if self.lora is not None:
+            return self.last_hidden_state(inputs, None), None
+        first = min(self.config.fusion_layers)
+        with PrefixRecorder(self.base.model.get_decoder(), self.base.decoder_layers, first) as recorder:
+            hidden = self.last_hidden_state(inputs, None)
+        return hidden, recorder.prefix(hidden)
 
     @torch.no_grad()
     def generate(self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None, **options: Any) -> Tensor:
@@ -210,6 +244,7 @@ class SafeModel(nn.Module):
         described = dataclasses.asdict(self.config) | {
             "base_model": self.base.source,
             "audio_encoders": [encoder.source for encoder in self.encoders],
+            "audio_features": [encoder.features for encoder in self.encoders],
             "gate": self.gate,
         }
         (folder / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n")

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safe_train.checkpoint import CHECKPOINTS
 from safe_train.config import StageAConfig, build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS
 from safe_train.report.plain import from_plain
 from safe_train.run import CONFIG, METRICS
-from safe_train.stage_a import CHECKPOINTS, METRICS_LINES
+from safe_train.run_lines import METRICS_LINES
 from safe_train.summary import RunSummary, read_summary
 
 _DERIVED = ("effective", "versions", "notes", "job")

@@ -163,9 +163,10 @@ class RetentionStack:
 
     def loss(self, batch: Any) -> Tensor:
         """Sum of the mechanisms' weighted losses on a batch of protected rows."""
-        student = self.model.student(batch)
         needs_teacher = any(mechanism.needs_teacher for mechanism in self.mechanisms)
+        # The teacher first: the student's pass may then leave out what the two have in common.
         teacher = self.model.teacher(batch) if needs_teacher else None
+        student = self.model.student(batch)
         terms = [mechanism.loss(student, teacher) for mechanism in self.mechanisms]
         return torch.stack([term for term in terms if term is not None]).sum()
 

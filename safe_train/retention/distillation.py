@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from safe_kernels import linear_kl_divergence
@@ -40,7 +41,7 @@ class Distillation(Mechanism):
     @property
     def was_active(self) -> bool:
         """Whether the divergence was ever above zero."""
-        return self._largest is not None and self._largest.item() > 0.0
+        return self._acted or (self._largest is not None and self._largest.item() > 0.0)
 
     def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
         """The weighted divergence."""
@@ -62,3 +63,11 @@ class Distillation(Mechanism):
     def observations(self) -> dict[str, float]:
         """The unweighted divergence in nats a token, over the rows of all processes."""
         return {} if self._last is None else {"kl": self.processes.mean(self._last.item(), self._tokens)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whether the divergence was ever above zero."""
+        return {"acted": torch.tensor(self.was_active)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes up the state of ``state_dict``."""
+        self._acted = bool(state["acted"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -100,7 +101,10 @@ class NullSpaceProjection(Mechanism):
             energy=self.energy,
             processes=self.processes,
         )
-        self.bases = {name: basis for name, basis in bases.items() if basis.rank > 0}
+        # In the layout in which they are stored: another one gives other last bits, and a resumed run has the stored.
+        self.bases = {
+            name: replace(basis, vectors=basis.vectors.contiguous()) for name, basis in bases.items() if basis.rank > 0
+        }
 
     def after_audio_backward(self) -> None:
         """Projects the audio loss's gradient, or sets it aside for the split of the update."""

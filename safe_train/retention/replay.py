@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from safe_train.parallel import ALONE, Processes
@@ -26,14 +27,22 @@ class Replay(Mechanism):
     @property
     def was_active(self) -> bool:
         """Whether a protected row was ever trained on."""
-        return self._last is not None
+        return self._acted
 
     def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
         """The weighted cross-entropy."""
         value = negative_log_likelihood(self.head, student) / max(1, len(student.labels))
-        self._last, self._tokens = value.detach(), len(student.labels)
+        self._last, self._tokens, self._acted = value.detach(), len(student.labels), True
         return self.weight * value
 
     def observations(self) -> dict[str, float]:
         """The unweighted cross-entropy in nats a token, over the rows of all processes."""
         return {} if self._last is None else {"replay_loss": self.processes.mean(self._last.item(), self._tokens)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whether a protected row was ever trained on."""
+        return {"acted": torch.tensor(self._acted)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes up the state of ``state_dict``."""
+        self._acted = bool(state["acted"])

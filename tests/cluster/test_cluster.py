@@ -8,6 +8,12 @@ import re
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from safe_train.experiment import attach, load_base_model
+from safe_train.run import read_config
+from tests.tolerances import PARALLEL, relative_error
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -56,6 +62,13 @@ def wait_for_end(cluster, job):
 
     wait_until(has_ended, f"the end of job {job}")
     return fields(cluster, job)["JobState"]
+
+
+def has_restarted(cluster, job):
+    """Whether the job went back into the queue once; one that has ended instead never will."""
+    now = fields(cluster, job)
+    assert now["Restarts"] == "1" or now["JobState"] not in ENDED, now
+    return now["Restarts"] == "1"
 
 
 def log(cluster, name):
@@ -181,7 +194,7 @@ def test_usr1_in_training_requeues_and_ends_with_the_same_weights(cluster, unint
     job = job_id(cluster.run("sbatch scripts/full_training.sh", variables=variables))
     wait_for_step(cluster, "runs/usr1", 8)
     assert cluster.run(f"scancel --batch --signal=USR1 {job}").returncode == 0
-    wait_until(lambda: int(fields(cluster, job)["Restarts"]) == 1, "the requeue")
+    wait_until(lambda: has_restarted(cluster, job), "the requeue")
     stopped_at = max(path.name for path in (cluster.project / "runs/usr1").glob("*/checkpoints/step-*"))
     assert int(stopped_at.removeprefix("step-")) < STEPS
 
@@ -203,7 +216,7 @@ def test_a_lost_node_requeues_and_the_job_finishes_on_the_other(cluster, uninter
     lost = fields(cluster, job)["BatchHost"]
     lose_node(cluster, lost, job)
     try:
-        wait_until(lambda: fields(cluster, job).get("Restarts") == "1", "the requeue")
+        wait_until(lambda: has_restarted(cluster, job), "the requeue")
         state = wait_for_end(cluster, job)
         written = log(cluster, f"safe-training-{job}.out")
         assert state == "COMPLETED", written
@@ -215,17 +228,62 @@ def test_a_lost_node_requeues_and_the_job_finishes_on_the_other(cluster, uninter
         cluster.run(f"slurmd -N {lost}", user=0)
 
 
+def trained_weights(folder, steps):
+    """The last checkpoint's weights as one vector, in float64."""
+    last = max((folder / "checkpoints").glob("step-*"))
+    assert last.name == f"step-{steps:07d}"
+    return as_vector(load_file(last / "adapter.safetensors"))
+
+
+def initial_weights(folder):
+    config = read_config(folder)
+    return as_vector(attach(load_base_model(config), config).trainable_parameters())
+
+
+def as_vector(weights):
+    return torch.cat([weights[name].detach().flatten().double() for name in sorted(weights)])
+
+
+def test_two_processes_on_two_nodes_equal_one(cluster):
+    """Also after an interruption, which both processes have to hear of."""
+    settings = TRAINING["SAFE_SET"].replace(f"max_steps={STEPS}", "max_steps=8")
+    short = TRAINING | {"SAFE_SET": f"{settings} evaluation.max_vl=4"}
+    jobs = {}
+    parallel = "--nodes=2 --ntasks=2 --ntasks-per-node=1"
+    for name, options, variant in (
+        ("one", "", "full_retention"), ("two", parallel, "full_retention"), ("other", "", "fisher_retention")
+    ):  # fmt: skip
+        variables = short | {"OUTPUT_ROOT": f"runs/{name}", "VARIANT_ORDER": variant}
+        jobs[name] = job_id(cluster.run(f"sbatch {options} scripts/full_training.sh", variables=variables))
+        if name == "two":
+            wait_for_step(cluster, "runs/two", 3)
+            assert cluster.run(f"scancel --batch --signal=USR1 {jobs[name]}").returncode == 0
+        assert wait_for_end(cluster, jobs[name]) == "COMPLETED", log(cluster, f"safe-training-{jobs[name]}.out")
+    assert "full_retention, seed 42: goes on" in log(cluster, f"safe-training-{jobs['two']}.out")
+    folders = {name: run_folders(cluster, f"runs/{name}")[0] for name in ("one", "two")}
+    assert json.loads((folders["two"] / "metrics.json").read_text())["training"]["processes"] == 2
+    start = initial_weights(folders["one"])
+    one, two = (trained_weights(folder, 8) - start for folder in folders.values())
+    assert relative_error(two, one) < PARALLEL[torch.float32]
+    # Another variant's first steps are further away than that, although rows and initial weights are the same.
+    other = trained_weights(run_folders(cluster, "runs/other")[0], 8) - start
+    assert relative_error(other, one) > PARALLEL[torch.float32]
+
+
 def lose_node(cluster, node, job):
-    """Ends the node's daemon and everything of the job, as a power cut does: by the process ids of each."""
+    """Ends the node's daemon and everything of the job, as a power cut does: by the process ids of each.
+
+    The daemon and the job's step daemons go first: they would tell the controller how the job's processes ended.
+    """
     script = f"""
     kill -9 "$(cat /run/slurmd-{node}.pid)"
-    for environment in /proc/[0-9]*/environ; do
-      process=${{environment#/proc/}}; process=${{process%/environ}}
-      if tr '\\0' '\\n' <"$environment" 2>/dev/null | grep -qx 'SLURM_JOB_ID={job}'; then kill -9 "$process"; fi
-    done
     for name in /proc/[0-9]*/cmdline; do
       process=${{name#/proc/}}; process=${{process%/cmdline}}
       if tr '\\0' ' ' <"$name" 2>/dev/null | grep -q '^slurmstepd: \\[{job}\\.'; then kill -9 "$process"; fi
+    done
+    for environment in /proc/[0-9]*/environ; do
+      process=${{environment#/proc/}}; process=${{process%/environ}}
+      if tr '\\0' '\\n' <"$environment" 2>/dev/null | grep -qx 'SLURM_JOB_ID={job}'; then kill -9 "$process"; fi
     done
     """
     assert cluster.run(script, user=0).returncode in (0, 1)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from safe_train.config import build_config
-from safe_train.data import batch
-from safe_train.data.batch import FeatureCache
+from safe_train.data import feature_cache
+from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.rows import Row, Subset
 from safe_train.errors import InputError
 from safe_train.experiment import load_rows
@@ -133,13 +133,13 @@ def test_threads_decode_to_the_same_bits(embedded_base, make_safe_model, small_d
     clips = sorted((small_data / "audiocaps/audio/val").iterdir())[:6]
     encoders = list(make_safe_model().encoders)
     names = []
-    load = batch.waveform_of
+    load = feature_cache.waveform_of
 
     def recording(path, rate):
         names.append(threading.current_thread().name)
         return load(path, rate)
 
-    monkeypatch.setattr(batch, "waveform_of", recording)
+    monkeypatch.setattr(feature_cache, "waveform_of", recording)
     alone = FeatureCache(encoders).get([*clips, None, clips[0]])
     assert set(names) == {threading.main_thread().name}
     names.clear()

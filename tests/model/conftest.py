@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from configs.model_configs import EMBEDDED
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.batch import RowEncoder
+from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.rows import Row
 from safe_train.model import AdapterConfig, SafeModel, load_audio_encoder, load_base
-from tests.model.tiny import save_llava, save_qwen2_vl
+from tests.model.families import FAMILIES
 
 SOURCES = ("embedded", "llava", "qwen2_vl")
 
@@ -20,11 +21,8 @@ SOURCES = ("embedded", "llava", "qwen2_vl")
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("bases")
-    return {
-        "embedded": EMBEDDED,
-        "llava": str(save_llava(root / "llava")),
-        "qwen2_vl": str(save_qwen2_vl(root / "qwen2_vl")),
-    }
+    saved = {name: str(FAMILIES[name].save(root / name)) for name in SOURCES if name in FAMILIES}
+    return {"embedded": EMBEDDED} | saved
 
 
 @pytest.fixture(params=SOURCES)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.batch import RowEncoder
+from safe_train.data.feature_cache import FeatureCache
 from safe_train.model import AudioFeatures, load_base
 
 GENERATION = [

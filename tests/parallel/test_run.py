@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from safe_train.checkpoint import latest_checkpoint
 from safe_train.cli import safe
 from tests.parallel.conftest import ends, start
 from tests.tolerances import PARALLEL, relative_error
@@ -108,6 +109,42 @@ def test_what_a_person_can_mend_is_told_once(settings, tmp_path):
     assert len(lines) == 1
     assert lines[0].startswith("error: optimization.vl_batch_size: expected a row for each of 2 processes, got 1; ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_sharded_base_changes_no_bit_of_a_run(run_all, settings, together, tmp_path):
+    """Also where a process has no batch of its own to answer: 20 audio rows in batches of 7 are three for two."""
+    run_all("-m", "safe_train", *words(settings, tmp_path, "parallel.shard_base=true"))
+    (folder,) = tmp_path.iterdir()
+    assert answers(folder) == answers(together[0])
+    for path in (together[0] / "checkpoints" / "step-0000008").glob("*.safetensors"):
+        assert (folder / "checkpoints" / path.parent.name / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [False, True], ids=["whole base", "sharded base"])
+def test_a_process_that_is_killed_ends_the_others_with_one_line_and_the_run_goes_on(settings, tmp_path, shards):
+    more = ("optimization.max_steps=2000", f"parallel.shard_base={shards}", "variant=soft_retention")
+    started = start(["-m", "safe_train", *words(settings, tmp_path, *more)])
+    try:
+        while not list(tmp_path.glob("*/checkpoints/step-0000004")):
+            assert started[0].poll() is None, started[0].communicate()
+            time.sleep(0.02)
+    finally:
+        started[1].kill()
+    main, _ = ends(started)
+    (line,) = (line for line in main.err.splitlines() if line.startswith("error: "))
+    assert main.code == 1
+    assert "Traceback" not in main.err
+    assert line.startswith("error: process 0 of 2: expected the others' answers, got ")
+    (folder,) = tmp_path.iterdir()
+    steps = latest_checkpoint(folder).step + 2
+    config = json.loads((folder / "config.json").read_text())
+    config["optimization"]["max_steps"] = steps
+    (folder / "config.json").write_text(json.dumps(config))
+    result = CliRunner().invoke(safe, ["train", "--resume", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == steps
 
 
 @pytest.mark.slow

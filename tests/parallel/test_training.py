@@ -24,6 +24,8 @@ MORE = {
         "variant": "full_retention", "optimization.gradient_accumulation_steps": "2", "model.lora_rank": "2",
     },
 }  # fmt: skip
+SEED_VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"]
+SHARDED = [*SEED_VARIANTS, "accumulated_lora"]
 TRAINED = [*RETENTION_VARIANTS, *MORE]
 TOLERANCE = PARALLEL[torch.float32]
 pytestmark = pytest.mark.timeout(900)  # several processes, each of which imports and loads for itself
@@ -40,6 +42,10 @@ def both(run_all, configured, settings, tmp_path_factory):
     """What the two processes found in each case, as files; they are started as Slurm starts the tasks of a step."""
     folder = tmp_path_factory.mktemp("parallel")
     cases = {name: {"action": "trained", "settings": case} for name, case in configured.items()}
+    for name in SHARDED:
+        cases[f"sharded_{name}"] = {
+            "action": "trained", "settings": configured[name] | {"parallel.shard_base": "true"}
+        }  # fmt: skip
     soft, full = configured["soft_retention"], configured["full_retention"]
     cases["mean_of_means"] = {"action": "trained", "settings": soft, "processes": "MeanOfMeans"}
     cases["resumed"] = {"action": "resumed", "settings": full}
@@ -70,12 +76,13 @@ def sine(one, other):
     return torch.linalg.matrix_norm(other - one @ (one.T @ other), ord=2).item()
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [*TRAINED, *(f"sharded_{name}" for name in SHARDED)])
 def test_two_processes_equal_one(both, of_one, name):
-    expected = of_one(name)
+    expected = of_one(name.removeprefix("sharded_"))
     first, second = map(load_file, both(name))
     assert set(first) == set(second) == set(expected)
-    assert all(torch.equal(value, second[key]) for key, value in first.items())  # weights, bases, metrics
+    same = [key for key in first if not key.startswith("held/")]
+    assert all(torch.equal(first[key], second[key]) for key in same)  # weights, bases, metrics
     assert relative_error(change(first), change(expected)) < TOLERANCE
     for key, value in expected.items():
         if key.startswith(("state/Fisher/fisher", "state/null space/moment")) or key.endswith("_loss"):
@@ -83,6 +90,18 @@ def test_two_processes_equal_one(both, of_one, name):
         if "/vectors." in key:
             assert first[key].shape == value.shape, key
             assert sine(first[key], value) < SUBSPACE[torch.float32], key
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_base_changes_no_bit_and_is_held_in_parts(both, of_one, name):
+    """Each process holds half of every decoder layer; unsharded, each holds all."""
+    whole = of_one(name)
+    layers = [key for key in whole if key.startswith("held/")]
+    assert len(layers) == 3
+    for held, sharded in zip(map(load_file, both(name)), map(load_file, both(f"sharded_{name}")), strict=True):
+        assert all(torch.equal(sharded[key], value) for key, value in held.items() if key not in layers)
+        assert all(held[key] == whole[key] for key in layers)
+        assert all(abs(2 * int(sharded[key]) - int(whole[key])) <= 0.01 * int(whole[key]) for key in layers)
 
 
 def test_negative_control_a_mean_of_means_is_another_gradient(both, of_one):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from safe_train.checkpoint import latest_checkpoint
 from safe_train.config import build_config
@@ -21,6 +22,7 @@ from safe_train.errors import InputError, NonFiniteLossError, ToldByMainError
 from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
 from safe_train.parallel import Processes, connected
 from safe_train.retention.elastic import accumulate_fisher
+from safe_train.sharding import shard_base
 from safe_train.stage_a import StageA
 from tests.retention.toy import ROWS, ToyBatch, ToyModel
 
@@ -46,7 +48,10 @@ KINDS = {kind.__name__: kind for kind in (Processes, MeanOfMeans, OwnNumbers)}
 
 def build(settings: dict[str, str], processes: Processes) -> StageA:
     config = build_config({}, settings)
-    model = attach(load_base_model(config), config)
+    base = load_base_model(config)
+    if config.parallel.shard_base and not processes.is_alone:
+        shard_base(base, processes, torch.device("cpu"))
+    model = attach(base, config)
     return StageA(config, model, row_encoder(model), row_stream(load_rows(config), config), processes)
 
 
@@ -66,7 +71,16 @@ def trained(settings: dict[str, str], processes: Processes) -> dict[str, Tensor]
     for step in range(STEPS):
         metrics = stage.train_step()
         found |= {f"metric/{step}/{name}": torch.tensor(value).double() for name, value in metrics.items()}
-    return found | outcome(stage)
+    held = {f"held/{number}": torch.tensor(elements) for number, elements in enumerate(held_by_layer(stage))}
+    return found | outcome(stage) | held
+
+
+def held_by_layer(stage: StageA) -> list[int]:
+    """Elements of each decoder layer's frozen weights that this process holds between the steps."""
+    return [
+        sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in layer.parameters() if not p.requires_grad)
+        for layer in stage.model.base.decoder_layers
+    ]
 
 
 def resumed(settings: dict[str, str], processes: Processes, folder: Path) -> dict[str, Tensor]:

@@ -106,7 +106,9 @@ def make_run(vl_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
             "trainable_parameters": 1_234,
         }
         write_text(folder / "config.json", json_text(config.model_dump(mode="json") | {"effective": effective}))
-        training = TrainingOutcome(steps=50, finished=True, seconds=10.0, inactive=list(how.inactive), last={})
+        training = TrainingOutcome(
+            steps=50, finished=True, seconds=10.0, inactive=list(how.inactive), last={}, processes=1
+        )
         metrics = {
             "variant": variant, "seed": seed, "training": asdict(training), "evaluation": evaluation.to_dict(),
         }  # fmt: skip

@@ -37,6 +37,6 @@ def prepare():
 
     def build(config: StageAConfig) -> StageA:
         model = attach(load_base_model(config), config)
-        return StageA(config, model, row_encoder(model), row_stream(load_rows(config), config))
+        return StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
 
     return build

@@ -1,0 +1,88 @@
+"""LLaVA of any size with random weights and a processor that works, for measurements of time and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from safe_train.embedded.models import build_processor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a LLaVA.
+
+    Attributes:
+        hidden: width of the decoder; its feed-forward layers are 11/4 as wide, as Llama's are.
+        layers: decoder layers.
+        image_side: image tokens along one side of an image.
+        vision_hidden: width of the vision tower, which has half as many layers as the decoder.
+        vocabulary: rows of the embedding and of the head.
+    """
+
+    hidden: int
+    layers: int
+    image_side: int
+    vision_hidden: int
+    vocabulary: int = 2048
+
+    @property
+    def config(self) -> LlavaConfig:
+        """The configuration; heads are 64 wide, patches 14 pixels."""
+        image = LlavaConfig(
+            vision_config=CLIPVisionConfig(
+                hidden_size=self.vision_hidden,
+                intermediate_size=4 * self.vision_hidden,
+                num_hidden_layers=max(2, self.layers // 2),
+                num_attention_heads=max(1, self.vision_hidden // 64),
+                image_size=14 * self.image_side,
+                patch_size=14,
+            ),
+            text_config=LlamaConfig(
+                vocab_size=self.vocabulary,
+                hidden_size=self.hidden,
+                intermediate_size=self.hidden * 11 // 4,
+                num_hidden_layers=self.layers,
+                num_attention_heads=max(1, self.hidden // 64),
+                max_position_embeddings=2048,
+            ),
+            image_token_index=build_processor().tokenizer.convert_tokens_to_ids("<image>"),
+            image_seq_length=self.image_side**2,
+        )
+        return image
+
+    @property
+    def processor(self) -> LlavaProcessor:
+        """The embedded base's tokenizer and template, with images of this size."""
+        embedded = build_processor()
+        side = 14 * self.image_side
+        return LlavaProcessor(
+            image_processor=CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
+            tokenizer=embedded.tokenizer,
+            patch_size=14,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=embedded.chat_template,
+            image_token="<image>",
+        )
+
+    def save(self, folder: Path, *, weights: bool = True) -> Path:
+        """Writes configuration and processor, and random weights unless they are not wanted."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        if weights:
+            LlavaForConditionalGeneration(self.config).save_pretrained(folder)
+        else:
+            self.config.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        return folder

@@ -1,0 +1,89 @@
+"""Stage A of several configurations on one base, for measurements that compare their steps."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safe_train.config import StageAConfig, build_config
+from safe_train.data.batch import Batch
+from safe_train.embedded.dataset import DatasetSizes, write_dataset
+from safe_train.experiment import attach, load_rows, row_encoder, row_stream
+from safe_train.model import Base
+from safe_train.protected import ProtectedSafeModel
+from safe_train.stage_a import StageA
+
+SIZES = DatasetSizes(train_questions=64, val_questions=20, train_clips=64, val_clips=12)
+
+
+def data_folder(root: Path) -> Path:
+    """Few rows of the procedural data."""
+    if not root.exists():
+        write_dataset(root, SIZES)
+    return root
+
+
+def configuration(data: Path, **settings: Any) -> StageAConfig:
+    """A configuration whose mechanisms are all calibrated within the first steps; ``__`` stands for the dot."""
+    defaults = {
+        "data.root": data,
+        "data.silence_share": 0,
+        "optimization.max_steps": 400,
+        "retention.fisher_at": 0.0025,
+        "retention.fisher_samples": 8,
+        "retention.null_space_min_samples": 8,
+    }
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    return build_config({}, {key: str(value) for key, value in (defaults | changes).items()})
+
+
+def stage_on(base: Base, config: StageAConfig) -> StageA:
+    """Stage A on a base that others may be attached to as well: only who has audio attached changes anything."""
+    model = attach(base, config)
+    return StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
+
+
+class UnsharedModel(ProtectedSafeModel):
+    """Student and teacher in two whole passes, as before the shared prefix."""
+
+    @torch.no_grad()
+    def teacher(self, batch: Batch) -> Tensor:
+        """Hidden states in the bypass."""
+        return self.model.last_hidden_state(batch.inputs, None)[batch.token_rows, batch.token_positions]
+
+
+def train_on_vl_rows(stage: StageA) -> None:
+    """Forward and backward pass of the next step's VL rows under plain cross-entropy."""
+    batch = stage._vl_batch(stage.step)
+    hidden = stage.model.last_hidden_state(batch.inputs, batch.features)
+    logits = stage.model.base.head(hidden[batch.token_rows, batch.token_positions])
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+
+
+def cpu_seconds(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU time of each function, ``rounds`` times, one after the other in an order that rotates.
+
+    CPU time of one thread, since other programs on the machine stretch wall time; the cache and the memory they share
+    with it, they still disturb.
+    """
+    names = list(arms)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.process_time()
+            arms[name]()
+            found[name].append(time.process_time() - start)
+    return found
+
+
+def median_ratio(numerator: list[float], denominator: list[float]) -> tuple[float, float]:
+    """Median over rounds of the ratio within a round, and half the distance of its quartiles."""
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    first, _, third = statistics.quantiles(ratios, n=4)
+    return statistics.median(ratios), (third - first) / 2

@@ -1,0 +1,28 @@
+"""SAFE for Hugging Face: model, processor and configuration, and retention for any ``transformers.Trainer``.
+
+Importing this package makes the classes known to ``AutoConfig``, ``AutoProcessor`` and the Auto classes of models, and
+so to ``pipeline``.
+"""
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto import modeling_auto
+
+from safe_train.huggingface.configuration import SafeConfig
+from safe_train.huggingface.modeling import SafeForConditionalGeneration
+from safe_train.huggingface.processing import SafeProcessor
+from safe_train.huggingface.trainer import Retention, RetentionCallback, RetentionMixin
+
+__all__ = [
+    "Retention",
+    "RetentionCallback",
+    "RetentionMixin",
+    "SafeConfig",
+    "SafeForConditionalGeneration",
+    "SafeProcessor",
+]
+
+AutoConfig.register(SafeConfig.model_type, SafeConfig, exist_ok=True)
+AutoProcessor.register(SafeConfig, SafeProcessor, exist_ok=True)
+AutoModelForImageTextToText.register(SafeConfig, SafeForConditionalGeneration, exist_ok=True)
+# The class behind the any-to-any pipeline.
+modeling_auto.AutoModelForMultimodalLM.register(SafeConfig, SafeForConditionalGeneration, exist_ok=True)

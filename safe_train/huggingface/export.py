@@ -1,0 +1,64 @@
+"""From a run's newest checkpoint to a folder that Hugging Face classes load; neither base nor encoders are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from safe_train.checkpoint import latest_checkpoint
+from safe_train.errors import InputError
+from safe_train.huggingface.adapter_files import write_adapter
+from safe_train.huggingface.configuration import SafeConfig
+from safe_train.huggingface.results import retention_figures
+from safe_train.model import AdapterConfig
+from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from safe_train.run import read_config
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What the person who publishes knows and the run does not.
+
+    Attributes:
+        base_model: hub id of the base, if the run loaded it from a folder.
+        base_revision: branch, tag or commit of it.
+        license: of the adapter, as the hub writes it.
+    """
+
+    base_model: str | None = None
+    base_revision: str | None = None
+    license: str = "unknown"
+
+
+def export_run(run: Path, folder: Path, publication: Publication | None = None) -> SafeConfig:
+    """Writes the adapter of a finished run with a model card that carries the run's retention results.
+
+    Raises:
+        InputError: the run is not finished, its checkpoint was not evaluated, or the folder is there already.
+    """
+    given = publication or Publication()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(folder, "a new or empty folder", "one with files", "name another")
+    checkpoint = latest_checkpoint(run)
+    described = json.loads((checkpoint.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    settings = read_config(run)
+    config = SafeConfig(
+        base_model=given.base_model or described["base_model"],
+        base_revision=given.base_revision,
+        audio_encoders=described["audio_encoders"],
+        audio_features=described["audio_features"],
+        audio_seconds=[settings.model.audio_seconds] * len(described["audio_encoders"]),
+        adapter={field.name: described[field.name] for field in dataclasses.fields(AdapterConfig)},
+        license=given.license,
+        retention=retention_figures(run, checkpoint.step),
+        dtype=_DTYPES[settings.precision],
+        architectures=["SafeForConditionalGeneration"],
+    )
+    write_adapter(folder, config, load_file(checkpoint.folder / ADAPTER_WEIGHTS))
+    return config

@@ -1,0 +1,122 @@
+"""Loading a base: from safetensors alone, without code from its repository, and only if SAFE can stand on it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from configs.model_configs import EMBEDDED
+from safe_train.embedded import weights
+from safe_train.errors import InputError
+from safe_train.model.base import Base
+from safe_train.model.requirements import refuse_architecture, with_head_found
+
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+"""Implementation of attention; ``auto`` is the fastest that transformers finds."""
+
+Quantization = Literal["none", "4bit", "8bit"]
+"""Form in which the frozen base's weights are kept."""
+
+
+def load_base(
+    source: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attention: Attention = "auto",
+    quantization: Quantization = "none",
+) -> Base:
+    """Loads a base by local folder or hub id, frozen; ``"embedded"`` is the one in the package.
+
+    Code from a model's repository is never run, and weights are read from safetensors only.
+
+    Raises:
+        InputError: the folder has no model, not all of its weights, or no processor; the id cannot be fetched; SAFE
+            cannot stand on the architecture; this machine cannot run the attention or the quantization.
+    """
+    folder = str(weights.base_folder()) if source == EMBEDDED else source
+    device = torch.device(device)
+    check_folder(folder, "the vision-language model")
+    options = _attention_options(attention, device, dtype) | _quantization_options(quantization, device, dtype)
+    try:
+        refuse_architecture(AutoConfig.from_pretrained(folder, trust_remote_code=False), folder)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+        )
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise InputError(
+            folder,
+            "an image-text-to-text model with safetensors weights and a processor",
+            str(error).strip().splitlines()[0],
+            "name a local folder with --base-model, or a hub id that this machine can fetch",
+        ) from error
+    if not hasattr(processor, "tokenizer"):  # what AutoProcessor finds if there is no more than a tokenizer
+        way_out = "copy processor_config.json and preprocessor_config.json there"
+        raise InputError(folder, "a processor of images and text", type(processor).__name__, way_out)
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would leave these at random values
+        missing = sorted(report["missing_keys"])
+        got = f"none for {missing[0]} ({len(missing)} missing)"
+        raise InputError(folder, "weights for every parameter", got, "copy the model's folder again")
+    model.requires_grad_(False).eval()
+    if quantization == "none":
+        nn.Module.to(model, device)
+    return with_head_found(Base(model, processor, source))
+
+
+def check_folder(folder: str, what: str) -> None:
+    """A path-like source must be a model folder; this catches the common slips before transformers does."""
+    path = Path(folder)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(path, f"a folder with the config.json of {what}", "none", "point to the model's folder")
+        if not any(path.glob("*.safetensors")):
+            raise InputError(path, "*.safetensors weights", "none", "copy the weights there, converted to safetensors")
+    elif path.is_absolute() or folder.startswith((".", "~")):
+        raise InputError(folder, f"the folder of {what}", "no such folder", "correct the path, or give a hub id")
+
+
+def _attention_options(attention: Attention, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``from_pretrained`` takes; the conditions of flash attention are told before anything is loaded."""
+    if attention == "auto":
+        return {}
+    if attention == "flash_attention_2":
+        where, way_out = "model.attention", "choose sdpa"
+        if device.type != "cuda":
+            raise InputError(where, "a CUDA device for flash_attention_2", str(device), way_out)
+        if not is_flash_attn_2_available():
+            raise InputError(where, "the package flash-attn", "none that runs here", f"install it, or {way_out}")
+        if dtype == torch.float32:
+            raise InputError(where, "half precision for flash_attention_2", "fp32", f"set precision=bf16, or {way_out}")
+    return {"attn_implementation": attention}
+
+
+def _quantization_options(quantization: Quantization, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``from_pretrained`` takes to quantize linear layers by bitsandbytes; the head keeps its precision."""
+    if quantization == "none":
+        return {}
+    where, way_out = "model.quantization", "or set it to none"
+    if device.type != "cuda":
+        raise InputError(where, f"a CUDA device for {quantization}", str(device), f"run on a GPU, {way_out}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        install = f"install safe-audio[bitsandbytes], {way_out}"
+        raise InputError(where, "the package bitsandbytes", "none installed", install)
+    if quantization == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        # NormalFloat-4 with quantized scales: Dettmers et al. 2023, arXiv:2305.14314.
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return {"quantization_config": config, "device_map": {"": device}}

@@ -1,0 +1,185 @@
+"""How a question is put to a base: by its chat template, or, for PaliGemma, as the prefix of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PaliGemmaProcessor
+
+from safe_train.errors import InputError
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, with its answer or waiting for one.
+
+    Attributes:
+        question: the text.
+        num_images: images that come before it.
+        answer: the text, or None.
+    """
+
+    question: str
+    num_images: int = 0
+    answer: str | None = None
+
+
+class Prompts(Protocol):
+    """Puts turns into the form that a base was trained on."""
+
+    def encode(self, turns: Sequence[Turn], images: Sequence[Sequence[Any]], padding_side: str) -> dict[str, Tensor]:
+        """What the base takes, for turns with the images of each, padded to the longest."""
+        ...
+
+    def answer_ids(self, turn: Turn) -> list[int]:
+        """The tokens that follow the prompt: the answer and what ends it."""
+        ...
+
+
+def prompts_of(processor: Any) -> Prompts:
+    """The form of prompts that a processor stands for.
+
+    Raises:
+        InputError: the processor has no chat template.
+    """
+    if isinstance(processor, PaliGemmaProcessor):
+        return PrefixPrompts(processor)
+    if not getattr(processor, "chat_template", None):
+        raise InputError("processor", "a chat template", "none", "choose an instruction-tuned base")
+    return ChatPrompts(processor)
+
+
+class ChatPrompts:
+    """Turns by a chat template."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        added = processor.tokenizer.added_tokens_decoder.values()
+        self._markers = [token.content for token in added if token.special]
+
+    def encode(self, turns: Sequence[Turn], images: Sequence[Sequence[Any]], padding_side: str) -> dict[str, Tensor]:
+        """See :class:`Prompts`."""
+        encoded = self.processor(
+            text=[self.text(turn) for turn in turns],
+            # One list a turn: Gemma 3 and SmolVLM take a flat list for the images of one turn, and LLaVA-OneVision
+            # treats a turn's only image in another way than one of several.
+            images=[list(of_turn) for of_turn in images] if any(images) else None,
+            padding=True,
+            padding_side=padding_side,
+            add_special_tokens=False,  # the chat template has written them
+            return_tensors="pt",
+        )
+        return dict(encoded)
+
+    def answer_ids(self, turn: Turn) -> list[int]:
+        """See :class:`Prompts`.
+
+        Raises:
+            InputError: the template writes another prompt when the answer is known.
+        """
+        texts = [self.text(Turn(turn.question, turn.num_images)), self.text(turn)]
+        prompt, full = (self.processor.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+        if full[: len(prompt)] != prompt or (turn.answer or "").strip() not in texts[1][len(texts[0]) :]:
+            raise _unstable()
+        return full[len(prompt) :]
+
+    def text(self, turn: Turn) -> str:
+        """The conversation up to where the answer is to begin, or up to the answer's end."""
+        content = [{"type": "image"}] * turn.num_images + [{"type": "text", "text": turn.question}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if turn.answer is None:
+            return prompt
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+        whole = self.processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
+        return self._ended(prompt + _behind(prompt, whole), len(prompt), turn.answer.strip())
+
+    def _ended(self, whole: str, prompt_length: int, answer: str) -> str:
+        """The conversation up to the marker that ends the answer, where a generation stops.
+
+        What some templates write behind it, such as a line break, is no part of an answer.
+        """
+        behind = max(whole.find(answer, prompt_length), prompt_length) + len(answer)
+        ends = [whole.find(marker, behind) + len(marker) for marker in self._markers if marker in whole[behind:]]
+        if ends:
+            return whole[: min(ends)]
+        # Some templates (LLaVA-1.5's) end a turn with a space alone; the model must learn to stop all the same.
+        return whole.rstrip() + self.processor.tokenizer.eos_token
+
+
+class PrefixPrompts:
+    """PaliGemma's form: images, ``<bos>``, the question and a line break, all attending to each other; then the answer.
+
+    Answer and ``<eos>`` attend backwards. ``token_type_ids`` are 0 up to the line break and 1 behind it. Its own
+    processor takes no turn without an image, and misplaces ``<bos>`` in one beside turns with images, so the text is
+    put together here. Source: Beyer et al. 2024, arXiv:2407.07726, section 3.
+    """
+
+    def __init__(self, processor: PaliGemmaProcessor) -> None:
+        self.processor: Any = processor
+
+    def encode(self, turns: Sequence[Turn], images: Sequence[Sequence[Any]], padding_side: str) -> dict[str, Tensor]:
+        """See :class:`Prompts`."""
+        prefixes = [self._prefix_ids(turn) for turn in turns]
+        suffixes = [[] if turn.answer is None else self.answer_ids(turn) for turn in turns]
+        pad, rows = self.processor.tokenizer.pad_token_id, list(zip(prefixes, suffixes, strict=True))
+        inputs = {
+            "input_ids": _padded([[*prefix, *suffix] for prefix, suffix in rows], pad, padding_side),
+            "attention_mask": _padded([[1] * len([*prefix, *suffix]) for prefix, suffix in rows], 0, padding_side),
+            "token_type_ids": _padded([[0] * len(p) + [1] * len(s) for p, s in rows], 0, padding_side),
+        }
+        flat = [image for of_turn in images for image in of_turn]
+        return inputs | (dict(self.processor.image_processor(flat, return_tensors="pt")) if flat else {})
+
+    def answer_ids(self, turn: Turn) -> list[int]:
+        """See :class:`Prompts`."""
+        return [*self._ids(turn.answer or ""), self.processor.tokenizer.eos_token_id]
+
+    def _prefix_ids(self, turn: Turn) -> list[int]:
+        image_tokens = self.processor.image_token * (self.processor.image_seq_length * turn.num_images)
+        return self._ids(image_tokens + self.processor.tokenizer.bos_token + turn.question + "\n")
+
+    def _ids(self, text: str) -> list[int]:
+        return self.processor.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _behind(prompt: str, whole: str) -> str:
+    """What follows the prompt in a conversation, also where that writes the prompt with other white space.
+
+    LLaVA-OneVision's template writes ``assistant`` and a line break before an answer that is to come, but a space
+    before one that is known. A generation follows the former, so the answer is trained behind the former.
+
+    Raises:
+        InputError: the conversation begins in another way.
+    """
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    rest = whole
+    for character in "".join(prompt.split()):
+        rest = rest.lstrip()
+        if not rest.startswith(character):
+            raise _unstable()
+        rest = rest[1:]
+    return rest.lstrip()
+
+
+def _unstable() -> InputError:
+    return InputError(
+        "chat template",
+        "an answer that follows the generation prompt",
+        "a conversation that is not its prompt followed by the answer",
+        "choose a base whose template is prefix-stable",
+    )
+
+
+def _padded(rows: list[list[int]], value: int, side: str) -> Tensor:
+    """Rows of integers as one int64 tensor."""
+    length = max(len(row) for row in rows)
+    filled = [
+        [value] * (length - len(row)) + row if side == "left" else row + [value] * (length - len(row)) for row in rows
+    ]
+    return torch.tensor(filled)

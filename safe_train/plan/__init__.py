@@ -1,0 +1,6 @@
+"""The dry run: parameters, memory, arithmetic and hours of a run that has not been started."""
+
+from safe_train.plan.plan import Plan, plan_run
+from safe_train.plan.table import format_plan
+
+__all__ = ["Plan", "format_plan", "plan_run"]

@@ -1,0 +1,83 @@
+"""Runs a kept step again: the same state, the same batches, no data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from safe_train.checkpoint import Checkpoint, load_checkpoint, verify_files
+from safe_train.config import StageAConfig
+from safe_train.data.batch import Batch
+from safe_train.data.rows import RowStream
+from safe_train.errors import InputError
+from safe_train.experiment import attach, load_base_model, row_encoder
+from safe_train.non_finite import FOUND, batch_of
+from safe_train.run import read_config
+from safe_train.stage_a import StageA
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a step gave when it was run again.
+
+    Attributes:
+        step: its number, from 1.
+        losses: audio loss, retention loss and gradient norm.
+        weights: trained parameters that were not finite before it.
+    """
+
+    step: int
+    losses: dict[str, float]
+    weights: list[str]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether nothing is wrong this time."""
+        return all(math.isfinite(value) for value in self.losses.values())
+
+
+def replay(folder: Path) -> Replayed:
+    """Computes the losses and the gradient of a step that a run has kept.
+
+    One process computes what several did together, rounding aside.
+
+    Args:
+        folder: ``RUN/non_finite/step-<step>``.
+
+    Raises:
+        InputError: the folder is not one of these, or a file in it is damaged.
+    """
+    path = folder / FOUND
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        step, weights = int(found["step"]), list(found["not_finite"]["weights"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        way_out = "name a folder such as RUN/non_finite/step-0000012"
+        raise InputError(path, "a step kept for replay", " ".join(str(error).split()), way_out) from error
+    verify_files(folder)
+    config = read_config(folder.absolute().parents[1])
+    stage = _stage(config)
+    load_checkpoint(Checkpoint(folder, step - 1), stage.model, stage.optimizer, stage.stack)
+    stage.step = step - 1
+    device = stage.model.base.model.device
+    audio, vl = (_batches(folder, kind, str(device)) for kind in ("audio", "vl"))
+    return Replayed(step, stage.losses_and_gradient(audio, vl), weights)
+
+
+def _stage(config: StageAConfig) -> StageA:
+    """The training of a run, without its rows."""
+    model = attach(load_base_model(config), config)
+    return StageA(config, model, row_encoder(model), RowStream([], [], seed=config.seed, image_share=0.0))
+
+
+def _batches(folder: Path, kind: str, device: str) -> list[Batch]:
+    paths = sorted(folder.glob(f"{kind}-*.safetensors"), key=lambda path: int(path.stem.partition("-")[2]))
+    try:
+        return [batch_of(load_file(path, device=device)) for path in paths]
+    except (KeyError, OSError, SafetensorError) as error:
+        raise InputError(folder, f"batches of {kind} rows", str(error), "train again, to meet it again") from error

@@ -1,0 +1,58 @@
+"""A model with an adapter that changes answers, saved once, and rows of the small procedural data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from safe_train.config import DataSettings
+from safe_train.data.batch import RowEncoder
+from safe_train.data.rows import Row
+from safe_train.data.sources import read_audio_rows, read_vl_rows
+from safe_train.experiment import row_encoder
+from safe_train.huggingface import SafeForConditionalGeneration
+from safe_train.model import SafeModel
+from tests.huggingface.made import RETENTION, loud_model
+
+
+@pytest.fixture(scope="session")
+def plain() -> SafeModel:
+    """The model as Stage A has it."""
+    return loud_model()
+
+
+@pytest.fixture(scope="session")
+def encoder(plain) -> RowEncoder:
+    """Its row encoder."""
+    return row_encoder(plain)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """The same model saved; other weights in memory than those of `plain`."""
+    target = tmp_path_factory.mktemp("adapter")
+    SafeForConditionalGeneration.from_safe_model(loud_model(), retention=RETENTION).save_pretrained(target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def loaded(folder) -> SafeForConditionalGeneration:
+    """The model as Hugging Face loads it; tests do not change it."""
+    return SafeForConditionalGeneration.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def processor(loaded):
+    """The processor of `loaded`."""
+    return loaded.processor
+
+
+@pytest.fixture(scope="session")
+def heard(small_data) -> list[Row]:
+    """VL rows, each with a clip that has nothing to do with it."""
+    data = DataSettings(root=str(small_data))
+    vl = read_vl_rows("vqa", data, "val").draw(None, 0).rows
+    audio = read_audio_rows("audiocaps", data, "val").draw(None, 0).rows
+    return [replace(row, audio=audio[index % len(audio)].audio) for index, row in enumerate(vl)]

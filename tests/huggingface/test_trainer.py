@@ -1,0 +1,379 @@
+"""Retention in the `Trainer` is the loop one would write by hand, and it keeps what a plain training forgets."""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+
+from configs.retention_variants import RetentionVariantConfig, get_variant_config
+from safe_train.config import RetentionSettings
+from safe_train.errors import InputError
+from safe_train.huggingface import Retention, RetentionCallback
+from safe_train.huggingface.protected_text import ProtectedRows, TextBatch, trained_linears
+from safe_train.huggingface.trainer import _require_one_process
+from safe_train.model.base import OutputHead
+from safe_train.retention import AnswerStates, build_mechanisms
+from safe_train.retention.compose import effective_retention, resolved_variant
+from tests.huggingface.tiny_text import (
+    SETTINGS,
+    RetentiveTrainer,
+    arguments,
+    collate,
+    retentive,
+    rows,
+    text_model,
+    trained_weights,
+)
+from tests.tolerances import LEAKAGE, PARALLEL, relative_error
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers calls its own old name
+)
+PROTECTED = rows(24, 2)
+NULL_SPACE_ALONE = RetentionVariantConfig(
+    name="alone", description="", retention_loss_weight=0.0, distillation_weight=0.0, fisher_weight=0.0,
+    enable_null_space=True,
+)  # fmt: skip
+
+
+@dataclass
+class ByHand:
+    """Student and frozen teacher as two models, hidden states read from the whole output."""
+
+    model: torch.nn.Module
+    original: torch.nn.Module
+
+    def __post_init__(self):
+        self.head = OutputHead(self.original.get_output_embeddings().weight, None, None)
+
+    def hidden(self, model, batch):
+        states = model(**batch.inputs, output_hidden_states=True).hidden_states[-1]
+        return states[batch.rows, batch.positions]
+
+    def student(self, batch):
+        self.model.eval()
+        return AnswerStates(self.hidden(self.model, batch), batch.labels, batch.rows)
+
+    def teacher(self, batch):
+        with torch.no_grad():
+            return self.hidden(self.original, batch)
+
+
+def train_by_hand(model, batches, args, retention, *, tells_clipping=True):
+    """The loop of docs/retention.md around the task's own loss: a mean over the tokens of both micro-batches."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [  # the trainer lets normalizations be
+        {"params": [p for name, p in named if "norm" not in name], "weight_decay": args.weight_decay},
+        {"params": [p for name, p in named if "norm" in name], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=args.learning_rate)
+    protected = ProtectedRows(
+        retention.protected, collate, batch_size=retention.rows_per_step, seed=retention.seed, device=model.device
+    )
+    step = 0
+    variant = resolved_variant(get_variant_config(retention.variant), retention.settings)
+    stack = build_mechanisms(
+        variant,
+        retention.settings,
+        effective_retention(
+            variant, retention.settings, max_steps=args.max_steps, rows_per_step=retention.rows_per_step
+        ),
+        model=ByHand(model, text_model(adapter=False)),
+        linears=trained_linears(model),
+        batches=lambda count: protected.coming(step, count),
+        optimizer=optimizer,
+        seed=retention.seed,
+    )
+    for step in range(args.max_steps):
+        stack.before_step(step, step * retention.rows_per_step)
+        optimizer.zero_grad()
+        micro = batches[2 * step : 2 * step + 2]
+        tokens = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro)
+        model.train()
+        for batch in micro:
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            targets = batch["labels"][:, 1:]
+            (F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="sum") / tokens).backward()
+        stack.after_audio_backward()
+        stack.loss(protected.batch(step)).backward()
+        stack.after_retention_backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm).item()
+        stack.before_optimizer_step(min(1.0, args.max_grad_norm / (norm + 1e-6)) if tells_clipping else 1.0)
+        optimizer.step()
+        stack.after_optimizer_step()
+    return trained_weights(model), norm
+
+
+class Batches(TrainerCallback):
+    """Notes what the trainer's collator gave, in order."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, batch):
+        self.seen.append(collate(batch))
+        return self.seen[-1]
+
+
+def without_dropout(model):
+    """The order of random draws is the trainer's own affair."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def changes(before, after):
+    return torch.cat([(after[name] - before[name]).flatten() for name in sorted(before)])
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["LoRA", "whole model"])
+def test_it_is_the_loop_written_by_hand(tmp_path, adapter):
+    retention = Retention(PROTECTED, settings=SETTINGS)
+    data = rows(96, 1)
+    taken = [collate(data[start : start + 4]) for start in range(0, 96, 4)]
+    model = without_dropout(text_model(adapter=adapter))
+    before = trained_weights(model)
+    args = arguments(tmp_path, train_sampling_strategy="sequential")
+    trainer = RetentiveTrainer(model=model, args=args, train_dataset=data, data_collator=collate, retention=retention)
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+    found = changes(before, trained_weights(model))
+    expected, norm = train_by_hand(without_dropout(text_model(adapter=adapter)), taken, args, retention)
+    assert norm > args.max_grad_norm  # clipping is at work, which the split of the update has to know of
+    assert relative_error(found, changes(before, expected)) < PARALLEL[torch.float32]
+    wrong, _ = train_by_hand(without_dropout(text_model(adapter=adapter)), taken, args, retention, tells_clipping=False)
+    assert relative_error(changes(before, wrong), changes(before, expected)) > 10 * PARALLEL[torch.float32]
+
+
+class Updates(TrainerCallback):
+    """The optimizer's steps, as they are left."""
+
+    def __init__(self, linears):
+        self.linears, self.found = linears, []
+
+    def weights(self):
+        return {name: module.weight.detach().clone() for name, module in self.linears.items()}
+
+    def on_pre_optimizer_step(self, *_args, **_options):
+        self.before = self.weights()
+
+    def on_optimizer_step(self, *_args, **_options):
+        self.found.append({name: after - self.before[name] for name, after in self.weights().items()})
+
+
+def share_inside(update, bases):
+    inside = sum((update[n].flatten() @ b.vectors).double().square().sum() for n, b in bases.items())
+    return float((inside / sum(update[n].double().square().sum() for n in bases)).sqrt())
+
+
+def test_the_optimizers_step_stays_out_of_the_protected_subspace(tmp_path):
+    settings = RetentionSettings(null_space_min_samples=8, null_space_projects="update", null_space_one_sided=False)
+    model = text_model(adapter=True)
+    trainer = retentive(tmp_path, model, Retention(PROTECTED, NULL_SPACE_ALONE, settings=settings))
+    updates = Updates(trained_linears(model))
+    trainer.add_callback(updates)  # behind the retention's own
+    trainer.train()
+    (null_space,) = trainer.retention.stack.mechanisms
+    assert share_inside(updates.found[-1], null_space.bases) < LEAKAGE
+
+    plain = text_model(adapter=True)
+    of_plain = Updates(trained_linears(plain))
+    Trainer(
+        model=plain, args=arguments(tmp_path), train_dataset=rows(64, 1), data_collator=collate, callbacks=[of_plain]
+    ).train()
+    assert share_inside(of_plain.found[-1], null_space.bases) > 0.05
+
+
+def divergence_from_original(model):
+    """Mean KL of the protected tokens' distributions from those of the untouched model, in nats."""
+    batch = TextBatch.of(collate(PROTECTED), torch.device("cpu"))
+    with torch.no_grad():
+        old, new = (
+            m.eval()(**batch.inputs).logits[batch.rows, batch.positions].double().log_softmax(-1)
+            for m in (text_model(adapter=False), model)
+        )
+    return F.kl_div(new, old, reduction="batchmean", log_target=True).item()
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["LoRA", "whole model"])
+def test_a_training_without_it_forgets_more(tmp_path, adapter):
+    plain, kept = text_model(adapter=adapter), text_model(adapter=adapter)
+    assert divergence_from_original(plain) < 1e-12
+    options = {"max_steps": 30}
+    Trainer(model=plain, args=arguments(tmp_path, **options), train_dataset=rows(64, 1), data_collator=collate).train()
+    settings = SETTINGS.model_copy(update={"retention_scale": 20.0})
+    trainer = retentive(tmp_path, kept, Retention(PROTECTED, settings=settings, rows_per_step=24), **options)
+    trainer.train()
+    assert divergence_from_original(kept) < 0.5 * divergence_from_original(plain)
+
+
+def test_a_resumed_training_gives_the_same_bits(tmp_path):
+    retention = Retention(PROTECTED, settings=SETTINGS)
+    whole = text_model(adapter=True)
+    retentive(tmp_path / "whole", whole, retention).train()
+    first = retentive(
+        tmp_path / "cut", text_model(adapter=True), retention, max_steps=12, save_strategy="steps", save_steps=5
+    )
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, _args, state, control, **_options):
+            control.should_training_stop = state.global_step == 6
+
+    first.add_callback(Stop())
+    first.train()
+    resumed = text_model(adapter=True)
+    again = retentive(tmp_path / "cut", resumed, retention)
+    again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-5"))
+    expected, found = trained_weights(whole), trained_weights(resumed)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    (tmp_path / "cut" / "checkpoint-5" / "retention.safetensors").unlink()
+    with pytest.raises(InputError, match=r"retention\.safetensors.*no such file"):
+        retentive(tmp_path / "cut", text_model(adapter=True), retention).train(resume_from_checkpoint=True)
+
+
+def test_the_logs_tell_the_tasks_loss_and_what_the_mechanisms_did(tmp_path):
+    trainer = retentive(tmp_path, text_model(adapter=True), Retention(PROTECTED, settings=SETTINGS))
+    trainer.train()
+    line = trainer.state.log_history[-2]
+    assert {"retention_loss", "kl", "ewc", "null_space_removed", "null_space_leakage"} <= line.keys()
+    assert line["null_space_leakage"] < LEAKAGE
+    assert line["retention_loss"] == pytest.approx(0.2 * line["kl"])
+    plain = Trainer(
+        model=text_model(adapter=True), args=arguments(tmp_path), train_dataset=rows(64, 1), data_collator=collate
+    )
+    plain.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"])
+
+
+def test_a_mechanism_that_never_acts_is_told(tmp_path, caplog):
+    trainer = retentive(tmp_path, text_model(adapter=True), Retention(PROTECTED, "soft_retention"), max_steps=1)
+    with caplog.at_level(logging.WARNING, logger="safe_train"):
+        trainer.train()  # at the first step student and teacher are still the same
+    assert "KL is on and never had an effect" in caplog.text
+
+
+def test_it_works_behind_a_trainer_with_a_training_step_and_a_loss_of_its_own(tmp_path):
+    class Supervised(Trainer):
+        """Overrides what trainers for supervised fine-tuning override."""
+
+        def training_step(self, *args, **options):
+            with contextlib.nullcontext():
+                return super().training_step(*args, **options)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    class Mixed(RetentiveTrainer, Supervised):
+        """Retention before the trainer."""
+
+    weights = []
+    for kind in (RetentiveTrainer, Mixed):
+        model = text_model(adapter=True)
+        kind(
+            model=model, args=arguments(tmp_path), train_dataset=rows(64, 1), data_collator=collate,
+            retention=Retention(PROTECTED, settings=SETTINGS),
+        ).train()  # fmt: skip
+        weights.append(trained_weights(model))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_it_works_in_bfloat16(tmp_path):
+    model = text_model(adapter=True)
+    trainer = retentive(tmp_path, model, Retention(PROTECTED, settings=SETTINGS), bf16=True)
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+    assert trainer.state.log_history[-2]["null_space_leakage"] < LEAKAGE
+    assert all(weight.isfinite().all() for weight in trained_weights(model).values())
+
+
+def test_gpt2_with_an_adapter_is_retained(tmp_path):
+    """Another class: learned positions, a tied head, and projections that are no linear layers but for the adapter."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
+    adapter = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    trainer = retentive(
+        tmp_path, get_peft_model(GPT2LMHeadModel(config), adapter), Retention(PROTECTED, settings=SETTINGS)
+    )
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+    assert trainer.state.log_history[-2]["null_space_leakage"] < LEAKAGE
+
+
+# --- what is refused
+
+
+def test_a_trained_head_is_refused(tmp_path):
+    model = text_model(adapter=False)
+    model.get_output_embeddings().requires_grad_(True)
+    with pytest.raises(ValueError, match="output head: expected a frozen one"):
+        retentive(tmp_path, model, Retention(PROTECTED)).train()
+
+
+def test_a_head_that_scales_its_logits_is_refused(tmp_path):
+    model = text_model(adapter=True)
+    model.get_base_model().lm_head.register_forward_hook(lambda _module, _inputs, logits: 1.1 * logits)
+    with pytest.raises(InputError, match=r"logits that are softcap\(h W \+ b\)"):
+        retentive(tmp_path, model, Retention(PROTECTED)).train()
+
+
+def test_rows_without_labels_are_refused(tmp_path):
+    unlabeled = [{"input_ids": row["input_ids"], "labels": [-100] * len(row["labels"])} for row in PROTECTED]
+    with pytest.raises(ValueError, match="labels other than -100"):
+        retentive(tmp_path, text_model(adapter=True), Retention(unlabeled)).train()
+    with pytest.raises(ValueError, match="expected labels, got input_ids"):
+        TextBatch.of({"input_ids": torch.ones(1, 3)}, torch.device("cpu"))
+    with pytest.raises(ValueError, match="at least one, got none"):
+        retentive(tmp_path, text_model(adapter=True), Retention([])).train()
+
+
+def test_the_callback_alone_is_refused(tmp_path):
+    model = text_model(adapter=True)
+    callback = RetentionCallback(Retention(PROTECTED), model, collate)
+    trainer = Trainer(
+        model=model, args=arguments(tmp_path), train_dataset=rows(64, 1), data_collator=collate, callbacks=[callback]
+    )
+    with pytest.raises(RuntimeError, match="the callback without the mixin"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "given", [{"world_size": 2}, {"n_gpu": 2}, {"deepspeed": "plan.json"}, {"fsdp": ["full_shard"]}, {"fp16": True}]
+)
+def test_what_cannot_be_split_is_refused(given):
+    alone = {"world_size": 1, "n_gpu": 1, "deepspeed": None, "fsdp": None, "fp16": False}
+    _require_one_process(SimpleNamespace(**alone))
+    with pytest.raises(InputError, match=rf"TrainingArguments\.{next(iter(given))}: expected one process"):
+        _require_one_process(SimpleNamespace(**alone | given))
+
+
+# --- the protected rows
+
+
+def test_every_protected_row_comes_once_before_any_comes_again():
+    data = [{"input_ids": [3, 4 + index], "labels": [3, 4 + index]} for index in range(10)]
+
+    def batches(seed):
+        stream = ProtectedRows(data, collate, batch_size=4, seed=seed, device=torch.device("cpu"))
+        return [batch.labels.tolist() for batch in stream.coming(0, 20)]
+
+    order = [label for labels in batches(0) for label in labels]
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(4, 14))
+    assert order[:10] != order[10:20]
+    assert batches(0) == batches(0) != batches(1)
+    stream = ProtectedRows(data, collate, batch_size=4, seed=0, device=torch.device("cpu"))
+    assert stream.batch(3).labels.tolist() == batches(0)[3]  # a function of the number alone
+
+
+def test_the_position_before_a_label_predicts_it():
+    collated = {"input_ids": torch.tensor([[5, 6, 7], [8, 9, 0]]), "labels": torch.tensor([[-100, 6, 7], [8, 9, -100]])}
+    batch = TextBatch.of(collated, torch.device("cpu"))
+    found = list(zip(batch.rows.tolist(), batch.positions.tolist(), batch.labels.tolist(), strict=True))
+    assert found == [(0, 0, 6), (0, 1, 7), (1, 0, 9)]

@@ -1,0 +1,209 @@
+"""Audio encoders of each class: what is read of them, lengths, and masks behind which nothing is heard."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection
+
+from configs.model_configs import EMBEDDED
+from safe_train.config import build_config
+from safe_train.errors import InputError
+from safe_train.experiment import load_audio_encoders
+from safe_train.model import AdapterConfig, AudioEncoder, AudioFeatures, SafeModel, load_audio_encoder, load_base
+from tests.model.audio_models import AUDIO_MODELS
+from tests.tolerances import LOGITS, relative_error
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("audio")
+    return {name: str(model.save(root / name)) for name, model in AUDIO_MODELS.items()}
+
+
+@pytest.fixture(params=AUDIO_MODELS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def encoder(name, folders) -> AudioEncoder:
+    return load_audio_encoder(folders[name], features=AUDIO_MODELS[name].features)
+
+
+@pytest.fixture
+def clips() -> list[torch.Tensor]:
+    """Of 0.5, 1.5 and 1 seconds."""
+    generator = torch.Generator().manual_seed(0)
+    return [0.1 * torch.randn(int(seconds * RATE), generator=generator) for seconds in (0.5, 1.5, 1.0)]
+
+
+def last_layer(folder: str, clip: torch.Tensor):
+    """The model's own output for a clip that is alone, through its own extractor."""
+    kind = ClapAudioModelWithProjection if "clap" in folder else AutoModel
+    model, extractor = kind.from_pretrained(folder).eval(), AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(clip.numpy(), sampling_rate=RATE, return_tensors="pt")
+    inputs.pop("attention_mask", None)
+    with torch.no_grad():
+        return (model.encoder if "whisper" in folder else model)(**inputs)
+
+
+def test_features_are_the_models_own(name, folders, encoder, clips):
+    output = last_layer(folders[name], clips[1])
+    values = encoder([clips[1]]).values[0]
+    mask = encoder([clips[1]]).mask[0]
+    if name == "clap pooled":
+        expected = output.audio_embeds
+    elif name == "clap grid":  # [1, D, bands, moments]: the bands of the first moment come first
+        grid = output.last_hidden_state[0]
+        expected = torch.stack([grid[:, band, moment] for moment in range(16) for band in range(4)])
+    elif name == "ast":  # two summaries, then the moments of the first band, then those of the second
+        states = output.last_hidden_state[0, 2:]
+        expected = torch.stack([states[band * 25 + moment] for moment in range(25) for band in range(2)])
+    elif name == "whisper pooled":  # 1.5 of 4 seconds
+        expected = output.last_hidden_state[0, :75].mean(dim=0, keepdim=True)
+    else:
+        expected = output.last_hidden_state[0]
+    assert relative_error(values[mask], expected[: len(values[mask])]) <= LOGITS[torch.float32]
+
+
+def test_an_attention_mask_without_padding_says_nothing(folders, clips):
+    """Models that were trained with a mask give the same without one for a clip alone, so it is left out."""
+    folder = folders["wav2vec2 large"]
+    model, extractor = AutoModel.from_pretrained(folder).eval(), AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(clips[1].numpy(), sampling_rate=RATE, return_tensors="pt")
+    assert inputs["attention_mask"].all()
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state[0]
+    values = load_audio_encoder(folder)([clips[1]]).values[0, : len(expected)]
+    assert relative_error(values, expected) <= LOGITS[torch.float32]
+
+
+def test_features_end_with_the_clip(name, encoder):
+    described = AUDIO_MODELS[name]
+    seconds = (0.5, 1.0, 1.3)
+    counts = encoder([torch.zeros(int(length * RATE)) for length in seconds]).mask.sum(dim=1).tolist()
+    for length, count in zip(seconds, counts, strict=True):
+        if described.per_second is None:
+            assert count == 1
+        elif described.window < 30:  # a feature that begins within the clip counts
+            bands = {"clap grid": 4, "ast": 2}.get(name, 1)
+            assert count == bands * math.ceil(length * described.per_second / bands - 1e-9)
+        else:  # a window of analysis is a little longer than its step
+            assert length * described.per_second - 2 <= count <= length * described.per_second
+
+
+def test_a_clip_does_not_hear_its_neighbors(name, encoder, clips):
+    together = encoder(clips)
+    for index, clip in enumerate(clips):
+        alone = encoder([clip])
+        assert torch.equal(together.values[index], alone.values[0])
+        assert torch.equal(together.mask[index], alone.mask[0])
+    assert not torch.equal(together.values[0], together.values[1])
+
+
+def test_a_padded_batch_would_hear_its_neighbors(folders, clips):
+    """The control: a model that normalizes over the clip hears the padding if clips of two lengths go in together."""
+    folder = folders["wav2vec2"]
+    model, extractor = AutoModel.from_pretrained(folder).eval(), AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor([clip.numpy() for clip in clips], sampling_rate=RATE, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        padded = model(**inputs).last_hidden_state[0]
+    alone = load_audio_encoder(folder)([clips[0]])
+    heard = alone.values[0][alone.mask[0]]
+    assert relative_error(padded[: len(heard)], heard) > 100 * LOGITS[torch.float32]
+
+
+def test_a_long_clip_is_heard_up_to_the_window(name, folders):
+    encoder = load_audio_encoder(folders[name], features=AUDIO_MODELS[name].features, seconds=3.0)
+    expected = 3.0 if AUDIO_MODELS[name].window == 30.0 else AUDIO_MODELS[name].window
+    assert encoder.window == expected * RATE
+    clip = 0.1 * torch.randn(encoder.window + RATE, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder([clip]).values, encoder([clip[: encoder.window]]).values)
+    assert encoder([clip]).mask.all()
+    assert encoder([clip]).values.shape == (1, encoder.num_features, encoder.feature_size)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base(EMBEDDED)
+
+
+def hearing(base, encoders) -> SafeModel:
+    config = AdapterConfig(num_audio_tokens=4, projector_hidden=16, fusion_layers=(0,), fusion_dim=32, fusion_heads=4)
+    model = SafeModel(base, encoders, config)
+    for index, parameter in enumerate(model.trainable_parameters().values()):
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(index))
+    return model
+
+
+def logits(model: SafeModel, features) -> torch.Tensor:
+    ids = torch.arange(40, 46)[None].repeat(len(features[0].values), 1) if features else torch.arange(40, 46)[None]
+    with torch.no_grad():
+        hidden = model.last_hidden_state({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, features)
+        return model.base.head(hidden)
+
+
+@pytest.mark.parametrize("rubbish", [1e3, math.nan, math.inf])
+def test_what_lies_behind_the_end_is_not_heard(name, encoder, clips, rubbish):
+    """Whatever the features hold where the mask is False, audio tokens and logits are the same bits."""
+    base = load_base(EMBEDDED)
+    model = hearing(base, [encoder])
+    features = encoder([*clips[:2], torch.zeros(0)])
+    behind = ~features.mask[..., None]
+    assert behind[2].all()
+    noise = rubbish * torch.linspace(1, 2, encoder.feature_size)
+    changed = AudioFeatures(torch.where(behind, noise, features.values), features.mask)
+    with torch.no_grad():
+        tokens = [model.projectors[0](each) for each in (features, changed)]
+    assert torch.equal(tokens[0][0], tokens[1][0])
+    expected = logits(model, [features])
+    assert torch.equal(logits(model, [changed]), expected)
+    assert torch.isfinite(expected).all()
+    assert torch.equal(expected[2], logits(model, None)[0])  # a clip without samples is no clip
+    shown = AudioFeatures(changed.values, torch.ones_like(features.mask))  # the control: without a mask it is heard
+    assert not torch.equal(logits(model, [shown])[2], expected[2])
+
+
+def test_clap_and_whisper_together(base, folders, clips):
+    """Each is heard: taking either away changes the logits; taking both away leaves the base."""
+    encoders = [load_audio_encoder(folders["clap grid"], features="grid"), load_audio_encoder(folders["whisper"])]
+    model = hearing(load_base(EMBEDDED), encoders)
+    features = [each(clips[:1]) for each in encoders]
+    silent = [AudioFeatures(each.values, torch.zeros_like(each.mask)) for each in features]
+    both = logits(model, features)
+    found = [logits(model, pair) for pair in ((features[0], silent[1]), (silent[0], features[1]))]
+    assert not any(torch.equal(each, both) for each in found)
+    assert not torch.equal(*found)
+    assert torch.equal(logits(model, silent), logits(model, None))
+
+
+def test_settings_name_the_features(folders):
+    settings = {"model.audio_encoders": f"['{folders['clap grid']}', '{folders['wav2vec2']}']"}
+    plain = load_audio_encoders(build_config({}, settings))
+    assert [encoder.num_features for encoder in plain] == [1, 1499]
+    chosen = settings | {"model.audio_features": "[grid, pooled]", "model.audio_seconds": "2"}
+    changed = load_audio_encoders(build_config({}, chosen))
+    assert [encoder.num_features for encoder in changed] == [64, 1]
+    assert [encoder.window for encoder in changed] == [2 * RATE, 2 * RATE]
+    with pytest.raises(InputError, match="one for each of 2 audio encoders, got 1"):
+        load_audio_encoders(build_config({}, settings | {"model.audio_features": "[grid]"}))
+
+
+def test_an_extractor_that_hides_its_window_is_refused(folders):
+    class Hiding:
+        sampling_rate = RATE
+
+        def __init__(self, extractor):
+            self.extractor = extractor
+
+        def __call__(self, clips, **options):
+            return self.extractor(clips, **options)
+
+    known = load_audio_encoder(folders["whisper"])
+    with pytest.raises(InputError, match="a feature extractor with n_samples, got Hiding"):
+        AudioEncoder(known.model, Hiding(known.extractor), "hiding")

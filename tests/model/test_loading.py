@@ -1,0 +1,178 @@
+"""Bases that SAFE cannot stand on, and machines that cannot run what is asked for, are refused in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Florence2Config,
+    OPTConfig,
+    PreTrainedConfig,
+    T5Config,
+)
+
+from safe_train.config import build_config
+from safe_train.errors import InputError
+from safe_train.experiment import load_base_model
+from safe_train.model import load_base
+from safe_train.model.requirements import refuse_architecture, with_head_found
+from tests.model.families import FAMILIES
+from tests.tolerances import LOGITS, relative_error
+
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+LANGUAGE_MODELS = {
+    "opt": OPTConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2,
+        max_position_embeddings=64, word_embed_proj_dim=32,
+    ),
+    "t5": T5Config(vocab_size=50, d_model=32, num_layers=1, d_ff=32, num_heads=2, d_kv=16),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    return FAMILIES["llava"].save(tmp_path_factory.mktemp("llava"))
+
+
+def refused(load, *arguments, **options) -> str:
+    """The error's one line."""
+    with pytest.raises(InputError) as caught:
+        load(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
+def test_blip2_is_refused_with_the_reason(tmp_path, language_model):
+    config = Blip2Config(
+        vision_config=TOWER,
+        qformer_config={**TOWER, "encoder_hidden_size": 32, "vocab_size": 50},
+        text_config=LANGUAGE_MODELS[language_model],
+        num_query_tokens=2,
+    )
+    Blip2ForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert "blip-2: a query former before a whole language model, and no chat template" in refused(
+        load_base, str(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("config", [Florence2Config(), T5Config()], ids=["florence2", "t5"])
+def test_an_encoder_decoder_is_refused_with_the_reason(config: PreTrainedConfig):
+    assert f"got {config.model_type}: an encoder-decoder" in refused(refuse_architecture, config, "folder")
+
+
+@pytest.mark.parametrize("cap", [None, 30.0])
+def test_a_cap_that_the_class_does_not_apply_is_left_out(tmp_path, cap):
+    """Gemma 3 has a setting for one that its multimodal class does not read."""
+    folder = FAMILIES["gemma3"].save(tmp_path)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["final_logit_softcapping"] = cap
+    path.write_text(json.dumps(config))
+    base = load_base(str(folder))
+    hidden = torch.full((1, base.hidden_size), 1e6)
+    assert base.head.logit_softcap is None
+    assert torch.equal(base.head(hidden), torch.nn.functional.linear(hidden, base.head.weight))
+
+
+def test_the_probe_sees_a_cap_whatever_the_size_of_the_weights(llava):
+    """The logits of random models lie far below any cap."""
+    base = load_base(str(llava))
+    base.text_config.final_logit_softcapping = 30.0
+    with torch.no_grad():
+        base.model.get_output_embeddings().weight.mul_(1e-3)
+    assert with_head_found(base).head.logit_softcap is None
+    forward = base.model.forward
+
+    def capped(*arguments, **keywords):
+        output = forward(*arguments, **keywords)
+        output.logits = 30.0 * torch.tanh(output.logits / 30.0)
+        return output
+
+    base.model.forward = capped
+    assert with_head_found(base).head.logit_softcap == 30.0
+
+
+def test_scaled_logits_are_refused(llava):
+    """As Granite's and Cohere's classes compute them."""
+    base = load_base(str(llava))
+    forward = base.model.forward
+
+    def scaled(*arguments, **keywords):
+        output = forward(*arguments, **keywords)
+        output.logits = output.logits * 0.9
+        return output
+
+    base.model.forward = scaled
+    assert "other logits in LlavaForConditionalGeneration (relative difference 0.1)" in refused(with_head_found, base)
+
+
+def test_missing_weights_are_told(llava, tmp_path):
+    """transformers alone would leave them at random values and warn."""
+    for file in llava.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    names = [name for name in tensors if name.endswith("lm_head.weight")]
+    save_file({name: tensor for name, tensor in tensors.items() if name not in names}, path, {"format": "pt"})
+    assert len(names) == 1
+    assert "weights for every parameter, got none for lm_head.weight (1 missing)" in refused(load_base, str(tmp_path))
+
+
+def test_a_folder_with_a_tokenizer_alone_is_refused(llava, tmp_path):
+    for file in llava.iterdir():
+        if "processor" not in file.name and file.name != "chat_template.jinja":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    line = refused(load_base, str(tmp_path))
+    assert "processor" in line
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_is_the_one_that_is_asked_for(attention):
+    base = load_base_model(build_config({}, {"model.attention": attention, "device": "cpu"}))
+    assert base.text_config._attn_implementation == attention
+
+
+def test_attentions_agree(llava):
+    """Two ways to compute the same."""
+    inputs = {"input_ids": torch.arange(40, 60)[None]}
+    with torch.no_grad():
+        first, second = (load_base(str(llava), attention=name).model(**inputs).logits for name in ("sdpa", "eager"))
+    assert relative_error(first, second) <= LOGITS[torch.float32]
+
+
+def test_flash_attention_is_refused_where_it_cannot_run(llava):
+    assert "a CUDA device for flash_attention_2, got cpu; choose sdpa" in refused(
+        load_base, str(llava), attention="flash_attention_2"
+    )
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_quantization_is_refused_where_it_cannot_run(llava, quantization, monkeypatch):
+    config = build_config({}, {"model.quantization": quantization, "device": "cpu"})
+    assert f"model.quantization: expected a CUDA device for {quantization}, got cpu" in refused(load_base_model, config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = refused(load_base, str(llava), device="cuda", quantization=quantization)
+    assert "the package bitsandbytes, got none installed; install safe-audio[bitsandbytes]" in line
+
+
+def test_code_from_a_models_folder_is_not_run(llava, tmp_path):
+    """A folder whose configuration names a class of its own, in a file that would leave a trace."""
+    for file in llava.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    trace = tmp_path / "trace"
+    (tmp_path / "own.py").write_text(f"from pathlib import Path\nPath({str(trace)!r}).touch()\nclass Own: pass\n")
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForImageTextToText": "own.Own"}}
+    path.write_text(json.dumps(config))
+    refused(load_base, str(tmp_path))
+    assert not trace.exists()

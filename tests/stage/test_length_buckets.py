@@ -1,0 +1,48 @@
+"""Rows with and without an image go through the model apart: less padding, the same gradient."""
+
+import torch
+
+from safe_train.data.rows import Row, length_buckets
+from tests.tolerances import relative_error
+
+
+def padding_of(batches) -> tuple[int, int]:
+    """Padded positions and all positions."""
+    masks = [batch.inputs["attention_mask"] for batch in batches]
+    return sum(int((mask == 0).sum()) for mask in masks), sum(mask.numel() for mask in masks)
+
+
+def test_every_row_is_in_one_group_in_its_order(tmp_path):
+    rows = [Row(str(n), "what?", ("x",), image=tmp_path if n in (1, 2, 5) else None) for n in range(6)]
+    assert [[row.row_id for row in group] for group in length_buckets(rows)] == [["0", "3", "4"], ["1", "2", "5"]]
+    assert length_buckets(rows[1:3]) == [rows[1:3]]
+    assert length_buckets([]) == []
+
+
+def test_same_rows_less_padding_and_the_same_gradient(configure, prepare):
+    found = []
+    for flag in (False, True):
+        stage = prepare(configure(variant="no_retention", data__length_buckets=flag, optimization__audio_batch_size=16))
+        batches = stage._audio_batches(0)
+        losses = stage.losses_and_gradient(batches, [])
+        gradient = torch.cat([p.grad.flatten() for p in stage.model.trainable_parameters().values()])
+        found.append((batches, losses["audio_loss"], gradient))
+    (whole, loss, gradient), (apart, loss_apart, gradient_apart) = found
+    assert (len(whole), len(apart)) == (1, 2)
+    assert sorted(row.row_id for batch in apart for row in batch.rows) == sorted(row.row_id for row in whole[0].rows)
+    assert {len({row.image is None for row in batch.rows}) for batch in apart} == {1}
+    assert abs(loss_apart - loss) < 1e-5 * loss
+    assert relative_error(gradient_apart, gradient) < 1e-4
+    (padded, _), (padded_apart, _) = padding_of(whole), padding_of(apart)
+    assert padded_apart < padded
+
+
+def test_negative_control_a_mean_of_the_groups_means_is_another_loss(configure, prepare):
+    stage = prepare(configure(variant="no_retention", data__length_buckets=True, optimization__audio_batch_size=16))
+    batches = stage._audio_batches(0)
+    tokens = sum(len(batch.labels) for batch in batches)
+    with torch.no_grad():
+        whole = sum(float(stage._audio_loss(batch, tokens)) for batch in batches)
+        means = sum(float(stage._audio_loss(batch, len(batch.labels))) for batch in batches) / 2
+    assert len({len(batch.labels) for batch in batches}) == 2
+    assert abs(means - whole) > 1e-4 * whole

@@ -1,0 +1,40 @@
+"""Stage A on few rows, for runs that are to survive something."""
+
+from __future__ import annotations
+
+import pytest
+
+from safe_train.config import StageAConfig, build_config
+from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
+from safe_train.stage_a import StageA
+
+
+@pytest.fixture(scope="session")
+def settings(small_data) -> dict[str, str]:
+    """Eight short steps with all mechanisms."""
+    return {
+        "data.root": str(small_data), "optimization.max_steps": "8", "optimization.audio_batch_size": "4",
+        "optimization.vl_batch_size": "4", "optimization.gate_warmup_share": "0", "checkpoint_every": "2",
+        "retention.fisher_samples": "8", "log_every": "1",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def configure(settings):
+    """The configuration; keyword arguments are dotted settings with ``__`` for the dot."""
+
+    def build(**changes) -> StageAConfig:
+        return build_config({}, settings | {key.replace("__", "."): str(value) for key, value in changes.items()})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def prepare():
+    """Stage A of a configuration, not yet started."""
+
+    def build(config: StageAConfig) -> StageA:
+        model = attach(load_base_model(config), config)
+        return StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
+
+    return build
