@@ -55,8 +55,9 @@ class Project:
         return {name: str(value) for name, value in (kept | variables).items() if value is not None}
 
     def start(self, script, *arguments, **variables):
+        # A shell cannot trap what was ignored when it started, as SIGINT is in jobs that run in the background.
         return subprocess.Popen(
-            ["bash", str(self.folder / "scripts" / script), *arguments],
+            ["env", "--default-signal=INT", "bash", str(self.folder / "scripts" / script), *arguments],
             cwd=self.folder,
             env=self.environment(**variables),
             stdout=subprocess.PIPE,
