@@ -67,7 +67,7 @@ def own_data(small_data, tmp_path):
     [
         (["trian"], "safe trian: expected a command, got an unknown one; did you mean 'train'?"),
         (["data", "chek"], "safe data chek: expected a command, got an unknown one; did you mean 'check'?"),
-        (["qqqq"], "known are ask, container, data, env, eval, report, train, variants"),
+        (["qqqq"], "known are ask, container, data, env, eval, export, replay, report, train, variants"),
         (["--verbos"], "safe --verbos: expected an option, got an unknown one; "),
         (["train", "--varient", "x"], "safe train --varient: expected an option, got an unknown one; did you mean "),
         (["eval", "run", "--max-vll", "3"], "did you mean '--max-vl'?"),

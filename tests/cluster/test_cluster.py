@@ -52,16 +52,21 @@ def wait_until(condition, what, seconds=900):
 
 
 def wait_for_end(cluster, job):
-    """The job's last state; a job that waits after a requeue is let go at once."""
+    """The job's last state; a job that waits after a requeue is let go at once.
+
+    While a job goes back into the queue, it may show for a moment how its last start ended: an end has to last.
+    """
+    seen = []
 
     def has_ended():
         now = fields(cluster, job)
         if now["JobState"] == "PENDING" and now.get("Reason") == "BeginTime":
             cluster.run(f"scontrol update job={job} StartTime=now", user=0)
-        return now["JobState"] in ENDED
+        seen.append(now["JobState"])
+        return len(seen) >= 5 and set(seen[-5:]) <= ENDED
 
     wait_until(has_ended, f"the end of job {job}")
-    return fields(cluster, job)["JobState"]
+    return seen[-1]
 
 
 def has_restarted(cluster, job):
