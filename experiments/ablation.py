@@ -62,6 +62,13 @@ EXTRA: dict[str, dict[str, dict[str, str]]] = {
             "data.loud_share": "0.15",
             "data.noise_share": "0.1",
         },
+        **{
+            f"nullspace, {projected.replace('_', ' ')}": {
+                "variant": "nullspace_retention",
+                "retention.null_space_projects": projected,
+            }
+            for projected in ("update", "audio_gradient", "total_gradient")
+        },
         "nullspace, audio update, two-sided": {
             "variant": "nullspace_retention",
             "retention.null_space_one_sided": "false",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 
+# exp(x) - 1, exp(x) - 1 - x and log(cosh(x)), the worst element: rounding, times fourteen where exp(h) - 1 is a small
+# part of what is just past the limit of the series.
+ELEMENTARY = {torch.float64: 1e-14, torch.float32: 4e-6}
+
 # Value of a divergence. float64: rounding of log-sum-exp over a KL of 1e-6. float32: difference form, KL down to 5e-7.
 # Half precision: inputs are exact, logits are rounded once (2^-11 and 2^-8) by the head's matrix product on a GPU.
 DIVERGENCE_VALUE = {torch.float64: 1e-8, torch.float32: 5e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}

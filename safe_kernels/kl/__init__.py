@@ -72,7 +72,8 @@ def kl_divergence(
     _check_like("teacher_logits", teacher_logits, "student_logits", student_logits)
     check_shape("teacher_logits", teacher_logits, student_logits.shape)
     check_mask(mask, student_logits.shape[0], student_logits.device)
-    tokens, _ = kl_tokens(student_logits, teacher_logits.detach(), mask, float(temperature), divergence)
+    want_gradient = torch.is_grad_enabled() and student_logits.requires_grad
+    tokens, _ = kl_tokens(student_logits, teacher_logits.detach(), mask, float(temperature), divergence, want_gradient)
     return reduce_tokens(tokens, mask, reduction)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safe_kernels._backend import choose_backend
 from safe_kernels.kl.linear_fallback import LinearHeads, linear_divergence
-from safe_kernels.kl.logits_fallback import logits_divergence, logits_gradient
+from safe_kernels.kl.logits_fallback import logits_divergence
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
@@ -19,28 +19,45 @@ def accumulation_dtype(tensor: Tensor) -> torch.dtype:
 
 @torch.library.custom_op("safe_kernels::kl_tokens", mutates_args=())
 def kl_tokens(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, temperature: float, divergence: str
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    divergence: str,
+    want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Divergence [N] of every token, zero where masked, and the [N, 3] statistics its gradient is made from."""
+    """Divergence [N] of every token, zero where masked, and what its gradient is made from.
+
+    That is, with Triton, [N, 3] statistics, from which and the logits a second kernel makes it. In PyTorch operations,
+    where a second pass would cost as much as the first, it is the gradient itself, or nothing without `want_gradient`.
+    """
     if choose_backend(student_logits) == "triton":
         from safe_kernels.kl import triton
 
         mask = _on_device(mask, student_logits)
-        values, statistics = triton.logits_divergence(student_logits, teacher_logits, mask, temperature, divergence)
+        values, kept = triton.logits_divergence(student_logits, teacher_logits, mask, temperature, divergence)
     else:
         student, teacher = _kept(student_logits, mask), _kept(teacher_logits, mask)
-        values, statistics = logits_divergence(student, teacher, temperature, divergence)
-        values, statistics = _scattered(values.mul_(temperature**2), mask), _scattered(statistics, mask)
+        values, kept = logits_divergence(student, teacher, temperature, divergence, want_gradient)
+        values = _scattered(values.mul_(temperature**2), mask)
+        kept = _scattered(kept, mask) if want_gradient else kept
     _raise_if_teacher_not_finite("teacher_logits", teacher_logits, values)
-    return values, statistics
+    return values, kept
 
 
 @kl_tokens.register_fake
 def _(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, temperature: float, divergence: str
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    mask: Tensor | None,
+    temperature: float,
+    divergence: str,
+    want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    tokens, dtype = student_logits.shape[0], accumulation_dtype(student_logits)
-    return student_logits.new_empty(tokens, dtype=dtype), student_logits.new_empty((tokens, 3), dtype=dtype)
+    (tokens, classes), dtype = student_logits.shape, accumulation_dtype(student_logits)
+    triton = choose_backend(student_logits) == "triton"
+    kept = (tokens, 3) if triton else (tokens if want_gradient else 0, classes)
+    return student_logits.new_empty(tokens, dtype=dtype), student_logits.new_empty(kept, dtype=dtype)
 
 
 @torch.library.custom_op("safe_kernels::kl_tokens_backward", mutates_args=())
@@ -49,7 +66,7 @@ def kl_tokens_backward(
     student_logits: Tensor,
     teacher_logits: Tensor,
     mask: Tensor | None,
-    statistics: Tensor,
+    kept: Tensor,
     temperature: float,
     divergence: str,
 ) -> Tensor:
@@ -58,18 +75,8 @@ def kl_tokens_backward(
         from safe_kernels.kl import triton
 
         mask = _on_device(mask, student_logits)
-        return triton.logits_gradient(
-            upstream, student_logits, teacher_logits, mask, statistics, temperature, divergence
-        )
-    gradient = logits_gradient(
-        _kept(upstream, mask) * temperature,
-        _kept(student_logits, mask),
-        _kept(teacher_logits, mask),
-        _kept(statistics, mask),
-        temperature,
-        divergence,
-    )
-    return _scattered(gradient, mask)
+        return triton.logits_gradient(upstream, student_logits, teacher_logits, mask, kept, temperature, divergence)
+    return (kept * (upstream * temperature).unsqueeze(-1)).to(student_logits.dtype)
 
 
 @kl_tokens_backward.register_fake
@@ -78,7 +85,7 @@ def _(
     student_logits: Tensor,
     teacher_logits: Tensor,
     mask: Tensor | None,
-    statistics: Tensor,
+    kept: Tensor,
     temperature: float,
     divergence: str,
 ) -> Tensor:
@@ -86,17 +93,17 @@ def _(
 
 
 def _save_kl_tokens(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    student_logits, teacher_logits, mask, ctx.temperature, ctx.divergence = inputs
+    student_logits, teacher_logits, mask, ctx.temperature, ctx.divergence, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(student_logits, teacher_logits, mask, output[1])
 
 
 def _differentiate_kl_tokens(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    student_logits, teacher_logits, mask, statistics = ctx.saved_tensors
+    student_logits, teacher_logits, mask, kept = ctx.saved_tensors
     gradient = torch.ops.safe_kernels.kl_tokens_backward(
-        upstream, student_logits, teacher_logits, mask, statistics, ctx.temperature, ctx.divergence
+        upstream, student_logits, teacher_logits, mask, kept, ctx.temperature, ctx.divergence
     )
-    return gradient, None, None, None, None
+    return gradient, None, None, None, None, None
 
 
 kl_tokens.register_autograd(_differentiate_kl_tokens, setup_context=_save_kl_tokens)

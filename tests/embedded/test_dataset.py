@@ -14,6 +14,7 @@ from safe_train.embedded import dataset
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root, write_dataset
 from safe_train.embedded.questions import QUESTION_TYPES
 from safe_train.errors import InputError
+from tests.files import assert_same_bytes
 
 TINY = DatasetSizes(train_questions=6, val_questions=5, train_clips=4, val_clips=3)
 SPLITS = ("train", "val")
@@ -34,7 +35,7 @@ def test_more_rows_begin_with_the_same_rows(tmp_path, small_data):
     """A split of another size is a prefix, so the figures of a large and a small one can be compared."""
     write_dataset(tmp_path, TINY)
     for path in (*tmp_path.rglob("*.png"), *tmp_path.rglob("*.wav")):
-        assert path.read_bytes() == (small_data / path.relative_to(tmp_path)).read_bytes()
+        assert_same_bytes(path, small_data / path.relative_to(tmp_path))
 
 
 @pytest.mark.parametrize(("split", "questions", "clips"), [("train", 60, 40), ("val", 40, 24)])

@@ -27,12 +27,15 @@ def leaf(*shape: int) -> Tensor:
     return torch.randn(shape, requires_grad=True)
 
 
+@pytest.mark.parametrize("want_gradient", [True, False])
 @pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True])])
-def test_opcheck_of_kl_on_logits(mask: Tensor | None) -> None:
-    torch.library.opcheck(kl_ops.kl_tokens, (leaf(3, 9), torch.randn(3, 9), mask, 1.5, "jsd"), test_utils=OPCHECKS)
+def test_opcheck_of_kl_on_logits(mask: Tensor | None, want_gradient: bool) -> None:
+    student = leaf(3, 9) if want_gradient else torch.randn(3, 9)
+    arguments = (student, torch.randn(3, 9), mask, 1.5, "jsd", want_gradient)
+    torch.library.opcheck(kl_ops.kl_tokens, arguments, test_utils=OPCHECKS)
     upstream, student, teacher = torch.randn(3), torch.randn(3, 9), torch.randn(3, 9)
-    _, statistics = kl_ops.kl_tokens(student, teacher, mask, 1.5, "jsd")
-    arguments = (upstream, student, teacher, mask, statistics, 1.5, "jsd")
+    _, kept = kl_ops.kl_tokens(student, teacher, mask, 1.5, "jsd", True)
+    arguments = (upstream, student, teacher, mask, kept, 1.5, "jsd")
     torch.library.opcheck(kl_ops.kl_tokens_backward, arguments, test_utils=OPCHECKS)
 
 

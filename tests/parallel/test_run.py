@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from safe_train.checkpoint import latest_checkpoint
 from safe_train.cli import safe
+from tests.files import assert_same_bytes
 from tests.parallel.conftest import ends, start
 from tests.tolerances import PARALLEL, relative_error
 
@@ -118,7 +119,7 @@ def test_a_sharded_base_changes_no_bit_of_a_run(run_all, settings, together, tmp
     (folder,) = tmp_path.iterdir()
     assert answers(folder) == answers(together[0])
     for path in (together[0] / "checkpoints" / "step-0000008").glob("*.safetensors"):
-        assert (folder / "checkpoints" / path.parent.name / path.name).read_bytes() == path.read_bytes(), path.name
+        assert_same_bytes(folder / "checkpoints" / path.parent.name / path.name, path)
 
 
 @pytest.mark.slow
