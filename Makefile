@@ -7,6 +7,9 @@ shell_files := .ci/run $(wildcard scripts/*.sh containers/parts/*.sh tests/clust
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# Processes that share the tests; each loads torch and models of its own.
+WORKERS ?= $(shell nproc | awk '{ print ($$1 < 8) ? $$1 : 8 }')
+
 .PHONY: help .venv demo test test-cluster lint bench embedded lock
 
 help:
@@ -28,7 +31,7 @@ demo: .venv
 	.venv/bin/safe-train --variant full_retention
 
 test: .venv
-	$(venv_python) -m pytest
+	$(venv_python) -m pytest -n $(WORKERS) --dist worksteal
 
 test-cluster: .venv
 	$(venv_python) -m tests.cluster.machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -69,6 +70,20 @@ def fail(error: InputError) -> NoReturn:
 def exit_with(line: str, code: int) -> NoReturn:
     """Ends the program with one line on standard error."""
     click.echo(f"error: {line}", err=True)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the program after an error.
+
+    A process group whose others have ended or wait elsewhere is left as it is, not closed. Its threads must then not be
+    taken down with the interpreter, which aborts now and then: the exit code would be that of SIGABRT.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -89,7 +104,7 @@ def one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments,
         except (NonFiniteLossError, ProcessLostError) as error:
             exit_with(str(error), EXIT_FAILED)
         except ToldByMainError as error:
-            sys.exit(EXIT_INPUT if error.is_input else EXIT_FAILED)
+            leave(EXIT_INPUT if error.is_input else EXIT_FAILED)
 
     return guarded
 

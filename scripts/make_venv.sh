@@ -33,6 +33,16 @@ if [ "$(cat .venv/dependencies 2>/dev/null)" != "$dependencies" ]; then
   site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   shared=$("$dependencies/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$shared" >"$site_packages/dependencies.pth"
+  for command in "$dependencies"/bin/*; do   # pytest, torchrun and others, run by this checkout's Python
+    own=.venv/bin/${command##*/}
+    [ ! -e "$own" ] || continue
+    if head -n 1 "$command" | grep -aq "^#!$dependencies/bin/python"; then
+      printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$PWD/.venv/bin/python" "$command" >"$own"
+      chmod +x "$own"
+    else
+      ln -s "$command" "$own"
+    fi
+  done
   echo "$dependencies" >.venv/dependencies
 fi
 

@@ -42,7 +42,7 @@ def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_on
     commands = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
     monkeypatch.setattr("experiments.non_inferiority.embedded_data_root", lambda sizes: f"data-{sizes.val_questions}")
-    run_all("0.1", [1, 7], 300, root)
+    run_all("0.1", [1, 7], 300, 300, root)
     (command,) = commands
     assert command[:3] == [sys.executable, "-m", "safe_train"]
     settings = dict(word.split("=", 1) for word in command if "=" in word)
@@ -50,3 +50,27 @@ def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_on
     assert settings == {"data.root": "data-300", "data.silence_share": "0.1", "evaluation.max_vl": "300"}
     assert command[command.index("--seed") + 1] == "7"
     assert command[command.index("--output-root") + 1] == str(root / "0.1" / "7")
+
+
+def test_more_questions_are_asked_under_the_contradictory_condition_alone(root, monkeypatch):
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    monkeypatch.setattr("experiments.non_inferiority.embedded_data_root", lambda sizes: f"data-{sizes.val_questions}")
+    run_all("0.1", [1], 300, 1200, root)
+    (command,) = commands
+    assert command[3:5] == ["eval", str(root / "0.1" / "1" / "run")]
+    options = dict(zip(command[5::2], command[6::2], strict=True))
+    assert options == {"--data-root": "data-1200", "--max-vl": "1200", "--conditions": "contradictory"}
+
+
+def test_of_several_evaluations_the_one_with_most_rows_counts(root):
+    run = root / "0.1" / "1" / "run"
+    result = json.loads((run / "metrics.json").read_text())["evaluation"]["vl"]["contradictory"]
+    for rows, change in ((result["rows"] + 1, -0.001), (result["rows"] - 1, -0.002)):
+        folder = run / "evaluation" / f"{rows}"
+        folder.mkdir(parents=True)
+        more = {"contradictory": result | {"rows": rows, "difference": result["difference"] | {"mean": change}}}
+        (folder / "results.json").write_text(json.dumps({"evaluation": {"vl": more}}))
+    (found,) = (figures(run) for run in read_all(root)["0.1"])
+    assert (found["contradictory"]["rows"], found["contradictory"]["change"]) == (result["rows"] + 1, -0.1)
+    assert found["silence"]["change"] == 0.0
