@@ -42,7 +42,7 @@ def markdown(document: Info) -> str:
         processors = document.get("machine_info", {}).get("cpu", {}).get("brand_raw", first["device"])
         devices = ", ".join(dict.fromkeys(row["device"] for row in rows))
         lines += [
-            "Made by `pytest bench/ -m "small or slow" --benchmark-only --benchmark-json=results.json` and",
+            'Made by `pytest bench/ -m "small or slow" --benchmark-only --benchmark-json=results.json` and',
             "`python -m bench.report results.json --output docs/kernels`.",
             "",
             f"Devices: {devices} ({processors}), {first['threads']} thread(s), torch {first['torch']}.",
