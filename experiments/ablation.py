@@ -30,17 +30,13 @@ from safe_train.summary import RunSummary, read_summary
 
 CONDITIONS = ("silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
 _COMMON = {
-    "data.silence_share": "0",
     "evaluation.conditions": json.dumps(CONDITIONS),
     "evaluation.max_vl": "500",
     "evaluation.max_audio": "200",
 }
 _SCARCE = {"data.max_train_vl": "100", "retention.retention_scale": "0.05"}
 REGIMES: dict[str, dict[str, str]] = {"plentiful": _COMMON, "scarce": _COMMON | _SCARCE}
-"""``plentiful``: 2,000 protected rows, the registered weights. ``scarce``: 100 rows and a twentieth of the weight.
-
-In both, protected rows hear unrelated clips alone unless the arm says otherwise; the default lets a tenth hear silence.
-"""
+"""``plentiful``: 2,000 protected rows, the registered weights. ``scarce``: 100 rows and a twentieth of the weight."""
 
 MAIN = ("no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention")
 _LORA = {"model.lora_rank": "8"}
@@ -51,11 +47,12 @@ EXTRA: dict[str, dict[str, dict[str, str]]] = {
         "replay_only": {"variant": "replay_only"},
         "no_retention, LoRA": {"variant": "no_retention"} | _LORA,
         "full_retention, LoRA": {"variant": "full_retention"} | _LORA,
-        "full_retention, a tenth silent": {"variant": "full_retention", "data.silence_share": "0.1"},
+        "full_retention, no silent rows": {"variant": "full_retention", "data.silence_share": "0"},
         "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
     },
     "scarce": {
         "replay_only": {"variant": "replay_only"},
+        "full_retention, no silent rows": {"variant": "full_retention", "data.silence_share": "0"},
         "full_retention, mixed audio": {
             "variant": "full_retention",
             "data.silence_share": "0.15",

@@ -9,6 +9,7 @@ from pathlib import Path
 # Read when huggingface_hub is imported: a test that asks for the network fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,10 @@ from safe_train.config import StageAConfig, build_config
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.experiment import attach, load_base_model
 from safe_train.model import Base, SafeModel
+
+# The same examples in every run, so that a failure is everybody's failure.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 SMALL = DatasetSizes(train_questions=60, val_questions=40, train_clips=40, val_clips=24)
 

@@ -16,14 +16,25 @@ def interpret_triton() -> None:
     on import; those that were defined for compilation are defined again.
     """
     os.environ["TRITON_INTERPRET"] = "1"
+    import numpy
+    import triton
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
+    if _release(triton.__version__) < (3, 7) and _release(numpy.__version__) >= (2, 4):
+        raise pytest.UsageError(
+            f"expected numpy below 2.4 for the interpreter of Triton {triton.__version__}, which takes arrays of one "
+            f"element for scalars, got numpy {numpy.__version__}; install numpy<2.4, or Triton 3.7"
+        )
     for module in (tl, tl.standard, tl.random):
         for name, value in list(vars(module).items()):
             if isinstance(value, JITFunction):
                 setattr(module, name, InterpretedFunction(value.fn))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2])
 
 
 if not torch.cuda.is_available():

@@ -144,9 +144,10 @@ def test_odd_shapes_and_chunks(
     student, teacher, weight = problem(tokens, hidden, vocabulary, 0.5, device)
     want, want_gradient = expected(student, teacher, weight, divergence=divergence)
     got, got_gradient = measured(student, teacher, weight, divergence=divergence, chunk_tokens=chunk)
-    # Two classes can be all but equal by chance: a part of an allowed error is absolute.
+    # Two classes, or their rows of the head, can be all but equal by chance: a part of an allowed error is absolute.
+    # That of the gradient is the rounding of a product with the head.
     assert (got.double() - want).norm() <= DIVERGENCE_VALUE[torch.float32] * want.norm() + 1e-9
-    allowed = 1e-6 + DIVERGENCE_GRADIENT[torch.float32] * want_gradient.norm()
+    allowed = 1e-6 * weight.norm() + DIVERGENCE_GRADIENT[torch.float32] * want_gradient.norm()
     assert (got_gradient.double() - want_gradient).norm() <= allowed
 
 
