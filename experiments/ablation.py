@@ -40,25 +40,23 @@ REGIMES: dict[str, dict[str, str]] = {"plentiful": _COMMON, "scarce": _COMMON | 
 
 MAIN = ("no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention")
 _LORA = {"model.lora_rank": "8"}
-EXTRA: dict[str, dict[str, dict[str, str]]] = {
+_NO_SILENCE = {"data.silence_share": "0"}
+_ALONE: dict[str, dict[str, dict[str, str]]] = {
     "plentiful": {
+        "full_retention, no silent rows": {"variant": "full_retention"},
         "fisher_only": {"variant": "fisher_only"},
         "nullspace_only": {"variant": "nullspace_only"},
         "replay_only": {"variant": "replay_only"},
         "no_retention, LoRA": {"variant": "no_retention"} | _LORA,
         "full_retention, LoRA": {"variant": "full_retention"} | _LORA,
-        "full_retention, no silent rows": {"variant": "full_retention", "data.silence_share": "0"},
         "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
     },
     "scarce": {
+        "soft_retention, no silent rows": {"variant": "soft_retention"},
+        "fisher_retention, no silent rows": {"variant": "fisher_retention"},
+        "nullspace_retention, no silent rows": {"variant": "nullspace_retention"},
+        "full_retention, no silent rows": {"variant": "full_retention"},
         "replay_only": {"variant": "replay_only"},
-        "full_retention, no silent rows": {"variant": "full_retention", "data.silence_share": "0"},
-        "full_retention, mixed audio": {
-            "variant": "full_retention",
-            "data.silence_share": "0.15",
-            "data.loud_share": "0.15",
-            "data.noise_share": "0.1",
-        },
         **{
             f"nullspace, {projected.replace('_', ' ')}": {
                 "variant": "nullspace_retention",
@@ -77,7 +75,15 @@ EXTRA: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
-"""Beside the five variants: mechanisms alone, controls, and other settings of the null space and the protected rows."""
+_MIXED = {"data.silence_share": "0.15", "data.loud_share": "0.15", "data.noise_share": "0.1"}
+EXTRA: dict[str, dict[str, dict[str, str]]] = {
+    regime: {name: settings | _NO_SILENCE for name, settings in by_name.items()} for regime, by_name in _ALONE.items()
+}
+EXTRA["scarce"]["full_retention, mixed audio"] = {"variant": "full_retention"} | _MIXED
+"""Beside the five variants: mechanisms alone, controls, and other settings of the null space and the protected rows.
+
+In these arms no protected row hears silence, unless the arm says otherwise.
+"""
 
 
 def arms(regime: str) -> dict[str, dict[str, str]]:
