@@ -51,6 +51,32 @@ def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
     assert lines[0].startswith("error: process 0 of 2: expected the others' answers, got ")
 
 
+ERROR = """
+import atexit, sys
+import torch.distributed as distributed
+from safe_train.errors import InputError
+from safe_train.usage import one_line_errors
+
+atexit.register(print, "taken down")
+if sys.argv[1] == "grouped":
+    distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+
+def run():
+    print("printed")
+    raise InputError("a", "b", "c", "d")
+
+one_line_errors(run)()
+"""
+
+
+@pytest.mark.parametrize("how", ["grouped", "alone"])
+def test_after_an_error_a_process_group_is_not_taken_down(tmp_path, how):
+    """What its threads wait for may be gone, and the program would now and then end by SIGABRT instead."""
+    (ended,) = ends(start(["-c", ERROR, how, tmp_path / "group"], world_size=1))
+    assert (ended.code, ended.err) == (2, "error: a: expected b, got c; d\n"), ended
+    assert ended.out == ("printed\n" if how == "grouped" else "printed\ntaken down\n")
+
+
 def test_alone_everything_is_given_back(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
