@@ -119,6 +119,16 @@ def test_far_apart_is_finite_and_right(backend: str, device: torch.device, diver
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_row_far_apart_leaves_its_neighbors_as_they_are(backend: str, device: torch.device, divergence: str) -> None:
+    near, far = pair(3, 97, 0.05, device), pair(2, 97, 60.0, device)
+    alone = measured(*near, divergence), measured(*far, divergence)
+    order = [0, 3, 1, 4, 2]
+    mixed = measured(*(torch.cat(logits)[order] for logits in zip(near, far, strict=True)), divergence)
+    for found, *want in zip(mixed, *alone, strict=True):
+        assert torch.equal(found, torch.cat(want)[order])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_probability_that_underflows_in_the_teacher(backend: str, device: torch.device, divergence: str) -> None:
     """exp(-120) is no float32, and neither is exp(120): the product of the two must not be formed."""
     student = torch.tensor([[-120.0, 0.0, -3.0]], device=device)
