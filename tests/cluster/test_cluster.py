@@ -68,9 +68,9 @@ def processes_of(job):
 
 
 def let_go(cluster, job):
-    """Lets a requeued job start at once, where Slurm waits two minutes.
+    """Lets a requeued job start, where Slurm waits two minutes, if nothing of its last start is left.
 
-    Those are for the processes of the last start: what they still have to say would be taken for the end of the next.
+    What its processes still have to say would be taken for the end of the next start.
     """
     left = cluster.run(f"{processes_of(job)}processes_of_job", user=0)
     assert left.returncode == 0, left.stderr
@@ -79,16 +79,24 @@ def let_go(cluster, job):
 
 
 def wait_for_end(cluster, job):
-    """The job's last state; a job that waits after a requeue is let go.
+    """The job's last state; a job that waits after a requeue is let go after a few seconds.
 
-    While a job goes back into the queue, it may show for a moment how its last start ended: an end has to last.
+    Not earlier: a node takes a start within the second of the requeue for the one that was revoked, and the job fails
+    with "Job credential revoked". While a job goes back into the queue, it may show for a moment how its last start
+    ended: an end has to last.
     """
     seen = []
+    waits_since = None
 
     def has_ended():
+        nonlocal waits_since
         now = fields(cluster, job)
         if now["JobState"] == "PENDING" and now.get("Reason") == "BeginTime":
-            let_go(cluster, job)
+            waits_since = waits_since or time.monotonic()
+            if time.monotonic() > waits_since + 4:
+                let_go(cluster, job)
+        else:
+            waits_since = None
         seen.append(now["JobState"])
         return len(seen) >= 20 and set(seen[-20:]) <= ENDED
 

@@ -4,8 +4,9 @@
 
 A kill comes at a moment drawn uniformly from the time that an uninterrupted run takes, whatever the process is doing
 then: for half of the kills from its start, for half from the end of loading, which takes the longest. The aimed ones
-wait for a checkpoint that is being written, or for the closing evaluation. A run that was killed before its first
-checkpoint is started again, any other resumed, and killed again, up to four times; then it is left to end.
+wait for a checkpoint that is being written (the process is halted, looked at, and killed), or for the closing
+evaluation. A run that was killed before its first checkpoint is started again, any other resumed, and killed again, up
+to four times; then it is left to end.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from safe_train.checkpoint import list_checkpoints
 from tests.survival.runs import SETTINGS, Process, differences, end_of, resume, start, write_data
 
 ANY, LOADED, CHECKPOINT, EVALUATION = "any moment", "after loading", "checkpoint", "evaluation"
+WRITING = "writing a checkpoint"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def newest_step(run: Path | None) -> int | None:
 def doing(log: Path, run: Path | None) -> str:
     """What a process that was killed had been doing."""
     if run and any(run.glob("checkpoints/.step-*.partial/*")):
-        return "writing a checkpoint"
+        return WRITING
     told = stages(log)
     if not told or told[-1] == "loading":
         return "starting"
@@ -147,18 +149,29 @@ class Trials:
         started, of_files = time.monotonic(), time.time()
         rest = {ANY: self.seconds, LOADED: self.seconds - self.loading}.get(aim, 0.02)
         moment = None
-        while moment is None or time.monotonic() < moment:
+        while True:
             if process.poll() is not None:
                 process.finished()
                 return True
             if moment is None and has_come(aim, process, output, of_files):
                 moment = time.monotonic() + self.random.uniform(0, rest)
+            if moment is not None and time.monotonic() >= moment:
+                if aim != CHECKPOINT or self._halts_while_writing(process, output):
+                    break
+                moment = None  # the checkpoint was complete before its moment came: the next one, then
             time.sleep(0.001)
         process.kill()
         run = only_run(output)
         kill = Kill(number, aim, round(time.monotonic() - started, 3), doing(process.log, run), newest_step(run))
         self.kills.append(kill)
         self.tell(f"kill {len(self.kills)}: {kill}")
+        return False
+
+    def _halts_while_writing(self, process: Process, output: Path) -> bool:
+        process.stop()
+        if process.poll() is not None or doing(process.log, only_run(output)) == WRITING:
+            return process.poll() is None
+        process.go_on()
         return False
 
     def _log(self) -> Path:

@@ -55,6 +55,17 @@ class Process:
         os.killpg(self._pid, signal.SIGKILL)
         self._wait(0)
 
+    def stop(self) -> None:
+        """Halts the whole group where it is."""
+        os.killpg(self._pid, signal.SIGSTOP)
+        _, status = os.waitpid(self._pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            self._code = os.waitstatus_to_exitcode(status)
+
+    def go_on(self) -> None:
+        """Lets a halted group go on."""
+        os.killpg(self._pid, signal.SIGCONT)
+
     def finished(self) -> None:
         """Waits for a good end."""
         code = self._wait(0)
