@@ -1,6 +1,6 @@
 """What retention costs a Stage A step, before and after the caches, and how that grows.
 
-    OMP_NUM_THREADS=1 python -m bench.cost --output cost.json
+    python -m bench.cost --output cost.json
 
 prints tables in Markdown. Times are CPU time of one thread, arms interleaved, medians over rounds of the ratio within a
 round, with half the distance of its quartiles. Takes some minutes.
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # several wait actively for each other, which is CPU time of no work
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": options.rounds}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)

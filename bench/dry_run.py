@@ -1,6 +1,6 @@
 """The dry run's memory and time beside a measured run.
 
-    OMP_NUM_THREADS=1 python -m bench.dry_run --output dry_run.json
+    python -m bench.dry_run --output dry_run.json
 
 Memory: the storages of all tensors that live between steps, and what the profiler sees allocated above them during a
 step. Time: CPU seconds of a step, planned from its arithmetic, memory traffic and number of operations at the speeds
@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", default=["embedded", "larger"])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # several wait actively for each other, which is CPU time of no work
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
