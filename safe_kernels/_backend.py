@@ -15,6 +15,8 @@ BackendName = Literal["triton", "torch"]
 
 _VARIABLE = "SAFE_KERNELS_BACKEND"
 _CHOICES = ("auto", "triton", "torch")
+_MINIMUM_CAPABILITY = (8, 0)
+"""Of NVIDIA devices: before, bfloat16 is emulated and the Fisher kernel spills 2,744 registers (sm_75)."""
 _logger = logging.getLogger("safe_kernels")
 
 
@@ -53,7 +55,7 @@ def backend_info(device: torch.device | str | None = None) -> BackendInfo:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     requested = _requested()
-    obstacle = _triton_obstacle(device.type)
+    obstacle = _triton_obstacle(device)
     if requested == "torch":
         return BackendInfo("torch", requested, str(device), f"{_VARIABLE}=torch")
     if requested == "triton":
@@ -107,15 +109,25 @@ def _triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _triton_obstacle(device_type: str) -> str | None:
+def _triton_obstacle(device: torch.device) -> str | None:
     """Why Triton cannot run on a device; None where it can."""
     if not _triton_installed():
         return "the triton package is not installed"
-    if device_type == "cpu":
+    if device.type == "cpu":
         return None if interpreting() else "Triton needs a GPU and the tensors are on the CPU"
-    if device_type != "cuda":
-        return f"the kernels support CUDA and ROCm devices, not {device_type!r}"
+    if device.type != "cuda":
+        return f"the kernels support CUDA and ROCm devices, not {device.type!r}"
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    if torch.version.hip is None and (found := _capability(device)) < _MINIMUM_CAPABILITY:
+        wanted = ".".join(map(str, _MINIMUM_CAPABILITY))
+        return f"the kernels need compute capability {wanted} or later, and {device} has {found[0]}.{found[1]}"
     return None
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache

@@ -28,6 +28,14 @@ def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor)
         raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {tensor.device}")
 
 
+def check_one_device(name: str, tensors: Sequence[Tensor]) -> None:
+    """Raise `ValueError` unless all tensors are on one device: a launch takes addresses of no other."""
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        found = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"{name}: expected all on one device, got {found}; call once for each device")
+
+
 def check_rank(name: str, tensor: Tensor, axes: str) -> None:
     """Raise `ValueError` unless the tensor has as many dimensions as `axes` names, e.g. `"N, V"`."""
     if tensor.dim() != axes.count(",") + 1:

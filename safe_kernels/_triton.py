@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,9 +30,18 @@ def widen_for_dot() -> bool:
     return interpreting()
 
 
-def launch(kernel: Any, grid: int, *arguments: Any, num_warps: int, **constants: Any) -> None:
-    """Run a kernel on a one-dimensional grid of programs."""
-    kernel[(grid,)](*arguments, **constants, num_warps=num_warps)
+def launch(kernel: Any, grid: int, *arguments: Any, device: torch.device, num_warps: int, **constants: Any) -> None:
+    """Run a kernel on a one-dimensional grid of programs, on `device` whatever the current device is.
+
+    Triton launches on the current device and stream, not on those of the arguments.
+    """
+    with on_device(device):
+        kernel[(grid,)](*arguments, **constants, num_warps=num_warps)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one for a block; nothing for other devices, on which Triton interprets."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def cdiv(amount: int, step: int) -> int:

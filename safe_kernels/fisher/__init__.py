@@ -19,6 +19,7 @@ from torch import Tensor
 
 from safe_kernels._checks import (
     check_floating,
+    check_one_device,
     check_rank,
     check_same_device,
     check_same_dtype,
@@ -82,6 +83,7 @@ def squared_gradient_ema_(fishers: Sequence[Tensor], grads: Sequence[Tensor], de
     for index, (fisher, grad) in enumerate(zip(fishers, grads, strict=True)):
         check_floating(f"fishers[{index}]", fisher, _FISHER_DTYPES)
         _check_beside(f"grads[{index}]", grad, f"fishers[{index}]", fisher)
+    check_one_device("fishers", fishers)
     if fishers:
         _ops.squared_gradient_ema(list(fishers), [grad.detach() for grad in grads], float(decay))
 
@@ -116,6 +118,7 @@ def ewc_penalty_(
         _check_beside(f"anchors[{index}]", anchor, f"params[{index}]", param)
         _check_beside(f"fishers[{index}]", fisher, f"params[{index}]", param)
         check_floating(f"fishers[{index}]", fisher, _FISHER_DTYPES)
+    check_one_device("params", params)
     if not params:
         return torch.zeros(())
     for param in params:

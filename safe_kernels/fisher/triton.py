@@ -63,6 +63,7 @@ def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
         TILE=tile,
         TOKENS=_INTERPRETER_TILE if interpreting() else TOKENS,
         GROUP=GROUP,
+        device=out.device,
         num_warps=FISHER_WARPS,
     )
     if target is not out:
@@ -86,6 +87,7 @@ def squared_gradient_ema_(fishers: Sequence[Tensor], grads: Sequence[Tensor], de
             GRAD=_DTYPES[columns[1][0].dtype],
             ALIGNED=aligned,
             ELEMENTS=elements,
+            device=fishers[0].device,
             num_warps=ELEMENTWISE_WARPS,
         )
     _copy_back(fishers, contiguous)
@@ -118,6 +120,7 @@ def ewc_penalty_(
             ANCHOR=_DTYPES[columns[2][0].dtype],
             ALIGNED=aligned,
             ELEMENTS=elements,
+            device=value.device,
             num_warps=ELEMENTWISE_WARPS,
         )
         value += partial.sum()

@@ -47,6 +47,7 @@ def logits_divergence(
         DIVERGENCE=DIVERGENCE_CODES[divergence],
         MASKED=mask is not None,
         BLOCK=_block(),
+        device=values.device,
         num_warps=WARPS,
     )
     return values, found
@@ -80,6 +81,7 @@ def logits_gradient(
         DIVERGENCE=DIVERGENCE_CODES[divergence],
         MASKED=mask is not None,
         BLOCK=_block(),
+        device=gradient.device,
         num_warps=WARPS,
     )
     return gradient
@@ -127,6 +129,7 @@ def linear_divergence(
             SOFTCAP=heads.softcap is not None,
             WANT_GRADIENT=want_gradient,
             BLOCK=_block(),
+            device=values.device,
             num_warps=WARPS,
         )
         if want_gradient:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safe_kernels._checks import check_floating, check_rank, check_same_device, check_same_length
+from safe_kernels._checks import check_floating, check_one_device, check_rank, check_same_device, check_same_length
 from safe_kernels.null_space import _ops
 
 _BASIS_DTYPES = (torch.float32, torch.float64)
@@ -50,6 +50,7 @@ def project_null_space_(
         _check_basis(f"bases[{index}]", basis, f"tensors[{index}]", tensor)
         if check_orthonormal:
             _check_orthonormal(f"bases[{index}]", basis)
+    check_one_device("tensors", tensors)
     if tensors:
         detached = [tensor.detach() for tensor in tensors]
         _ops.project_null_space(detached, [basis.detach() for basis in bases], one_sided)

@@ -75,6 +75,7 @@ def _project_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided:
         RANK=rank,
         ROWS=ROWS,
         COLUMNS=_INTERPRETER_COLUMNS if interpreting() else COLUMNS[rank],
+        device=tensors[0].device,
         num_warps=ROW_WARPS,
     )
 
@@ -93,11 +94,22 @@ def _project_flat(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided:
         "RANK": rank,
         "ELEMENTS": elements,
         "STEP": step,
+        "device": tensors[0].device,
         "num_warps": FLAT_WARPS,
     }
     grid = blocks.shape[0]
     launch(flat_partial_kernel, grid, pointers, table, blocks, partial, **options)
-    launch(flat_reduce_kernel, len(tensors), partial, bounds, coefficients, ONE_SIDED=one_sided, RANK=rank, num_warps=1)
+    launch(
+        flat_reduce_kernel,
+        len(tensors),
+        partial,
+        bounds,
+        coefficients,
+        ONE_SIDED=one_sided,
+        RANK=rank,
+        device=tensors[0].device,
+        num_warps=1,
+    )
     launch(flat_subtract_kernel, grid, pointers, table, blocks, coefficients, **options)
 
 

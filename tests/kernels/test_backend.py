@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from safe_kernels import BackendUnavailableError, _backend, backend_info, kl_divergence
+from safe_kernels import (
+    BackendUnavailableError,
+    _backend,
+    _triton,
+    backend_info,
+    ewc_penalty_,
+    kl_divergence,
+    project_null_space_,
+    squared_gradient_ema_,
+)
 
 
 def test_cpu_runs_torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +65,55 @@ def test_fallback_is_told_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert [record.getMessage() for record in caplog.records] == [
         "safe_kernels uses its PyTorch implementation: the triton package is not installed"
     ]
+
+
+@pytest.mark.parametrize(("capability", "name"), [((7, 5), "torch"), ((8, 0), "triton"), ((9, 0), "triton")])
+def test_an_old_gpu_runs_torch(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], name: str) -> None:
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_backend, "_capability", lambda _: capability)
+    info = backend_info("cuda")
+    assert info.name == name
+    if name == "torch":
+        assert info.reason == "the kernels need compute capability 8.0 or later, and cuda has 7.5"
+
+
+def test_tensors_of_several_devices_are_refused() -> None:
+    """Not one launch on the first one's device, with addresses of the others."""
+    here, there = torch.ones(2, 4), torch.ones(2, 4, device="meta")
+    message = "expected all on one device, got cpu, meta; call once for each device"
+    with pytest.raises(ValueError, match=f"tensors: {message}"):
+        project_null_space_([here, there], [torch.eye(4), torch.eye(4, device="meta")])
+    with pytest.raises(ValueError, match=f"fishers: {message}"):
+        squared_gradient_ema_([here, there], [here, there], 0.9)
+    with pytest.raises(ValueError, match=f"params: {message}"):
+        ewc_penalty_([here, there], [here, there], [here, there], 1.0)
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device, which need not be the one that holds the tensors."""
+    entered: list[torch.device] = []
+
+    class Guard:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *_: object) -> None:
+            entered.append(torch.device("cpu"))
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            return lambda *_, **__: launched.append(entered[-1])
+
+    launched: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    second = torch.device("cuda", 1)
+    _triton.launch(Kernel(), 1, device=second, num_warps=4)
+    assert launched == [second]
+    assert entered == [second, torch.device("cpu")]
 
 
 def test_unknown_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
