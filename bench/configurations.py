@@ -11,7 +11,9 @@ from typing import Any
 
 import triton.language as tl
 
+from safe_kernels.fisher import _diagonal_kernels as diagonal_kernels
 from safe_kernels.fisher import _kernels as fisher_kernels
+from safe_kernels.fisher import diagonal_triton as diagonal
 from safe_kernels.fisher import triton as fisher
 from safe_kernels.kl import _kernels as kl_kernels
 from safe_kernels.kl import triton as kl
@@ -95,17 +97,17 @@ def _fisher(precision: str) -> list[Configuration]:
                 "ONE_TOKEN": one_token,
                 "WIDEN": False,
                 "PRECISION": "ieee" if half else precision,
-                "TILE": fisher.HALF_TILE if half else fisher.FLOAT32_TILE,
-                "TOKENS": fisher.TOKENS,
-                "GROUP": fisher.GROUP,
+                "TILE": diagonal.HALF_TILE if half else diagonal.FLOAT32_TILE,
+                "TOKENS": diagonal.TOKENS,
+                "GROUP": diagonal.GROUP,
             }
             found.append(
                 Configuration(
                     f"fisher diagonal{' one token' if one_token else ''} {dtype}",
-                    fisher_kernels.fisher_diagonal_kernel,
+                    diagonal_kernels.fisher_diagonal_kernel,
                     ("*fp32", f"*{dtype}", f"*{dtype}", "i32", "i32", "i32", "i32"),
                     constants,
-                    fisher.FISHER_WARPS,
+                    diagonal.FISHER_WARPS,
                     shipped=dtype != "fp16" and not one_token,
                 )
             )
