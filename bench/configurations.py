@@ -115,27 +115,27 @@ def _fisher(precision: str) -> list[Configuration]:
 
 
 def _multi_tensor() -> list[Configuration]:
-    tables = ("*i64", "*i64", "*i64")
     found = []
     for aligned in (True, False):
         suffix = "" if aligned else " unaligned"
         constants = {"ALIGNED": aligned, "ELEMENTS": fisher.ELEMENTS}
-        for name, dtype in DTYPES.items():
+        found += [
+            Configuration(
+                f"squared-gradient average {name}{suffix}", fisher_kernels.squared_gradient_ema_kernel,
+                ("*i64", "*i64", "*i32", "fp32"), {"GRAD": dtype, **constants}, fisher.WARPS, aligned,
+                shipped=name == "bf16",
+            )
+            for name, dtype in DTYPES.items()
+        ]  # fmt: skip
+        for grad, param, anchor in product(DTYPES, DTYPES, DTYPES):
+            dtypes = {"GRAD": DTYPES[grad], "PARAM": DTYPES[param], "ANCHOR": DTYPES[anchor]}
             found.append(
                 Configuration(
-                    f"squared-gradient average {name}{suffix}", fisher_kernels.squared_gradient_ema_kernel,
-                    (*tables, "fp32"), {"GRAD": dtype, **constants}, fisher.ELEMENTWISE_WARPS, aligned,
-                    shipped=name == "bf16",
+                    f"ewc penalty {param}, gradient {grad}, anchor {anchor}{suffix}", fisher_kernels.ewc_kernel,
+                    ("*i64", "*i64", "*i32", "*fp32", "fp32"), {**dtypes, **constants}, fisher.WARPS, aligned,
+                    shipped=(grad, param, anchor) in (("bf16", "bf16", "fp32"), ("fp32", "fp32", "fp32")),
                 )
             )  # fmt: skip
-            found += [
-                Configuration(
-                    f"ewc penalty {name}, anchor {anchor_name}{suffix}", fisher_kernels.ewc_kernel,
-                    (*tables, "*fp32", "fp32"), {"PARAM": dtype, "ANCHOR": anchor, **constants},
-                    fisher.ELEMENTWISE_WARPS, aligned, shipped=name == "bf16" and anchor_name == "fp32",
-                )
-                for anchor_name, anchor in DTYPES.items()
-            ]  # fmt: skip
     return found
 
 

@@ -113,14 +113,22 @@ class Identities:
 
     def __init__(self) -> None:
         self._seen: list[weakref.ref[Tensor]] = []
+        self._died = False
 
-    def changed(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether any is another than at the call before."""
-        seen = [reference() for reference in self._seen]
-        if len(seen) == len(tensors) and all(map(operator.is_, seen, tensors)):
+    def same(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether these are the tensors remembered, each in its place."""
+        if self._died or len(tensors) != len(self._seen):
             return False
-        self._seen = [weakref.ref(tensor) for tensor in tensors]
-        return True
+        return all(map(operator.is_, [reference() for reference in self._seen], tensors))
+
+    def remember(self, tensors: Sequence[Tensor]) -> None:
+        """Look at these tensors."""
+        self._died = False
+        self._seen = [weakref.ref(tensor, self._note_death) for tensor in tensors]
+
+    def _note_death(self, reference: weakref.ref[Tensor]) -> None:
+        # References of an earlier look may outlive it.
+        self._died = True
 
 
 def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:

@@ -93,22 +93,25 @@ def test_identities_see_another_tensor_at_the_same_address() -> None:
     first, second = buffer.view(torch.float32), buffer.view(torch.int32)
     assert first.data_ptr() == second.data_ptr()
     seen = Identities()
-    assert seen.changed([first])
-    assert not seen.changed([first])
-    assert seen.changed([second])
+    assert not seen.same([first])
+    seen.remember([first])
+    assert seen.same([first])
+    assert not seen.same([second])
+    assert not seen.same([first, second])
 
 
 def test_identities_of_gradients_survive_without_anybody_holding_them() -> None:
     param = torch.nn.Parameter(torch.zeros(3))
     param.sum().backward()
     seen = Identities()
-    seen.changed([param.grad])
+    seen.remember([param.grad])
     gc.collect()
-    assert not seen.changed([param.grad])
+    assert seen.same([param.grad])
     param.grad = None
+    assert not seen.same([param.grad])  # and not None in place of a reference that has died
     assert seen._seen[0]() is None  # the memory has been given back
     param.sum().backward()
-    assert seen.changed([param.grad])
+    assert not seen.same([param.grad])
 
 
 def test_rows_are_grouped_in_order() -> None:
