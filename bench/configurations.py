@@ -11,7 +11,9 @@ from typing import Any
 
 import triton.language as tl
 
+from safe_kernels.fisher import _diagonal_kernels as diagonal_kernels
 from safe_kernels.fisher import _kernels as fisher_kernels
+from safe_kernels.fisher import diagonal_triton as diagonal
 from safe_kernels.fisher import triton as fisher
 from safe_kernels.kl import _kernels as kl_kernels
 from safe_kernels.kl import triton as kl
@@ -33,6 +35,7 @@ class Configuration:
         warps: warps a program.
         vector_loads: whether the data allow 128-bit loads.
         shipped: among those that everyday tests compile.
+        elements: elements that a program handles in one round of its hot loops; 0 where they are not element-wise.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Configuration:
     warps: int
     vector_loads: bool = True
     shipped: bool = False
+    elements: int = 0
 
 
 def configurations(backend: str) -> list[Configuration]:
@@ -62,11 +66,11 @@ def _divergences() -> list[Configuration]:
             found += [
                 Configuration(
                     f"kl logits forward {name} {dtype}", kl_kernels.logits_forward_kernel, forward, constants, kl.WARPS,
-                    shipped=everyday and name == "jsd",
+                    shipped=everyday and name == "jsd", elements=kl.BLOCK,
                 ),
                 Configuration(
                     f"kl logits backward {name} {dtype}", kl_kernels.logits_backward_kernel, backward, constants,
-                    kl.WARPS, shipped=everyday and name == "jsd",
+                    kl.WARPS, shipped=everyday and name == "jsd", elements=kl.BLOCK,
                 ),
             ]  # fmt: skip
             found += [
@@ -77,6 +81,7 @@ def _divergences() -> list[Configuration]:
                     {**constants, "SOFTCAP": softcap, "WANT_GRADIENT": True},
                     kl.WARPS,
                     shipped=everyday and (name == "forward" or softcap),
+                    elements=kl.BLOCK,
                 )
                 for softcap in (False, True)
             ]
@@ -92,17 +97,17 @@ def _fisher(precision: str) -> list[Configuration]:
                 "ONE_TOKEN": one_token,
                 "WIDEN": False,
                 "PRECISION": "ieee" if half else precision,
-                "TILE": fisher.HALF_TILE if half else fisher.FLOAT32_TILE,
-                "TOKENS": fisher.TOKENS,
-                "GROUP": fisher.GROUP,
+                "TILE": diagonal.HALF_TILE if half else diagonal.FLOAT32_TILE,
+                "TOKENS": diagonal.TOKENS,
+                "GROUP": diagonal.GROUP,
             }
             found.append(
                 Configuration(
                     f"fisher diagonal{' one token' if one_token else ''} {dtype}",
-                    fisher_kernels.fisher_diagonal_kernel,
+                    diagonal_kernels.fisher_diagonal_kernel,
                     ("*fp32", f"*{dtype}", f"*{dtype}", "i32", "i32", "i32", "i32"),
                     constants,
-                    fisher.FISHER_WARPS,
+                    diagonal.FISHER_WARPS,
                     shipped=dtype != "fp16" and not one_token,
                 )
             )
@@ -110,27 +115,27 @@ def _fisher(precision: str) -> list[Configuration]:
 
 
 def _multi_tensor() -> list[Configuration]:
-    tables = ("*i64", "*i64", "*i64")
     found = []
     for aligned in (True, False):
         suffix = "" if aligned else " unaligned"
         constants = {"ALIGNED": aligned, "ELEMENTS": fisher.ELEMENTS}
-        for name, dtype in DTYPES.items():
+        found += [
+            Configuration(
+                f"squared-gradient average {name}{suffix}", fisher_kernels.squared_gradient_ema_kernel,
+                ("*i64", "*i64", "*i32", "fp32"), {"GRAD": dtype, **constants}, fisher.WARPS, aligned,
+                shipped=name == "bf16",
+            )
+            for name, dtype in DTYPES.items()
+        ]  # fmt: skip
+        for grad, param, anchor in product(DTYPES, DTYPES, DTYPES):
+            dtypes = {"GRAD": DTYPES[grad], "PARAM": DTYPES[param], "ANCHOR": DTYPES[anchor]}
             found.append(
                 Configuration(
-                    f"squared-gradient average {name}{suffix}", fisher_kernels.squared_gradient_ema_kernel,
-                    (*tables, "fp32"), {"GRAD": dtype, **constants}, fisher.ELEMENTWISE_WARPS, aligned,
-                    shipped=name == "bf16",
+                    f"ewc penalty {param}, gradient {grad}, anchor {anchor}{suffix}", fisher_kernels.ewc_kernel,
+                    ("*i64", "*i64", "*i32", "*fp32", "fp32"), {**dtypes, **constants}, fisher.WARPS, aligned,
+                    shipped=(grad, param, anchor) in (("bf16", "bf16", "fp32"), ("fp32", "fp32", "fp32")),
                 )
             )  # fmt: skip
-            found += [
-                Configuration(
-                    f"ewc penalty {name}, anchor {anchor_name}{suffix}", fisher_kernels.ewc_kernel,
-                    (*tables, "*fp32", "fp32"), {"PARAM": dtype, "ANCHOR": anchor, **constants},
-                    fisher.ELEMENTWISE_WARPS, aligned, shipped=name == "bf16" and anchor_name == "fp32",
-                )
-                for anchor_name, anchor in DTYPES.items()
-            ]  # fmt: skip
     return found
 
 
@@ -156,6 +161,7 @@ def _projections(precision: str) -> list[Configuration]:
                     warps,
                     vector_loads=rank_aligned,
                     shipped=aligned and rank_aligned and rank in (null_space.RANK_PADS[0], null_space.MAXIMUM_RANK),
+                    elements=constants["ROWS"] * constants["COLUMNS"] if "ROWS" in constants else constants["STEP"],
                 )
             )
     for rank in null_space.RANK_PADS:

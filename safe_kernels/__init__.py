@@ -6,11 +6,14 @@ The package needs torch alone (and triton where there is a GPU). Three families:
 - `fisher_diagonal_`, `squared_gradient_ema_`, `ewc_penalty_`: elastic weight consolidation,
 - `project_null_space_` and the bases it projects with: `FrequentDirections`, `gram_basis`, `covariance_basis`.
 
-A trailing underscore: an argument is changed in place. `backend_info` tells which implementation runs and why.
+A trailing underscore: an argument is changed in place. The operations on many tensors also come prepared, for tensors
+that stay from step to step: `EwcPlan`, `SquaredGradientEmaPlan`. `backend_info` tells which implementation runs, and
+why.
 """
 
 from safe_kernels._backend import BackendInfo, BackendUnavailableError, backend_info
-from safe_kernels.fisher import ewc_penalty_, fisher_diagonal_, squared_gradient_ema_
+from safe_kernels._tables import GraphCaptureError
+from safe_kernels.fisher import EwcPlan, SquaredGradientEmaPlan, ewc_penalty_, fisher_diagonal_, squared_gradient_ema_
 from safe_kernels.kl import kl_divergence, linear_kl_divergence
 from safe_kernels.null_space import Basis, FrequentDirections, covariance_basis, gram_basis, project_null_space_
 
@@ -18,7 +21,10 @@ __all__ = [
     "BackendInfo",
     "BackendUnavailableError",
     "Basis",
+    "EwcPlan",
     "FrequentDirections",
+    "GraphCaptureError",
+    "SquaredGradientEmaPlan",
     "backend_info",
     "covariance_basis",
     "ewc_penalty_",

@@ -19,16 +19,23 @@ from torch import Tensor
 
 from safe_kernels._checks import (
     check_floating,
-    check_one_device,
     check_rank,
     check_same_device,
     check_same_dtype,
-    check_same_length,
     check_shape,
 )
 from safe_kernels.fisher import _ops
+from safe_kernels.fisher.plans import (
+    FISHER_DTYPES,
+    EwcPlan,
+    SquaredGradientEmaPlan,
+    check_average,
+    check_decay,
+    check_ewc,
+    gradients,
+)
 
-_FISHER_DTYPES = (torch.float32, torch.float64)
+__all__ = ["EwcPlan", "SquaredGradientEmaPlan", "ewc_penalty_", "fisher_diagonal_", "squared_gradient_ema_"]
 
 
 def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> Tenso
     check_same_dtype("grad_outputs", grad_outputs, "inputs", inputs)
     check_same_device("grad_outputs", grad_outputs, "inputs", inputs)
     check_shape("grad_outputs", grad_outputs, (*inputs.shape[:2], grad_outputs.shape[2]))
-    check_floating("out", out, _FISHER_DTYPES)
+    check_floating("out", out, FISHER_DTYPES)
     check_same_device("out", out, "inputs", inputs)
     check_shape("out", out, (grad_outputs.shape[2], inputs.shape[2]))
     _ops.fisher_diagonal(out, inputs.detach(), grad_outputs.detach())
@@ -68,6 +75,8 @@ def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> Tenso
 def squared_gradient_ema_(fishers: Sequence[Tensor], grads: Sequence[Tensor], decay: float) -> None:
     """Exponential moving average of squared gradients, for many tensors: `F <- decay F + (1 - decay) g^2`.
 
+    `SquaredGradientEmaPlan` does the same with a fraction of the time on the host, for Fishers that stay.
+
     Args:
         fishers: running averages, float32 or float64; changed in place.
         grads: gradients of the same shapes, any floating dtype.
@@ -75,15 +84,10 @@ def squared_gradient_ema_(fishers: Sequence[Tensor], grads: Sequence[Tensor], de
 
     Raises:
         TypeError: a dtype is not supported.
-        ValueError: numbers of tensors, a shape or device, or `decay` does not fit.
+        ValueError: numbers of tensors, a shape or device, or `decay` does not fit, or two Fishers share memory.
     """
-    if not 0.0 <= decay <= 1.0:
-        raise ValueError(f"decay: expected a number in [0, 1], got {decay}")
-    check_same_length("grads", grads, "fishers", fishers)
-    for index, (fisher, grad) in enumerate(zip(fishers, grads, strict=True)):
-        check_floating(f"fishers[{index}]", fisher, _FISHER_DTYPES)
-        _check_beside(f"grads[{index}]", grad, f"fishers[{index}]", fisher)
-    check_one_device("fishers", fishers)
+    check_decay(decay)
+    check_average(fishers, grads)
     if fishers:
         _ops.squared_gradient_ema(list(fishers), [grad.detach() for grad in grads], float(decay))
 
@@ -96,9 +100,10 @@ def ewc_penalty_(
         value = (weight/2) sum F (theta - theta*)^2          theta.grad += weight F (theta - theta*)
 
     Call it after `backward()` (or before: gradients accumulate either way), and do not call `backward()` on the value.
+    `EwcPlan` does the same with a fraction of the time on the host, for tensors that stay from step to step.
 
     Args:
-        params: parameters theta. A `.grad` of None is created.
+        params: parameters theta. A `.grad` of None is created; one of another dtype than the parameter's keeps its own.
         anchors: theta*, of the same shapes and of any floating dtype.
         fishers: F, of the same shapes, float32 or float64. A Fisher that is missing is an error: there is no silent
             fall-back to an unweighted distance.
@@ -109,29 +114,10 @@ def ewc_penalty_(
 
     Raises:
         TypeError: a dtype is not supported, or an entry is None.
-        ValueError: numbers of tensors, a shape or device does not fit.
+        ValueError: numbers of tensors, a shape or device does not fit, or two gradients share memory.
     """
-    check_same_length("anchors", anchors, "params", params)
-    check_same_length("fishers", fishers, "params", params)
-    for index, (param, anchor, fisher) in enumerate(zip(params, anchors, fishers, strict=True)):
-        check_floating(f"params[{index}]", param)
-        _check_beside(f"anchors[{index}]", anchor, f"params[{index}]", param)
-        _check_beside(f"fishers[{index}]", fisher, f"params[{index}]", param)
-        check_floating(f"fishers[{index}]", fisher, _FISHER_DTYPES)
-    check_one_device("params", params)
+    check_ewc(params, anchors, fishers)
     if not params:
         return torch.zeros(())
-    for param in params:
-        if param.grad is None:
-            param.grad = torch.zeros_like(param)
-    grads = [param.grad for param in params if param.grad is not None]
-    detached = [param.detach() for param in params]
+    grads, detached = gradients(params), [param.detach() for param in params]
     return _ops.ewc_penalty(grads, detached, [anchor.detach() for anchor in anchors], list(fishers), float(weight))
-
-
-def _check_beside(name: str, tensor: Tensor | None, other_name: str, other: Tensor) -> None:
-    if tensor is None:
-        raise TypeError(f"{name}: expected a tensor, got None")
-    check_floating(name, tensor)
-    check_same_device(name, tensor, other_name, other)
-    check_shape(name, tensor, other.shape)

@@ -1,4 +1,4 @@
-"""Triton kernels of the Fisher operations."""
+"""Triton kernels that go over many tensors element by element: the EWC penalty and the squared-gradient average."""
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
 # Kernels are a language of their own in Python's syntax: a call returns what its body computes, which Python's types
@@ -11,63 +11,36 @@ import triton.language as tl
 
 
 @triton.jit
-def fisher_diagonal_kernel(
-    out_ptr: tl.tensor,
-    inputs_ptr: tl.tensor,
-    grads_ptr: tl.tensor,
-    samples: tl.tensor,
-    tokens: tl.tensor,
-    din: tl.tensor,
-    dout: tl.tensor,
-    ONE_TOKEN: tl.constexpr,
-    WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    TILE: tl.constexpr,
-    TOKENS: tl.constexpr,
-    GROUP: tl.constexpr,
+def ewc_kernel(
+    addresses_ptr: tl.tensor,
+    sizes_ptr: tl.tensor,
+    blocks_ptr: tl.tensor,
+    partial_ptr: tl.tensor,
+    weight: tl.tensor,
+    GRAD: tl.constexpr,
+    PARAM: tl.constexpr,
+    ANCHOR: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    ELEMENTS: tl.constexpr,
 ) -> None:
-    """Add a tile of `sum_n (sum_t g a^T)^2`: samples and tokens in a fixed order, no atomics.
-
-    ONE_TOKEN: there is one token a sample. The square of a product is the product of squares, so the samples take the
-    tokens' place (`samples` is 1 and `tokens` their number) and the operands are squared instead of the sum.
-    """
-    row_tiles = tl.cdiv(dout, TILE)
-    column_tiles = tl.cdiv(din, TILE)
-    # Programs in groups of GROUP rows of tiles, so that those that run together share operands in the L2 cache.
-    program = tl.program_id(0)
-    group = program // (GROUP * column_tiles)
-    group_rows = tl.minimum(row_tiles - group * GROUP, GROUP)
-    within = program % (GROUP * column_tiles)
-    rows = (group * GROUP + within % group_rows) * TILE + tl.arange(0, TILE)
-    columns = (within // group_rows) * TILE + tl.arange(0, TILE)
-    steps = tl.arange(0, TOKENS)
-    total = tl.zeros([TILE, TILE], tl.float32)
-    for sample in range(0, samples):
-        first = tl.cast(sample, tl.int64) * tokens
-        product = tl.zeros([TILE, TILE], tl.float32)
-        for start in range(0, tokens, TOKENS):
-            token = (first + start + steps)[:, None]
-            inside = (start + steps < tokens)[:, None]
-            a = tl.load(inputs_ptr + token * din + columns[None, :], mask=inside & (columns < din)[None, :], other=0.0)
-            g = tl.load(grads_ptr + token * dout + rows[None, :], mask=inside & (rows < dout)[None, :], other=0.0)
-            if ONE_TOKEN:
-                a, g = a.to(tl.float32), g.to(tl.float32)
-                a, g = a * a, g * g
-            if WIDEN:
-                a, g = a.to(tl.float32), g.to(tl.float32)
-            product = tl.dot(tl.trans(g), a, acc=product, input_precision=PRECISION)
-        if ONE_TOKEN:
-            total += product
-        else:
-            total += product * product
-    inside = (rows < dout)[:, None] & (columns < din)[None, :]
-    target = out_ptr + rows.to(tl.int64)[:, None] * din + columns[None, :]
-    tl.store(target, tl.load(target, mask=inside, other=0.0) + total, mask=inside)
+    """One block of `grad += weight F (param - anchor)`, and its part of `sum F (param - anchor)^2`."""
+    row, start, left = _block(sizes_ptr, blocks_ptr, ELEMENTS)
+    grad_ptr = _pointer(addresses_ptr + row * 4, start, GRAD, ALIGNED)
+    param_ptr = _pointer(addresses_ptr + row * 4 + 1, start, PARAM, ALIGNED)
+    anchor_ptr = _pointer(addresses_ptr + row * 4 + 2, start, ANCHOR, ALIGNED)
+    fisher_ptr = _pointer(addresses_ptr + row * 4 + 3, start, tl.float32, ALIGNED)
+    lane = tl.arange(0, ELEMENTS)
+    if left >= ELEMENTS:
+        part = _ewc_block(grad_ptr + lane, param_ptr + lane, anchor_ptr + lane, fisher_ptr + lane, weight, None, GRAD)
+    else:
+        inside = lane < left
+        part = _ewc_block(grad_ptr + lane, param_ptr + lane, anchor_ptr + lane, fisher_ptr + lane, weight, inside, GRAD)
+    tl.store(partial_ptr + tl.program_id(0), part)
 
 
 @triton.jit
 def squared_gradient_ema_kernel(
-    pointers_ptr: tl.tensor,
+    addresses_ptr: tl.tensor,
     sizes_ptr: tl.tensor,
     blocks_ptr: tl.tensor,
     decay: tl.tensor,
@@ -76,59 +49,63 @@ def squared_gradient_ema_kernel(
     ELEMENTS: tl.constexpr,
 ) -> None:
     """One block of `fisher <- decay fisher + (1 - decay) grad^2`."""
-    tensor, offsets, inside = _block_of_tensor(sizes_ptr, blocks_ptr, ALIGNED, ELEMENTS)
-    fisher_ptr = _pointer(pointers_ptr + tensor * 2, tl.float32, ALIGNED)
-    grad_ptr = _pointer(pointers_ptr + tensor * 2 + 1, GRAD, ALIGNED)
-    fisher = tl.load(fisher_ptr + offsets, mask=inside, other=0.0)
-    grad = tl.load(grad_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    tl.store(fisher_ptr + offsets, decay * fisher + (1.0 - decay) * grad * grad, mask=inside)
+    row, start, left = _block(sizes_ptr, blocks_ptr, ELEMENTS)
+    fisher_ptr = _pointer(addresses_ptr + row * 2, start, tl.float32, ALIGNED)
+    grad_ptr = _pointer(addresses_ptr + row * 2 + 1, start, GRAD, ALIGNED)
+    # Four elements an access, whatever the dtypes: one layout for both, or values go through shared memory.
+    lane = tl.max_contiguous(tl.arange(0, ELEMENTS), 4)
+    if left >= ELEMENTS:
+        _average_block(fisher_ptr + lane, grad_ptr + lane, decay, None)
+    else:
+        _average_block(fisher_ptr + lane, grad_ptr + lane, decay, lane < left)
 
 
 @triton.jit
-def ewc_kernel(
-    pointers_ptr: tl.tensor,
-    sizes_ptr: tl.tensor,
-    blocks_ptr: tl.tensor,
-    partial_ptr: tl.tensor,
+def _ewc_block(
+    grad_ptr: tl.tensor,
+    param_ptr: tl.tensor,
+    anchor_ptr: tl.tensor,
+    fisher_ptr: tl.tensor,
     weight: tl.tensor,
-    PARAM: tl.constexpr,
-    ANCHOR: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    ELEMENTS: tl.constexpr,
-) -> None:
-    """One block of `grad += weight F (param - anchor)`, and its part of `sum F (param - anchor)^2`."""
-    tensor, offsets, inside = _block_of_tensor(sizes_ptr, blocks_ptr, ALIGNED, ELEMENTS)
-    grad_ptr = _pointer(pointers_ptr + tensor * 4, PARAM, ALIGNED)
-    param_ptr = _pointer(pointers_ptr + tensor * 4 + 1, PARAM, ALIGNED)
-    anchor_ptr = _pointer(pointers_ptr + tensor * 4 + 2, ANCHOR, ALIGNED)
-    fisher_ptr = _pointer(pointers_ptr + tensor * 4 + 3, tl.float32, ALIGNED)
-    param = tl.load(param_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    anchor = tl.load(anchor_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    fisher = tl.load(fisher_ptr + offsets, mask=inside, other=0.0)
-    grad = tl.load(grad_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    offset = param - anchor
+    inside: tl.tensor,
+    GRAD: tl.constexpr,
+) -> tl.tensor:
+    # Without a mask, what is outside of it needs no value either.
+    fisher = _load(fisher_ptr, inside)
+    offset = _load(param_ptr, inside) - _load(anchor_ptr, inside)
     pull = fisher * offset
-    tl.store(grad_ptr + offsets, (grad + weight * pull).to(PARAM), mask=inside)
-    tl.store(partial_ptr + tl.program_id(0), tl.sum(pull * offset, 0))
+    tl.store(grad_ptr, (_load(grad_ptr, inside) + weight * pull).to(GRAD), mask=inside)
+    return tl.sum(pull * offset, 0)
 
 
 @triton.jit
-def _block_of_tensor(
-    sizes_ptr: tl.tensor, blocks_ptr: tl.tensor, ALIGNED: tl.constexpr, ELEMENTS: tl.constexpr
+def _average_block(fisher_ptr: tl.tensor, grad_ptr: tl.tensor, decay: tl.tensor, inside: tl.tensor) -> None:
+    grad = _load(grad_ptr, inside)
+    tl.store(fisher_ptr, decay * _load(fisher_ptr, inside) + (1.0 - decay) * grad * grad, mask=inside)
+
+
+@triton.jit
+def _load(pointer: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    """Elements in float32, zero outside a mask, which may be None."""
+    x = tl.load(pointer) if inside is None else tl.load(pointer, mask=inside, other=0.0)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def _block(
+    sizes_ptr: tl.tensor, blocks_ptr: tl.tensor, ELEMENTS: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Tensor of this program, the elements of it that the program handles, and which of those exist."""
-    tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
-    offsets = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1) * ELEMENTS + tl.arange(0, ELEMENTS)
-    size = tl.load(sizes_ptr + tensor)
-    if ALIGNED:
-        size = tl.multiple_of(size, 16)
-    return tensor, offsets, offsets < size
+    """Row of this program, the first element that it handles, and how many there are from there on (at most 2^30)."""
+    row = tl.load(blocks_ptr + tl.program_id(0) * 2)
+    start = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1).to(tl.int64) * ELEMENTS
+    left = tl.minimum(tl.load(sizes_ptr + row) - start, 1 << 30).to(tl.int32)
+    return row, start, left
 
 
 @triton.jit
-def _pointer(address_ptr: tl.tensor, DTYPE: tl.constexpr, ALIGNED: tl.constexpr) -> tl.tensor:
-    """Pointer from an address in a table; its alignment must be said, or loads are not vectorized."""
-    pointer = tl.load(address_ptr).to(tl.pointer_type(DTYPE))
+def _pointer(address_ptr: tl.tensor, start: tl.tensor, DTYPE: tl.constexpr, ALIGNED: tl.constexpr) -> tl.tensor:
+    """Pointer to a row's element; its alignment must be said, or accesses are not vectorized."""
+    pointer = tl.load(address_ptr).to(tl.pointer_type(DTYPE)) + start
     if ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
     return pointer

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels._backend import choose_backend
+from safe_kernels._tables import addresses, refuse_overlaps
 from safe_kernels.fisher import fallback
 
 
@@ -28,10 +29,11 @@ def _(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
 @torch.library.custom_op("safe_kernels::squared_gradient_ema_", mutates_args=("fishers",))
 def squared_gradient_ema(fishers: list[Tensor], grads: list[Tensor], decay: float) -> None:
     """`fisher <- decay fisher + (1 - decay) grad^2` for every pair."""
+    refuse_overlaps("fishers", fishers)
     if choose_backend(*fishers, *grads) == "triton":
         from safe_kernels.fisher import triton
 
-        triton.squared_gradient_ema_(fishers, grads, decay)
+        triton.AverageLaunch(fishers, grads)(grads, decay)
     else:
         fallback.squared_gradient_ema_(fishers, grads, decay)
 
@@ -46,10 +48,11 @@ def ewc_penalty(
     grads: list[Tensor], params: list[Tensor], anchors: list[Tensor], fishers: list[Tensor], weight: float
 ) -> Tensor:
     """Value of the penalty, a scalar of the Fisher's dtype; `grads` receive its gradient."""
-    if choose_backend(*fishers, *params, *anchors) == "triton":
+    refuse_overlaps("gradients", grads)
+    if choose_backend(*fishers, *params, *anchors, *grads) == "triton":
         from safe_kernels.fisher import triton
 
-        return triton.ewc_penalty_(grads, params, anchors, fishers, weight)
+        return triton.EwcLaunch(grads, params, anchors, fishers)(grads, addresses(params), weight)
     return fallback.ewc_penalty_(grads, params, anchors, fishers, weight)
 
 

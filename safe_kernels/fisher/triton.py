@@ -1,160 +1,202 @@
-"""Launches of the Triton kernels of the Fisher operations."""
+"""Launches of the kernels that go over many tensors element by element: the EWC penalty and the gradient average."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from safe_kernels import _triton
 from safe_kernels._backend import interpreting
-from safe_kernels._triton import cdiv, dot_precision, launch, pointer_table, widen_for_dot
-from safe_kernels.fisher._kernels import ewc_kernel, fisher_diagonal_kernel, squared_gradient_ema_kernel
-
-HALF_TILE = 128
-"""Rows and columns of the Fisher diagonal that a program owns, for half-precision operands: two float32 accumulators,
-128 registers a thread."""
-
-FLOAT32_TILE = 64
-"""The same for float32 operands, whose three-term products need registers too: 128 spills."""
-
-FISHER_WARPS = 8
-"""With 4 warps the two accumulators spill."""
-
-TOKENS = 32
-GROUP = 8
+from safe_kernels._tables import AddressTable, addresses, aligned_rows, block_table, dense, grouped
+from safe_kernels._triton import cdiv
+from safe_kernels.fisher import fallback
+from safe_kernels.fisher._kernels import ewc_kernel, squared_gradient_ema_kernel
+from safe_kernels.fisher.diagonal_triton import fisher_diagonal_ as fisher_diagonal_
 
 ELEMENTS = 4096
-"""Elements a program of the multi-tensor kernels handles."""
+"""Elements a program handles: of each tensor 16 a thread, in accesses of 16 bytes."""
 
-ELEMENTWISE_WARPS = 8
-_INTERPRETER_TILE = 16
+WARPS = 8
 _INTERPRETER_ELEMENTS = 64
+Value = TypeVar("Value")
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
-    """Add the squared per-sample weight gradients to `out`."""
-    samples, tokens, din = inputs.shape
-    dout = grad_outputs.shape[2]
-    if inputs.numel() == 0 or dout == 0:
-        return
-    one_token = tokens == 1
-    if one_token:
-        samples, tokens = 1, samples
-    target = out.contiguous()
-    half = inputs.dtype != torch.float32 and not one_token
-    tile = _INTERPRETER_TILE if interpreting() else HALF_TILE if half else FLOAT32_TILE
-    launch(
-        fisher_diagonal_kernel,
-        cdiv(dout, tile) * cdiv(din, tile),
-        target,
-        inputs.contiguous(),
-        grad_outputs.contiguous(),
-        samples,
-        tokens,
-        din,
-        dout,
-        ONE_TOKEN=one_token,
-        WIDEN=widen_for_dot(),
-        PRECISION="ieee" if half else dot_precision(),
-        TILE=tile,
-        TOKENS=_INTERPRETER_TILE if interpreting() else TOKENS,
-        GROUP=GROUP,
-        device=out.device,
-        num_warps=FISHER_WARPS,
-    )
-    if target is not out:
-        out.copy_(target)
+@dataclass(frozen=True)
+class Group:
+    """Rows that one launch handles.
+
+    Attributes:
+        dtypes: of the tensors of a row.
+        aligned: whether all addresses allow accesses of 16 bytes.
+        blocks: row and block of each program, [programs, 2].
+        first: programs of the groups before.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
+    aligned: bool
+    blocks: Tensor
+    first: int
 
 
-def squared_gradient_ema_(fishers: Sequence[Tensor], grads: Sequence[Tensor], decay: float) -> None:
-    """Move every Fisher estimate towards its squared gradient, one launch for each dtype of gradients."""
-    contiguous = [fisher.contiguous() for fisher in fishers]
-    dense = [grad.contiguous() for grad in grads]
-    for indices in _grouped([(grad.dtype,) for grad in dense], fishers):
-        columns = [[contiguous[i] for i in indices], [dense[i] for i in indices]]
-        aligned, elements, blocks, sizes = _launch_plan(columns)
-        launch(
-            squared_gradient_ema_kernel,
-            blocks.shape[0],
-            pointer_table(columns, fishers[0].device),
-            sizes,
-            blocks,
-            decay,
-            GRAD=_DTYPES[columns[1][0].dtype],
-            ALIGNED=aligned,
-            ELEMENTS=elements,
-            device=fishers[0].device,
-            num_warps=ELEMENTWISE_WARPS,
+class Rows:
+    """Rows of tensors of equal size: their tables on the device, and the groups that are launched apart.
+
+    Rows with an address that does not allow wide accesses are a group of their own, so that the others keep theirs.
+    """
+
+    def __init__(self, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
+        sizes = tuple(tensor.numel() for tensor in columns[0])
+        self.elements = _INTERPRETER_ELEMENTS if interpreting() else ELEMENTS
+        self.sizes = _on_device(sizes, device)
+        self.groups: list[Group] = []
+        self.programs = 0
+        self._dtypes = list(zip(*([tensor.dtype for tensor in column] for column in columns), strict=True))
+        self._counts = [cdiv(size, self.elements) for size in sizes]
+        self._aligned: list[bool] = []
+        self._table = AddressTable(len(sizes), len(columns), device)
+
+    @property
+    def addresses(self) -> Tensor:
+        """[rows, columns] on the device."""
+        return self._table.device_table
+
+    def refresh(self, columns: Sequence[list[int]]) -> None:
+        """Bring tables and groups up to these addresses."""
+        if not self._table.refresh(columns):
+            return
+        aligned = aligned_rows(columns)
+        if aligned == self._aligned:
+            return
+        self._aligned, self.groups, self.programs = aligned, [], 0
+        for (dtypes, wide), rows in grouped(zip(self._dtypes, aligned, strict=True)).items():
+            blocks = block_table(tuple(self._counts[row] for row in rows), tuple(rows), self.sizes.device)
+            self.groups.append(Group(dtypes, wide, blocks, self.programs))
+            self.programs += len(blocks)
+
+
+class EwcLaunch:
+    """The penalty of rows (gradient, parameter, anchor, Fisher), prepared for gradients of given dtypes and strides.
+
+    Args:
+        grads: where the penalty's gradient is added; a call may bring others of the same dtypes and strides.
+        params: parameters.
+        anchors: of the same shapes; these and the Fishers stay where they are.
+        fishers: float32.
+    """
+
+    def __init__(
+        self, grads: Sequence[Tensor], params: Sequence[Tensor], anchors: Sequence[Tensor], fishers: Sequence[Tensor]
+    ) -> None:
+        self._split = _Split((grads, params, anchors, fishers))
+        self._params, self._anchors, self._fishers = params, anchors, fishers
+        self._anchor_places, self._fisher_places = (addresses(self._split.kept(fixed)) for fixed in (anchors, fishers))
+        self._rows = Rows(
+            [self._split.kept(tensors) for tensors in (grads, params, anchors, fishers)], fishers[0].device
         )
-    _copy_back(fishers, contiguous)
+
+    def __call__(self, grads: Sequence[Tensor], places: Sequence[int], weight: float) -> Tensor:
+        """Add the penalty's gradient to `grads`, and return its value; `places` are the parameters' addresses."""
+        rows, split = self._rows, self._split
+        rows.refresh([addresses(split.kept(grads)), list(split.kept(places)), self._anchor_places, self._fisher_places])
+        partial = torch.empty(rows.programs, dtype=torch.float32, device=self._fishers[0].device)
+        for group in rows.groups:
+            grad, param, anchor, _ = group.dtypes
+            _triton.launch(
+                ewc_kernel,
+                len(group.blocks),
+                rows.addresses,
+                rows.sizes,
+                group.blocks,
+                partial[group.first :] if group.first else partial,
+                weight,
+                GRAD=_DTYPES[grad],
+                PARAM=_DTYPES[param],
+                ANCHOR=_DTYPES[anchor],
+                ALIGNED=group.aligned,
+                ELEMENTS=rows.elements,
+                device=partial.device,
+                num_warps=WARPS,
+            )
+        value = partial.sum().mul_(0.5 * weight)
+        if split.rest:
+            left = split.left
+            value += fallback.ewc_penalty_(
+                left(grads), left(self._params), left(self._anchors), left(self._fishers), weight
+            )
+        return value
 
 
-def ewc_penalty_(
-    grads: Sequence[Tensor],
-    params: Sequence[Tensor],
-    anchors: Sequence[Tensor],
-    fishers: Sequence[Tensor],
-    weight: float,
-) -> Tensor:
-    """Value of the penalty; its gradient is added to `grads`, one launch for each pair of dtypes."""
-    value = fishers[0].new_zeros((), dtype=torch.float32)
-    contiguous = [grad.contiguous() for grad in grads]
-    dense = [[tensor.contiguous() for tensor in tensors] for tensors in (params, anchors, fishers)]
-    for indices in _grouped([(p.dtype, a.dtype) for p, a in zip(params, anchors, strict=True)], fishers):
-        columns = [[tensors[i] for i in indices] for tensors in (contiguous, *dense)]
-        aligned, elements, blocks, sizes = _launch_plan(columns)
-        partial = value.new_empty(blocks.shape[0])
-        launch(
-            ewc_kernel,
-            blocks.shape[0],
-            pointer_table(columns, value.device),
-            sizes,
-            blocks,
-            partial,
-            weight,
-            PARAM=_DTYPES[columns[1][0].dtype],
-            ANCHOR=_DTYPES[columns[2][0].dtype],
-            ALIGNED=aligned,
-            ELEMENTS=elements,
-            device=value.device,
-            num_warps=ELEMENTWISE_WARPS,
-        )
-        value += partial.sum()
-    _copy_back(grads, contiguous)
-    return value.mul_(0.5 * weight)
+class AverageLaunch:
+    """The squared-gradient average of rows (Fisher, gradient), prepared for gradients of given dtypes and strides.
+
+    Args:
+        fishers: float32; they stay where they are.
+        grads: of the same shapes; a call may bring others of the same dtypes and strides.
+    """
+
+    def __init__(self, fishers: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        self._split = _Split((fishers, grads))
+        self._fishers = fishers
+        self._fixed = addresses(self._split.kept(fishers))
+        self._rows = Rows([self._split.kept(tensors) for tensors in (fishers, grads)], fishers[0].device)
+
+    def __call__(self, grads: Sequence[Tensor], decay: float) -> None:
+        """Move the Fishers towards the squared gradients."""
+        rows, split = self._rows, self._split
+        rows.refresh([self._fixed, addresses(split.kept(grads))])
+        for group in rows.groups:
+            _triton.launch(
+                squared_gradient_ema_kernel,
+                len(group.blocks),
+                rows.addresses,
+                rows.sizes,
+                group.blocks,
+                decay,
+                GRAD=_DTYPES[group.dtypes[1]],
+                ALIGNED=group.aligned,
+                ELEMENTS=rows.elements,
+                device=self._fishers[0].device,
+                num_warps=WARPS,
+            )
+        if split.rest:
+            fallback.squared_gradient_ema_(split.left(self._fishers), split.left(grads), decay)
 
 
-def _grouped(keys: Sequence[tuple[torch.dtype, ...]], tensors: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of the tensors that are not empty, by key."""
-    groups: dict[tuple[torch.dtype, ...], list[int]] = {}
-    for index, key in enumerate(keys):
-        if tensors[index].numel():
-            groups.setdefault(key, []).append(index)
-    return list(groups.values())
+class _Split:
+    """Which rows the kernels take: those whose tensors lie in memory in one order, without gaps.
+
+    Others, such as a transposed gradient of a plain parameter, go through PyTorch's operations; empty ones nowhere.
+    """
+
+    def __init__(self, columns: Sequence[Sequence[Tensor]]) -> None:
+        rows = list(zip(*columns, strict=True))
+        filled = [index for index, row in enumerate(rows) if row[0].numel()]
+        self._kept = [index for index in filled if _in_one_order(rows[index])]
+        self._all = len(self._kept) == len(rows)
+        self.rest = sorted(set(filled) - set(self._kept))
+
+    def kept(self, values: Sequence[Value]) -> Sequence[Value]:
+        """Those of a column that the kernels take."""
+        return values if self._all else [values[index] for index in self._kept]
+
+    def left(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Those of a column that they do not."""
+        return [tensors[index] for index in self.rest]
 
 
-def _launch_plan(columns: Sequence[Sequence[Tensor]]) -> tuple[bool, int, Tensor, Tensor]:
-    """Whether all allow 128-bit accesses, elements a program, [blocks, 2] (tensor, block of it), [tensors] sizes."""
-    sizes = tuple(tensor.numel() for tensor in columns[0])
-    elements = _INTERPRETER_ELEMENTS if interpreting() else ELEMENTS
-    aligned = all(size % 16 == 0 for size in sizes) and all(
-        tensor.data_ptr() % 16 == 0 for column in columns for tensor in column
-    )
-    return aligned, elements, *_block_tables(sizes, elements, columns[0][0].device)
+def _in_one_order(row: Sequence[Tensor]) -> bool:
+    if all(tensor.is_contiguous() for tensor in row):
+        return True
+    return dense(row[0]) and all(tensor.stride() == row[0].stride() for tensor in row)
 
 
 @lru_cache(maxsize=64)
-def _block_tables(sizes: tuple[int, ...], elements: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept from step to step: only the pointers of a model's tensors change."""
-    blocks = [(index, block) for index, size in enumerate(sizes) for block in range(cdiv(size, elements))]
-    return torch.tensor(blocks, device=device), torch.tensor(sizes, device=device)
-
-
-def _copy_back(targets: Sequence[Tensor], results: Sequence[Tensor]) -> None:
-    for target, result in zip(targets, results, strict=True):
-        if result is not target:
-            target.copy_(result)
+def _on_device(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(sizes, dtype=torch.int64, device=device)

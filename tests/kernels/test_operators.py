@@ -142,13 +142,13 @@ RUNS: dict[str, tuple[str, Callable[[torch.device], Any]]] = {
         ),
     ),
     "squared_gradient_ema_": (
-        "safe_kernels.fisher.triton.squared_gradient_ema_",
+        "safe_kernels.fisher.triton.AverageLaunch",
         lambda device: safe_kernels.squared_gradient_ema_(
             [torch.zeros(3, device=device)], [torch.zeros(3, device=device)], 0.5
         ),
     ),
     "ewc_penalty_": (
-        "safe_kernels.fisher.triton.ewc_penalty_",
+        "safe_kernels.fisher.triton.EwcLaunch",
         lambda device: safe_kernels.ewc_penalty_(*([torch.ones(3, device=device)] for _ in range(3)), 1.0),
     ),
     "project_null_space_": (

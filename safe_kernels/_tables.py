@@ -1,0 +1,241 @@
+"""Tables in device memory from which one launch finds many tensors: their addresses, and which program does what.
+
+A prepared plan makes them once. At every call it compares the tensors' addresses with those of the call before, which
+takes the host some microseconds, and copies them to the device only where one has changed.
+"""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from array import array
+from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache, reduce
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Key = TypeVar("Key", bound=Hashable)
+
+_ALIGNMENT = 16
+"""Bytes of the widest access of a thread; allocations begin at multiples of 256, views need not."""
+
+
+class GraphCaptureError(RuntimeError):
+    """A CUDA graph is being captured, and addresses would have to be copied to the device."""
+
+
+def addresses(tensors: Iterable[Tensor]) -> list[int]:
+    """Addresses of the first elements. By `map`: this runs for every tensor at every call."""
+    return list(map(Tensor.data_ptr, tensors))
+
+
+class AddressTable:
+    """Addresses of tensors, `[rows, columns]` int64 on the device; brought up to date only where one has changed.
+
+    A row holds the tensors that are used together, a column those of one kind. The table keeps its place in memory, so
+    that a captured CUDA graph finds it: a replay uses the addresses of the last refresh. During capture a refresh is
+    refused, since the graph would repeat the copy from host memory that has gone to another use by then.
+
+    Attributes:
+        device_table: [rows, columns].
+    """
+
+    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
+        self.device_table = torch.zeros((rows, columns), dtype=torch.int64, device=device)
+        self._known: list[list[int]] = [[] for _ in range(columns)]
+        self._stream = _current_stream(device)
+
+    def refresh(self, columns: Sequence[list[int]]) -> bool:
+        """Bring the table up to the addresses of these columns; no synchronization with the host.
+
+        Args:
+            columns: for each column its rows' addresses. A list that is kept from call to call costs nothing.
+
+        Returns:
+            Whether an address has changed.
+
+        Raises:
+            GraphCaptureError: one has changed, and a CUDA graph is being captured.
+            ValueError: a tensor has no memory, as those of the meta device.
+        """
+        device = self.device_table.device
+        capturing = _capturing(device)
+        if not capturing:
+            self._follow_stream(device)
+        if all(map(operator.eq, columns, self._known)):
+            return False
+        if capturing:
+            raise GraphCaptureError(
+                "expected tensors at the addresses of the call before, since a CUDA graph is being captured, and a "
+                "replay would copy addresses from memory that is used for something else by then; call the plan once "
+                "before capture, and keep its tensors and gradients in place (zero_grad(set_to_none=False))"
+            )
+        self._copy(columns)
+        self._known = [list(column) for column in columns]
+        return True
+
+    def _copy(self, columns: Sequence[list[int]]) -> None:
+        flat = array("q")
+        for number, column in enumerate(columns):
+            if 0 in column:
+                raise ValueError(
+                    f"column {number}, row {column.index(0)}: expected memory of its own, got a tensor without "
+                    "(meta, fake or distributed); pass the local tensor"
+                )
+            flat.extend(column)
+        if not flat:
+            return
+        rows = torch.frombuffer(flat, dtype=torch.int64).view(len(columns), -1).t()
+        on_gpu = self.device_table.device.type == "cuda"
+        # Fresh memory each time: PyTorch's allocator gives it out again only when the copy has been done.
+        staging = torch.empty(rows.shape, dtype=torch.int64, pin_memory=on_gpu)
+        self.device_table.copy_(staging.copy_(rows), non_blocking=on_gpu)
+
+    def _follow_stream(self, device: torch.device) -> None:
+        """Wait, on the device, for the stream of the last use where the current one is another.
+
+        Not during capture, where waiting for a stream outside the graph is an error: `torch.cuda.graph` has waited.
+        """
+        current = _current_stream(device)
+        if current is not None and self._stream is not None and current != self._stream:
+            current.wait_stream(self._stream)
+        self._stream = current
+
+
+class Identities:
+    """Tells whether tensors are the objects of the last look, without keeping them alive.
+
+    Another tensor may have come to the same address, with another dtype or other strides: gradients are made anew at
+    every step.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[weakref.ref[Tensor]] = []
+        self._died = False
+
+    def same(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether these are the tensors remembered, each in its place."""
+        if self._died or len(tensors) != len(self._seen):
+            return False
+        return all(map(operator.is_, [reference() for reference in self._seen], tensors))
+
+    def remember(self, tensors: Sequence[Tensor]) -> None:
+        """Look at these tensors."""
+        self._died = False
+        self._seen = [weakref.ref(tensor, self._note_death) for tensor in tensors]
+
+    def _note_death(self, reference: weakref.ref[Tensor]) -> None:
+        # References of an earlier look may outlive it.
+        self._died = True
+
+
+def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """Rows of each key, in order: one launch handles a group."""
+    found: dict[Key, list[int]] = {}
+    for row, key in enumerate(keys):
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def aligned_rows(columns: Sequence[Sequence[int]]) -> list[bool]:
+    """For each row, whether all its addresses allow accesses of 16 bytes."""
+    return [reduce(operator.or_, row) % _ALIGNMENT == 0 for row in zip(*columns, strict=True)]
+
+
+@lru_cache(maxsize=64)
+def block_table(counts: tuple[int, ...], rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """For each program its row and the block of it that it handles: [programs, 2] int32.
+
+    Args:
+        counts: blocks of each row.
+        rows: numbers of the rows.
+        device: where the table goes.
+    """
+    number = torch.tensor(counts, dtype=torch.int64)
+    first = number.cumsum(0) - number
+    row = torch.repeat_interleave(torch.tensor(rows, dtype=torch.int64), number)
+    block = torch.arange(len(row)) - torch.repeat_interleave(first, number)
+    return torch.stack([row, block], 1).to(torch.int32).to(device)
+
+
+def refuse_overlaps(name: str, tensors: Sequence[Tensor]) -> None:
+    """Raise unless no two tensors of a list share an element, which two programs would change at once.
+
+    Views of one buffer that do not overlap are allowed, as flat optimizers and sharded models make them.
+
+    Raises:
+        ValueError: two tensors overlap, or one overlaps itself (an expanded one).
+    """
+    filled = [(index, tensor) for index, tensor in enumerate(tensors) if tensor.numel()]
+    all_dense = all(dense(tensor) for _, tensor in filled)
+    extents = [tensor.nbytes if all_dense else _extent(tensor) for _, tensor in filled]
+    starts = torch.tensor(addresses(tensor for _, tensor in filled), dtype=torch.int64)
+    ends = starts + torch.tensor(extents, dtype=torch.int64)
+    order = starts.argsort(stable=True)
+    apart = starts[order][1:] >= ends[order].cummax(0).values[:-1]
+    if all_dense and bool(apart.all()):
+        return
+    # Chains of tensors whose ranges overlap; strided ones may still have no element in common.
+    chain: list[tuple[int, Tensor]] = []
+    for position, new_chain in zip(order.tolist(), [True, *apart.tolist()], strict=False):
+        if new_chain:
+            _refuse_shared_elements(name, chain)
+            chain = []
+        chain.append(filled[position])
+    _refuse_shared_elements(name, chain)
+
+
+def _refuse_shared_elements(name: str, chain: Sequence[tuple[int, Tensor]]) -> None:
+    """Compare element by element: each tensor paints its part of the range in the color of its number."""
+    if not chain or (len(chain) == 1 and dense(chain[0][1])):
+        return
+    unit = min(tensor.element_size() for _, tensor in chain)
+    start = min(tensor.data_ptr() for _, tensor in chain)
+    length = max(tensor.data_ptr() + _extent(tensor) for _, tensor in chain) - start
+    places = torch.arange(length // unit)
+    painted = torch.full_like(places, -1)
+    for index, tensor in chain:
+        width = tensor.element_size() // unit
+        strides = (*(stride * width for stride in tensor.stride()), 1)
+        own = places.as_strided((*tensor.shape, width), strides, (tensor.data_ptr() - start) // unit).reshape(-1)
+        other = int(painted[own].max())
+        if other >= 0:
+            first, second = sorted((other, index))
+            raise ValueError(
+                f"{name}[{second}]: expected memory of its own, got elements of {name}[{first}]; pass each tensor once"
+            )
+        painted[own] = index
+        if int((painted == index).sum()) != own.numel():
+            raise ValueError(
+                f"{name}[{index}]: expected a place for each element, got shape {list(tensor.shape)} with strides "
+                f"{list(tensor.stride())}; pass a copy"
+            )
+
+
+def dense(tensor: Tensor) -> bool:
+    """Whether the elements fill their range of memory, each once, in whatever order."""
+    if tensor.is_contiguous():
+        return True
+    step = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != step:
+                return False
+            step *= size
+    return True
+
+
+def _extent(tensor: Tensor) -> int:
+    """Bytes from the first element to the end of the last, of a tensor that is not empty."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size()
+
+
+def _current_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
