@@ -105,6 +105,7 @@ def flat_coefficients_kernel(
 def flat_reduce_kernel(
     partial_ptr: tl.tensor,
     bounds_ptr: tl.tensor,
+    tensors_ptr: tl.tensor,
     corrections_ptr: tl.tensor,
     coefficients_ptr: tl.tensor,
     ONE_SIDED: tl.constexpr,
@@ -116,10 +117,10 @@ def flat_reduce_kernel(
 
     With a basis that is not orthonormal, the coefficients are those sums times (U^T U)^-1.
     """
-    tensor = tl.program_id(0)
+    place = tl.program_id(0)
     lane = tl.arange(0, RANK)
-    first = tl.load(bounds_ptr + tensor)
-    end = tl.load(bounds_ptr + tensor + 1)
+    first = tl.load(bounds_ptr + place)
+    end = tl.load(bounds_ptr + place + 1)
     sums = tl.zeros([PARTS, RANK], tl.float32)
     for start in range(first, end, PARTS):
         part = start + tl.arange(0, PARTS)
@@ -128,11 +129,11 @@ def flat_reduce_kernel(
     total = tl.sum(sums, 0)
     if CORRECTED:
         offsets = lane[:, None] * RANK + lane[None, :]
-        correction = tl.load(corrections_ptr + tensor * RANK * RANK + offsets)
+        correction = tl.load(corrections_ptr + place * RANK * RANK + offsets)
         total = tl.sum(correction * total[:, None], 0)  # symmetric: rows are columns
     if ONE_SIDED:
         total = tl.maximum(total, 0.0)
-    tl.store(coefficients_ptr + tensor * RANK + lane, total)
+    tl.store(coefficients_ptr + tl.load(tensors_ptr + place) * RANK + lane, total)
 
 
 @triton.jit
@@ -140,7 +141,6 @@ def flat_subtract_kernel(
     pointers_ptr: tl.tensor,
     shapes_ptr: tl.tensor,
     blocks_ptr: tl.tensor,
-    places_ptr: tl.tensor,
     coefficients_ptr: tl.tensor,
     X: tl.constexpr,
     BASIS: tl.constexpr,
@@ -156,8 +156,7 @@ def flat_subtract_kernel(
         pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED
     )
     first = block.to(tl.int64) * ELEMENTS
-    place = tl.load(places_ptr + tensor)
-    coefficients = tl.load(coefficients_ptr + place * RANK + tl.arange(0, RANK))
+    coefficients = tl.load(coefficients_ptr + tensor * RANK + tl.arange(0, RANK))
     for start in range(0, ELEMENTS, STEP):
         element = first + start + tl.arange(0, STEP)
         inside = element < dimension
@@ -225,12 +224,11 @@ def _add_coefficients(
     coefficients: tl.tensor, x: tl.tensor, u: tl.tensor, WIDEN: tl.constexpr, PRECISION: tl.constexpr
 ) -> tl.tensor:
     """Coefficients + x u. A half-precision x is exact as an operand; u is the sum of two of its dtype, to 2^-17."""
-    if WIDEN or x.dtype == tl.float32:
-        return tl.dot(x.to(tl.float32), u, acc=coefficients, input_precision=PRECISION)
+    if x.dtype == tl.float32:
+        return tl.dot(x, u, acc=coefficients, input_precision=PRECISION)
     high = u.to(x.dtype)
     low = (u - high.to(tl.float32)).to(x.dtype)
-    coefficients = tl.dot(x, low, acc=coefficients)
-    return tl.dot(x, high, acc=coefficients)
+    return _add_product(x, high, _add_product(x, low, coefficients, WIDEN), WIDEN)
 
 
 @triton.jit
@@ -239,13 +237,23 @@ def _component(
 ) -> tl.tensor:
     """Coefficients u^T, in three bfloat16 products for half-precision tensors: to 2^-16, and no overflow."""
     transposed = tl.trans(u)
-    if WIDEN or X == tl.float32:
+    if X == tl.float32:
         return tl.dot(coefficients, transposed, input_precision=PRECISION)
     high, low = _halves(coefficients)
     basis_high, basis_low = _halves(transposed)
-    component = tl.dot(low, basis_high)
-    component = tl.dot(high, basis_low, acc=component)
-    return tl.dot(high, basis_high, acc=component)
+    component = tl.zeros([coefficients.shape[0], transposed.shape[1]], tl.float32)
+    component = _add_product(low, basis_high, component, WIDEN)
+    component = _add_product(high, basis_low, component, WIDEN)
+    return _add_product(high, basis_high, component, WIDEN)
+
+
+@triton.jit
+def _add_product(left: tl.tensor, right: tl.tensor, total: tl.tensor, WIDEN: tl.constexpr) -> tl.tensor:
+    """Total + left right, of half-precision operands."""
+    if WIDEN:
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    return tl.dot(left, right, acc=total)
 
 
 @triton.jit
