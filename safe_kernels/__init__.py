@@ -7,15 +7,22 @@ The package needs torch alone (and triton where there is a GPU). Three families:
 - `project_null_space_` and the bases it projects with: `FrequentDirections`, `gram_basis`, `covariance_basis`.
 
 A trailing underscore: an argument is changed in place. The operations on many tensors also come prepared, for tensors
-that stay from step to step: `EwcPlan`, `SquaredGradientEmaPlan`. `backend_info` tells which implementation runs, and
-why.
+that stay from step to step: `EwcPlan`, `SquaredGradientEmaPlan`, `ProjectionPlan`. `backend_info` tells which
+implementation runs, and why.
 """
 
 from safe_kernels._backend import BackendInfo, BackendUnavailableError, backend_info
 from safe_kernels._tables import GraphCaptureError
 from safe_kernels.fisher import EwcPlan, SquaredGradientEmaPlan, ewc_penalty_, fisher_diagonal_, squared_gradient_ema_
 from safe_kernels.kl import kl_divergence, linear_kl_divergence
-from safe_kernels.null_space import Basis, FrequentDirections, covariance_basis, gram_basis, project_null_space_
+from safe_kernels.null_space import (
+    Basis,
+    FrequentDirections,
+    ProjectionPlan,
+    covariance_basis,
+    gram_basis,
+    project_null_space_,
+)
 
 __all__ = [
     "BackendInfo",
@@ -24,6 +31,7 @@ __all__ = [
     "EwcPlan",
     "FrequentDirections",
     "GraphCaptureError",
+    "ProjectionPlan",
     "SquaredGradientEmaPlan",
     "backend_info",
     "covariance_basis",

@@ -1,4 +1,10 @@
-"""Triton kernels of the null-space projection."""
+"""Triton kernels of the null-space projection.
+
+A launch covers tensors of one dtype, one way of storing the basis and one alignment, all of them constants: no branch
+stands around a load, so that loads are vectors and, before matrix products, asynchronous copies.
+
+A basis is stored by element ([d, r] row-major: the r entries of an element side by side) or by vector ([r, d]).
+"""
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
 # Kernels are a language of their own in Python's syntax: a call returns what its body computes, which Python's types
@@ -15,82 +21,119 @@ def row_projection_kernel(
     pointers_ptr: tl.tensor,
     shapes_ptr: tl.tensor,
     blocks_ptr: tl.tensor,
-    ONE_SIDED: tl.constexpr,
+    X: tl.constexpr,
+    BY_VECTOR: tl.constexpr,
     ALIGNED: tl.constexpr,
-    RANK_ALIGNED: tl.constexpr,
+    ONE_SIDED: tl.constexpr,
+    WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     RANK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
 ) -> None:
-    """Project a block of rows of one tensor: coefficients X U in registers, then X -= (X U) U^T."""
-    tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
-    block = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
-    address, basis_ptr, rows, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED, RANK_ALIGNED)
-    row = block * ROWS + tl.arange(0, ROWS)
+    """Project a block of rows of one tensor: coefficients X U in registers, then X -= (X U) U^T.
+
+    Offsets inside the block are 32-bit (the launch sees to it), that of the block is 64-bit.
+    """
+    tensor, block = _work(blocks_ptr)
+    x_ptr, basis_ptr, rows, dimension, rank = _operands(
+        pointers_ptr, shapes_ptr, tensor, X, tl.float32, BY_VECTOR, ALIGNED
+    )
+    dimension = dimension.to(tl.int32)
+    rank = rank.to(tl.int32)
+    if ALIGNED:  # said again of the converted numbers
+        dimension = tl.multiple_of(dimension, 8)
+        rank = tl.multiple_of(rank, 4)
+    x_ptr += block.to(tl.int64) * ROWS * dimension
+    row = tl.arange(0, ROWS)
+    inside_rows = (row < rows - block.to(tl.int64) * ROWS)[:, None]
     start_of_row = (row * dimension)[:, None]
-    inside_rows = (row < rows)[:, None]
     coefficients = tl.zeros([ROWS, RANK], tl.float32)
-    for start in range(0, dimension, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
+    # Backwards: what was read last is still in the L2 cache, also where the row blocks in work do not all fit into it.
+    blocks = tl.cdiv(dimension, COLUMNS)
+    for done in tl.range(0, blocks, num_stages=STAGES):
+        column = (blocks - 1 - done) * COLUMNS + tl.arange(0, COLUMNS)
         inside = inside_rows & (column < dimension)[None, :]
-        x = _load(address, start_of_row + column[None, :], inside, code, ALIGNED)
-        u = _load_basis(basis_ptr, column, dimension, rank, RANK)
-        coefficients = tl.dot(x, u, acc=coefficients, input_precision=PRECISION)
+        x = tl.load(x_ptr + start_of_row + column[None, :], mask=inside, other=0.0)
+        u = _load_basis(basis_ptr, column, dimension, rank, RANK, BY_VECTOR)
+        coefficients = _add_coefficients(coefficients, x, u, WIDEN, PRECISION)
     if ONE_SIDED:
         coefficients = tl.maximum(coefficients, 0.0)
-    for start in range(0, dimension, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
+    # Backwards: what was read last is still in the L2 cache, also where the row blocks in work do not all fit into it.
+    blocks = tl.cdiv(dimension, COLUMNS)
+    for done in tl.range(0, blocks, num_stages=STAGES):
+        column = (blocks - 1 - done) * COLUMNS + tl.arange(0, COLUMNS)
         inside = inside_rows & (column < dimension)[None, :]
         offsets = start_of_row + column[None, :]
-        x = _load(address, offsets, inside, code, ALIGNED)
-        u = _load_basis(basis_ptr, column, dimension, rank, RANK)
-        x -= tl.dot(coefficients, tl.trans(u), input_precision=PRECISION)
-        _store(address, offsets, x, inside, code, ALIGNED)
+        x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
+        u = _load_basis(basis_ptr, column, dimension, rank, RANK, BY_VECTOR)
+        component = _component(coefficients, u, X, WIDEN, PRECISION)
+        tl.store(x_ptr + offsets, (x.to(tl.float32) - component).to(X), mask=inside)
 
 
 @triton.jit
-def flat_partial_kernel(
+def flat_coefficients_kernel(
     pointers_ptr: tl.tensor,
     shapes_ptr: tl.tensor,
     blocks_ptr: tl.tensor,
     partial_ptr: tl.tensor,
+    X: tl.constexpr,
+    BASIS: tl.constexpr,
+    BY_VECTOR: tl.constexpr,
     ALIGNED: tl.constexpr,
-    RANK_ALIGNED: tl.constexpr,
     RANK: tl.constexpr,
     ELEMENTS: tl.constexpr,
     STEP: tl.constexpr,
 ) -> None:
-    """Coefficients of a part of one tensor, seen as a vector."""
-    tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
-    block = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
-    address, basis_ptr, _, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED, RANK_ALIGNED)
-    coefficients = tl.zeros([RANK], tl.float32)
+    """Coefficients of a part of one tensor, seen as a vector. Sums stay in their threads until the part's end."""
+    tensor, block = _work(blocks_ptr)
+    x_ptr, basis_ptr, _, dimension, rank = _operands(
+        pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED
+    )
+    first = block.to(tl.int64) * ELEMENTS
+    sums = tl.zeros([STEP, RANK], tl.float32)
     for start in range(0, ELEMENTS, STEP):
-        element = block * ELEMENTS + start + tl.arange(0, STEP)
-        x = _load(address, element, element < dimension, code, ALIGNED)
-        u = _load_basis(basis_ptr, element, dimension, rank, RANK)
-        coefficients += tl.sum(x[:, None] * u, 0)
-    tl.store(partial_ptr + tl.program_id(0) * RANK + tl.arange(0, RANK), coefficients)
+        element = first + start + tl.arange(0, STEP)
+        x = tl.load(x_ptr + element, mask=element < dimension, other=0.0).to(tl.float32)
+        u = _load_basis(basis_ptr, element, dimension, rank, RANK, BY_VECTOR).to(tl.float32)
+        sums += x[:, None] * u
+    tl.store(partial_ptr + tl.program_id(0) * RANK + tl.arange(0, RANK), tl.sum(sums, 0))
 
 
 @triton.jit
 def flat_reduce_kernel(
     partial_ptr: tl.tensor,
     bounds_ptr: tl.tensor,
+    tensors_ptr: tl.tensor,
+    corrections_ptr: tl.tensor,
     coefficients_ptr: tl.tensor,
     ONE_SIDED: tl.constexpr,
+    CORRECTED: tl.constexpr,
     RANK: tl.constexpr,
+    PARTS: tl.constexpr,
 ) -> None:
-    """Sum the partial coefficients of one tensor, in a fixed order."""
-    tensor = tl.program_id(0)
+    """Sum the partial coefficients of one tensor, in a fixed order: place by place of a tile, then over the tile.
+
+    With a basis that is not orthonormal, the coefficients are those sums times (U^T U)^-1.
+    """
+    place = tl.program_id(0)
     lane = tl.arange(0, RANK)
-    total = tl.zeros([RANK], tl.float32)
-    for block in range(tl.load(bounds_ptr + tensor), tl.load(bounds_ptr + tensor + 1)):
-        total += tl.load(partial_ptr + block * RANK + lane)
+    first = tl.load(bounds_ptr + place)
+    end = tl.load(bounds_ptr + place + 1)
+    sums = tl.zeros([PARTS, RANK], tl.float32)
+    for start in range(first, end, PARTS):
+        part = start + tl.arange(0, PARTS)
+        offsets = part[:, None].to(tl.int64) * RANK + lane[None, :]
+        sums += tl.load(partial_ptr + offsets, mask=(part < end)[:, None], other=0.0)
+    total = tl.sum(sums, 0)
+    if CORRECTED:
+        offsets = lane[:, None] * RANK + lane[None, :]
+        correction = tl.load(corrections_ptr + place * RANK * RANK + offsets)
+        total = tl.sum(correction * total[:, None], 0)  # symmetric: rows are columns
     if ONE_SIDED:
         total = tl.maximum(total, 0.0)
-    tl.store(coefficients_ptr + tensor * RANK + lane, total)
+    tl.store(coefficients_ptr + tl.load(tensors_ptr + place) * RANK + lane, total)
 
 
 @triton.jit
@@ -99,94 +142,122 @@ def flat_subtract_kernel(
     shapes_ptr: tl.tensor,
     blocks_ptr: tl.tensor,
     coefficients_ptr: tl.tensor,
+    X: tl.constexpr,
+    BASIS: tl.constexpr,
+    BY_VECTOR: tl.constexpr,
     ALIGNED: tl.constexpr,
-    RANK_ALIGNED: tl.constexpr,
     RANK: tl.constexpr,
     ELEMENTS: tl.constexpr,
     STEP: tl.constexpr,
 ) -> None:
     """Subtract the component in the basis from a part of one tensor, seen as a vector."""
-    tensor = tl.load(blocks_ptr + tl.program_id(0) * 2)
-    block = tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
-    address, basis_ptr, _, dimension, rank, code = _tensor(pointers_ptr, shapes_ptr, tensor, ALIGNED, RANK_ALIGNED)
+    tensor, block = _work(blocks_ptr)
+    x_ptr, basis_ptr, _, dimension, rank = _operands(
+        pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED
+    )
+    first = block.to(tl.int64) * ELEMENTS
     coefficients = tl.load(coefficients_ptr + tensor * RANK + tl.arange(0, RANK))
     for start in range(0, ELEMENTS, STEP):
-        element = block * ELEMENTS + start + tl.arange(0, STEP)
+        element = first + start + tl.arange(0, STEP)
         inside = element < dimension
-        x = _load(address, element, inside, code, ALIGNED)
-        u = _load_basis(basis_ptr, element, dimension, rank, RANK)
+        x = tl.load(x_ptr + element, mask=inside, other=0.0).to(tl.float32)
+        u = _load_basis(basis_ptr, element, dimension, rank, RANK, BY_VECTOR).to(tl.float32)
         x -= tl.sum(u * coefficients[None, :], 1)
-        _store(address, element, x, inside, code, ALIGNED)
+        tl.store(x_ptr + element, x.to(X), mask=inside)
 
 
 @triton.jit
-def _tensor(
-    pointers_ptr: tl.tensor, shapes_ptr: tl.tensor, tensor: tl.tensor, ALIGNED: tl.constexpr, RANK_ALIGNED: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Address of a tensor, pointer to its basis, rows, dimension, rank and dtype code.
+def _work(blocks_ptr: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Tensor of this program, and the block of it."""
+    return tl.load(blocks_ptr + tl.program_id(0) * 2), tl.load(blocks_ptr + tl.program_id(0) * 2 + 1)
+
+
+@triton.jit
+def _operands(
+    pointers_ptr: tl.tensor,
+    shapes_ptr: tl.tensor,
+    tensor: tl.tensor,
+    X: tl.constexpr,
+    BASIS: tl.constexpr,
+    BY_VECTOR: tl.constexpr,
+    ALIGNED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Pointers to a tensor and its basis; rows, dimension and rank.
 
     Divisibility must be said of what comes from a table, or accesses are not vectorized.
     """
-    address = tl.load(pointers_ptr + tensor * 2)
-    basis_ptr = tl.load(pointers_ptr + tensor * 2 + 1).to(tl.pointer_type(tl.float32))
-    rows = tl.load(shapes_ptr + tensor * 4)
-    dimension = tl.load(shapes_ptr + tensor * 4 + 1)
-    rank = tl.load(shapes_ptr + tensor * 4 + 2)
-    code = tl.load(shapes_ptr + tensor * 4 + 3)
+    x_ptr = tl.load(pointers_ptr + tensor * 2).to(tl.pointer_type(X))
+    basis_ptr = tl.load(pointers_ptr + tensor * 2 + 1).to(tl.pointer_type(BASIS))
+    rows = tl.load(shapes_ptr + tensor * 3)
+    dimension = tl.load(shapes_ptr + tensor * 3 + 1)
+    rank = tl.load(shapes_ptr + tensor * 3 + 2)
     if ALIGNED:
-        dimension = tl.multiple_of(dimension, 16)
-    if RANK_ALIGNED:
+        x_ptr = tl.multiple_of(x_ptr, 16)
         basis_ptr = tl.multiple_of(basis_ptr, 16)
-        rank = tl.multiple_of(rank, 8)
-    return address, basis_ptr, rows, dimension, rank, code
-
-
-@triton.jit
-def _load(
-    address: tl.tensor, offsets: tl.tensor, inside: tl.tensor, code: tl.tensor, ALIGNED: tl.constexpr
-) -> tl.tensor:
-    """Elements of a tensor of any of the three dtypes, in float32."""
-    if code == 0:
-        x = tl.load(_typed(address, tl.float32, ALIGNED) + offsets, mask=inside, other=0.0)
-    elif code == 1:
-        x = tl.load(_typed(address, tl.bfloat16, ALIGNED) + offsets, mask=inside, other=0.0).to(tl.float32)
-    else:
-        x = tl.load(_typed(address, tl.float16, ALIGNED) + offsets, mask=inside, other=0.0).to(tl.float32)
-    return x
-
-
-@triton.jit
-def _store(
-    address: tl.tensor,
-    offsets: tl.tensor,
-    x: tl.tensor,
-    inside: tl.tensor,
-    code: tl.tensor,
-    ALIGNED: tl.constexpr,
-) -> None:
-    """Store float32 values into a tensor of any of the three dtypes."""
-    if code == 0:
-        tl.store(_typed(address, tl.float32, ALIGNED) + offsets, x, mask=inside)
-    elif code == 1:
-        tl.store(_typed(address, tl.bfloat16, ALIGNED) + offsets, x.to(tl.bfloat16), mask=inside)
-    else:
-        tl.store(_typed(address, tl.float16, ALIGNED) + offsets, x.to(tl.float16), mask=inside)
-
-
-@triton.jit
-def _typed(address: tl.tensor, DTYPE: tl.constexpr, ALIGNED: tl.constexpr) -> tl.tensor:
-    """Pointer from an address in a table; its alignment must be said, or accesses are not vectorized."""
-    pointer = address.to(tl.pointer_type(DTYPE))
-    if ALIGNED:
-        pointer = tl.multiple_of(pointer, 16)
-    return pointer
+        dimension = tl.multiple_of(dimension, 8)
+        if not BY_VECTOR:
+            rank = tl.multiple_of(rank, 4)
+    return x_ptr, basis_ptr, rows, dimension, rank
 
 
 @triton.jit
 def _load_basis(
-    basis_ptr: tl.tensor, element: tl.tensor, dimension: tl.tensor, rank: tl.tensor, RANK: tl.constexpr
+    basis_ptr: tl.tensor,
+    element: tl.tensor,
+    dimension: tl.tensor,
+    rank: tl.tensor,
+    RANK: tl.constexpr,
+    BY_VECTOR: tl.constexpr,
 ) -> tl.tensor:
     """Rows of a basis [d, r], padded with zero columns to RANK."""
     lane = tl.arange(0, RANK)
     inside = (element < dimension)[:, None] & (lane < rank)[None, :]
-    return tl.load(basis_ptr + element.to(tl.int64)[:, None] * rank + lane[None, :], mask=inside, other=0.0)
+    if BY_VECTOR:
+        offsets = (lane * dimension)[None, :] + element[:, None]
+    else:
+        offsets = (element * rank)[:, None] + lane[None, :]
+    return tl.load(basis_ptr + offsets, mask=inside, other=0.0)
+
+
+@triton.jit
+def _add_coefficients(
+    coefficients: tl.tensor, x: tl.tensor, u: tl.tensor, WIDEN: tl.constexpr, PRECISION: tl.constexpr
+) -> tl.tensor:
+    """Coefficients + x u. A half-precision x is exact as an operand; u is the sum of two of its dtype, to 2^-17."""
+    if x.dtype == tl.float32:
+        return tl.dot(x, u, acc=coefficients, input_precision=PRECISION)
+    high = u.to(x.dtype)
+    low = (u - high.to(tl.float32)).to(x.dtype)
+    return _add_product(x, high, _add_product(x, low, coefficients, WIDEN), WIDEN)
+
+
+@triton.jit
+def _component(
+    coefficients: tl.tensor, u: tl.tensor, X: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr
+) -> tl.tensor:
+    """Coefficients u^T, in three bfloat16 products for half-precision tensors: to 2^-16, and no overflow."""
+    transposed = tl.trans(u)
+    if X == tl.float32:
+        return tl.dot(coefficients, transposed, input_precision=PRECISION)
+    high, low = _halves(coefficients)
+    basis_high, basis_low = _halves(transposed)
+    component = tl.zeros([coefficients.shape[0], transposed.shape[1]], tl.float32)
+    component = _add_product(low, basis_high, component, WIDEN)
+    component = _add_product(high, basis_low, component, WIDEN)
+    return _add_product(high, basis_high, component, WIDEN)
+
+
+@triton.jit
+def _add_product(left: tl.tensor, right: tl.tensor, total: tl.tensor, WIDEN: tl.constexpr) -> tl.tensor:
+    """Total + left right, of half-precision operands."""
+    if WIDEN:
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    return tl.dot(left, right, acc=total)
+
+
+@triton.jit
+def _halves(x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """The two bfloat16 numbers whose sum is x to 2^-17."""
+    high = x.to(tl.bfloat16)
+    return high, (x - high.to(tl.float32)).to(tl.bfloat16)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from safe_kernels._backend import choose_backend
+from safe_kernels._tables import refuse_overlaps
 from safe_kernels.null_space import fallback
+from safe_kernels.null_space._stored import StoredBasis, as_given
 
 
 @torch.library.custom_op("safe_kernels::project_null_space_", mutates_args=("tensors",))
 def project_null_space(tensors: list[Tensor], bases: list[Tensor], one_sided: bool) -> None:
     """`X -= (X U) U^T` for every pair of a tensor and its basis."""
-    if choose_backend(*tensors, *bases) == "triton":
-        from safe_kernels.null_space import triton
-
-        triton.project_null_space_(tensors, bases, one_sided)
-    else:
-        fallback.project_null_space_(tensors, bases, one_sided)
+    refuse_overlaps("tensors", tensors)
+    stored = [
+        as_given(basis, tensor.numel() == basis.shape[0]) for tensor, basis in zip(tensors, bases, strict=True)
+    ]
+    prepared(tensors, stored, one_sided)(tensors)
 
 
 @project_null_space.register_fake
 def _(tensors: list[Tensor], bases: list[Tensor], one_sided: bool) -> None:
     return None
+
+
+def prepared(
+    tensors: Sequence[Tensor], bases: Sequence[StoredBasis], one_sided: bool
+) -> Callable[[Sequence[Tensor]], None]:
+    """The projection of these tensors, and of others of the same shapes, dtypes and strides."""
+    if choose_backend(*tensors, *(basis.vectors for basis in bases)) == "triton":
+        from safe_kernels.null_space import triton
+
+        return triton.ProjectionLaunch(tensors, bases, one_sided)
+    return lambda tensors: fallback.project_null_space_(tensors, bases, one_sided)

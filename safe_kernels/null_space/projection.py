@@ -41,9 +41,17 @@ def project_null_space_(
 
     Raises:
         TypeError: a dtype is not supported.
-        ValueError: numbers of tensors, a shape or device does not fit, a rank exceeds its dimension, or a basis is not
-            orthonormal (on request).
+        ValueError: numbers of tensors, a shape or device does not fit, a rank exceeds its dimension, two tensors share
+            memory, or a basis is not orthonormal (on request).
     """
+    check_projection(tensors, bases, check_orthonormal)
+    if tensors:
+        detached = [tensor.detach() for tensor in tensors]
+        _ops.project_null_space(detached, [basis.detach() for basis in bases], one_sided)
+
+
+def check_projection(tensors: Sequence[Tensor], bases: Sequence[Tensor], check_orthonormal: bool) -> None:
+    """Raise unless the arguments of a projection fit together."""
     check_same_length("bases", bases, "tensors", tensors)
     for index, (tensor, basis) in enumerate(zip(tensors, bases, strict=True)):
         check_floating(f"tensors[{index}]", tensor)
@@ -51,9 +59,6 @@ def project_null_space_(
         if check_orthonormal:
             _check_orthonormal(f"bases[{index}]", basis)
     check_one_device("tensors", tensors)
-    if tensors:
-        detached = [tensor.detach() for tensor in tensors]
-        _ops.project_null_space(detached, [basis.detach() for basis in bases], one_sided)
 
 
 def _check_basis(name: str, basis: Tensor, tensor_name: str, tensor: Tensor) -> None:

@@ -2,153 +2,259 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
+from safe_kernels import _triton
 from safe_kernels._backend import interpreting
-from safe_kernels._triton import cdiv, dot_precision, launch, pointer_table
+from safe_kernels._tables import AddressTable, addresses, block_table, grouped
+from safe_kernels._triton import cdiv, dot_precision, widen_for_dot
 from safe_kernels.null_space import fallback
 from safe_kernels.null_space._kernels import (
-    flat_partial_kernel,
+    flat_coefficients_kernel,
     flat_reduce_kernel,
     flat_subtract_kernel,
     row_projection_kernel,
 )
+from safe_kernels.null_space._stored import StoredBasis
 
 MAXIMUM_RANK = 64
 """Coefficients of a row block are held in registers; a larger basis is projected by matrix products."""
 
-RANK_PADS = (16, 32, 64)
+ROW_RANKS = (16, 32, 64)
 """Ranks are padded to these: `tl.dot` needs an inner dimension of 16 at least."""
 
-ROWS = 16
-"""Rows a program owns. Few, so that the second read of a row block still finds it in the L2 cache."""
+FLAT_RANKS = (8, 16, 32, 64)
 
-COLUMNS = {16: 64, 32: 64, 64: 32}
-"""Columns a program holds at a time, by padded rank: with more the operands of three-term products spill."""
+ROWS = 64
+"""Rows a program owns: 16 a warp, so that no warp repeats another's products."""
 
-ROW_WARPS = 4
-FLAT_ELEMENTS = 2048
-FLAT_STEP = 128
-FLAT_WARPS = 4
+COLUMNS = {"half": {16: 128, 32: 64, 64: 64}, "float32": {16: 64, 32: 32, 64: 32}}
+"""Columns a program holds at a time, by padded rank: the most that registers hold. For rank 16 that leaves two programs
+a multiprocessor, whose 2 x 132 x 64 rows of 1024 in bfloat16 are 35 MB: the second read finds them in the L2 cache."""
 
+UNALIGNED_COLUMNS = {kind: {rank: columns // 2 for rank, columns in of.items()} for kind, of in COLUMNS.items()}
+"""Without accesses of 16 bytes there are more addresses to hold."""
+
+STAGES = 3
+"""Tiles under way: two copied asynchronously while one is multiplied."""
+
+FLAT_ELEMENTS = 8192
+"""Elements of a part, of which each has its own partial sums."""
+
+REDUCED = 4096
+"""Partial sums that one program adds at a time."""
+
+WARPS = 4
+_INTERPRETER_ROWS = 16
 _INTERPRETER_COLUMNS = 16
 _INTERPRETER_ELEMENTS = 64
-_DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_INTERPRETER_STEP = 16
+_INTERPRETER_REDUCED = 64
+_OFFSETS = 2**31
+_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-def project_null_space_(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
-    """Project every tensor, in place: one launch for the row forms, three for the flat forms."""
-    chosen = [i for i, (x, u) in enumerate(zip(tensors, bases, strict=True)) if x.numel() and u.shape[1]]
-    wide = [i for i in chosen if bases[i].shape[1] > MAXIMUM_RANK]
-    fallback.project_null_space_([tensors[i] for i in wide], [bases[i] for i in wide], one_sided)
-    narrow = [i for i in chosen if bases[i].shape[1] <= MAXIMUM_RANK]
-    flat = [i for i in narrow if tensors[i].numel() == bases[i].shape[0]]
-    rows = [i for i in narrow if tensors[i].numel() != bases[i].shape[0]]
-    for indices, project in ((rows, _project_rows), (flat, _project_flat)):
-        if indices:
-            packed = [tensors[i].contiguous() for i in indices]
-            project(packed, [bases[i].contiguous() for i in indices], one_sided)
-            for i, result in zip(indices, packed, strict=True):
-                if result is not tensors[i]:
-                    tensors[i].copy_(result)
+class Form(NamedTuple):
+    """What tells the launches of two tensors apart.
 
-
-def _project_rows(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
-    shapes = _shapes(tensors, bases)
-    table, blocks, _ = _tables(shapes, ROWS, True, tensors[0].device)
-    rank = _padded_rank(shapes)
-    launch(
-        row_projection_kernel,
-        blocks.shape[0],
-        pointer_table((tensors, bases), tensors[0].device),
-        table,
-        blocks,
-        ONE_SIDED=one_sided,
-        ALIGNED=_aligned(tensors, shapes),
-        RANK_ALIGNED=_rank_aligned(bases),
-        PRECISION=dot_precision(),
-        RANK=rank,
-        ROWS=ROWS,
-        COLUMNS=_INTERPRETER_COLUMNS if interpreting() else COLUMNS[rank],
-        device=tensors[0].device,
-        num_warps=ROW_WARPS,
-    )
-
-
-def _project_flat(tensors: Sequence[Tensor], bases: Sequence[Tensor], one_sided: bool) -> None:
-    shapes = _shapes(tensors, bases)
-    elements, step = (_INTERPRETER_ELEMENTS, 16) if interpreting() else (FLAT_ELEMENTS, FLAT_STEP)
-    table, blocks, bounds = _tables(shapes, elements, False, tensors[0].device)
-    pointers = pointer_table((tensors, bases), tensors[0].device)
-    rank = _padded_rank(shapes)
-    partial = tensors[0].new_empty((blocks.shape[0], rank), dtype=torch.float32)
-    coefficients = tensors[0].new_empty((len(tensors), rank), dtype=torch.float32)
-    options: dict[str, Any] = {
-        "ALIGNED": _aligned(tensors, shapes),
-        "RANK_ALIGNED": _rank_aligned(bases),
-        "RANK": rank,
-        "ELEMENTS": elements,
-        "STEP": step,
-        "device": tensors[0].device,
-        "num_warps": FLAT_WARPS,
-    }
-    grid = blocks.shape[0]
-    launch(flat_partial_kernel, grid, pointers, table, blocks, partial, **options)
-    launch(
-        flat_reduce_kernel,
-        len(tensors),
-        partial,
-        bounds,
-        coefficients,
-        ONE_SIDED=one_sided,
-        RANK=rank,
-        device=tensors[0].device,
-        num_warps=1,
-    )
-    launch(flat_subtract_kernel, grid, pointers, table, blocks, coefficients, **options)
-
-
-def _shapes(tensors: Sequence[Tensor], bases: Sequence[Tensor]) -> tuple[tuple[int, int, int, int], ...]:
-    """(rows, dimension, rank, dtype code) of every tensor."""
-    return tuple(
-        (tensor.numel() // basis.shape[0], basis.shape[0], basis.shape[1], _DTYPE_CODES[tensor.dtype])
-        for tensor, basis in zip(tensors, bases, strict=True)
-    )
-
-
-@lru_cache(maxsize=64)
-def _tables(
-    shapes: tuple[tuple[int, int, int, int], ...], step: int, by_rows: bool, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """[tensors, 4] shapes, [blocks, 2] (tensor, block of it), [tensors + 1] first block of each tensor.
-
-    Kept from step to step: only the pointers of a model's tensors change.
+    Attributes:
+        flat: whether the tensor is projected as one vector.
+        dtype: of the tensor.
+        basis_dtype: of the basis.
+        by_vector: how the basis is stored.
+        corrected: whether the basis is not orthonormal.
+        rank: padded.
+        aligned: whether accesses of 16 bytes are allowed.
     """
-    counts = [cdiv(rows if by_rows else dimension, step) for rows, dimension, _, _ in shapes]
-    blocks = [(index, block) for index, count in enumerate(counts) for block in range(count)]
-    bounds = [sum(counts[:index]) for index in range(len(counts) + 1)]
-    return (
-        torch.tensor(shapes, dtype=torch.int64, device=device),
-        torch.tensor(blocks, dtype=torch.int64, device=device),
-        torch.tensor(bounds, dtype=torch.int64, device=device),
-    )
+
+    flat: bool
+    dtype: torch.dtype
+    basis_dtype: torch.dtype
+    by_vector: bool
+    corrected: bool
+    rank: int
+    aligned: bool
 
 
-def _aligned(tensors: Sequence[Tensor], shapes: Sequence[tuple[int, int, int, int]]) -> bool:
-    """Whether all tensors' rows begin at multiples of 16 bytes, so that 128-bit accesses are allowed."""
-    return all(shape[1] % 16 == 0 for shape in shapes) and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+class ProjectionLaunch:
+    """The projection of tensors of given shapes, dtypes and strides, prepared.
+
+    Tensors that are alike share a launch, or three for flat forms; one that does not allow wide accesses is in another
+    group and leaves them to the others. Larger ranks and rows too long for 32-bit offsets go through PyTorch.
+
+    Args:
+        tensors: on one device; a call may bring others of the same shapes, dtypes and strides.
+        bases: one for each.
+        one_sided: remove only positive coefficients.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], bases: Sequence[StoredBasis], one_sided: bool) -> None:
+        filled = [i for i, (x, u) in enumerate(zip(tensors, bases, strict=True)) if x.numel() and u.vectors.shape[1]]
+        self._rows = [i for i in filled if _native(bases[i])]
+        self._rest = sorted(set(filled) - set(self._rows))
+        self._all = len(self._rows) == len(tensors)
+        self._bases, self._one_sided = bases, one_sided
+        self._kept = [bases[i] for i in self._rows]
+        self._dtypes = [tensors[i].dtype for i in self._rows]
+        self._shapes = [(tensors[i].numel(), *bases[i].vectors.shape) for i in self._rows]
+        # A tensor with gaps or transposed is projected as a packed copy.
+        self._packed = {
+            place: torch.empty_like(tensors[i], memory_format=torch.contiguous_format)
+            for place, i in enumerate(self._rows)
+            if not tensors[i].is_contiguous()
+        }
+        self._basis_places = addresses(basis.vectors for basis in self._kept)
+        self._launches: list[Callable[[], None]] = []
+        self._aligned: list[bool] = []
+        if self._rows:
+            device = tensors[0].device
+            self._table = AddressTable(len(self._rows), 2, device)
+            table = [(size // dimension, dimension, rank) for size, dimension, rank in self._shapes]
+            self._sizes = torch.tensor(table, dtype=torch.int64, device=device)
+
+    def __call__(self, tensors: Sequence[Tensor]) -> None:
+        """Project these tensors, in place."""
+        if self._rows:
+            self._project(tensors if self._all else [tensors[i] for i in self._rows])
+        if self._rest:
+            rest = [tensors[i] for i in self._rest]
+            fallback.project_null_space_(rest, [self._bases[i] for i in self._rest], self._one_sided)
+
+    def _project(self, tensors: Sequence[Tensor]) -> None:
+        worked = tensors
+        if self._packed:
+            worked = [self._packed.get(place, tensor) for place, tensor in enumerate(tensors)]
+            for place, packed in self._packed.items():
+                packed.copy_(tensors[place])
+        places = addresses(worked)
+        if self._table.refresh([places, self._basis_places]):
+            self._group(places)
+        for launch in self._launches:
+            launch()
+        for place, packed in self._packed.items():
+            tensors[place].copy_(packed)
+
+    def _group(self, places: Sequence[int]) -> None:
+        """Prepare the launches for these addresses; they stay where the alignment stays."""
+        aligned = [self._allows_wide(row, place) for row, place in enumerate(places)]
+        if aligned == self._aligned:
+            return
+        self._aligned, self._launches = aligned, []
+        for form, rows in grouped(self._form(row) for row in range(len(places))).items():
+            self._launches += (self._flat_launches if form.flat else self._row_launches)(form, rows)
+
+    def _form(self, row: int) -> Form:
+        basis = self._kept[row]
+        rank = next(pad for pad in (FLAT_RANKS if basis.flat else ROW_RANKS) if pad >= basis.vectors.shape[1])
+        return Form(
+            flat=basis.flat,
+            dtype=self._dtypes[row],
+            basis_dtype=basis.vectors.dtype,
+            by_vector=basis.by_vector,
+            corrected=basis.correction is not None,
+            rank=rank,
+            aligned=self._aligned[row],
+        )
+
+    def _allows_wide(self, row: int, place: int) -> bool:
+        """Whether every row of the tensor and of the basis begins at a multiple of 16 bytes."""
+        _, dimension, rank = self._shapes[row]
+        basis = self._kept[row]
+        return (place | self._basis_places[row]) % 16 == 0 and dimension % 8 == 0 and (basis.by_vector or rank % 4 == 0)
+
+    def _row_launches(self, form: Form, rows: Sequence[int]) -> list[Callable[[], None]]:
+        kind = "float32" if form.dtype == torch.float32 else "half"
+        columns = (COLUMNS if form.aligned else UNALIGNED_COLUMNS)[kind][form.rank]
+        height = _INTERPRETER_ROWS if interpreting() else ROWS
+        counts = [cdiv(self._shapes[row][0] // self._shapes[row][1], height) for row in rows]
+        blocks = block_table(tuple(counts), tuple(rows), self._sizes.device)
+        constants = {
+            "X": _DTYPES[form.dtype],
+            "BY_VECTOR": form.by_vector,
+            "ALIGNED": form.aligned,
+            "ONE_SIDED": self._one_sided,
+            "WIDEN": widen_for_dot(),
+            "PRECISION": dot_precision(),
+            "RANK": form.rank,
+            "ROWS": height,
+            "COLUMNS": _INTERPRETER_COLUMNS if interpreting() else columns,
+            "STAGES": STAGES,
+        }
+        arguments = (self._table.device_table, self._sizes, blocks)
+        return [_launcher(row_projection_kernel, len(blocks), arguments, constants, blocks.device)]
+
+    def _flat_launches(self, form: Form, rows: Sequence[int]) -> list[Callable[[], None]]:
+        elements = _INTERPRETER_ELEMENTS if interpreting() else FLAT_ELEMENTS
+        device = self._sizes.device
+        counts = [cdiv(self._shapes[row][0], elements) for row in rows]
+        blocks = block_table(tuple(counts), tuple(rows), device)
+        partial = torch.empty((len(blocks), form.rank), dtype=torch.float32, device=device)
+        coefficients = torch.empty((len(self._shapes), form.rank), dtype=torch.float32, device=device)
+        tables = (self._table.device_table, self._sizes, blocks)
+        constants = {
+            "X": _DTYPES[form.dtype],
+            "BASIS": _DTYPES[form.basis_dtype],
+            "BY_VECTOR": form.by_vector,
+            "ALIGNED": form.aligned,
+            "RANK": form.rank,
+            "ELEMENTS": elements,
+            "STEP": _INTERPRETER_STEP if interpreting() else flat_step(form.basis_dtype, form.by_vector, form.rank),
+        }
+        bounds = torch.tensor([0, *accumulate(counts)], dtype=torch.int64)
+        reduction = (
+            partial,
+            bounds.to(device),
+            torch.tensor(rows, dtype=torch.int64, device=device),
+            self._corrections(form, rows),
+            coefficients,
+        )
+        reducing = {
+            "ONE_SIDED": self._one_sided,
+            "CORRECTED": form.corrected,
+            "RANK": form.rank,
+            "PARTS": max(1, (_INTERPRETER_REDUCED if interpreting() else REDUCED) // form.rank),
+        }
+        return [
+            _launcher(flat_coefficients_kernel, len(blocks), (*tables, partial), constants, device),
+            _launcher(flat_reduce_kernel, len(rows), reduction, reducing, device),
+            _launcher(flat_subtract_kernel, len(blocks), (*tables, coefficients), constants, device),
+        ]
+
+    def _corrections(self, form: Form, rows: Sequence[int]) -> Tensor:
+        """[rows, rank, rank] on the device, padded by zeros; one zero where there is none."""
+        size = (len(rows), form.rank, form.rank) if form.corrected else (1,)
+        padded = torch.zeros(size, dtype=torch.float32, device=self._sizes.device)
+        for place, row in enumerate(rows):
+            correction = self._kept[row].correction
+            if correction is not None:
+                padded[place, : correction.shape[0], : correction.shape[1]] = correction
+        return padded
 
 
-def _rank_aligned(bases: Sequence[Tensor]) -> bool:
-    """Whether all bases' rows begin at multiples of 16 bytes."""
-    return all(basis.shape[1] % 8 == 0 and basis.data_ptr() % 16 == 0 for basis in bases)
+def flat_step(basis_dtype: torch.dtype, by_vector: bool, rank: int) -> int:
+    """Elements of a flat form that a program holds at a time: 16 to 64 entries of the basis a thread.
+
+    By element, a thread holds 16; by vector, as many that its accesses along a vector take 16 bytes.
+    """
+    entries = 2048 if not by_vector else 4096 if basis_dtype == torch.float32 else 8192
+    return max(64, entries // rank)
 
 
-def _padded_rank(shapes: Sequence[tuple[int, int, int, int]]) -> int:
-    largest = max(rank for _, _, rank, _ in shapes)
-    return next(pad for pad in RANK_PADS if pad >= largest)
+def _native(basis: StoredBasis) -> bool:
+    dimension, rank = basis.vectors.shape
+    return rank <= MAXIMUM_RANK and (basis.flat or dimension * max(ROWS, rank) < _OFFSETS)
+
+
+def _launcher(
+    kernel: Any, grid: int, arguments: tuple[Any, ...], constants: dict[str, Any], device: torch.device
+) -> Callable[[], None]:
+    def launch() -> None:
+        _triton.launch(kernel, grid, *arguments, device=device, num_warps=WARPS, **constants)
+
+    return launch

@@ -152,7 +152,7 @@ RUNS: dict[str, tuple[str, Callable[[torch.device], Any]]] = {
         lambda device: safe_kernels.ewc_penalty_(*([torch.ones(3, device=device)] for _ in range(3)), 1.0),
     ),
     "project_null_space_": (
-        "safe_kernels.null_space.triton.project_null_space_",
+        "safe_kernels.null_space.triton.ProjectionLaunch",
         lambda device: safe_kernels.project_null_space_(
             [torch.ones(2, 3, device=device)], [torch.eye(3, device=device)]
         ),

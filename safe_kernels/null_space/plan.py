@@ -1,0 +1,127 @@
+"""The null-space projection, prepared for bases that stay from step to step."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safe_kernels._checks import check_same_length
+from safe_kernels._tables import Identities, refuse_overlaps
+from safe_kernels.null_space import _ops
+from safe_kernels.null_space._stored import StoredBasis, as_given, rounded
+from safe_kernels.null_space.projection import check_projection
+
+_FORM: Callable[[Tensor], Any] = operator.attrgetter("dtype", "shape", "device")
+
+
+class ProjectionPlan:
+    r"""The null-space projection of fixed tensors out of fixed bases, prepared: `plan()` is `project_null_space_`.
+
+        X <- X - (X U) U^T
+
+    Tensors and bases are checked here, and not at every call. A call looks up where the tensors are; `plan(others)`
+    projects others of the same shapes and dtypes, such as gradients made anew, which are looked at once. Bases must
+    not be exchanged (`.data = ...`) nor, with `basis_dtype`, changed: another basis needs another plan.
+
+    A CUDA graph may capture a call after one call outside of it with the same tensors. In code for `torch.compile`
+    call `project_null_space_`.
+
+    `basis_dtype=torch.float16` keeps the bases of flat forms, [numel, r], in half the memory, and a call reads half as
+    much; they are most of what a call reads. The projection out of the rounded basis V stays exact,
+
+        X <- X - V (V^T V)^-1 V^T X,
+
+    but V's span is turned against U's: up to 2e-4 of the removed component is left (measured). The caller may drop
+    its own copy. Bases of row forms are small beside their tensors and stay as they are.
+
+    Args:
+        tensors: any shapes, strides and floating dtypes; changed in place by the calls.
+        bases: one for each tensor, orthonormal columns, float32 or float64; see `project_null_space_`. A basis [d, r]
+            whose memory is [r, d] (the transpose of a packed [r, d]) is read fastest.
+        one_sided: remove only positive coefficients.
+        basis_dtype: in which dtype bases of flat forms are kept; None: as they are given.
+        check_orthonormal: measure U^T U; makes the host wait for a GPU.
+
+    Raises:
+        TypeError: a dtype is not supported.
+        ValueError: as of `project_null_space_`, or two tensors share memory.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        bases: Sequence[Tensor],
+        *,
+        one_sided: bool = False,
+        basis_dtype: torch.dtype | None = None,
+        check_orthonormal: bool = False,
+    ) -> None:
+        if basis_dtype not in (None, torch.float16):
+            raise TypeError(
+                f"basis_dtype: expected None or torch.float16, got {basis_dtype}; bfloat16 takes as much memory and has "
+                "fewer digits"
+            )
+        check_projection(tensors, bases, check_orthonormal)
+        self._tensors, self._one_sided = list(tensors), one_sided
+        with torch.no_grad():
+            self._bases = [
+                _stored(basis.detach(), tensor.numel() == basis.shape[0], basis_dtype)
+                for tensor, basis in zip(tensors, bases, strict=True)
+            ]
+        self._identities = Identities()
+        self._forms = list(map(_FORM, tensors))
+        self._strides: list[tuple[int, ...]] = []
+        self._launch: Callable[[Sequence[Tensor]], None] = _nothing
+        if tensors:
+            self._prepare(self._tensors)
+
+    @torch.no_grad()
+    def __call__(self, tensors: Sequence[Tensor] | None = None) -> None:
+        """Project the tensors of the plan, or others of the same shapes and dtypes, in place.
+
+        Raises:
+            GraphCaptureError: a CUDA graph is being captured, and a tensor is not where it was at the call before.
+            ValueError: others do not fit, or two of them share memory.
+        """
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                "a prepared plan: expected a call outside of torch.compile, got one inside; call project_null_space_"
+            )
+        given = self._tensors if tensors is None else tensors
+        if not self._identities.same(given):
+            self._prepare(given)
+        self._launch(given)
+        torch.autograd.graph.increment_version(given)
+
+    def _prepare(self, tensors: Sequence[Tensor]) -> None:
+        """Look at tensors that are new; where they are like those of before, what is prepared is kept."""
+        check_same_length("tensors", tensors, "the plan's tensors", self._forms)
+        for index, (tensor, form) in enumerate(zip(tensors, self._forms, strict=True)):
+            if _FORM(tensor) != form:
+                raise ValueError(
+                    f"tensors[{index}]: expected {_text(form)} as in the plan, got {_text(_FORM(tensor))}; make "
+                    "another plan"
+                )
+        refuse_overlaps("tensors", tensors)
+        strides = [tensor.stride() for tensor in tensors]
+        if strides != self._strides:
+            self._strides = strides
+            self._launch = _ops.prepared(tensors, self._bases, self._one_sided)
+        self._identities.remember(tensors)
+
+
+def _stored(basis: Tensor, flat: bool, dtype: torch.dtype | None) -> StoredBasis:
+    return rounded(basis) if flat and dtype is not None and basis.shape[1] else as_given(basis, flat)
+
+
+def _text(form: Any) -> str:
+    dtype, shape, device = form
+    return f"{dtype} {list(shape)} on {device}"
+
+
+def _nothing(_: Sequence[Tensor]) -> None:
+    """No tensors, nothing to do."""
