@@ -162,12 +162,13 @@ def block_table(counts: tuple[int, ...], rows: tuple[int, ...], device: torch.de
 def refuse_overlaps(name: str, tensors: Sequence[Tensor]) -> None:
     """Raise unless no two tensors of a list share an element, which two programs would change at once.
 
-    Views of one buffer that do not overlap are allowed, as flat optimizers and sharded models make them.
+    Views of one buffer that do not overlap are allowed, as flat optimizers and sharded models make them. Tensors of the
+    meta device have no memory to share.
 
     Raises:
         ValueError: two tensors overlap, or one overlaps itself (an expanded one).
     """
-    if not tensors:
+    if not tensors or tensors[0].is_meta:
         return
     if all(map(Tensor.is_contiguous, tensors)):  # the usual case, in few operations: this may run at every step
         starts = _as_tensor(addresses(tensors))

@@ -12,7 +12,7 @@ from torch import Tensor
 from safe_kernels._backend import choose_backend
 from safe_kernels._checks import check_floating, check_one_device, check_same_device, check_same_length, check_shape
 from safe_kernels._tables import Identities, addresses, refuse_overlaps
-from safe_kernels.fisher import fallback
+from safe_kernels.fisher import _ops, fallback
 
 FISHER_DTYPES = (torch.float32, torch.float64)
 _GRAD: Callable[[Tensor], Tensor] = operator.attrgetter("grad")
@@ -76,7 +76,9 @@ class EwcPlan:
         if not self._identities.same(grads) or places != self._places:
             grads = gradients(self._params)
             self._prepare(grads, places)
-        return self._launch(grads, places, float(weight))
+        value = self._launch(grads, places, float(weight))
+        torch.autograd.graph.increment_version(grads)  # a launch changes them behind autograd's back
+        return value
 
     def _prepare(self, grads: Sequence[Tensor], places: list[int]) -> None:
         """Look at gradients that are new and at parameters that have moved, as far as they may differ from before."""
@@ -93,6 +95,8 @@ class EwcPlan:
         self._identities.remember(grads)
 
     def _prepared(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], Sequence[int], float], Tensor]:
+        if grads[0].is_meta:
+            return self._trace
         if choose_backend(*self._fishers, *self._params, *self._anchors, *grads) == "torch":
             return self._fall_back
         from safe_kernels.fisher import triton
@@ -101,6 +105,10 @@ class EwcPlan:
 
     def _fall_back(self, grads: Sequence[Tensor], _: Sequence[int], weight: float) -> Tensor:
         return fallback.ewc_penalty_(grads, self._params, self._anchors, self._fishers, weight)
+
+    def _trace(self, grads: Sequence[Tensor], _: Sequence[int], weight: float) -> Tensor:
+        """On the meta device, where costs are counted: one operator, as it is one launch on a GPU."""
+        return _ops.ewc_penalty(list(grads), self._params, self._anchors, self._fishers, weight)
 
 
 class SquaredGradientEmaPlan:
@@ -149,6 +157,7 @@ class SquaredGradientEmaPlan:
             self._prepare(grads)
         if self._fishers:
             self._launch(grads, float(decay))
+            torch.autograd.graph.increment_version(self._fishers)  # a launch changes them behind autograd's back
 
     def _prepare(self, grads: Sequence[Tensor]) -> None:
         forms = _forms(grads)

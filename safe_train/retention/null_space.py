@@ -178,7 +178,7 @@ class NullSpaceProjection(Mechanism):
         return [self.bases[name].vectors for name in self.linears if name in self.bases]
 
     def _norms(self, tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Norms of all tensors together and of their parts inside the subspaces, which are those of the coefficients."""
+        """Norms of all tensors together, and of their parts inside the subspaces: that of the coefficients."""
         pairs = zip(tensors, self._vectors(), strict=True)
         inside = [_coefficients(tensor, basis, self.one_sided) for tensor, basis in pairs]
         return _norm(tensors), _norm(inside)
