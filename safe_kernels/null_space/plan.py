@@ -24,8 +24,8 @@ class ProjectionPlan:
         X <- X - (X U) U^T
 
     Tensors and bases are checked here, and not at every call. A call looks up where the tensors are; `plan(others)`
-    projects others of the same shapes and dtypes, such as gradients made anew, which are looked at once. Bases must
-    not be exchanged (`.data = ...`) nor, with `basis_dtype`, changed: another basis needs another plan.
+    projects others of the same shapes and dtypes, such as gradients made anew, which are looked at once. Some bases
+    are copied, others not: another basis needs another plan.
 
     A CUDA graph may capture a call after one call outside of it with the same tensors. In code for `torch.compile`
     call `project_null_space_`.
@@ -115,7 +115,10 @@ class ProjectionPlan:
 
 
 def _stored(basis: Tensor, flat: bool, dtype: torch.dtype | None) -> StoredBasis:
-    return rounded(basis) if flat and dtype is not None and basis.shape[1] else as_given(basis, flat)
+    """Bases of row forms are small: copied where their vectors are not contiguous, which is read with wide accesses."""
+    if not flat:
+        return as_given(basis.t().contiguous().t(), flat)
+    return rounded(basis) if dtype is not None and basis.shape[1] else as_given(basis, flat)
 
 
 def _text(form: Any) -> str:
