@@ -11,6 +11,7 @@ import weakref
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache, reduce
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 _ALIGNMENT = 16
 """Bytes of the widest access of a thread; allocations begin at multiples of 256, views need not."""
+
+_NBYTES = operator.attrgetter("nbytes")
 
 
 class GraphCaptureError(RuntimeError):
@@ -77,17 +80,13 @@ class AddressTable:
         return True
 
     def _copy(self, columns: Sequence[list[int]]) -> None:
-        flat = array("q")
         for number, column in enumerate(columns):
             if 0 in column:
                 raise ValueError(
                     f"column {number}, row {column.index(0)}: expected memory of its own, got a tensor without "
                     "(meta, fake or distributed); pass the local tensor"
                 )
-            flat.extend(column)
-        if not flat:
-            return
-        rows = torch.frombuffer(flat, dtype=torch.int64).view(len(columns), -1).t()
+        rows = _as_tensor(chain.from_iterable(columns)).view(len(columns), -1).t()
         on_gpu = self.device_table.device.type == "cuda"
         # Fresh memory each time: PyTorch's allocator gives it out again only when the copy has been done.
         staging = torch.empty(rows.shape, dtype=torch.int64, pin_memory=on_gpu)
@@ -163,40 +162,45 @@ def block_table(counts: tuple[int, ...], rows: tuple[int, ...], device: torch.de
 def refuse_overlaps(name: str, tensors: Sequence[Tensor]) -> None:
     """Raise unless no two tensors of a list share an element, which two programs would change at once.
 
-    Views of one buffer that do not overlap are allowed, as flat optimizers and sharded models make them.
+    Views of one buffer that do not overlap are allowed, as flat optimizers and sharded models make them. Tensors of the
+    meta device have no memory to share.
 
     Raises:
         ValueError: two tensors overlap, or one overlaps itself (an expanded one).
     """
-    filled = [(index, tensor) for index, tensor in enumerate(tensors) if tensor.numel()]
-    all_dense = all(dense(tensor) for _, tensor in filled)
-    extents = [tensor.nbytes if all_dense else _extent(tensor) for _, tensor in filled]
-    starts = torch.tensor(addresses(tensor for _, tensor in filled), dtype=torch.int64)
-    ends = starts + torch.tensor(extents, dtype=torch.int64)
-    order = starts.argsort(stable=True)
-    apart = starts[order][1:] >= ends[order].cummax(0).values[:-1]
-    if all_dense and bool(apart.all()):
+    if not tensors or tensors[0].is_meta:
         return
+    if all(map(Tensor.is_contiguous, tensors)):  # the usual case, in few operations: this may run at every step
+        starts = _as_tensor(addresses(tensors))
+        order = starts.argsort(stable=True)
+        ends = (starts + _as_tensor(map(_NBYTES, tensors)))[order]
+        if bool((starts[order][1:] >= ends[:-1]).all()):
+            return
+    filled = [(index, tensor) for index, tensor in enumerate(tensors) if tensor.numel()]
+    starts = _as_tensor(addresses(tensor for _, tensor in filled))
+    order = starts.argsort(stable=True)
+    ends = (starts + _as_tensor(_extent(tensor) for _, tensor in filled))[order]
+    apart = starts[order][1:] >= ends.cummax(0).values[:-1]
     # Chains of tensors whose ranges overlap; strided ones may still have no element in common.
-    chain: list[tuple[int, Tensor]] = []
+    links: list[tuple[int, Tensor]] = []
     for position, new_chain in zip(order.tolist(), [True, *apart.tolist()], strict=False):
         if new_chain:
-            _refuse_shared_elements(name, chain)
-            chain = []
-        chain.append(filled[position])
-    _refuse_shared_elements(name, chain)
+            _refuse_shared_elements(name, links)
+            links = []
+        links.append(filled[position])
+    _refuse_shared_elements(name, links)
 
 
-def _refuse_shared_elements(name: str, chain: Sequence[tuple[int, Tensor]]) -> None:
+def _refuse_shared_elements(name: str, links: Sequence[tuple[int, Tensor]]) -> None:
     """Compare element by element: each tensor paints its part of the range in the color of its number."""
-    if not chain or (len(chain) == 1 and dense(chain[0][1])):
+    if not links or (len(links) == 1 and dense(links[0][1])):
         return
-    unit = min(tensor.element_size() for _, tensor in chain)
-    start = min(tensor.data_ptr() for _, tensor in chain)
-    length = max(tensor.data_ptr() + _extent(tensor) for _, tensor in chain) - start
+    unit = min(tensor.element_size() for _, tensor in links)
+    start = min(tensor.data_ptr() for _, tensor in links)
+    length = max(tensor.data_ptr() + _extent(tensor) for _, tensor in links) - start
     places = torch.arange(length // unit)
     painted = torch.full_like(places, -1)
-    for index, tensor in chain:
+    for index, tensor in links:
         width = tensor.element_size() // unit
         strides = (*(stride * width for stride in tensor.stride()), 1)
         own = places.as_strided((*tensor.shape, width), strides, (tensor.data_ptr() - start) // unit).reshape(-1)
@@ -231,6 +235,11 @@ def _extent(tensor: Tensor) -> int:
     """Bytes from the first element to the end of the last, of a tensor that is not empty."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
+
+
+def _as_tensor(numbers: Iterable[int]) -> Tensor:
+    values = array("q", numbers)
+    return torch.frombuffer(values, dtype=torch.int64) if values else torch.empty(0, dtype=torch.int64)
 
 
 def _current_stream(device: torch.device) -> torch.cuda.Stream | None:

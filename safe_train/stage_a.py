@@ -232,6 +232,7 @@ class StageA:
         for group in self.optimizer.param_groups:
             group["lr"] = scale * group["peak_lr"]
         self.optimizer.zero_grad(set_to_none=True)
+        self.stack.observe(measure)
         self._calibrate_if_due()
         audio = [batch for number in self._numbers() for batch in self._audio_batches(number)]
         vl = [self._vl_batch(number) for number in self._numbers()] if self.stack.adds_loss else []

@@ -12,11 +12,11 @@ from torch import Tensor
 from safe_kernels._backend import choose_backend
 from safe_kernels._checks import check_floating, check_one_device, check_same_device, check_same_length, check_shape
 from safe_kernels._tables import Identities, addresses, refuse_overlaps
-from safe_kernels.fisher import fallback
+from safe_kernels.fisher import _ops, fallback
 
 FISHER_DTYPES = (torch.float32, torch.float64)
 _GRAD: Callable[[Tensor], Tensor] = operator.attrgetter("grad")
-_FORM = operator.attrgetter("dtype", "shape", "device")
+_FORMS: list[Callable[[Tensor], Any]] = [*map(operator.attrgetter, ("dtype", "shape", "device")), Tensor.stride]
 
 
 class EwcPlan:
@@ -50,8 +50,8 @@ class EwcPlan:
         self._anchors = [anchor.detach() for anchor in anchors]
         self._fishers = [fisher.detach() for fisher in fishers]
         self._identities = Identities()
-        self._places: list[int] = []
-        self._forms: list[Any] = []
+        self._places, self._grad_places = list[int](), list[int]()
+        self._param_forms, self._grad_forms = list[Any](), list[Any]()
         self._launch: Callable[[Sequence[Tensor], Sequence[int], float], Tensor] = self._fall_back
 
     @torch.no_grad()
@@ -75,21 +75,28 @@ class EwcPlan:
         places = addresses(self._params)
         if not self._identities.same(grads) or places != self._places:
             grads = gradients(self._params)
-            self._prepare(grads)
-            self._places = places
-        return self._launch(grads, places, float(weight))
+            self._prepare(grads, places)
+        value = self._launch(grads, places, float(weight))
+        torch.autograd.graph.increment_version(grads)  # a launch changes them behind autograd's back
+        return value
 
-    def _prepare(self, grads: Sequence[Tensor]) -> None:
-        """Look at gradients that are new, or parameters that have moved; where only that, the tables are kept."""
-        refuse_overlaps("gradients", grads)
-        forms = [(*_FORM(grad), grad.stride()) for pair in zip(grads, self._params, strict=True) for grad in pair]
-        if forms != self._forms:
+    def _prepare(self, grads: Sequence[Tensor], places: list[int]) -> None:
+        """Look at gradients that are new and at parameters that have moved, as far as they may differ from before."""
+        grad_places = addresses(grads)
+        if grad_places != self._grad_places:
+            refuse_overlaps("gradients", grads)
+        forms = _forms(grads)
+        param_forms = self._param_forms if places == self._places else _forms(self._params)
+        if forms != self._grad_forms or param_forms != self._param_forms:
             check_ewc(self._params, self._anchors, self._fishers)
-            self._forms = forms
             self._launch = self._prepared(grads)
+        self._grad_places, self._grad_forms = grad_places, forms
+        self._places, self._param_forms = places, param_forms
         self._identities.remember(grads)
 
     def _prepared(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], Sequence[int], float], Tensor]:
+        if grads[0].is_meta:
+            return self._trace
         if choose_backend(*self._fishers, *self._params, *self._anchors, *grads) == "torch":
             return self._fall_back
         from safe_kernels.fisher import triton
@@ -98,6 +105,10 @@ class EwcPlan:
 
     def _fall_back(self, grads: Sequence[Tensor], _: Sequence[int], weight: float) -> Tensor:
         return fallback.ewc_penalty_(grads, self._params, self._anchors, self._fishers, weight)
+
+    def _trace(self, grads: Sequence[Tensor], _: Sequence[int], weight: float) -> Tensor:
+        """On the meta device, where costs are counted: one operator, as it is one launch on a GPU."""
+        return _ops.ewc_penalty(list(grads), self._params, self._anchors, self._fishers, weight)
 
 
 class SquaredGradientEmaPlan:
@@ -146,9 +157,10 @@ class SquaredGradientEmaPlan:
             self._prepare(grads)
         if self._fishers:
             self._launch(grads, float(decay))
+            torch.autograd.graph.increment_version(self._fishers)  # a launch changes them behind autograd's back
 
     def _prepare(self, grads: Sequence[Tensor]) -> None:
-        forms = [(*_FORM(grad), grad.stride()) for grad in grads]
+        forms = _forms(grads)
         if forms != self._forms:
             check_average(self._fishers, grads)
             self._forms = forms
@@ -172,6 +184,11 @@ def gradients(params: Sequence[Tensor]) -> list[Tensor]:
         if param.grad is None:
             param.grad = torch.zeros_like(param)
     return [param.grad for param in params if param.grad is not None]
+
+
+def _forms(tensors: Sequence[Tensor]) -> list[list[Any]]:
+    """What a launch is prepared for: where it is the same, only addresses have to be looked at."""
+    return [list(map(form, tensors)) for form in _FORMS]
 
 
 def check_ewc(params: Sequence[Tensor], anchors: Sequence[Tensor], fishers: Sequence[Tensor]) -> None:

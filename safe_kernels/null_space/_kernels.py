@@ -88,9 +88,7 @@ def flat_coefficients_kernel(
 ) -> None:
     """Coefficients of a part of one tensor, seen as a vector. Sums stay in their threads until the part's end."""
     tensor, block = _work(blocks_ptr)
-    x_ptr, basis_ptr, _, dimension, rank = _operands(
-        pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED
-    )
+    x_ptr, basis_ptr, _, dimension, rank = _operands(pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED)
     first = block.to(tl.int64) * ELEMENTS
     sums = tl.zeros([STEP, RANK], tl.float32)
     for start in range(0, ELEMENTS, STEP):
@@ -152,9 +150,7 @@ def flat_subtract_kernel(
 ) -> None:
     """Subtract the component in the basis from a part of one tensor, seen as a vector."""
     tensor, block = _work(blocks_ptr)
-    x_ptr, basis_ptr, _, dimension, rank = _operands(
-        pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED
-    )
+    x_ptr, basis_ptr, _, dimension, rank = _operands(pointers_ptr, shapes_ptr, tensor, X, BASIS, BY_VECTOR, ALIGNED)
     first = block.to(tl.int64) * ELEMENTS
     coefficients = tl.load(coefficients_ptr + tensor * RANK + tl.arange(0, RANK))
     for start in range(0, ELEMENTS, STEP):
@@ -237,7 +233,7 @@ def _component(
 ) -> tl.tensor:
     """Coefficients u^T, in three bfloat16 products for half-precision tensors: to 2^-16, and no overflow."""
     transposed = tl.trans(u)
-    if X == tl.float32:
+    if tl.float32 == X:
         return tl.dot(coefficients, transposed, input_precision=PRECISION)
     high, low = _halves(coefficients)
     basis_high, basis_low = _halves(transposed)

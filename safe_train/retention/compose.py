@@ -161,6 +161,11 @@ class RetentionStack:
         """Whether a loss on protected rows is to be computed at each step."""
         return any(mechanism.adds_loss for mechanism in self.mechanisms)
 
+    def observe(self, wanted: bool) -> None:
+        """Says whether the observations of the coming steps will be asked for, as they are if nothing is said."""
+        for mechanism in self.mechanisms:
+            mechanism.observed = wanted
+
     def loss(self, batch: Any) -> Tensor:
         """Sum of the mechanisms' weighted losses on a batch of protected rows."""
         needs_teacher = any(mechanism.needs_teacher for mechanism in self.mechanisms)

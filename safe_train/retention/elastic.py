@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from safe_kernels import ewc_penalty_, fisher_diagonal_
+from safe_kernels import EwcPlan, fisher_diagonal_
 from safe_train.parallel import ALONE, Processes
 from safe_train.retention.capture import LinearCapture
 from safe_train.retention.mechanism import (
@@ -56,6 +56,7 @@ class ElasticWeightConsolidation(Mechanism):
         self.anchors = {name: module.weight.detach().clone() for name, module in self.linears.items()}
         self.fishers: dict[str, Tensor] = {}
         self.raw_trace = 0.0
+        self._plan: EwcPlan | None = None
         self._last: Tensor | None = None
 
     def before_step(self, step: int, rows_seen: int) -> None:
@@ -85,18 +86,16 @@ class ElasticWeightConsolidation(Mechanism):
             )
         scale = self.trace / (self.raw_trace * count)
         self.fishers = {name: fisher * scale for name, fisher in fishers.items()}
+        self._plan = None
 
     def after_retention_backward(self) -> None:
         """Adds the penalty's gradient."""
         if not self.fishers:
             return
-        names = list(self.fishers)
-        self._last = ewc_penalty_(
-            [self.linears[name].weight for name in names],
-            [self.anchors[name] for name in names],
-            [self.fishers[name] for name in names],
-            self.weight,
-        )
+        if self._plan is None:
+            weights = [self.linears[name].weight for name in self.fishers]
+            self._plan = EwcPlan(weights, [self.anchors[name] for name in self.fishers], list(self.fishers.values()))
+        self._last = self._plan(self.weight)
         self._acted = True
 
     def observations(self) -> dict[str, float]:
@@ -113,6 +112,7 @@ class ElasticWeightConsolidation(Mechanism):
         """Takes up the state of ``state_dict``."""
         self.anchors = {name: state[f"anchor.{name}"].clone() for name in self.anchors}
         self.fishers = {n: state[f"fisher.{n}"].clone() for n in self.linears if f"fisher.{n}" in state}
+        self._plan = None
         self.raw_trace = state["raw_trace"].item()
         self._acted = bool(self.fishers)
 

@@ -80,11 +80,13 @@ class Mechanism:
         name: how logs and tables call it.
         adds_loss: whether it puts a loss on protected rows at each step.
         needs_teacher: whether that loss compares with the teacher.
+        observed: whether ``observations`` of the step will be asked for; where not, what only they need is left out.
     """
 
     name = "mechanism"
     adds_loss = False
     needs_teacher = False
+    observed = True
     _acted = False
 
     @property

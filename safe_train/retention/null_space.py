@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -11,12 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from safe_kernels import Basis, project_null_space_
+from safe_kernels import Basis, ProjectionPlan
 from safe_train.parallel import ALONE, Processes
+from safe_train.retention.audio_share import MULTI, AudioShare
 from safe_train.retention.mechanism import Mechanism, ProtectedBatches, ProtectedModel, gradient_of
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
 
 logger = logging.getLogger(__name__)
+
+_TINY = 1e-30
 
 Projected = Literal["audio_gradient", "total_gradient", "audio_update", "update"]
 
@@ -29,12 +31,13 @@ class NullSpaceProjection(Mechanism):
     - ``audio_gradient``: the audio loss's gradient, before the retention losses add theirs.
     - ``total_gradient``: the gradient of the total loss. It takes the retention losses' pull away as well.
     - ``update``: what the optimizer did, ``theta_new - theta_old``, weight decay included.
-    - ``audio_update``: the part of the update that stems from the audio loss. AdamW's step is linear in the first
-      moment, and so splits exactly: with the moment ``m_a`` of the audio loss's gradient alone, kept here, and AdamW's
-      own second moment v, that part is ``-lr m_a / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) - lr decay theta``.
+    - ``audio_update``: the part of the update that stems from the audio loss (see ``AudioShare``).
 
     After a projected *gradient*, AdamW's step still enters U, since the division by sqrt(v) turns directions; the two
     projections of the update do not. One-sided projection removes only what raises the protected loss.
+
+    A step whose observations nobody asks for (see ``Mechanism.observed``) never waits for a GPU, and starts as many
+    operations for a thousand tensors as for one.
     """
 
     name = "null space"
@@ -71,14 +74,11 @@ class NullSpaceProjection(Mechanism):
         self.processes = processes
         self.bases: dict[str, Basis] = {}
         self.computed_at = -1
-        self._audio_gradients: dict[str, Tensor] = {}
-        self._audio_moments: dict[str, Tensor] = {}
-        self._before: dict[str, Tensor] = {}
-        self._last: dict[str, float] = {}
-
-    @property
-    def _parameters(self) -> dict[str, Tensor]:
-        return {name: module.weight for name, module in self.linears.items()}
+        self._parameters: list[Tensor] = [module.weight for module in self.linears.values()]
+        self._share = AudioShare(optimizer, self._parameters)
+        self._before: list[Tensor] = []
+        self._plan: ProjectionPlan | None = None
+        self._last: dict[str, Tensor] = {}
 
     def before_step(self, step: int, rows_seen: int) -> None:
         """Computes the bases when enough protected rows have gone by, and again after every refresh interval."""
@@ -92,6 +92,7 @@ class NullSpaceProjection(Mechanism):
 
     def calibrate(self) -> None:
         """Estimates the subspaces at the present weights."""
+        self._plan = None
         estimate = gradient_subspace if self.subspace == "gradient" else activation_subspace
         bases = estimate(
             self.model,
@@ -108,91 +109,90 @@ class NullSpaceProjection(Mechanism):
 
     def after_audio_backward(self) -> None:
         """Projects the audio loss's gradient, or sets it aside for the split of the update."""
-        gradients = {name: gradient_of(parameter) for name, parameter in self._parameters.items()}
+        gradients = [gradient_of(parameter) for parameter in self._parameters]
         if self.projects == "audio_gradient":
-            self._project(gradients, sign=-1.0)
+            self._project_gradients(gradients)
         elif self.projects == "audio_update":
-            self._audio_gradients = {name: gradient.clone() for name, gradient in gradients.items()}
+            self._share.take_gradients(gradients)
 
     def after_retention_backward(self) -> None:
         """Projects the total gradient."""
         if self.projects == "total_gradient":
-            self._project({name: gradient_of(p) for name, p in self._parameters.items()}, sign=-1.0)
+            self._project_gradients([gradient_of(parameter) for parameter in self._parameters])
 
     @torch.no_grad()
     def before_optimizer_step(self, clip_coefficient: float) -> None:
         """Notes the weights, and brings the audio loss's first moment up to date."""
-        if self.projects not in ("update", "audio_update"):
-            return
-        self._before = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         if self.projects == "audio_update":
-            for name, parameter in self._parameters.items():
-                beta1 = self._group(parameter)["betas"][0]
-                moment = self._audio_moments.setdefault(name, torch.zeros_like(parameter))
-                moment.lerp_(self._audio_gradients[name] * clip_coefficient, 1 - beta1)
-            self._audio_gradients = {}
+            self._share.before_optimizer_step(clip_coefficient, wants_part=bool(self.bases))
+        elif self.projects == "update" and self.bases:
+            self._before = list(MULTI._foreach_mul(self._protected(self._parameters), 1.0))  # a copy, in one operation
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
         """Projects the update, or the audio loss's part of it."""
-        if self._before and self.bases:
-            if self.projects == "update":
-                parts = {name: p - self._before[name] for name, p in self._parameters.items()}
-            else:
-                parts = {name: self._audio_part(name, p) for name, p in self._parameters.items()}
-            rest = {name: p - parts[name] for name, p in self._parameters.items() if name in self.bases}
-            if self.projects == "update":
-                rest = {name: self._before[name] for name in rest}
-            self._project(parts, sign=1.0)
-            for name, remainder in rest.items():
-                torch.add(remainder, parts[name], out=self._parameters[name].data)
-        self._before = {}
+        if not self.bases or self.projects not in ("update", "audio_update"):
+            return
+        parameters = self._protected(self._parameters)
+        if self.projects == "update":  # in the place of the weights
+            MULTI._foreach_sub_(parameters, self._before)
+            self._project(parameters)
+            MULTI._foreach_add_(parameters, self._before)
+            self._before = []
+        else:
+            parts = self._protected(self._share.take_part())
+            MULTI._foreach_sub_(parameters, parts)
+            self._project(parts)
+            MULTI._foreach_add_(parameters, parts)
 
-    def _audio_part(self, name: str, parameter: Tensor) -> Tensor:
-        """The audio loss's part of AdamW's last step, weight decay included (see the class)."""
-        group, state = self._group(parameter), self.optimizer.state[parameter]
-        beta1, beta2 = group["betas"]
-        count = float(state["step"])
-        scale = (state["exp_avg_sq"].sqrt() / math.sqrt(1 - beta2**count)).add_(group["eps"])
-        part = (self._audio_moments[name] / scale).mul_(-group["lr"] / (1 - beta1**count))
-        return part.sub_(self._before[name], alpha=group["lr"] * group["weight_decay"])
-
-    def _group(self, parameter: Tensor) -> dict:
-        return next(g for g in self.optimizer.param_groups if any(p is parameter for p in g["params"]))
+    def _protected(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Of one tensor for each layer, those of the layers that have a basis."""
+        return [tensor for name, tensor in zip(self.linears, tensors, strict=True) if name in self.bases]
 
     @torch.no_grad()
-    def _project(self, tensors: dict[str, Tensor], *, sign: float) -> None:
-        """Projects in place; ``sign`` is -1 for gradients, which updates run against."""
-        names = [name for name in tensors if name in self.bases]
-        if not names:
+    def _project_gradients(self, gradients: list[Tensor]) -> None:
+        """Projects gradients, which updates run against: what points along the negative gradient counts."""
+        if not self.bases:
             return
-        chosen, bases = [tensors[name] for name in names], [self.bases[name].vectors for name in names]
-        before = [tensor.clone() for tensor in chosen]
-        for tensor in chosen:
-            tensor.mul_(sign)
-        project_null_space_(chosen, bases, one_sided=self.one_sided)
-        for tensor in chosen:
-            tensor.mul_(sign)
+        chosen = self._protected(gradients)
+        if self.one_sided:
+            MULTI._foreach_neg_(chosen)
+        self._project(chosen)
+        if self.one_sided:
+            MULTI._foreach_neg_(chosen)
+
+    def _project(self, tensors: list[Tensor]) -> None:
+        """Projects, in place, one tensor for each layer that has a basis."""
+        before = self._norms(tensors) if self.observed else None
+        if self._plan is None:
+            self._plan = ProjectionPlan(self._protected(self._parameters), self._vectors(), one_sided=self.one_sided)
+        self._plan(tensors)
         self._acted = True
-        self._last = {
-            "null_space_removed": _norm([b - c for b, c in zip(before, chosen, strict=True)])
-            / max(_norm(before), 1e-30),
-            "null_space_leakage": _norm(
-                [_coefficients(c * sign, u, self.one_sided) for c, u in zip(chosen, bases, strict=True)]
-            )
-            / max(_norm(chosen), 1e-30),
-        }
+        self._last = {}
+        if before is not None:
+            after = self._norms(tensors)
+            self._last["null_space_removed"] = before[1] / before[0].clamp_min(_TINY)
+            self._last["null_space_leakage"] = after[1] / after[0].clamp_min(_TINY)
+
+    def _vectors(self) -> list[Tensor]:
+        return [self.bases[name].vectors for name in self.linears if name in self.bases]
+
+    def _norms(self, tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Norms of all tensors together, and of their parts inside the subspaces: that of the coefficients."""
+        pairs = zip(tensors, self._vectors(), strict=True)
+        inside = [_coefficients(tensor, basis, self.one_sided) for tensor, basis in pairs]
+        return _norm(tensors), _norm(inside)
 
     def observations(self) -> dict[str, float]:
         """Share of the projected norm that was removed, share left inside, and the bases' captured energy."""
         if not self.bases:
             return {}
         energy = sum(basis.captured_energy for basis in self.bases.values()) / len(self.bases)
-        return self._last | {"null_space_energy": energy}
+        return {name: value.item() for name, value in self._last.items()} | {"null_space_energy": energy}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Bases, the audio loss's first moments and the row count of the last estimate."""
-        state = {f"moment.{name}": moment for name, moment in self._audio_moments.items()}
+        state = {f"moment.{name}": moment for name, moment in zip(self.linears, self._share.moments, strict=False)}
         for name, basis in self.bases.items():
             state[f"vectors.{name}"] = basis.vectors
             state[f"singular_values.{name}"] = basis.singular_values
@@ -201,12 +201,13 @@ class NullSpaceProjection(Mechanism):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes up the state of ``state_dict``."""
-        self._audio_moments = {n: state[f"moment.{n}"].clone() for n in self.linears if f"moment.{n}" in state}
+        self._share.moments = [state[f"moment.{n}"].clone() for n in self.linears if f"moment.{n}" in state]
         self.bases = {
             name: Basis(state[f"vectors.{name}"], state[f"energy.{name}"].item(), state[f"singular_values.{name}"])
             for name in self.linears
             if f"vectors.{name}" in state
         }
+        self._plan = None
         self.computed_at = int(state["computed_at"])
         self._acted = bool(self.bases)
 
@@ -227,5 +228,6 @@ def _coefficients(tensor: Tensor, basis: Tensor, one_sided: bool) -> Tensor:
     return flat.clamp_min(0.0) if one_sided else flat
 
 
-def _norm(tensors: list[Tensor]) -> float:
-    return math.sqrt(sum(tensor.float().square().sum().item() for tensor in tensors))
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Norm of all tensors as one vector."""
+    return torch.stack(MULTI._foreach_norm(tensors)).float().norm()
