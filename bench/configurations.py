@@ -184,7 +184,7 @@ def _flat_projections() -> list[Configuration]:
         DTYPES.items(), stored, null_space.FLAT_RANKS, (True, False)
     ):
         basis_name = "fp32" if basis_dtype == torch.float32 else "fp16"
-        step = null_space.flat_step(basis_dtype, by_vector, rank)
+        step = null_space.flat_step(basis_dtype, by_vector, aligned, rank)
         constants = {
             "X": dtype,
             "BASIS": DTYPES[basis_name],

@@ -68,9 +68,7 @@ def test_equals_float64(
     [(project_null_space_, torch.clone), (project_null_space_, by_vector), (planned, torch.clone)],
 )
 @pytest.mark.parametrize("rank", [1, 8, 16, 17, 64, 65])
-@pytest.mark.parametrize(
-    ("shape", "flat"), [((21, 72), False), ((19, 75), False), ((1, 210), True), ((3, 72), True)]
-)
+@pytest.mark.parametrize(("shape", "flat"), [((21, 72), False), ((19, 75), False), ((1, 210), True), ((3, 72), True)])
 def test_ranks_and_forms_across_blocks(
     backend: str, device: torch.device, project: Project, stored: Callable[[Tensor], Tensor], rank: int,
     shape: tuple[int, int], flat: bool,
