@@ -62,7 +62,7 @@ class ProjectionPlan:
     ) -> None:
         if basis_dtype not in (None, torch.float16):
             raise TypeError(
-                f"basis_dtype: expected None or torch.float16, got {basis_dtype}; bfloat16 takes as much memory and has "
+                f"basis_dtype: expected None or torch.float16, got {basis_dtype}; bfloat16 takes as much memory for "
                 "fewer digits"
             )
         check_projection(tensors, bases, check_orthonormal)

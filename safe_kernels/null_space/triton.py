@@ -243,8 +243,7 @@ def flat_step(basis_dtype: torch.dtype, by_vector: bool, aligned: bool, rank: in
 
     By element, a thread holds 16; by vector, as many that its accesses along a vector can take 16 bytes.
     """
-    wide = aligned and basis_dtype != torch.float32
-    entries = 2048 if not by_vector else 8192 if wide else 4096
+    entries = 2048 if not (by_vector and aligned) else 4096 if basis_dtype == torch.float32 else 8192
     return max(64, entries // rank)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from safe_kernels import GraphCaptureError, ProjectionPlan, _tables, _triton, project_null_space_
 from safe_kernels._backend import interpreting
@@ -250,7 +251,7 @@ def test_costs_are_counted_as_one_operator() -> None:
     plan = ProjectionPlan(tensors, [torch.empty(6, 2, device="meta"), torch.empty(12, 2, device="meta")])
     seen: list[str] = []
 
-    class Counting(torch.utils._python_dispatch.TorchDispatchMode):
+    class Counting(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             seen.append(str(func))
             return func(*args, **(kwargs or {}))
