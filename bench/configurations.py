@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import torch
 import triton.language as tl
 
 from safe_kernels.fisher import _diagonal_kernels as diagonal_kernels
@@ -140,36 +141,92 @@ def _multi_tensor() -> list[Configuration]:
 
 
 def _projections(precision: str) -> list[Configuration]:
-    rows = {"ONE_SIDED": True, "PRECISION": precision, "ROWS": null_space.ROWS}
-    flat = {"ELEMENTS": null_space.FLAT_ELEMENTS, "STEP": null_space.FLAT_STEP}
-    kernels = (
-        ("row projection", null_space_kernels.row_projection_kernel, (), rows, null_space.ROW_WARPS),
-        ("flat coefficients", null_space_kernels.flat_partial_kernel, ("*fp32",), flat, null_space.FLAT_WARPS),
-        ("flat subtraction", null_space_kernels.flat_subtract_kernel, ("*fp32",), flat, null_space.FLAT_WARPS),
-    )
+    return [*_row_projections(precision), *_flat_projections(), *_flat_reductions()]
+
+
+def _row_projections(precision: str) -> list[Configuration]:
     found = []
-    for rank, aligned, rank_aligned in product(null_space.RANK_PADS, (True, False), (True, False)):
-        for name, kernel, types, constants, warps in kernels:
-            if kernel is null_space_kernels.row_projection_kernel:
-                constants = {**constants, "COLUMNS": null_space.COLUMNS[rank]}
-            found.append(
-                Configuration(
-                    f"{name} rank {rank}{'' if aligned else ' unaligned'}{'' if rank_aligned else ' odd rank'}",
-                    kernel,
-                    ("*i64", "*i64", "*i64", *types),
-                    {"ALIGNED": aligned, "RANK_ALIGNED": rank_aligned, "RANK": rank, **constants},
-                    warps,
-                    vector_loads=rank_aligned,
-                    shipped=aligned and rank_aligned and rank in (null_space.RANK_PADS[0], null_space.MAXIMUM_RANK),
-                    elements=constants["ROWS"] * constants["COLUMNS"] if "ROWS" in constants else constants["STEP"],
-                )
-            )
-    for rank in null_space.RANK_PADS:
-        constants = {"ONE_SIDED": True, "RANK": rank}
-        types = ("*fp32", "*i64", "*fp32")
+    for (name, dtype), rank, by_vector, aligned in product(
+        DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False)
+    ):
+        of_kind = null_space.COLUMNS if aligned else null_space.UNALIGNED_COLUMNS
+        columns = of_kind["float32" if name == "fp32" else "half"][rank]
         found.append(
             Configuration(
-                f"flat reduction rank {rank}", null_space_kernels.flat_reduce_kernel, types, constants, 1, False
+                f"row projection {name} rank {rank}{_basis_suffix(by_vector, aligned)}",
+                null_space_kernels.row_projection_kernel,
+                ("*i64", "*i64", "*i32"),
+                {
+                    "X": dtype,
+                    "BY_VECTOR": by_vector,
+                    "ALIGNED": aligned,
+                    "ONE_SIDED": True,
+                    "WIDEN": False,
+                    "PRECISION": precision,
+                    "RANK": rank,
+                    "ROWS": null_space.ROWS,
+                    "COLUMNS": columns,
+                    "STAGES": null_space.STAGES,
+                },
+                null_space.WARPS,
+                vector_loads=aligned,
+                shipped=aligned and not by_vector and name != "fp16" and rank != 32,
+                elements=null_space.ROWS * columns,
             )
         )
     return found
+
+
+def _flat_projections() -> list[Configuration]:
+    found = []
+    stored = ((torch.float32, True), (torch.float32, False), (torch.float16, True))
+    for (name, dtype), (basis_dtype, by_vector), rank, aligned in product(
+        DTYPES.items(), stored, null_space.FLAT_RANKS, (True, False)
+    ):
+        basis_name = "fp32" if basis_dtype == torch.float32 else "fp16"
+        step = null_space.flat_step(basis_dtype, by_vector, aligned, rank)
+        constants = {
+            "X": dtype,
+            "BASIS": DTYPES[basis_name],
+            "BY_VECTOR": by_vector,
+            "ALIGNED": aligned,
+            "RANK": rank,
+            "ELEMENTS": null_space.FLAT_ELEMENTS,
+            "STEP": step,
+        }
+        for title, kernel in (
+            ("flat coefficients", null_space_kernels.flat_coefficients_kernel),
+            ("flat subtraction", null_space_kernels.flat_subtract_kernel),
+        ):
+            found.append(
+                Configuration(
+                    f"{title} {name}, basis {basis_name} rank {rank}{_basis_suffix(by_vector, aligned)}",
+                    kernel,
+                    ("*i64", "*i64", "*i32", "*fp32"),
+                    constants,
+                    null_space.WARPS,
+                    vector_loads=aligned,
+                    shipped=aligned and name == "bf16" and rank in (8, 64) and (basis_name == "fp32" or rank == 8),
+                    elements=step,
+                )
+            )
+    return found
+
+
+def _flat_reductions() -> list[Configuration]:
+    return [
+        Configuration(
+            f"flat reduction rank {rank}{' corrected' if corrected else ''}",
+            null_space_kernels.flat_reduce_kernel,
+            ("*fp32", "*i64", "*i64", "*fp32", "*fp32"),
+            {"ONE_SIDED": True, "CORRECTED": corrected, "RANK": rank, "PARTS": null_space.REDUCED // rank},
+            null_space.WARPS,
+            shipped=rank == 8 and corrected,
+            elements=null_space.REDUCED,
+        )
+        for rank, corrected in product(null_space.FLAT_RANKS, (True, False))
+    ]
+
+
+def _basis_suffix(by_vector: bool, aligned: bool) -> str:
+    return f"{' by vector' if by_vector else ''}{'' if aligned else ' unaligned'}"

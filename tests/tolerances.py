@@ -26,6 +26,14 @@ EWC_GRADIENT = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, 
 # GPU; half precision rounds the result once (the interpreter truncates, which costs twice as much).
 PROJECTION = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
+# A half-precision tensor that lies inside the subspace, relative to its norm. What is left is 2^-9 (bfloat16) or 2^-12
+# of it and rounded as much again; products of split operands add 2^-16, and the interpreter's truncation doubles all.
+PROJECTION_INSIDE = {torch.float16: 5e-5, torch.bfloat16: 1e-4}
+
+# Sine of the largest angle between a basis and its rounding to float16: entries are off by 2^-11 of themselves at most,
+# by 2.1e-4 in the mean square. bfloat16 has three binary digits fewer, 1.7e-3.
+ROUNDED_BASIS = 4e-4
+
 # Largest entry of |U^T U - I| of a basis.
 ORTHONORMAL = {torch.float64: 1e-12, torch.float32: 5e-6}
 

@@ -44,16 +44,15 @@ def row_projection_kernel(
     rank = rank.to(tl.int32)
     if ALIGNED:  # said again of the converted numbers
         dimension = tl.multiple_of(dimension, 8)
-        rank = tl.multiple_of(rank, 4)
+        if not BY_VECTOR:
+            rank = tl.multiple_of(rank, 4)
     x_ptr += block.to(tl.int64) * ROWS * dimension
     row = tl.arange(0, ROWS)
     inside_rows = (row < rows - block.to(tl.int64) * ROWS)[:, None]
     start_of_row = (row * dimension)[:, None]
     coefficients = tl.zeros([ROWS, RANK], tl.float32)
-    # Backwards: what was read last is still in the L2 cache, also where the row blocks in work do not all fit into it.
-    blocks = tl.cdiv(dimension, COLUMNS)
-    for done in tl.range(0, blocks, num_stages=STAGES):
-        column = (blocks - 1 - done) * COLUMNS + tl.arange(0, COLUMNS)
+    for start in tl.range(0, dimension, COLUMNS, num_stages=STAGES):
+        column = start + tl.arange(0, COLUMNS)
         inside = inside_rows & (column < dimension)[None, :]
         x = tl.load(x_ptr + start_of_row + column[None, :], mask=inside, other=0.0)
         u = _load_basis(basis_ptr, column, dimension, rank, RANK, BY_VECTOR)
@@ -208,10 +207,7 @@ def _load_basis(
     """Rows of a basis [d, r], padded with zero columns to RANK."""
     lane = tl.arange(0, RANK)
     inside = (element < dimension)[:, None] & (lane < rank)[None, :]
-    if BY_VECTOR:
-        offsets = (lane * dimension)[None, :] + element[:, None]
-    else:
-        offsets = (element * rank)[:, None] + lane[None, :]
+    offsets = (lane * dimension)[None, :] + element[:, None] if BY_VECTOR else (element * rank)[:, None] + lane[None, :]
     return tl.load(basis_ptr + offsets, mask=inside, other=0.0)
 
 

@@ -12,6 +12,9 @@ from safe_kernels.null_space._stored import StoredBasis
 _BLOCK_ELEMENTS = 2**20
 """Elements projected at a time where a wider copy is needed: 4 MiB of float32."""
 
+_ROWS_FOR_A_COPY = 16
+"""From here on it pays to copy a basis so that its vectors are contiguous: on a CPU, X U then takes half the time."""
+
 
 def project_null_space_(tensors: Sequence[Tensor], bases: Sequence[StoredBasis], one_sided: bool) -> None:
     """Project every tensor, in place; in float32 at least, also under autocast."""
@@ -34,6 +37,8 @@ def _project_rows_(rows: Tensor, basis: Tensor, one_sided: bool) -> None:
     """Coefficients and their subtraction are in float32 at least, whatever the tensor's dtype."""
     dtype = _dtype(rows, basis)
     basis = basis.to(dtype)
+    if rows.shape[0] >= _ROWS_FOR_A_COPY:
+        basis = basis.t().contiguous().t()
     step = max(1, _BLOCK_ELEMENTS // rows.shape[1])
     for start in range(0, rows.shape[0], step):
         block = rows[start : start + step]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels._checks import check_same_length
-from safe_kernels._tables import Identities, refuse_overlaps
+from safe_kernels._tables import Identities, addresses, refuse_overlaps
 from safe_kernels.null_space import _ops
 from safe_kernels.null_space._stored import StoredBasis, as_given, rounded
 from safe_kernels.null_space.projection import check_projection
@@ -24,8 +24,8 @@ class ProjectionPlan:
         X <- X - (X U) U^T
 
     Tensors and bases are checked here, and not at every call. A call looks up where the tensors are; `plan(others)`
-    projects others of the same shapes and dtypes, such as gradients made anew, which are looked at once. Bases must
-    not be exchanged (`.data = ...`) nor, with `basis_dtype`, changed: another basis needs another plan.
+    projects others of the same shapes and dtypes, such as gradients made anew, which are looked at once. Some bases
+    are copied, others not: another basis needs another plan.
 
     A CUDA graph may capture a call after one call outside of it with the same tensors. In code for `torch.compile`
     call `project_null_space_`.
@@ -62,7 +62,7 @@ class ProjectionPlan:
     ) -> None:
         if basis_dtype not in (None, torch.float16):
             raise TypeError(
-                f"basis_dtype: expected None or torch.float16, got {basis_dtype}; bfloat16 takes as much memory and has "
+                f"basis_dtype: expected None or torch.float16, got {basis_dtype}; bfloat16 takes as much memory for "
                 "fewer digits"
             )
         check_projection(tensors, bases, check_orthonormal)
@@ -74,7 +74,7 @@ class ProjectionPlan:
             ]
         self._identities = Identities()
         self._forms = list(map(_FORM, tensors))
-        self._strides: list[tuple[int, ...]] = []
+        self._strides, self._places = list[tuple[int, ...]](), list[int]()
         self._launch: Callable[[Sequence[Tensor]], None] = _nothing
         if tensors:
             self._prepare(self._tensors)
@@ -92,30 +92,34 @@ class ProjectionPlan:
                 "a prepared plan: expected a call outside of torch.compile, got one inside; call project_null_space_"
             )
         given = self._tensors if tensors is None else tensors
-        if not self._identities.same(given):
+        if not self._identities.same(given) or addresses(given) != self._places:
             self._prepare(given)
         self._launch(given)
-        torch.autograd.graph.increment_version(given)
+        torch.autograd.graph.increment_version(given)  # a launch changes them behind autograd's back
 
     def _prepare(self, tensors: Sequence[Tensor]) -> None:
-        """Look at tensors that are new; where they are like those of before, what is prepared is kept."""
+        """Look at tensors that are new or have moved; where they are like those of before, what is prepared is kept."""
         check_same_length("tensors", tensors, "the plan's tensors", self._forms)
-        for index, (tensor, form) in enumerate(zip(tensors, self._forms, strict=True)):
-            if _FORM(tensor) != form:
-                raise ValueError(
-                    f"tensors[{index}]: expected {_text(form)} as in the plan, got {_text(_FORM(tensor))}; make "
-                    "another plan"
-                )
-        refuse_overlaps("tensors", tensors)
-        strides = [tensor.stride() for tensor in tensors]
+        forms, strides, places = list(map(_FORM, tensors)), list(map(Tensor.stride, tensors)), addresses(tensors)
+        if forms != self._forms:
+            index = list(map(operator.eq, forms, self._forms)).index(False)
+            raise ValueError(
+                f"tensors[{index}]: expected {_text(self._forms[index])} as in the plan, got {_text(forms[index])}; "
+                "make another plan"
+            )
+        if places != self._places or strides != self._strides:
+            refuse_overlaps("tensors", tensors)
         if strides != self._strides:
-            self._strides = strides
             self._launch = _ops.prepared(tensors, self._bases, self._one_sided)
+        self._strides, self._places = strides, places
         self._identities.remember(tensors)
 
 
 def _stored(basis: Tensor, flat: bool, dtype: torch.dtype | None) -> StoredBasis:
-    return rounded(basis) if flat and dtype is not None and basis.shape[1] else as_given(basis, flat)
+    """Bases of row forms are small: copied where their vectors are not contiguous, which is read with wide accesses."""
+    if not flat:
+        return as_given(basis.t().contiguous().t(), flat)
+    return rounded(basis) if dtype is not None and basis.shape[1] else as_given(basis, flat)
 
 
 def _text(form: Any) -> str:

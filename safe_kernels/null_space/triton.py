@@ -197,6 +197,7 @@ class ProjectionLaunch:
         partial = torch.empty((len(blocks), form.rank), dtype=torch.float32, device=device)
         coefficients = torch.empty((len(self._shapes), form.rank), dtype=torch.float32, device=device)
         tables = (self._table.device_table, self._sizes, blocks)
+        step = flat_step(form.basis_dtype, form.by_vector, form.aligned, form.rank)
         constants = {
             "X": _DTYPES[form.dtype],
             "BASIS": _DTYPES[form.basis_dtype],
@@ -204,7 +205,7 @@ class ProjectionLaunch:
             "ALIGNED": form.aligned,
             "RANK": form.rank,
             "ELEMENTS": elements,
-            "STEP": _INTERPRETER_STEP if interpreting() else flat_step(form.basis_dtype, form.by_vector, form.rank),
+            "STEP": _INTERPRETER_STEP if interpreting() else step,
         }
         bounds = torch.tensor([0, *accumulate(counts)], dtype=torch.int64)
         reduction = (
@@ -237,12 +238,12 @@ class ProjectionLaunch:
         return padded
 
 
-def flat_step(basis_dtype: torch.dtype, by_vector: bool, rank: int) -> int:
+def flat_step(basis_dtype: torch.dtype, by_vector: bool, aligned: bool, rank: int) -> int:
     """Elements of a flat form that a program holds at a time: 16 to 64 entries of the basis a thread.
 
-    By element, a thread holds 16; by vector, as many that its accesses along a vector take 16 bytes.
+    By element, a thread holds 16; by vector, as many that its accesses along a vector can take 16 bytes.
     """
-    entries = 2048 if not by_vector else 4096 if basis_dtype == torch.float32 else 8192
+    entries = 2048 if not (by_vector and aligned) else 4096 if basis_dtype == torch.float32 else 8192
     return max(64, entries // rank)
 
 

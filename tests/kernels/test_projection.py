@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +11,41 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from safe_kernels import project_null_space_
+from safe_kernels import ProjectionPlan, _triton, project_null_space_
 from safe_kernels.null_space import reference
-from tests.tolerances import PROJECTION, relative_error
+from tests.tolerances import PROJECTION, PROJECTION_INSIDE, relative_error
+
+Project = Callable[..., None]
+HALF = [torch.bfloat16, torch.float16]
+DTYPES = [torch.float32, *HALF]
 
 
 def orthonormal(dimension: int, rank: int, device: torch.device | str = "cpu") -> Tensor:
     """A random orthonormal basis [d, r]."""
-    return torch.linalg.qr(torch.randn(dimension, rank, dtype=torch.float64, device=device))[0].float()
+    return torch.linalg.qr(torch.randn(dimension, rank, dtype=torch.float64, device=device))[0].float().contiguous()
+
+
+def by_vector(basis: Tensor) -> Tensor:
+    """The same basis with the entries of a vector side by side in memory."""
+    return basis.t().contiguous().t()
+
+
+def planned(tensors: list[Tensor], bases: list[Tensor], *, one_sided: bool = False) -> None:
+    """Like `project_null_space_`, by a plan."""
+    ProjectionPlan(tensors, bases, one_sided=one_sided)()
+
+
+PROJECTS = [project_null_space_, planned]
+
+
+def check(project: Project, tensors: list[Tensor], bases: list[Tensor], one_sided: bool = False) -> None:
+    """Project and compare with float64."""
+    before = [tensor.double() for tensor in tensors]
+    project(tensors, bases, one_sided=one_sided)
+    for tensor, basis, start in zip(tensors, bases, before, strict=True):
+        want = reference.projected(start, basis.double(), one_sided)
+        assert tensor.isfinite().all()
+        assert float((tensor.double() - want).norm()) <= PROJECTION[tensor.dtype] * max(float(start.norm()), 1e-30)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -32,11 +60,60 @@ def test_equals_float64(
     backend: str, device: torch.device, rows: int, dimension: int, rank: int, one_sided: bool, dtype: torch.dtype
 ) -> None:
     tensor = torch.randn(rows, dimension, device=device).to(dtype)
-    basis = orthonormal(dimension, min(rank, dimension), device)
-    want = reference.projected(tensor.double(), basis.double(), one_sided)
+    check(project_null_space_, [tensor], [orthonormal(dimension, min(rank, dimension), device)], one_sided)
+
+
+@pytest.mark.parametrize(
+    ("project", "stored"),
+    [(project_null_space_, torch.clone), (project_null_space_, by_vector), (planned, torch.clone)],
+)
+@pytest.mark.parametrize("rank", [1, 8, 16, 17, 64, 65])
+@pytest.mark.parametrize(("shape", "flat"), [((21, 72), False), ((19, 75), False), ((1, 210), True), ((3, 72), True)])
+def test_ranks_and_forms_across_blocks(
+    backend: str, device: torch.device, project: Project, stored: Callable[[Tensor], Tensor], rank: int,
+    shape: tuple[int, int], flat: bool,
+) -> None:  # fmt: skip
+    """In the interpreter a program has 16 rows and 16 columns at a time, or 64 elements in four steps; 65 is PyTorch's.
+
+    Rows of 72 allow wide accesses, the others do not.
+    """
+    dtypes = DTYPES if rank in (8, 64) else DTYPES[:1]
+    basis = stored(orthonormal(shape[0] * shape[1] if flat else shape[1], rank, device))
+    check(project, [torch.randn(shape, device=device).to(dtype) for dtype in dtypes], [basis] * len(dtypes), rank == 17)
+
+
+@pytest.mark.parametrize("rank", [5, 8])
+def test_a_vector_of_many_parts(backend: str, device: torch.device, rank: int) -> None:
+    """Partial sums are added in tiles of eight parts in the interpreter; here there are 27, and 3 of another tensor."""
+    tensors = [torch.randn(27 * 64 - 5, device=device), torch.randn(130, device=device)]
+    check(project_null_space_, tensors, [orthonormal(tensor.numel(), rank, device) for tensor in tensors])
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("shape", [(20, 48), (960,)])
+def test_half_precision_loses_only_its_own_rounding(
+    backend: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    """Of a tensor that lies inside the subspace, only its rounding is left, a small number that has digits of its own.
+
+    Basis or coefficients rounded to half precision would leave as much again.
+    """
+    basis = orthonormal(shape[-1], 4, device)
+    tensor = (torch.randn(*shape[:-1], 4, device=device) @ basis.t()).to(dtype)
     before = tensor.double()
-    project_null_space_([tensor], [basis], one_sided=one_sided)
-    assert float((tensor.double() - want).norm()) <= PROJECTION[dtype] * max(float(before.norm()), 1e-30)
+    want = reference.projected(before, basis.double())
+    project_null_space_([tensor], [basis])
+    assert float((tensor.double() - want).norm()) < PROJECTION_INSIDE[dtype] * float(before.norm())
+    coarse = before - before @ basis.to(dtype).double() @ basis.to(dtype).double().t()
+    assert float((coarse - want).norm()) > 3 * PROJECTION_INSIDE[dtype] * float(before.norm())
+
+
+@pytest.mark.parametrize("shape", [(3, 72), (216,)])
+def test_coefficients_beyond_the_range_of_float16(backend: str, device: torch.device, shape: tuple[int, ...]) -> None:
+    tensor = torch.full(shape, 30000.0, device=device).half()
+    basis = torch.full((shape[-1], 1), shape[-1] ** -0.5, device=device)
+    assert float((tensor.double().reshape(-1, shape[-1]) @ basis.double()).max()) > torch.finfo(torch.float16).max
+    check(project_null_space_, [tensor], [basis])
 
 
 def mixed_problem(device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -55,14 +132,96 @@ def mixed_problem(device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
     return tensors, [orthonormal(*size, device) for size in sizes]
 
 
+@pytest.mark.parametrize("project", PROJECTS)
 @pytest.mark.parametrize("one_sided", [False, True])
-def test_tensors_of_different_kinds_together(backend: str, device: torch.device, one_sided: bool) -> None:
+def test_tensors_of_different_kinds_together(
+    backend: str, device: torch.device, project: Project, one_sided: bool
+) -> None:
     tensors, bases = mixed_problem(device)
-    before = [tensor.double() for tensor in tensors]
-    project_null_space_(tensors, bases, one_sided=one_sided)
-    for tensor, basis, start in zip(tensors, bases, before, strict=True):
-        want = reference.projected(start, basis.double(), one_sided)
-        assert float((tensor.double() - want).norm()) <= PROJECTION[tensor.dtype] * float(start.norm())
+    check(project, tensors, bases, one_sided)
+
+
+def test_a_basis_of_other_strides(backend: str, device: torch.device) -> None:
+    check(project_null_space_, [torch.randn(4, 24, device=device)], [orthonormal(48, 6, device)[:24, ::2] * 0.5])
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.parametrize("rank", [8, 65])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(
+    backend: str, device: torch.device, project: Project, rank: int, dtype: torch.dtype
+) -> None:
+    """With the products in bfloat16, as autocast has them, float32 would be wrong by 1e-3, or the call would fail."""
+    tensors = [torch.randn(6, 80, device=device).to(dtype) for _ in range(2)]
+    bases = [orthonormal(80, rank, device), orthonormal(480, rank, device)]
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        check(project, tensors, bases)
+
+
+@pytest.mark.parametrize("rank", [8, 65])
+def test_strided_tensors(backend: str, device: torch.device, rank: int) -> None:
+    """Transposed, columns of a wider matrix, every second row; what lies between stays."""
+    wide, tall = torch.randn(5, 100, device=device), torch.randn(12, 80, device=device)
+    between = wide[:, 80:].clone(), tall[1::2].clone()
+    tensors = [torch.randn(80, 7, device=device).t(), wide[:, :80], tall[::2], torch.randn(6, 30, device=device).t()]
+    bases = [orthonormal(80, rank, device) for _ in range(3)] + [orthonormal(180, rank, device)]
+    check(project_null_space_, tensors, bases)
+    assert torch.equal(wide[:, 80:], between[0])
+    assert torch.equal(tall[1::2], between[1])
+
+
+def test_views_of_one_buffer_that_do_not_overlap(backend: str, device: torch.device) -> None:
+    buffer = torch.randn(6, 16, device=device)
+    check(project_null_space_, list(buffer.split(2)), [orthonormal(16, 3, device) for _ in range(3)])
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.parametrize(
+    "overlapping",
+    [
+        lambda buffer: [buffer, buffer],
+        lambda buffer: [buffer[:4], buffer[3:]],
+        lambda buffer: [buffer[:3], buffer.view(-1)[40:56].view(1, 16)],
+        lambda buffer: [buffer[:1].expand(3, 16)],
+    ],
+)
+def test_tensors_that_share_memory_are_refused(
+    backend: str, device: torch.device, project: Project, overlapping: Callable[[Tensor], list[Tensor]]
+) -> None:
+    """Two programs would read and write them at once."""
+    buffer = torch.randn(6, 16, device=device)
+    before, tensors = buffer.clone(), overlapping(buffer)
+    with pytest.raises(ValueError, match=r"tensors\[\d\]: expected (memory of its own|a place for each element)"):
+        project(tensors, [orthonormal(16, 3, device)] * len(tensors))
+    assert torch.equal(buffer, before)
+
+
+def test_one_tensor_without_alignment_leaves_wide_accesses_to_the_others(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By group: dtype and alignment are constants of a launch."""
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", "triton")
+    launched: list[dict[str, Any]] = []
+    real = _triton.launch
+
+    def noting(kernel: Any, grid: int, *arguments: Any, **options: Any) -> None:
+        launched.append({"grid": grid, **options})
+        real(kernel, grid, *arguments, **options)
+
+    monkeypatch.setattr(_triton, "launch", noting)
+    buffer = torch.randn(2 * 16 + 1, device=device)
+    assert buffer.data_ptr() % 16 == 0
+    tensors = [
+        torch.randn(2, 16, device=device),
+        buffer[1:].view(2, 16),  # begins 4 bytes later
+        torch.randn(2, 12, device=device),  # rows of 12, which is no multiple of 8
+        torch.randn(2, 16, device=device),
+        torch.randn(2, 16, device=device).bfloat16(),
+    ]
+    bases = [orthonormal(tensor.shape[1], 4, device) for tensor in tensors]
+    check(project_null_space_, tensors, bases)
+    found = {(str(options["X"]), options["ALIGNED"], options["grid"]) for options in launched}
+    assert found == {("fp32", True, 2), ("fp32", False, 2), ("bf16", True, 1)}
 
 
 def test_projector_is_idempotent_symmetric_and_does_not_grow(backend: str, device: torch.device) -> None:
