@@ -29,8 +29,9 @@ class StoredBasis(NamedTuple):
 
 def as_given(basis: Tensor, flat: bool) -> StoredBasis:
     """The basis itself; a packed copy only where its strides are of neither kind."""
-    by_vector = basis.t().is_contiguous()
-    return StoredBasis(basis if by_vector else basis.contiguous(), by_vector, None, flat)
+    contiguous = basis.is_contiguous()
+    by_vector = basis.shape[1] == 1 if contiguous else basis.t().is_contiguous()
+    return StoredBasis(basis if contiguous or by_vector else basis.contiguous(), by_vector, None, flat)
 
 
 def rounded(basis: Tensor) -> StoredBasis:

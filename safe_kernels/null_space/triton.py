@@ -95,14 +95,15 @@ class ProjectionLaunch:
     """
 
     def __init__(self, tensors: Sequence[Tensor], bases: Sequence[StoredBasis], one_sided: bool) -> None:
-        filled = [i for i, (x, u) in enumerate(zip(tensors, bases, strict=True)) if x.numel() and u.vectors.shape[1]]
-        self._rows = [i for i in filled if _native(bases[i])]
+        shapes = [(x.numel(), *u.vectors.shape) for x, u in zip(tensors, bases, strict=True)]
+        filled = [i for i, (size, _, rank) in enumerate(shapes) if size and rank]
+        self._rows = [i for i in filled if _native(*shapes[i])]
         self._rest = sorted(set(filled) - set(self._rows))
         self._all = len(self._rows) == len(tensors)
         self._bases, self._one_sided = bases, one_sided
         self._kept = [bases[i] for i in self._rows]
         self._dtypes = [tensors[i].dtype for i in self._rows]
-        self._shapes = [(tensors[i].numel(), *bases[i].vectors.shape) for i in self._rows]
+        self._shapes = [shapes[i] for i in self._rows]
         # A tensor with gaps or transposed is projected as a packed copy.
         self._packed = {
             place: torch.empty_like(tensors[i], memory_format=torch.contiguous_format)
@@ -247,9 +248,8 @@ def flat_step(basis_dtype: torch.dtype, by_vector: bool, aligned: bool, rank: in
     return max(64, entries // rank)
 
 
-def _native(basis: StoredBasis) -> bool:
-    dimension, rank = basis.vectors.shape
-    return rank <= MAXIMUM_RANK and (basis.flat or dimension * max(ROWS, rank) < _OFFSETS)
+def _native(size: int, dimension: int, rank: int) -> bool:
+    return rank <= MAXIMUM_RANK and (size == dimension or dimension * max(ROWS, rank) < _OFFSETS)
 
 
 def _launcher(
