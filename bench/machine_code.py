@@ -66,13 +66,23 @@ class _Block:
 def innermost_loops(code: str) -> list[Loop]:
     """The innermost loops of the first function of a listing, in the order of their labels."""
     blocks = _basic_blocks(code)
-    bodies = _natural_loops(blocks)
+    bodies = [found for found in _natural_loops(blocks) if not _only_waits(blocks, found[2])]
     innermost = [
         (head, tail, body)
         for head, tail, body in bodies
         if not any(head != other and other in body for other, _, _ in bodies)
     ]
     return [_loop(blocks, *found) for found in innermost if sum(len(blocks[i].names) for i in found[2]) > 1]
+
+
+def _only_waits(blocks: list[_Block], body: set[int]) -> bool:
+    """Whether a loop asks again and again if a copy has come, and does nothing else."""
+    names = [name for index in body for name in blocks[index].names]
+    return (
+        len(names) < 8
+        and count(r"SYNCS\.PHASECHK", names) > 0
+        and count(rf"{MATRIX}|{ASYNC_COPIES}|LD|ST|F", names) == 0
+    )
 
 
 def count(pattern: str, names: Iterable[str]) -> int:
@@ -139,7 +149,9 @@ def _basic_blocks(code: str) -> list[_Block]:
             target = _TARGET.search(match["rest"])
             if operation == "BRA" and target:
                 branches.append((current, target[1]))
-            falls[current] = match["guard"] is not None or "DIV" in match["name"]
+            # Blackwell's "BRA.U !UP0, target" has its condition among its operands.
+            conditional = match["guard"] is not None or re.match(r"\s*!?U?P\d", match["rest"]) is not None
+            falls[current] = conditional or "DIV" in match["name"]
             begin()
     for source, label_name in branches:
         if label_name in labels:

@@ -19,8 +19,8 @@ Y_PARTS: tl.constexpr = tl.constexpr(0b00_10_01_00_01_00)
 @triton.jit(do_not_specialize=["samples", "samples_a_split", "tokens"])
 def fisher_diagonal_kernel(
     out_ptr: tl.tensor,
-    x_ptr: tl.tensor,
-    y_ptr: tl.tensor,
+    x_source: tl.tensor,
+    y_source: tl.tensor,
     samples: tl.tensor,
     samples_a_split: tl.tensor,
     tokens: tl.tensor,
@@ -28,6 +28,7 @@ def fisher_diagonal_kernel(
     y_size: tl.tensor,
     x_stride: tl.tensor,
     y_stride: tl.tensor,
+    TENSOR_COPIES: tl.constexpr,
     SQUARE: tl.constexpr,
     PRODUCTS: tl.constexpr,
     TRANSPOSED: tl.constexpr,
@@ -41,9 +42,11 @@ def fisher_diagonal_kernel(
 ) -> None:
     """A tile of `sum_n (sum_t x y^T)^2`, samples and tokens in a fixed order, no atomics.
 
-    x and y are [PARTS, samples, tokens, stride], with strides that are multiples of 16 elements. One loop runs over the
-    blocks of tokens of all samples, so that the copies of the next sample are under way while one ends.
+    x and y are [parts * samples, tokens, stride], with strides that are multiples of 16 elements. One loop runs over
+    the blocks of tokens of all samples, so that the copies of the next sample are under way while one ends.
 
+    TENSOR_COPIES: x and y are tensor descriptors, whose blocks the copy engine of Hopper and later brings; else
+        pointers.
     SQUARE: at the end of a sample its product is squared and added; else products are added as they are.
     PRODUCTS: 1, or 6 where float32 operands are given as three bfloat16 parts each.
     TRANSPOSED: out is [y, x] instead of [x, y].
@@ -60,39 +63,42 @@ def fisher_diagonal_kernel(
     first_row = (group * GROUP + within % group_rows) * ROWS
     first_column = (within // group_rows) * COLUMNS
     steps = tl.arange(0, TOKENS)
-    # x is read as [rows, tokens]: tl.trans of a [tokens, rows] tile would keep compute capability 8 from copying
-    # asynchronously.
-    x_offsets = steps[None, :] * x_stride + _inside_row(first_row, x_stride, ROWS)[:, None]
-    y_offsets = steps[:, None] * y_stride + _inside_row(first_column, y_stride, COLUMNS)[None, :]
+    if not TENSOR_COPIES:
+        # x is read as [rows, tokens]: tl.trans of a [tokens, rows] tile would keep compute capability 8 from copying
+        # asynchronously.
+        x_offsets = steps[None, :] * x_stride + _inside_row(first_row, x_stride, ROWS)[:, None]
+        y_offsets = steps[:, None] * y_stride + _inside_row(first_column, y_stride, COLUMNS)[None, :]
     blocks = tl.cdiv(tokens, TOKENS)
-    first_sample = split * samples_a_split
-    mine = tl.minimum(samples - first_sample, samples_a_split)
-    part = tl.cast(samples, tl.int64) * tokens
-    at = tl.cast(first_sample, tl.int64) * tokens
-    block = 0
+    sample = split * samples_a_split
+    mine = tl.minimum(samples - sample, samples_a_split)
+    start = 0
     term = 0
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     product = tl.zeros([ROWS, COLUMNS], tl.float32)
     for _ in tl.range(0, mine * blocks * PRODUCTS, num_stages=STAGES):
-        token = at + block * TOKENS
-        left = tokens - block * TOKENS
-        x_token, y_token = token, token
+        x_sample, y_sample = sample, sample
         if PRODUCTS > 1:
-            x_token += ((X_PARTS >> (2 * term)) & 3) * part
-            y_token += ((Y_PARTS >> (2 * term)) & 3) * part
-        x = tl.load(x_ptr + x_token * x_stride + x_offsets, mask=(steps < left)[None, :], other=0.0)
-        y = tl.load(y_ptr + y_token * y_stride + y_offsets, mask=(steps < left)[:, None], other=0.0)
+            x_sample += ((X_PARTS >> (2 * term)) & 3) * samples
+            y_sample += ((Y_PARTS >> (2 * term)) & 3) * samples
+        if TENSOR_COPIES:
+            x = tl.trans(x_source.load([x_sample, start, first_row]).reshape(TOKENS, ROWS))
+            y = y_source.load([y_sample, start, first_column]).reshape(TOKENS, COLUMNS)
+        else:
+            x_row = x_source + (tl.cast(x_sample, tl.int64) * tokens + start) * x_stride
+            y_row = y_source + (tl.cast(y_sample, tl.int64) * tokens + start) * y_stride
+            x = tl.load(x_row + x_offsets, mask=(steps < tokens - start)[None, :], other=0.0)
+            y = tl.load(y_row + y_offsets, mask=(steps < tokens - start)[:, None], other=0.0)
         if WIDEN:
             x, y = x.to(tl.float32), y.to(tl.float32)
         product = tl.dot(x, y, acc=product, input_precision="ieee")
         if PRODUCTS > 1:
             term = tl.where(term == PRODUCTS - 1, 0, term + 1)
-            block = tl.where(term == 0, block + 1, block)
+            start = tl.where(term == 0, start + TOKENS, start)
         else:
-            block += 1
-        ends = block == blocks
-        at = tl.where(ends, at + tokens, at)
-        block = tl.where(ends, 0, block)
+            start += TOKENS
+        ends = start >= tokens
+        sample = tl.where(ends, sample + 1, sample)
+        start = tl.where(ends, 0, start)
         if SQUARE:  # noqa: SIM102 -- decided when compiled, the next when run
             if ends:
                 total += product * product

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from safe_kernels._triton import cdiv, launch, widen_for_dot
 from safe_kernels.fisher._diagonal_kernels import add_splits_kernel, fisher_diagonal_kernel, operand_kernel
@@ -27,6 +28,7 @@ PROCESSORS = 132
 STEPS_A_LAUNCH = 16
 """A second launch takes as long as about so many steps."""
 
+TENSOR_COPY_CAPABILITIES = (9, 10)
 GROUP = 8
 OPERAND_BYTES = 2**28
 """Prepared operands of so many samples are held at a time (one sample at least)."""
@@ -145,23 +147,30 @@ def _add(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
         # squared instead of the sum. Tokens are then blocks of the kernel, filled up with zeros.
         samples, tokens = cdiv(samples, TOKENS[0]), TOKENS[0]
     plan = diagonal_plan(dout, din, samples, tokens, products)
-    grad_operand, input_operand = (_operand(tensor, samples * tokens) for tensor in (grad_outputs, inputs))
-    x, y = (input_operand, grad_operand) if plan.transposed else (grad_operand, input_operand)
-    x_size, y_size = (din, dout) if plan.transposed else (dout, din)
+    operands = [_operand(tensor, samples * tokens) for tensor in (grad_outputs, inputs)]
+    sizes = [dout, din]
+    if plan.transposed:
+        operands.reverse()
+        sizes.reverse()
+    tiles = cdiv(sizes[0], plan.rows) * cdiv(sizes[1], plan.columns)
     found = out.new_empty((plan.splits, dout, din)) if plan.splits > 1 else out
+    copies = tensor_copies(out.device)
+    if copies:
+        blocks = [(1, plan.tokens, plan.rows), (1, plan.tokens, plan.columns)]
+        sources = [_described(*pair, tokens) for pair in zip(operands, blocks, strict=True)]
+    else:
+        sources = operands
     launch(
         fisher_diagonal_kernel,
-        cdiv(x_size, plan.rows) * cdiv(y_size, plan.columns) * plan.splits,
+        tiles * plan.splits,
         found,
-        x,
-        y,
+        *sources,
         samples,
         plan.samples_a_split,
         tokens,
-        x_size,
-        y_size,
-        x.shape[-1],
-        y.shape[-1],
+        *sizes,
+        *(operand.shape[-1] for operand in operands),
+        TENSOR_COPIES=copies,
         SQUARE=not one_token,
         PRODUCTS=products,
         TRANSPOSED=plan.transposed,
@@ -193,6 +202,20 @@ def _add(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
 def stages(backend: str) -> int:
     """Steps under way at a time: what fits the memory that NVIDIA and AMD compute units share among threads."""
     return 2 if backend == "hip" else 4
+
+
+@lru_cache(maxsize=64)
+def tensor_copies(device: torch.device) -> bool:
+    """Whether the device has a copy engine for blocks of tensors, as Hopper and Blackwell have."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device)[0] in TENSOR_COPY_CAPABILITIES
+
+
+def _described(operand: Tensor, block: tuple[int, int, int], tokens: int) -> TensorDescriptor:
+    """[parts, rows, stride] as [parts * samples, tokens, stride] for the copy engine, which fills up with zeros."""
+    parts, rows, stride = operand.shape
+    return TensorDescriptor.from_tensor(operand.view(parts * rows // tokens, tokens, stride), list(block))
 
 
 def _operand(tensor: Tensor, rows: int) -> Tensor:
