@@ -31,6 +31,7 @@ class Loop:
         shortest: of them on the shortest way around, which takes the cheap side of every branch.
         matrix: matrix instructions.
         barriers: waits for other warps, products or copies.
+        product_waits: of them those for asynchronous products (Hopper).
         async_copies: global-to-shared copies that do not pass a register (tensor copies count as one).
         wide_copies: of them those of 16 bytes or of a tensor.
         loads: global loads to registers.
@@ -45,6 +46,7 @@ class Loop:
     shortest: int
     matrix: int
     barriers: int
+    product_waits: int
     async_copies: int
     wide_copies: int
     loads: int
@@ -202,6 +204,7 @@ def _loop(blocks: list[_Block], head: int, tail: int, body: set[int]) -> Loop:
     figures: dict[str, Any] = {
         "matrix": count(MATRIX, names),
         "barriers": count(BARRIERS, names),
+        "product_waits": count(r"WARPGROUP\.DEPBAR", names),
         "async_copies": count(ASYNC_COPIES, names),
         "wide_copies": count(r"LDGSTS\S*\.128|UTMALDG|UBLKCP", names),
         "loads": count(r"LDG\b", names),

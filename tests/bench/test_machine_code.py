@@ -39,7 +39,7 @@ NESTED = listing(
 def test_the_innermost_loop_of_two() -> None:
     (loop,) = innermost_loops(NESTED)
     assert (loop.instructions, loop.shortest) == (8, 8)
-    assert (loop.matrix, loop.barriers) == (1, 3)
+    assert (loop.matrix, loop.barriers, loop.product_waits) == (1, 3, 1)
     assert (loop.async_copies, loop.wide_copies) == (2, 1)
     assert (loop.loads, loop.wide_loads, loop.stores) == (0, 0, 0)
 
