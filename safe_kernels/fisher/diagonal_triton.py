@@ -23,10 +23,13 @@ TOKENS = (64, 32)
 """Tokens of a step of the kernel, the preferred first."""
 
 PROCESSORS = 132
-"""Of an H100 or H200. A constant, so that a sum is split in the same way, and has the same bits, on every GPU."""
+"""Of an H100 or H200. A constant, so that sums are split in the same way on every GPU."""
 
 STEPS_A_LAUNCH = 16
 """A second launch takes as long as about so many steps."""
+
+MAXIMUM_FEATURES = 2**25
+"""Offsets in a block of tokens are 32-bit."""
 
 TENSOR_COPY_CAPABILITIES = (9, 10)
 GROUP = 8
@@ -122,6 +125,11 @@ def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
     dout = grad_outputs.shape[2]
     if inputs.numel() == 0 or dout == 0:
         return
+    if max(dout, din) > MAXIMUM_FEATURES:
+        raise ValueError(
+            f"inputs, grad_outputs: expected at most {MAXIMUM_FEATURES} features, got {din} and {dout}; "
+            "give slices of the layer one by one, or set SAFE_KERNELS_BACKEND=torch"
+        )
     target = out.contiguous()
     sample_bytes = 2 * FLOAT32_PARTS * tokens * (_padded(din, ALIGNMENT) + _padded(dout, ALIGNMENT))
     step = max(1, OPERAND_BYTES // sample_bytes) if _is_split(inputs) else samples

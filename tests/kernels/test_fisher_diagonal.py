@@ -11,11 +11,14 @@ from types import ModuleType
 import numpy
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from safe_kernels import fisher_diagonal_
+from safe_kernels._triton import on_device
 from safe_kernels.fisher import _diagonal_kernels, diagonal_triton, reference
 from safe_kernels.fisher.diagonal_triton import PROCESSORS, TOKENS, DiagonalPlan, diagonal_plan
 from tests.tolerances import FISHER, relative_error
@@ -287,6 +290,31 @@ def test_rows_beyond_two_to_the_31_elements() -> None:
     assert samples * tokens * din > 2**31
     want = reference.fisher_diagonal(columns.double(), grads.double())
     assert relative_error(out[:, :64], want) < FISHER[torch.bfloat16]
+
+
+@triton.jit
+def offsets_kernel(out_ptr, first, stride, SIZE: tl.constexpr):
+    tl.store(out_ptr + tl.arange(0, SIZE), _diagonal_kernels._inside_row(first, stride, SIZE))
+
+
+@pytest.mark.parametrize(("first", "stride"), [(0, 16), (0, 64), (64, 80), (64, 128), (128, 144)])
+def test_offsets_stay_within_a_row(device: torch.device, first: int, stride: int) -> None:
+    """What is past the end is replaced by whole, aligned groups of 16, so that loads stay wide and need no mask."""
+    out = torch.empty(64, dtype=torch.int32, device=device)
+    with on_device(device):
+        offsets_kernel[(1,)](out, first, stride, SIZE=64)
+    inside = min(64, stride - first)
+    assert out[:inside].tolist() == list(range(first, first + inside))
+    assert out.max() < stride
+    assert all(group == list(range(group[0], group[0] + 16)) for group in out.view(4, 16).tolist())
+
+
+def test_features_whose_offsets_would_overflow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", "triton")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    inputs, out = (torch.zeros(1, device=device).expand(*shape, 2**25 + 1) for shape in ((1, 2), (1,)))
+    with pytest.raises(ValueError, match="at most 33554432 features, got 33554433 and 1; give slices"):
+        diagonal_triton.fisher_diagonal_(out, inputs, torch.zeros(1, 2, 1, device=device))
 
 
 SIZES = st.integers(1, 20000)
