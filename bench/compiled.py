@@ -44,6 +44,9 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
+TENSOR_COPIES = ("sm_90", "sm_100")
+"""Targets with a copy engine for blocks of tensors."""
+
 PAGE = Path(__file__).parent.parent / "docs" / "kernels" / "compiled.md"
 
 
@@ -93,7 +96,7 @@ def compile_configuration(configuration: Configuration, target: str) -> Compiled
     attributes = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
-        if signature[name].startswith("*") or signature[name] == "i32"
+        if signature[name].startswith("*") or (signature[name] == "i32" and name not in configuration.odd)
     }
     source = ASTSource(configuration.kernel, signature, constants, attributes)
     kernel = triton.compile(source, target=TARGETS[target], options={"num_warps": configuration.warps})
@@ -157,7 +160,7 @@ def compile_all(targets: Iterable[str], shipped_only: bool, only: str = "") -> l
     return [
         compile_configuration(configuration, target)
         for target in targets
-        for configuration in configurations(TARGETS[target].backend)
+        for configuration in configurations(TARGETS[target].backend, target in TENSOR_COPIES)
         if (configuration.shipped or not shipped_only) and only in configuration.name
     ]
 

@@ -35,6 +35,7 @@ class Configuration:
         constants: values of the constants.
         warps: warps a program.
         vector_loads: whether the data allow 128-bit loads.
+        odd: names of integers that need not be multiples of 16.
         shipped: among those that everyday tests compile.
         elements: elements that a program handles in one round of its hot loops; 0 where they are not element-wise.
     """
@@ -46,13 +47,14 @@ class Configuration:
     warps: int
     vector_loads: bool = True
     shipped: bool = False
+    odd: tuple[str, ...] = ()
     elements: int = 0
 
 
-def configurations(backend: str) -> list[Configuration]:
-    """All configurations for `"cuda"` or `"hip"`."""
+def configurations(backend: str, tensor_copies: bool = False) -> list[Configuration]:
+    """All configurations for `"cuda"` or `"hip"`, for chips with a copy engine for blocks of tensors or without."""
     precision = "ieee" if backend == "hip" else "tf32x3"
-    return [*_divergences(), *_fisher(precision), *_multi_tensor(), *_projections(precision)]
+    return [*_divergences(), *_fisher(backend, tensor_copies), *_multi_tensor(), *_projections(precision)]
 
 
 def _divergences() -> list[Configuration]:
@@ -89,30 +91,92 @@ def _divergences() -> list[Configuration]:
     return found
 
 
-def _fisher(precision: str) -> list[Configuration]:
-    found = []
+FISHER_SHAPES = {
+    "": (4096, 4096, 512),
+    " 32 tokens": (4096, 4096, 32),
+    " odd": (4099, 4097, 512),
+    " to rank 8": (8, 4096, 512),
+    " from rank 8": (4096, 8, 512),
+    " from rank 12": (4097, 12, 512),
+    " to rank 32": (32, 4097, 512),
+    " from rank 64": (4096, 64, 512),
+    " 60 to 60": (60, 60, 512),
+    " 5 to 12": (5, 12, 512),
+}
+"""Layers by dout, din and tokens of a sample: every tile, both orientations, and sizes that are no multiples of 16."""
+
+
+def _fisher(backend: str, tensor_copies: bool) -> list[Configuration]:
+    found = [_diagonal(backend, tensor_copies, "bf16", shape, samples=64) for shape in FISHER_SHAPES]
+    found += [_diagonal(backend, tensor_copies, "fp32", shape, samples=64) for shape in FISHER_SHAPES]
+    found += [_diagonal(backend, tensor_copies, "fp16", shape, samples=64) for shape in ("", " to rank 8")]
+    found += [_diagonal(backend, tensor_copies, "bf16", shape, samples=2) for shape in (" from rank 8",)]
+    found += [_diagonal(backend, tensor_copies, "one token", shape, samples=64) for shape in ("", " odd", " to rank 8")]
     for dtype in DTYPES:
-        for one_token in (False, True):
-            half = dtype != "fp32" and not one_token
-            constants = {
-                "ONE_TOKEN": one_token,
-                "WIDEN": False,
-                "PRECISION": "ieee" if half else precision,
-                "TILE": diagonal.HALF_TILE if half else diagonal.FLOAT32_TILE,
-                "TOKENS": diagonal.TOKENS,
-                "GROUP": diagonal.GROUP,
-            }
+        for square, odd in product((False, True), (False, True)):
+            parts = diagonal.FLOAT32_PARTS if square or dtype == "fp32" else 1
+            if parts == 1 and not odd:
+                continue
+            columns = diagonal.operand_columns(4096)
             found.append(
                 Configuration(
-                    f"fisher diagonal{' one token' if one_token else ''} {dtype}",
-                    diagonal_kernels.fisher_diagonal_kernel,
-                    ("*fp32", f"*{dtype}", f"*{dtype}", "i32", "i32", "i32", "i32"),
-                    constants,
-                    diagonal.FISHER_WARPS,
-                    shipped=dtype != "fp16" and not one_token,
+                    f"fisher operand {dtype}{' squared' if square else ''}{' odd' if odd else ''}",
+                    diagonal_kernels.operand_kernel,
+                    ("*bf16" if parts > 1 else f"*{dtype}", f"*{dtype}", "i32", "i32", "i32", "i32"),
+                    {
+                        "SQUARE": square,
+                        "PARTS": parts,
+                        "ROWS": diagonal.OPERAND_ELEMENTS // columns,
+                        "COLUMNS": columns,
+                    },
+                    diagonal.OPERAND_WARPS,
+                    vector_loads=not odd,
+                    odd=("rows", "operand_rows", *(("size",) if odd else ())),
                 )
             )
+    constants = {"SPLITS": diagonal.SPLITS_AT_ONCE, "ELEMENTS": diagonal.SPLIT_ELEMENTS}
+    types = ("*fp32", "*fp32", "i32", "i32")
+    found.append(
+        Configuration(
+            "fisher splits", diagonal_kernels.add_splits_kernel, types, constants, diagonal.SPLIT_WARPS,
+            vector_loads=False, odd=("splits", "size"),
+        )
+    )  # fmt: skip
     return found
+
+
+def _diagonal(backend: str, tensor_copies: bool, operands: str, shape: str, samples: int) -> Configuration:
+    """The launch for one layer; float32 operands and the squares of one token come as bfloat16 parts."""
+    dout, din, tokens = FISHER_SHAPES[shape]
+    split = operands in ("fp32", "one token")
+    products = diagonal.FLOAT32_PRODUCTS if split else 1
+    plan = diagonal.diagonal_plan(dout, din, samples, tokens, products)
+    dtype = "bf16" if split else operands
+    sources = [f"*{dtype}", f"*{dtype}"]
+    if tensor_copies:
+        sources = [f"tensordesc<{dtype}[1, {plan.tokens}, {size}]>" for size in (plan.rows, plan.columns)]
+    odd = {"x_size": din if plan.transposed else dout, "y_size": dout if plan.transposed else din}
+    return Configuration(
+        f"fisher diagonal{shape} {operands}{'' if plan.splits == 1 else ' split'}",
+        diagonal_kernels.fisher_diagonal_kernel,
+        ("*fp32", *sources, *["i32"] * 7),
+        {
+            "TENSOR_COPIES": tensor_copies,
+            "SQUARE": operands != "one token",
+            "PRODUCTS": products,
+            "TRANSPOSED": plan.transposed,
+            "SPLIT": plan.splits > 1,
+            "WIDEN": False,
+            "ROWS": plan.rows,
+            "COLUMNS": plan.columns,
+            "TOKENS": plan.tokens,
+            "GROUP": diagonal.GROUP,
+            "STAGES": diagonal.stages(backend),
+        },
+        plan.warps,
+        odd=("samples", "samples_a_split", "tokens", *(name for name, size in odd.items() if size % 16)),
+        shipped=operands in ("bf16", "fp32") and shape in ("", " to rank 8"),
+    )
 
 
 def _multi_tensor() -> list[Configuration]:

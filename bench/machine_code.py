@@ -31,6 +31,7 @@ class Loop:
         shortest: of them on the shortest way around, which takes the cheap side of every branch.
         matrix: matrix instructions.
         barriers: waits for other warps, products or copies.
+        product_waits: of them those for asynchronous products (Hopper).
         async_copies: global-to-shared copies that do not pass a register (tensor copies count as one).
         wide_copies: of them those of 16 bytes or of a tensor.
         loads: global loads to registers.
@@ -45,6 +46,7 @@ class Loop:
     shortest: int
     matrix: int
     barriers: int
+    product_waits: int
     async_copies: int
     wide_copies: int
     loads: int
@@ -66,13 +68,23 @@ class _Block:
 def innermost_loops(code: str) -> list[Loop]:
     """The innermost loops of the first function of a listing, in the order of their labels."""
     blocks = _basic_blocks(code)
-    bodies = _natural_loops(blocks)
+    bodies = [found for found in _natural_loops(blocks) if not _only_waits(blocks, found[2])]
     innermost = [
         (head, tail, body)
         for head, tail, body in bodies
         if not any(head != other and other in body for other, _, _ in bodies)
     ]
     return [_loop(blocks, *found) for found in innermost if sum(len(blocks[i].names) for i in found[2]) > 1]
+
+
+def _only_waits(blocks: list[_Block], body: set[int]) -> bool:
+    """Whether a loop asks again and again if a copy has come, and does nothing else."""
+    names = [name for index in body for name in blocks[index].names]
+    return (
+        len(names) < 8
+        and count(r"SYNCS\.PHASECHK", names) > 0
+        and count(rf"{MATRIX}|{ASYNC_COPIES}|LD|ST|F", names) == 0
+    )
 
 
 def count(pattern: str, names: Iterable[str]) -> int:
@@ -139,7 +151,9 @@ def _basic_blocks(code: str) -> list[_Block]:
             target = _TARGET.search(match["rest"])
             if operation == "BRA" and target:
                 branches.append((current, target[1]))
-            falls[current] = match["guard"] is not None or "DIV" in match["name"]
+            # Blackwell's "BRA.U !UP0, target" has its condition among its operands.
+            conditional = match["guard"] is not None or re.match(r"\s*!?U?P\d", match["rest"]) is not None
+            falls[current] = conditional or "DIV" in match["name"]
             begin()
     for source, label_name in branches:
         if label_name in labels:
@@ -190,6 +204,7 @@ def _loop(blocks: list[_Block], head: int, tail: int, body: set[int]) -> Loop:
     figures: dict[str, Any] = {
         "matrix": count(MATRIX, names),
         "barriers": count(BARRIERS, names),
+        "product_waits": count(r"WARPGROUP\.DEPBAR", names),
         "async_copies": count(ASYNC_COPIES, names),
         "wide_copies": count(r"LDGSTS\S*\.128|UTMALDG|UBLKCP", names),
         "loads": count(r"LDG\b", names),

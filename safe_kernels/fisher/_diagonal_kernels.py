@@ -9,57 +9,200 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+X_PARTS: tl.constexpr = tl.constexpr(0b10_00_01_01_00_00)
+"""Which part of x each product of parts takes, two bits each, the first product lowest: 0, 0, 1, 1, 0, 2."""
 
-@triton.jit
+Y_PARTS: tl.constexpr = tl.constexpr(0b00_10_01_00_01_00)
+"""The same for y: 0, 1, 0, 1, 2, 0."""
+
+
+@triton.jit(do_not_specialize=["samples", "samples_a_split", "tokens"])
 def fisher_diagonal_kernel(
     out_ptr: tl.tensor,
-    inputs_ptr: tl.tensor,
-    grads_ptr: tl.tensor,
+    x_source: tl.tensor,
+    y_source: tl.tensor,
     samples: tl.tensor,
+    samples_a_split: tl.tensor,
     tokens: tl.tensor,
-    din: tl.tensor,
-    dout: tl.tensor,
-    ONE_TOKEN: tl.constexpr,
+    x_size: tl.tensor,
+    y_size: tl.tensor,
+    x_stride: tl.tensor,
+    y_stride: tl.tensor,
+    TENSOR_COPIES: tl.constexpr,
+    SQUARE: tl.constexpr,
+    PRODUCTS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    SPLIT: tl.constexpr,
     WIDEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     TOKENS: tl.constexpr,
     GROUP: tl.constexpr,
+    STAGES: tl.constexpr,
 ) -> None:
-    """Add a tile of `sum_n (sum_t g a^T)^2`: samples and tokens in a fixed order, no atomics.
+    """A tile of `sum_n (sum_t x y^T)^2`, samples and tokens in a fixed order, no atomics.
 
-    ONE_TOKEN: there is one token a sample. The square of a product is the product of squares, so the samples take the
-    tokens' place (`samples` is 1 and `tokens` their number) and the operands are squared instead of the sum.
+    x and y are [parts * samples, tokens, stride], with strides that are multiples of 16 elements. One loop runs over
+    the blocks of tokens of all samples, so that the copies of the next sample are under way while one ends.
+
+    TENSOR_COPIES: x and y are tensor descriptors, whose blocks the copy engine of Hopper and later brings; else
+        pointers.
+    SQUARE: at the end of a sample its product is squared and added; else products are added as they are.
+    PRODUCTS: 1, or 6 where float32 operands are given as three bfloat16 parts each.
+    TRANSPOSED: out is [y, x] instead of [x, y].
+    SPLIT: programs share the samples, and each stores what it has found to its own slice of out; else it is added.
     """
-    row_tiles = tl.cdiv(dout, TILE)
-    column_tiles = tl.cdiv(din, TILE)
+    row_tiles = tl.cdiv(x_size, ROWS)
+    column_tiles = tl.cdiv(y_size, COLUMNS)
+    split = tl.program_id(0) // (row_tiles * column_tiles)
     # Programs in groups of GROUP rows of tiles, so that those that run together share operands in the L2 cache.
-    program = tl.program_id(0)
+    program = tl.program_id(0) % (row_tiles * column_tiles)
     group = program // (GROUP * column_tiles)
     group_rows = tl.minimum(row_tiles - group * GROUP, GROUP)
     within = program % (GROUP * column_tiles)
-    rows = (group * GROUP + within % group_rows) * TILE + tl.arange(0, TILE)
-    columns = (within // group_rows) * TILE + tl.arange(0, TILE)
+    first_row = (group * GROUP + within % group_rows) * ROWS
+    first_column = (within // group_rows) * COLUMNS
     steps = tl.arange(0, TOKENS)
-    total = tl.zeros([TILE, TILE], tl.float32)
-    for sample in range(0, samples):
-        first = tl.cast(sample, tl.int64) * tokens
-        product = tl.zeros([TILE, TILE], tl.float32)
-        for start in range(0, tokens, TOKENS):
-            token = (first + start + steps)[:, None]
-            inside = (start + steps < tokens)[:, None]
-            a = tl.load(inputs_ptr + token * din + columns[None, :], mask=inside & (columns < din)[None, :], other=0.0)
-            g = tl.load(grads_ptr + token * dout + rows[None, :], mask=inside & (rows < dout)[None, :], other=0.0)
-            if ONE_TOKEN:
-                a, g = a.to(tl.float32), g.to(tl.float32)
-                a, g = a * a, g * g
-            if WIDEN:
-                a, g = a.to(tl.float32), g.to(tl.float32)
-            product = tl.dot(tl.trans(g), a, acc=product, input_precision=PRECISION)
-        if ONE_TOKEN:
-            total += product
+    if not TENSOR_COPIES:
+        # x is read as [rows, tokens]: tl.trans of a [tokens, rows] tile would keep compute capability 8 from copying
+        # asynchronously.
+        x_offsets = steps[None, :] * x_stride + _inside_row(first_row, x_stride, ROWS)[:, None]
+        y_offsets = steps[:, None] * y_stride + _inside_row(first_column, y_stride, COLUMNS)[None, :]
+    blocks = tl.cdiv(tokens, TOKENS)
+    sample = split * samples_a_split
+    mine = tl.minimum(samples - sample, samples_a_split)
+    start = 0
+    term = 0
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    product = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for _ in tl.range(0, mine * blocks * PRODUCTS, num_stages=STAGES):
+        x_sample, y_sample = sample, sample
+        if PRODUCTS > 1:
+            x_sample += ((X_PARTS >> (2 * term)) & 3) * samples
+            y_sample += ((Y_PARTS >> (2 * term)) & 3) * samples
+        if TENSOR_COPIES:
+            x = tl.trans(x_source.load([x_sample, start, first_row]).reshape(TOKENS, ROWS))
+            y = y_source.load([y_sample, start, first_column]).reshape(TOKENS, COLUMNS)
         else:
-            total += product * product
-    inside = (rows < dout)[:, None] & (columns < din)[None, :]
-    target = out_ptr + rows.to(tl.int64)[:, None] * din + columns[None, :]
-    tl.store(target, tl.load(target, mask=inside, other=0.0) + total, mask=inside)
+            x_row = x_source + (tl.cast(x_sample, tl.int64) * tokens + start) * x_stride
+            y_row = y_source + (tl.cast(y_sample, tl.int64) * tokens + start) * y_stride
+            x = tl.load(x_row + x_offsets, mask=(steps < tokens - start)[None, :], other=0.0)
+            y = tl.load(y_row + y_offsets, mask=(steps < tokens - start)[:, None], other=0.0)
+        if WIDEN:
+            x, y = x.to(tl.float32), y.to(tl.float32)
+        product = tl.dot(x, y, acc=product, input_precision="ieee")
+        if PRODUCTS > 1:
+            term = tl.where(term == PRODUCTS - 1, 0, term + 1)
+            start = tl.where(term == 0, start + TOKENS, start)
+        else:
+            start += TOKENS
+        ends = start >= tokens
+        sample = tl.where(ends, sample + 1, sample)
+        start = tl.where(ends, 0, start)
+        if SQUARE:  # noqa: SIM102 -- decided when compiled, the next when run
+            if ends:
+                total += product * product
+                product = tl.zeros([ROWS, COLUMNS], tl.float32)
+    if not SQUARE:
+        total = product
+    out_ptr += tl.cast(split, tl.int64) * x_size * y_size
+    if COLUMNS == 128:
+        # By halves: a whole tile of addresses and old values beside the sums does not fit the registers.
+        HALF: tl.constexpr = COLUMNS // 2
+        left_half, right_half = tl.split(tl.permute(tl.reshape(total, (ROWS, 2, HALF)), (0, 2, 1)))
+        _put(out_ptr, left_half, first_row, first_column, x_size, y_size, TRANSPOSED, SPLIT)
+        _put(out_ptr, right_half, first_row, first_column + HALF, x_size, y_size, TRANSPOSED, SPLIT)
+    else:
+        _put(out_ptr, total, first_row, first_column, x_size, y_size, TRANSPOSED, SPLIT)
+
+
+@triton.jit
+def _inside_row(first: tl.tensor, stride: tl.tensor, SIZE: tl.constexpr) -> tl.tensor:
+    """Offsets of a tile's elements in a row; groups of 16 that are past the row's end are replaced by its first group.
+
+    What is computed from a replacement is never stored, and loads need no mask for it.
+    """
+    offsets = first + tl.arange(0, SIZE)
+    offsets = tl.where(offsets < stride, offsets, tl.arange(0, SIZE) % 16)
+    return tl.max_contiguous(tl.multiple_of(offsets, 16), 16)
+
+
+@triton.jit
+def _put(
+    out_ptr: tl.tensor,
+    values: tl.tensor,
+    first_row: tl.tensor,
+    first_column: tl.tensor,
+    x_size: tl.tensor,
+    y_size: tl.tensor,
+    TRANSPOSED: tl.constexpr,
+    SPLIT: tl.constexpr,
+) -> None:
+    """Store a tile, or add it to what is there."""
+    rows = first_row + tl.arange(0, values.shape[0])
+    columns = first_column + tl.arange(0, values.shape[1])
+    inside = (rows < x_size)[:, None] & (columns < y_size)[None, :]
+    if TRANSPOSED:
+        target = out_ptr + rows[:, None] + (columns.to(tl.int64) * x_size)[None, :]
+    else:
+        target = out_ptr + (rows.to(tl.int64) * y_size)[:, None] + columns[None, :]
+    if not SPLIT:
+        values += tl.load(target, mask=inside, other=0.0)
+    tl.store(target, values, mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "operand_rows"])
+def operand_kernel(
+    operand_ptr: tl.tensor,
+    source_ptr: tl.tensor,
+    rows: tl.tensor,
+    operand_rows: tl.tensor,
+    size: tl.tensor,
+    stride: tl.tensor,
+    SQUARE: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """[rows, size] to [PARTS, operand_rows, stride], with zeros where there is no element; squared if asked.
+
+    Three parts: bfloat16 numbers whose sum is the float32 number, up to the last of its 24 bits.
+    """
+    column_tiles = tl.cdiv(stride, COLUMNS)
+    row = tl.program_id(0) // column_tiles * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < size)[None, :]
+    values = tl.load(source_ptr + (row.to(tl.int64) * size)[:, None] + column[None, :], mask=inside, other=0.0)
+    target = operand_ptr + (row.to(tl.int64) * stride)[:, None] + column[None, :]
+    exists = (row < operand_rows)[:, None] & (column < stride)[None, :]
+    if PARTS == 1:
+        tl.store(target, values, mask=exists)
+    else:
+        values = values.to(tl.float32)
+        if SQUARE:
+            values *= values
+        for part in tl.static_range(PARTS):
+            rounded = values.to(tl.bfloat16)
+            tl.store(target + tl.cast(part, tl.int64) * operand_rows * stride, rounded, mask=exists)
+            values -= rounded.to(tl.float32)
+
+
+@triton.jit
+def add_splits_kernel(
+    out_ptr: tl.tensor,
+    splits_ptr: tl.tensor,
+    splits: tl.tensor,
+    size: tl.tensor,
+    SPLITS: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+) -> None:
+    """Add the sum of [splits, size] over splits to out, in a fixed order."""
+    offsets = tl.cast(tl.program_id(0), tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
+    total = tl.zeros([ELEMENTS], tl.float32)
+    for first in range(0, splits, SPLITS):
+        split = first + tl.arange(0, SPLITS)
+        inside = (split < splits)[:, None] & (offsets < size)[None, :]
+        found = tl.load(splits_ptr + (split.to(tl.int64) * size)[:, None] + offsets[None, :], mask=inside, other=0.0)
+        total += tl.sum(found, 0)
+    inside = offsets < size
+    tl.store(out_ptr + offsets, tl.load(out_ptr + offsets, mask=inside, other=0.0) + total, mask=inside)

@@ -39,7 +39,7 @@ NESTED = listing(
 def test_the_innermost_loop_of_two() -> None:
     (loop,) = innermost_loops(NESTED)
     assert (loop.instructions, loop.shortest) == (8, 8)
-    assert (loop.matrix, loop.barriers) == (1, 3)
+    assert (loop.matrix, loop.barriers, loop.product_waits) == (1, 3, 1)
     assert (loop.async_copies, loop.wide_copies) == (2, 1)
     assert (loop.loads, loop.wide_loads, loop.stores) == (0, 0, 0)
 
@@ -83,6 +83,35 @@ def test_a_slow_side_behind_the_function_belongs_to_the_loop() -> None:
     )
     found = innermost_loops(code)
     assert [(loop.instructions, loop.shortest, loop.special) for loop in found] == [(5, 3, 1)]
+
+
+def test_a_condition_among_the_operands_of_a_branch() -> None:
+    skipped = BRANCHING.replace("MOV R1, R2", "BRA.U !UP0, `(.L_x_3)")
+    assert [loop.special for loop in innermost_loops(skipped)] == [2]
+    assert innermost_loops(skipped.replace("!UP0, ", "")) == []  # then the loop is never reached
+
+
+WAITING = listing(
+    ".L_x_0:",
+    "SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [UR4], R3",
+    "@!P1 BRA `(.L_x_1)",
+    ".L_x_2:",
+    "HGMMA.64x128x16.F32.BF16 R24, gdesc[UR24], R24, gsb0",
+    "UTMALDG.3D [UR8], [UR6]",
+    "@P0 BRA `(.L_x_0)",
+    "EXIT",
+    ".L_x_1:",
+    "SYNCS.PHASECHK.TRANS64.TRYWAIT P1, [UR4], R3",
+    "@!P1 BRA `(.L_x_1)",
+    "BRA `(.L_x_2)",
+)
+
+
+def test_waiting_for_a_copy_is_no_loop_of_its_own() -> None:
+    (loop,) = innermost_loops(WAITING)
+    assert (loop.instructions, loop.shortest, loop.matrix, loop.barriers, loop.wide_copies) == (8, 5, 1, 2, 1)
+    (working,) = innermost_loops(WAITING.replace("HGMMA.64x128x16", "SYNCS.PHASECHK", 1).replace("UTMALDG.3D", "FADD"))
+    assert working.matrix == 0
 
 
 def test_code_without_a_loop_and_the_padding_behind_it() -> None:
