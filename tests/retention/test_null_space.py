@@ -199,7 +199,7 @@ def test_activation_subspace_keeps_the_outputs_on_protected_inputs():
 
 def test_gradient_subspace_is_that_of_the_row_gradients():
     model = ToyModel(dtype=torch.float64)
-    bases = gradient_subspace(model, model.linears, model.batches(12), rank=12, energy=None)
+    bases = gradient_subspace(model, model.linears, model.batches, num_samples=12, rank=12, energy=None)
     gradients = [per_row_gradients(model, batch) for batch in model.batches(12)]
     for name, basis in bases.items():
         rows = torch.cat([found[name] for found in gradients]).flatten(1)
