@@ -8,7 +8,7 @@ from torch import Tensor
 _ELEMENTS = 2**18
 """Elements converted to float64 at a time when a Gram matrix is summed: 2 MiB, so that they stay in the cache."""
 
-_ROTATED = 2**22
+_ROTATED = 2**20
 """Elements of a basis rotated at a time: a second basis would be as large as the first."""
 
 _BLOCK = 32

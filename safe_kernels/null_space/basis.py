@@ -131,4 +131,3 @@ def _eigenbasis(
     total = float(squares.sum())
     keep = selected_rank(squares, total, resolution, rank, energy)
     return Basis(vectors[:, :keep].to(dtype), energy_share(squares[:keep], total), squares[:keep].sqrt().to(dtype))
-

@@ -39,8 +39,8 @@ from safe_kernels.null_space._spectrum import (
 )
 from safe_kernels.null_space.basis import Basis
 
-_FORMED = 2**22
-"""Elements of gradients formed at a time, 16 MiB of float32."""
+_FORMED = 2**20
+"""Elements of gradients formed at a time, 4 MiB of float32."""
 
 _FORMED_OUTPUTS = 16
 """Outputs of the layer whose gradients are formed at a time at least: products with fewer are slow."""

@@ -33,7 +33,7 @@ from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
 from safe_train.retention.compose import resolved_variant
 
 _NEVER = 2**62
-_TRACED_BATCHES = 3  # with the third, the sketch of the null space has been shrunk once
+_TRACED_BATCHES = 3  # of a calibration that keeps nothing of a batch but sums
 # Bytes a weight of what bitsandbytes quantizes: NormalFloat-4 with quantized scales, and 8 bits (arXiv:2305.14314).
 _QUANTIZED_BYTES = {"4bit": 0.516, "8bit": 1.0}
 
@@ -227,13 +227,12 @@ def _calibrated(stage: MetaStageA, trace: MetaTrace) -> dict[str, Phase]:
     for mechanism in stage.stack.mechanisms:
         if isinstance(mechanism, ElasticWeightConsolidation):
             mechanism.labels = "empirical"  # to draw labels takes values; it costs a softmax of few tokens more
-            num_samples = mechanism.num_samples
-        elif isinstance(mechanism, NullSpaceProjection):
-            num_samples = mechanism.min_samples
+            num_batches = -(-mechanism.num_samples // size)
+            traced = min(num_batches, _TRACED_BATCHES)
+        elif isinstance(mechanism, NullSpaceProjection):  # keeps what it captures of every batch
+            traced = num_batches = -(-mechanism.min_samples // size)
         else:
             continue
-        num_batches = -(-num_samples // size)
-        traced = min(num_batches, _TRACED_BATCHES)
         mechanism.batches = partial(_repeated, stage.protected_batch(), traced)
         with trace.phase() as phase:
             mechanism.calibrate()

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from safe_kernels import Basis, LinearGradientGram, covariance_basis
 from safe_train.parallel import ALONE, Processes
 from safe_train.retention.capture import LinearCapture
 from safe_train.retention.mechanism import ProtectedBatches, ProtectedModel, negative_log_likelihood
-
 
 _LEAST_MEMORY = 2**30
 """Bytes of captures below which no further pass over the protected rows is worth its time."""
@@ -84,7 +82,7 @@ def _one_pass(
     later: list[str] | None = None
     for batch in batches(num_samples):
         total = processes.sum(int(batch.num_rows))
-        captured = _captured(model, linears, batch, names)
+        captured = captured_inputs_and_gradients(model, linears, batch, names)
         for name in list(captured):
             inputs, grad_outputs = (processes.gather_rows(part, total) for part in captured.pop(name))
             if name not in grams:
@@ -126,7 +124,7 @@ def activation_subspace(
     """
     moments: dict[str, Tensor] = {}
     for batch in batches:
-        for name, (inputs, _) in _captured(model, linears, batch).items():
+        for name, (inputs, _) in captured_inputs_and_gradients(model, linears, batch).items():
             flat = inputs.flatten(0, 1).double()
             moments[name] = moments.get(name, 0) + flat.T @ flat
     processes.sum_(moments.values())
@@ -136,9 +134,17 @@ def activation_subspace(
     }
 
 
-def _captured(
+def captured_inputs_and_gradients(
     model: ProtectedModel, linears: Mapping[str, nn.Linear], batch: Any, recorded: Collection[str] | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
+    """Inputs [N, T, d_in] and output gradients [N, T, d_out] of the layers in a batch's rows.
+
+    Args:
+        model: the student.
+        linears: layers by the names of their weights, whose own gradients are left alone.
+        batch: this process's share of protected rows.
+        recorded: names of the layers that are wanted; None for all.
+    """
     with LinearCapture(linears, recorded) as capture:
         negative_log_likelihood(model.head, model.student(batch)).backward()
         return capture.take()
