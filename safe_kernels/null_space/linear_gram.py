@@ -241,15 +241,15 @@ def _weighted_sums_of_tokens(parts: Sequence[_Tokens], weights: Tensor) -> Tenso
     rank = weights.shape[1]
     inputs = torch.cat([part.inputs.flatten(0, 1) for part in parts]).to(weights.dtype)
     grad_outputs = torch.cat([part.grad_outputs.flatten(0, 1) for part in parts]).to(weights.dtype)
-    lengths = [length for part in parts for length in [part.inputs.shape[1]] * len(part.inputs)]
-    of_token = weights.repeat_interleave(torch.tensor(lengths, device=weights.device), dim=0, output_size=len(inputs))
+    lengths = torch.cat([torch.full((len(part.inputs),), part.inputs.shape[1]) for part in parts]).to(weights.device)
+    of_token = weights.repeat_interleave(lengths, dim=0, output_size=len(inputs))
     in_features, out_features = inputs.shape[1], grad_outputs.shape[1]
     sums = weights.new_empty((out_features, in_features, rank))
     step = max(1, _FORMED // max(1, rank * max(inputs.shape)))
     for start in range(0, out_features, step):
         scaled = of_token.t()[:, None] * grad_outputs[:, start : start + step].t()
         found = scaled.flatten(0, 1) @ inputs
-        sums[start : start + step] = found.view(rank, -1, in_features).permute(1, 2, 0)
+        sums[start : start + step] = found.view(*scaled.shape[:2], in_features).permute(1, 2, 0)
     return sums.flatten(0, 1)
 
 

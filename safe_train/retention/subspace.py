@@ -50,7 +50,8 @@ def gradient_subspace(
     Returns:
         A basis for each weight that was used; whatever the memory, the same.
     """
-    memory = captured_memory(linears, rank) if memory is None else memory
+    if memory is None:
+        memory = captured_memory(sum(module.weight.numel() for module in linears.values()), rank)
     waiting, bases = dict(linears), dict[str, Basis]()
     while waiting:
         grams, later = _one_pass(model, linears, batches, list(waiting), num_samples, memory, processes)
@@ -62,10 +63,9 @@ def gradient_subspace(
     return {name: bases[name] for name in linears if name in bases}
 
 
-def captured_memory(linears: Mapping[str, nn.Linear], rank: int) -> int:
+def captured_memory(num_weights: int, rank: int) -> int:
     """Bytes that captures may take if nothing else is said: twice what bases of the rank take, at least 1 GiB."""
-    bases = sum(4 * rank * module.weight.numel() for module in linears.values())
-    return max(2 * bases, _LEAST_MEMORY)
+    return max(2 * 4 * rank * num_weights, _LEAST_MEMORY)
 
 
 def _one_pass(
