@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,11 @@ _ROTATED = 2**20
 
 _BLOCK = 32
 """Rows of a Gram matrix formed at a time, from the diagonal on: the other half is its mirror image."""
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Keeps autocast, where a caller has it on, from taking float32 products in half precision."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def basis_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -99,7 +106,8 @@ def vectors_from_gram(rows: Tensor, squares: Tensor, left: Tensor) -> Tensor:
     """
     dtype = basis_dtype(rows.dtype)
     scaled = (left / squares.sqrt()).to(dtype)
-    return orthonormalize_(rows.to(dtype).t() @ scaled)
+    with without_autocast(rows.device):
+        return orthonormalize_(rows.to(dtype).t() @ scaled)
 
 
 def orthonormalize_(vectors: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from safe_kernels.null_space._spectrum import (
     selected_rank,
     singular_resolution,
     spectrum,
+    without_autocast,
 )
 from safe_kernels.null_space.basis import Basis
 
@@ -151,7 +152,8 @@ class LinearGradientGram:
         if oriented:
             left = left * torch.where(left.sum(dim=0) < 0, -1.0, 1.0)
         weights = (left / squares.sqrt()).to(self._dtype)
-        vectors = orthonormalize_(self._weighted_sums(weights))
+        with without_autocast(weights.device):
+            vectors = orthonormalize_(self._weighted_sums(weights))
         return Basis(vectors, energy_share(squares, total), squares.sqrt().to(self._dtype))
 
     def _tokens(self) -> list[_Tokens] | None:
@@ -222,7 +224,8 @@ class _Tokens:
     def gradients(self, outputs: slice) -> Tensor:
         """Gradients of these outputs' weights, [N, outputs, i]."""
         left = self.grad_outputs[:, :, outputs].to(self.dtype)
-        return left.transpose(1, 2) @ self.inputs.to(self.dtype)
+        with without_autocast(left.device):
+            return left.transpose(1, 2) @ self.inputs.to(self.dtype)
 
     def split(self) -> Iterator[_Tokens]:
         """Parts of few tokens, of one sample at least."""

@@ -275,6 +275,17 @@ def test_the_same_samples_give_the_same_bits() -> None:
         assert torch.equal(first.vectors, second.vectors)
 
 
+@pytest.mark.parametrize("shape", [FEW_TOKENS, MANY_TOKENS, MORE_TOKENS])
+def test_autocast_changes_no_bit(shape: tuple[int, int, int, int]) -> None:
+    found = samples(shape)
+    expected = accumulated(found).basis(rank=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # it would act
+        basis = accumulated(found).basis(rank=5)
+    assert torch.equal(basis.vectors, expected.vectors)
+    assert basis.captured_energy == expected.captured_energy
+
+
 def test_zero_gradients_have_no_basis() -> None:
     gram = LinearGradientGram(4, 3)
     gram.update(torch.randn(5, 2, 4), torch.zeros(5, 2, 3))
