@@ -73,16 +73,12 @@ class LinearGradientGram:
         self.sample_count = 0
         self._parts: list[_Tokens | Tensor] = []
         self._dtype: torch.dtype | None = None
+        self._device: torch.device | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return sum(part.nbytes for part in self._parts)
-
-    @staticmethod
-    def bytes_kept(inputs: Tensor, grad_outputs: Tensor) -> int:
-        """Bytes that `update` will keep of these tensors."""
-        return min(_Tokens(inputs, grad_outputs).nbytes, _num_gradient_bytes(inputs, grad_outputs))
 
     def update(self, inputs: Tensor, grad_outputs: Tensor) -> None:
         """Add samples. The tensors are kept without a copy: do not change them afterwards.
@@ -105,7 +101,9 @@ class LinearGradientGram:
         tokens = _Tokens(inputs.detach(), grad_outputs.detach())
         if self._dtype not in (None, tokens.dtype):
             raise TypeError(f"inputs: expected a dtype that gives bases in {self._dtype} as before, got {inputs.dtype}")
-        self._dtype = tokens.dtype
+        if self._device not in (None, inputs.device):
+            raise ValueError(f"inputs: expected the device of the samples before, {self._device}, got {inputs.device}")
+        self._dtype, self._device = tokens.dtype, inputs.device
         keeps_tokens = tokens.nbytes <= _num_gradient_bytes(inputs, grad_outputs)
         self._parts.append(tokens if keeps_tokens else tokens.gradients(slice(None)))
         self.sample_count += num_samples
@@ -185,8 +183,7 @@ class LinearGradientGram:
             return
         step = max(_FORMED_OUTPUTS, _FORMED // max(1, self.sample_count * self.in_features))
         step = min(step, self.out_features)
-        device = next(p.inputs.device if isinstance(p, _Tokens) else p.device for p in self._parts)
-        buffer = torch.empty((self.sample_count, step * self.in_features), dtype=self._dtype, device=device)
+        buffer = torch.empty((self.sample_count, step * self.in_features), dtype=self._dtype, device=self._device)
         for start in range(0, self.out_features, step):
             outputs = slice(start, min(start + step, self.out_features))
             width = outputs.stop - outputs.start

@@ -316,6 +316,8 @@ def test_bad_input_names_the_argument() -> None:
     gram.update(torch.ones(2, 5, 4), torch.ones(2, 5, 3))
     with pytest.raises(TypeError, match=r"bases in torch\.float32 as before, got torch\.float64"):
         gram.update(torch.zeros(2, 5, 4).double(), torch.zeros(2, 5, 3).double())
+    with pytest.raises(ValueError, match="inputs: expected the device of the samples before, cpu, got meta"):
+        gram.update(torch.zeros(2, 5, 4, device="meta"), torch.zeros(2, 5, 3, device="meta"))
     with pytest.raises(ValueError, match="rank: expected a number from 0 to the dimension 12, got 13"):
         gram.basis(rank=13)
     with pytest.raises(ValueError, match="out_features: expected a number above 0, got 0"):
