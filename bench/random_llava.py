@@ -23,11 +23,14 @@ class Shape:
     """Sizes of a LLaVA.
 
     Attributes:
-        hidden: width of the decoder; its feed-forward layers are 11/4 as wide, as Llama's are.
+        hidden: width of the decoder.
         layers: decoder layers.
         image_side: image tokens along one side of an image.
-        vision_hidden: width of the vision tower, which has half as many layers as the decoder.
+        vision_hidden: width of the vision tower.
         vocabulary: rows of the embedding and of the head.
+        head_width: width of an attention head of the decoder; those of the vision tower are 64 wide.
+        feed_forward: width of the decoder's feed-forward layers; None for 11/4 of its own, about as Llama's are.
+        vision_layers: layers of the vision tower; None for half as many as the decoder has.
     """
 
     hidden: int
@@ -35,15 +38,18 @@ class Shape:
     image_side: int
     vision_hidden: int
     vocabulary: int = 2048
+    head_width: int = 64
+    feed_forward: int | None = None
+    vision_layers: int | None = None
 
     @property
     def config(self) -> LlavaConfig:
-        """The configuration; heads are 64 wide, patches 14 pixels."""
+        """The configuration; patches are of 14 pixels."""
         image = LlavaConfig(
             vision_config=CLIPVisionConfig(
                 hidden_size=self.vision_hidden,
                 intermediate_size=4 * self.vision_hidden,
-                num_hidden_layers=max(2, self.layers // 2),
+                num_hidden_layers=self.vision_layers or max(2, self.layers // 2),
                 num_attention_heads=max(1, self.vision_hidden // 64),
                 image_size=14 * self.image_side,
                 patch_size=14,
@@ -51,9 +57,9 @@ class Shape:
             text_config=LlamaConfig(
                 vocab_size=self.vocabulary,
                 hidden_size=self.hidden,
-                intermediate_size=self.hidden * 11 // 4,
+                intermediate_size=self.feed_forward or self.hidden * 11 // 4,
                 num_hidden_layers=self.layers,
-                num_attention_heads=max(1, self.hidden // 64),
+                num_attention_heads=max(1, self.hidden // self.head_width),
                 max_position_embeddings=2048,
             ),
             image_token_index=build_processor().tokenizer.convert_tokens_to_ids("<image>"),
@@ -86,3 +92,10 @@ class Shape:
             self.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         return folder
+
+
+LLAVA_13B = Shape(
+    hidden=5120, layers=40, image_side=24, vision_hidden=1024, vocabulary=32_064, head_width=128, feed_forward=13_824,
+    vision_layers=24,
+)  # fmt: skip
+"""The sizes of llava-hf/llava-1.5-13b-hf."""

@@ -4,7 +4,8 @@ The package needs torch alone (and triton where there is a GPU). Three families:
 
 - `kl_divergence`, `linear_kl_divergence`: distance between a student's and a teacher's next-token distributions,
 - `fisher_diagonal_`, `squared_gradient_ema_`, `ewc_penalty_`: elastic weight consolidation,
-- `project_null_space_` and the bases it projects with: `FrequentDirections`, `gram_basis`, `covariance_basis`.
+- `project_null_space_` and the bases it projects with: `gram_basis`, `LinearGradientGram`, `FrequentDirections`,
+  `covariance_basis`.
 
 A trailing underscore: an argument is changed in place. The operations on many tensors also come prepared, for tensors
 that stay from step to step: `EwcPlan`, `SquaredGradientEmaPlan`, `ProjectionPlan`. `backend_info` tells which
@@ -18,6 +19,7 @@ from safe_kernels.kl import kl_divergence, linear_kl_divergence
 from safe_kernels.null_space import (
     Basis,
     FrequentDirections,
+    LinearGradientGram,
     ProjectionPlan,
     covariance_basis,
     gram_basis,
@@ -31,6 +33,7 @@ __all__ = [
     "EwcPlan",
     "FrequentDirections",
     "GraphCaptureError",
+    "LinearGradientGram",
     "ProjectionPlan",
     "SquaredGradientEmaPlan",
     "backend_info",

@@ -113,13 +113,13 @@ def train(
 def _plan(config: StageAConfig, gpu: str | None) -> None:
     """Prints what a run would take; ends the program if it would not fit into the named GPU."""
     quiet_libraries()
-    from safe_train.plan import format_plan, plan_run
+    from safe_train.plan import format_plan, plan_run, require_fit
 
     kind = GPUS[gpu] if gpu is not None else None
     plan = plan_run(config)
     click.echo(format_plan(plan, kind))
     if kind is not None:
-        plan.require_fit(kind)
+        require_fit(plan, kind)
 
 
 def _named_settings(options: dict[str, Any]) -> dict[str, Any]:

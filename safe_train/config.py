@@ -176,6 +176,9 @@ class RetentionSettings(_Section):
     """Remove only what would raise the VL loss; needs the gradient subspace."""
     null_space_energy: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of energy at which the rank is cut; None keeps the variant's rank."""
+    null_space_memory_gib: float | None = Field(default=None, gt=0.0)
+    """Memory in GiB for what gradient subspaces are computed from; weights that do not fit wait for a further pass over
+    the protected rows, with the same result. None for twice what the bases take, at least 1."""
     null_space_rank: int | None = Field(default=None, ge=1)
     """Dimensions of the subspace; None keeps the variant's."""
     null_space_min_samples: int | None = Field(default=None, ge=1)

@@ -40,6 +40,10 @@ ORTHONORMAL = {torch.float64: 1e-12, torch.float32: 5e-6}
 # Sine of the largest principal angle between two bases of one subspace, where the spectrum has a clear gap.
 SUBSPACE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
+# Entries of a Gram matrix of gradients. From pairs of tokens it is all float64, where products that cancel leave more
+# of their rounding; from gradients formed in float32, theirs (1e-7) remains.
+GRAM = {torch.float64: 1e-12, torch.float32: 2e-6}
+
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """`||actual - expected|| / ||expected||` in float64; the plain norm of `actual` where `expected` is zero."""

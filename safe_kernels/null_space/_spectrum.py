@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 _ELEMENTS = 2**18
 """Elements converted to float64 at a time when a Gram matrix is summed: 2 MiB, so that they stay in the cache."""
 
+_ROTATED = 2**20
+"""Elements of a basis rotated at a time: a second basis would be as large as the first."""
+
 _BLOCK = 32
 """Rows of a Gram matrix formed at a time, from the diagonal on: the other half is its mirror image."""
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Keeps autocast, where a caller has it on, from taking float32 products in half precision."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def basis_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -41,6 +51,16 @@ def gram(rows: Tensor) -> Tensor:
             block = slice(first, first + _BLOCK)
             total[block, first:].addmm_(columns[block], columns[first:].t())
     return total.triu_().add_(total.triu(1).t())
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right.T` in float64."""
+    total = left.new_zeros((left.shape[0], right.shape[0]), dtype=torch.float64)
+    step = max(1, _ELEMENTS // max(1, *total.shape))
+    for start in range(0, left.shape[1], step):
+        columns = slice(start, start + step)
+        total.addmm_(left[:, columns].double(), right[:, columns].double().t())
+    return total
 
 
 def spectrum(name: str, moment: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,13 +102,28 @@ def selected_rank(squares: Tensor, total: float, resolution: float, rank: int | 
 def vectors_from_gram(rows: Tensor, squares: Tensor, left: Tensor) -> Tensor:
     """Right singular vectors [d, r] from squared singular values [r] and left singular vectors [n, r].
 
-    `rows^T left / s` is orthonormal up to rounding that grows as s shrinks. One Cholesky step takes that out: with
-    `V^T V = L L^T` the columns of `V L^-T` are orthonormal and span the same nested subspaces.
+    `rows^T left / s` is orthonormal up to rounding that grows as s shrinks. One Cholesky step takes that out.
     """
     dtype = basis_dtype(rows.dtype)
     scaled = (left / squares.sqrt()).to(dtype)
-    vectors = rows.to(dtype).t() @ scaled
+    with without_autocast(rows.device):
+        return orthonormalize_(rows.to(dtype).t() @ scaled)
+
+
+def orthonormalize_(vectors: Tensor) -> Tensor:
+    """Make the columns of nearly orthonormal vectors [d, r] orthonormal, in place; they span what they did, in order.
+
+    With `V^T V = L L^T` it is `V <- V L^-T`.
+    """
     factor = torch.linalg.cholesky(gram(vectors.t()))
     identity = torch.eye(factor.shape[0], dtype=factor.dtype, device=factor.device)
-    inverse = torch.linalg.solve_triangular(factor, identity, upper=False).t()
-    return vectors @ inverse.to(dtype)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False).t().to(vectors.dtype)
+    step = max(1, _ROTATED // max(1, vectors.shape[1]))
+    for part in vectors.split(step):
+        part.copy_(part @ inverse)
+    return vectors
+
+
+def energy_share(squares: Tensor, total: float) -> float:
+    """Share of the total energy that these squared singular values hold, in [0, 1]; 0 of none."""
+    return min(1.0, float(squares.sum()) / total) if total > 0.0 else 0.0

@@ -16,6 +16,7 @@ from safe_kernels._checks import check_floating, check_rank, check_shape
 from safe_kernels.null_space._spectrum import (
     basis_dtype,
     check_selection,
+    energy_share,
     gram_spectrum,
     selected_rank,
     singular_resolution,
@@ -86,7 +87,7 @@ def gram_basis(rows: Tensor, *, rank: int | None = None, energy: float | None = 
     total = float(squares.sum())
     keep = selected_rank(squares, total, resolution, rank, energy)
     vectors = vectors_from_gram(rows, squares[:keep], left[:, :keep])
-    return Basis(vectors, _share(squares[:keep], total), squares[:keep].sqrt().to(dtype))
+    return Basis(vectors, energy_share(squares[:keep], total), squares[:keep].sqrt().to(dtype))
 
 
 def covariance_basis(cov: Tensor, *, rank: int | None = None, energy: float | None = None) -> Basis:
@@ -120,7 +121,7 @@ def sketch_basis(rows: Tensor, total: float, *, rank: int, energy: float | None)
     resolution = singular_resolution(rows.shape[0], rows.dtype) ** 2
     keep = selected_rank(squares, total, resolution, rank, energy)
     vectors = vectors_from_gram(rows, squares[:keep], left[:, :keep])
-    return Basis(vectors, _share(squares[:keep], total), squares[:keep].sqrt().to(rows.dtype))
+    return Basis(vectors, energy_share(squares[:keep], total), squares[:keep].sqrt().to(rows.dtype))
 
 
 def _eigenbasis(
@@ -129,8 +130,4 @@ def _eigenbasis(
     squares, vectors = spectrum(name, moment)
     total = float(squares.sum())
     keep = selected_rank(squares, total, resolution, rank, energy)
-    return Basis(vectors[:, :keep].to(dtype), _share(squares[:keep], total), squares[:keep].sqrt().to(dtype))
-
-
-def _share(squares: Tensor, total: float) -> float:
-    return min(1.0, float(squares.sum()) / total) if total > 0.0 else 0.0
+    return Basis(vectors[:, :keep].to(dtype), energy_share(squares[:keep], total), squares[:keep].sqrt().to(dtype))

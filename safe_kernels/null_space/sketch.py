@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels._checks import check_floating, check_positive, check_shape
-from safe_kernels.null_space._spectrum import check_selection, spectrum
+from safe_kernels.null_space._spectrum import check_selection, spectrum, without_autocast
 from safe_kernels.null_space.basis import Basis, sketch_basis
 
 
@@ -138,12 +138,14 @@ class FrequentDirections:
     def _shrink(self) -> None:
         """Replace the full buffer by `rank` rows with shrunk singular values."""
         # The buffer's dtype is enough here: rounding moves the sketch by 1e-7 of its energy, far inside the bound.
-        squares, left = spectrum("rows", (self._buffer @ self._buffer.t()).double())
+        with without_autocast(self._buffer.device):
+            squares, left = spectrum("rows", (self._buffer @ self._buffer.t()).double())
         kept = squares[: self.rank]
         shrunk = (kept - squares[self.rank]).clamp_min(0.0)
         # Rows of left^T B have norm s_i; a direction of norm zero stays zero.
         factors = torch.where(kept > 0, (shrunk / kept.clamp_min(torch.finfo(kept.dtype).tiny)).sqrt(), 0.0)
         mixing = (left[:, : self.rank] * factors).t().to(self._buffer.dtype)
-        self._buffer[: self.rank] = mixing @ self._buffer
+        with without_autocast(self._buffer.device):
+            self._buffer[: self.rank] = mixing @ self._buffer
         self._buffer[self.rank :].zero_()
         self._filled = self.rank

@@ -10,15 +10,13 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from configs.gpus import GPUS, Gpu
 from configs.model_configs import get_model_config
-from configs.retention_variants import get_variant_config
 from safe_kernels import Basis
 from safe_train.config import StageAConfig
 from safe_train.data.batch import Batch, RowEncoder
-from safe_train.errors import InputError
 from safe_train.experiment import Rows, adapter_config, load_audio_encoders, load_rows, precision_dtype, row_stream
 from safe_train.model import SafeModel
+from safe_train.plan.captures import repeated_captures
 from safe_train.plan.meta import (
     FeatureShapes,
     KeptTeacher,
@@ -27,13 +25,12 @@ from safe_train.plan.meta import (
     meta_base,
     vision_takes_values,
 )
-from safe_train.plan.speed import GIB, Speed, usable_bytes
+from safe_train.plan.speed import Speed
 from safe_train.plan.trace import Cost, MetaTrace, Phase, register_kernels
 from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
-from safe_train.retention.compose import resolved_variant
 
 _NEVER = 2**62
-_TRACED_BATCHES = 3  # with the third, the sketch of the null space has been shrunk once
+_TRACED_BATCHES = 2  # of a calibration that keeps sums alone: with the second, the first's captures are still there
 # Bytes a weight of what bitsandbytes quantizes: NormalFloat-4 with quantized scales, and 8 bits (arXiv:2305.14314).
 _QUANTIZED_BYTES = {"4bit": 0.516, "8bit": 1.0}
 
@@ -116,40 +113,6 @@ class Plan:
         """All steps and calibrations, without evaluation."""
         return self.encoding_seconds * self.config.optimization.max_steps + speed.seconds(self.cost)
 
-    def require_fit(self, gpu: Gpu) -> None:
-        """Finds out whether the run fits into a GPU's memory.
-
-        Raises:
-            InputError: it does not; the error says what to change.
-        """
-        room = usable_bytes(gpu)
-        if self.peak_bytes <= room:
-            return
-        expected, got = f"a plan of at most {room / GIB:.1f} GiB", f"{self.peak_bytes / GIB:.1f} GiB"
-        raise InputError(f"--gpu {gpu.name}", expected, got, self._way_out(gpu, room))
-
-    def _way_out(self, gpu: Gpu, room: int) -> str:
-        """What to change: a step grows with the rows of a micro-batch, a null-space sketch with its rank."""
-        larger = [name for name, other in GPUS.items() if self.peak_bytes <= usable_bytes(other) and name != gpu.name]
-        ways = [f"take --gpu {larger[0]}"] if larger else []
-        settings = self.config.optimization
-        rows = _scaled(min(settings.audio_batch_size, settings.vl_batch_size), self.step.peak, self.held_bytes, room)
-        if room <= self.held_bytes or rows == 0:
-            ways += ["set precision=bf16"] if self.config.precision == "fp32" else []
-            ways += ["set model.quantization=4bit"] if self.config.model.quantization == "none" else []
-        elif self.step.peak > room:
-            ways.append(f"set optimization.audio_batch_size and vl_batch_size to {rows} and accumulate gradients")
-        else:
-            variant = resolved_variant(get_variant_config(self.config.variant), self.config.retention)
-            rank = _scaled(variant.null_space_rank, self.peak_bytes, self.held_bytes, room)
-            ways.append(f"set retention.null_space_rank={rank}" if rank else "choose a variant without a null space")
-        return ", or ".join(ways or ["choose a smaller base"])
-
-
-def _scaled(count: int, peak: int, held: int, room: int) -> int:
-    """The count with which what lies above ``held`` bytes, and grows with it, fits into the room."""
-    return int(count * max(0, room - held) / max(1, peak - held))
-
 
 def plan_run(config: StageAConfig) -> Plan:
     """Runs one step and each calibration on the meta device; rows are read, weights are not.
@@ -223,21 +186,25 @@ def _postpone_calibrations(stage: MetaStageA) -> None:
 def _calibrated(stage: MetaStageA, trace: MetaTrace) -> dict[str, Phase]:
     """Calibrates every mechanism that has something to calibrate, on the same protected rows again and again."""
     found: dict[str, Phase] = {}
-    size = stage.config.optimization.vl_batch_size
+    batch, size = stage.protected_batch(), stage.config.optimization.vl_batch_size
     for mechanism in stage.stack.mechanisms:
         if isinstance(mechanism, ElasticWeightConsolidation):
             mechanism.labels = "empirical"  # to draw labels takes values; it costs a softmax of few tokens more
-            num_samples = mechanism.num_samples
+            num_batches = -(-mechanism.num_samples // size)
         elif isinstance(mechanism, NullSpaceProjection):
-            num_samples = mechanism.min_samples
+            num_batches = -(-mechanism.min_samples // size)
         else:
             continue
-        num_batches = -(-num_samples // size)
-        traced = min(num_batches, _TRACED_BATCHES)
-        mechanism.batches = partial(_repeated, stage.protected_batch(), traced)
-        with trace.phase() as phase:
-            mechanism.calibrate()
-        phase.cost *= num_batches / traced
+        if isinstance(mechanism, NullSpaceProjection) and mechanism.subspace == "gradient":
+            with repeated_captures(batch, num_batches, trace) as batches, trace.phase() as phase:
+                mechanism.batches = batches
+                mechanism.calibrate()
+        else:
+            traced = min(num_batches, _TRACED_BATCHES)
+            mechanism.batches = partial(_repeated, batch, traced)
+            with trace.phase() as phase:
+                mechanism.calibrate()
+            phase.cost *= num_batches / traced
         found[mechanism.name] = phase
     for phase in found.values():  # when the Fisher diagonal is computed, or new bases are, the older bases are there
         phase.peak += sum(basis.vectors.nbytes for basis in _bases(stage))

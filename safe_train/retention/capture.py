@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -18,8 +18,12 @@ class LinearCapture:
     times has its uses joined along t, so that they are summed before anything is squared.
     """
 
-    def __init__(self, linears: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, linears: Mapping[str, nn.Linear], recorded: Collection[str] | None = None) -> None:
         """Takes the layers by name.
+
+        Args:
+            linears: the layers whose weights' own gradients are switched off.
+            recorded: those of them that are recorded; None for all.
 
         Raises:
             ValueError: a layer has a trained bias; its gradient would be lost.
@@ -28,6 +32,7 @@ class LinearCapture:
             if module.bias is not None and module.bias.requires_grad:
                 raise ValueError(f"{name}: expected a linear layer without a trained bias, got one; freeze the bias")
         self.linears = dict(linears)
+        self.recorded = set(linears) if recorded is None else set(recorded)
         self._uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._handles: list[Any] = []
 
@@ -35,7 +40,8 @@ class LinearCapture:
         self._uses = {name: [] for name in self.linears}
         for name, module in self.linears.items():
             module.weight.requires_grad_(False)
-            self._handles.append(module.register_forward_hook(self._recorder(name)))
+            if name in self.recorded:
+                self._handles.append(module.register_forward_hook(self._recorder(name)))
         return self
 
     def __exit__(
@@ -61,7 +67,7 @@ class LinearCapture:
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Inputs [N, T, d_in] and output gradients [N, T, d_out] of each layer that was used since the last call."""
         taken = {
-            name: (torch.cat([x for x, _ in uses], dim=1), torch.cat([g for _, g in uses], dim=1))
+            name: (_joined([x for x, _ in uses]), _joined([g for _, g in uses]))
             for name, uses in self._uses.items()
             if uses
         }
@@ -72,6 +78,11 @@ class LinearCapture:
 def per_sample_gradients(inputs: Tensor, grad_outputs: Tensor) -> Tensor:
     """Flat weight gradients [N, d_out * d_in] in float32 of inputs [N, T, d_in] and output gradients [N, T, d_out]."""
     return torch.einsum("nto,nti->noi", grad_outputs.float(), inputs.float()).flatten(1)
+
+
+def _joined(uses: list[Tensor]) -> Tensor:
+    """One after the other along t; of a layer that is used once, what was recorded and no copy."""
+    return uses[0] if len(uses) == 1 else torch.cat(uses, dim=1)
 
 
 def _tokens(states: Tensor) -> Tensor:

@@ -138,6 +138,7 @@ def build_mechanisms(
                 projects=settings.null_space_projects,
                 one_sided=settings.null_space_one_sided,
                 energy=settings.null_space_energy,
+                memory=None if settings.null_space_memory_gib is None else int(settings.null_space_memory_gib * 2**30),
                 processes=processes,
             )
         )

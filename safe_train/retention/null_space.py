@@ -56,9 +56,12 @@ class NullSpaceProjection(Mechanism):
         projects: Projected = "audio_update",
         one_sided: bool = True,
         energy: float | None = None,
+        memory: int | None = None,
         processes: Processes = ALONE,
     ) -> None:
         """Registers the mechanism on the weights of ``linears``, which ``optimizer`` must train.
+
+        ``memory`` is in bytes, for the captures of the gradient subspace (see ``gradient_subspace``).
 
         Raises:
             ValueError: one-sided projection of an activation subspace, whose vectors carry no sign; or ``audio_update``
@@ -71,6 +74,7 @@ class NullSpaceProjection(Mechanism):
         self.model, self.linears, self.batches, self.optimizer = model, dict(linears), batches, optimizer
         self.rank, self.min_samples, self.refresh_interval = rank, min_samples, refresh_interval
         self.subspace, self.projects, self.one_sided, self.energy = subspace, projects, one_sided, energy
+        self.memory = memory
         self.processes = processes
         self.bases: dict[str, Basis] = {}
         self.computed_at = -1
@@ -93,15 +97,26 @@ class NullSpaceProjection(Mechanism):
     def calibrate(self) -> None:
         """Estimates the subspaces at the present weights."""
         self._plan = None
-        estimate = gradient_subspace if self.subspace == "gradient" else activation_subspace
-        bases = estimate(
-            self.model,
-            self.linears,
-            self.batches(self.min_samples),
-            rank=self.rank,
-            energy=self.energy,
-            processes=self.processes,
-        )
+        if self.subspace == "gradient":
+            bases = gradient_subspace(
+                self.model,
+                self.linears,
+                self.batches,
+                num_samples=self.min_samples,
+                rank=self.rank,
+                energy=self.energy,
+                memory=self.memory,
+                processes=self.processes,
+            )
+        else:
+            bases = activation_subspace(
+                self.model,
+                self.linears,
+                self.batches(self.min_samples),
+                rank=self.rank,
+                energy=self.energy,
+                processes=self.processes,
+            )
         # In the layout in which they are stored: another one gives other last bits, and a resumed run has the stored.
         self.bases = {
             name: replace(basis, vectors=basis.vectors.contiguous()) for name, basis in bases.items() if basis.rank > 0

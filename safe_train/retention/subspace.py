@@ -2,51 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from safe_kernels import Basis, FrequentDirections, covariance_basis
+from safe_kernels import Basis, LinearGradientGram, covariance_basis
 from safe_train.parallel import ALONE, Processes
-from safe_train.retention.capture import LinearCapture, per_sample_gradients
-from safe_train.retention.mechanism import ProtectedModel, negative_log_likelihood
+from safe_train.retention.capture import LinearCapture
+from safe_train.retention.mechanism import ProtectedBatches, ProtectedModel, negative_log_likelihood
+
+_LEAST_MEMORY = 2**30
+"""Bytes of captures below which no further pass over the protected rows is worth its time."""
 
 
 def gradient_subspace(
     model: ProtectedModel,
     linears: Mapping[str, nn.Linear],
-    batches: Iterable[Any],
+    batches: ProtectedBatches,
     *,
+    num_samples: int,
     rank: int,
     energy: float | None,
+    memory: int | None = None,
     processes: Processes = ALONE,
 ) -> dict[str, Basis]:
     """For each weight, the principal subspace of its per-sample gradients, flat: vectors [d_out * d_in, r].
 
-    Sample n's gradient is that of the sum of its answer tokens' negative log-likelihoods. The gradients stream through
-    a Frequent Directions sketch, so memory does not grow with the number of samples. Every vector is oriented by the
-    mean gradient: an update with a positive coefficient along it raises the loss. Of several processes, each gets the
-    gradients of all their rows, batch by batch in the batch's order, and so the same sketch and the same bases.
+    Sample n's gradient is that of the sum of its answer tokens' negative log-likelihoods. The bases are exact: of each
+    layer, inputs and output gradients are kept, which determine all gradients and take less memory than they
+    (`safe_kernels.LinearGradientGram`). Every vector is oriented by the mean gradient: an update with a positive
+    coefficient along it raises the loss. Of several processes, each gets the captures of all their rows, batch by batch
+    in the batch's order, and so the same bases.
     Source: Farajtabar et al. 2020 (orthogonal gradient descent), arXiv:1910.07104.
+
+    Args:
+        model: the student.
+        linears: layers by the names of their weights.
+        batches: gives the same protected rows each time that it is called.
+        num_samples: how many it is asked for.
+        rank: at most so many vectors a weight.
+        energy: as few vectors as capture this share; None for as many as ``rank`` allows.
+        memory: bytes that captures may take, about; weights whose captures do not fit wait for another pass over the
+            rows. At least one weight comes in each. None for twice what the bases take, at least 1 GiB.
+        processes: those that share the rows.
+
+    Returns:
+        A basis for each weight that was used; whatever the memory, the same.
     """
-    sketches: dict[str, FrequentDirections] = {}
-    sums: dict[str, Tensor] = {}
-    for batch in batches:
+    if memory is None:
+        memory = captured_memory(sum(module.weight.numel() for module in linears.values()), rank)
+    waiting, bases = dict(linears), dict[str, Basis]()
+    while waiting:
+        grams, later = _one_pass(model, linears, batches, list(waiting), num_samples, memory, processes)
+        for name in list(grams):
+            gram = grams.pop(name)  # so that its captures go before the next basis comes
+            size = gram.in_features * gram.out_features
+            bases[name] = gram.basis(rank=min(rank, size), energy=energy, oriented=True)
+        waiting = {name: waiting[name] for name in later}
+    return {name: bases[name] for name in linears if name in bases}
+
+
+def captured_memory(num_weights: int, rank: int) -> int:
+    """Bytes that captures may take if nothing else is said: twice what bases of the rank take, at least 1 GiB."""
+    return max(2 * 4 * rank * num_weights, _LEAST_MEMORY)
+
+
+def _one_pass(
+    model: ProtectedModel,
+    linears: Mapping[str, nn.Linear],
+    batches: ProtectedBatches,
+    names: list[str],
+    num_samples: int,
+    memory: int,
+    processes: Processes,
+) -> tuple[dict[str, LinearGradientGram], list[str]]:
+    """Captures of those of the named layers that fit into the memory, and the names of the others."""
+    grams: dict[str, LinearGradientGram] = {}
+    later: list[str] | None = None
+    for batch in batches(num_samples):
         total = processes.sum(int(batch.num_rows))
-        for name, (inputs, grad_outputs) in _captured(model, linears, batch).items():
-            gradients = processes.gather_rows(per_sample_gradients(inputs, grad_outputs), total)
-            if name not in sketches:
-                size = gradients.shape[1]
-                sketches[name] = FrequentDirections(size, min(2 * rank, size), device=gradients.device)
-                sums[name] = torch.zeros_like(gradients[0])
-            sketches[name].update(gradients)
-            sums[name] += gradients.sum(dim=0)
-    return {
-        name: sketch.basis(rank=min(rank, sketch.rank), energy=energy).oriented(sums[name])
-        for name, sketch in sketches.items()
-    }
+        captured = captured_inputs_and_gradients(model, linears, batch, names)
+        for name in list(captured):
+            inputs, grad_outputs = (processes.gather_rows(part, total) for part in captured.pop(name))
+            if name not in grams:
+                grams[name] = LinearGradientGram(inputs.shape[2], grad_outputs.shape[2])
+            grams[name].update(inputs, grad_outputs)
+        if later is None:
+            later = _beyond({name: -(-num_samples // total) * gram.nbytes for name, gram in grams.items()}, memory)
+            for name in later:
+                del grams[name]
+            names = [name for name in names if name not in later]
+    return grams, later or []
+
+
+def _beyond(sizes: Mapping[str, int], memory: int) -> list[str]:
+    """Of items of these sizes, those that the memory has no room for; the first of all always finds some."""
+    later, taken = [], 0
+    for number, (name, size) in enumerate(sizes.items()):
+        if number and taken + size > memory:
+            later.append(name)
+        else:
+            taken += size
+    return later
 
 
 def activation_subspace(
@@ -66,7 +124,7 @@ def activation_subspace(
     """
     moments: dict[str, Tensor] = {}
     for batch in batches:
-        for name, (inputs, _) in _captured(model, linears, batch).items():
+        for name, (inputs, _) in captured_inputs_and_gradients(model, linears, batch).items():
             flat = inputs.flatten(0, 1).double()
             moments[name] = moments.get(name, 0) + flat.T @ flat
     processes.sum_(moments.values())
@@ -76,7 +134,17 @@ def activation_subspace(
     }
 
 
-def _captured(model: ProtectedModel, linears: Mapping[str, nn.Linear], batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    with LinearCapture(linears) as capture:
+def captured_inputs_and_gradients(
+    model: ProtectedModel, linears: Mapping[str, nn.Linear], batch: Any, recorded: Collection[str] | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Inputs [N, T, d_in] and output gradients [N, T, d_out] of the layers in a batch's rows.
+
+    Args:
+        model: the student.
+        linears: layers by the names of their weights, whose own gradients are left alone.
+        batch: this process's share of protected rows.
+        recorded: names of the layers that are wanted; None for all.
+    """
+    with LinearCapture(linears, recorded) as capture:
         negative_log_likelihood(model.head, model.student(batch)).backward()
         return capture.take()

@@ -130,6 +130,22 @@ def test_half_precision_rows_give_a_float32_basis(dtype: torch.dtype) -> None:
         assert largest_sine(basis.vectors, top_directions(rows.float(), 2)) < 1e-2
 
 
+def test_autocast_changes_no_bit() -> None:
+    rows = low_rank(40, 50, rank=3, noise=0.1)
+
+    def bases() -> list[Tensor]:
+        sketch = FrequentDirections(50, 4)
+        sketch.update(rows)
+        return [basis.vectors for basis in (gram_basis(rows, rank=3), sketch.basis(), covariance_basis(moment, rank=3))]
+
+    moment = rows.T @ rows
+    expected = bases()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (rows @ rows.T).dtype == torch.bfloat16  # it would act
+        found = bases()
+    assert all(map(torch.equal, found, expected))
+
+
 def test_orientation_follows_a_direction() -> None:
     rows = torch.randn(8, 20) + 1.0
     mean = rows.mean(0)

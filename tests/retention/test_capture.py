@@ -35,6 +35,26 @@ def test_weights_keep_their_gradients_and_their_training():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_layers_that_are_not_recorded_get_no_gradient_either():
+    model = ToyModel()
+    batch = model.batch(0)
+    expected = captured(model, batch)
+    with LinearCapture(model.linears, ["second"]) as capture:
+        negative_log_likelihood(model.head, model.student(batch)).backward()
+        found = capture.take()
+    assert list(found) == ["second"]
+    assert all(map(torch.equal, found["second"], expected["second"]))
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_a_layer_was_given_once_is_not_copied():
+    layer, x = nn.Linear(4, 4, bias=False), torch.randn(3, 2, 4)
+    with LinearCapture({"layer": layer}) as capture:
+        layer(x).square().sum().backward()
+        inputs, _ = capture.take()["layer"]
+    assert inputs.data_ptr() == x.data_ptr()
+
+
 def test_a_layer_used_twice_is_summed_over_its_uses_before_squaring():
     torch.manual_seed(0)
     layer = nn.Linear(4, 4, bias=False)
