@@ -17,24 +17,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safe_kernels._checks import (
-    check_choice,
-    check_floating,
-    check_mask,
-    check_positive,
-    check_rank,
-    check_same_device,
-    check_same_dtype,
-    check_shape,
+from safe_kernels._checks import check_mask, check_positive
+from safe_kernels.kl._inputs import (
+    Heads,
+    check_logits,
+    check_options,
+    check_states,
+    heads_under_autocast,
+    promoted_by_autocast,
+    refuse_function_transforms,
 )
 from safe_kernels.kl._ops import kl_tokens, linear_kl_tokens
-from safe_kernels.kl.reference import reduce_tokens
 
 Divergence = Literal["forward", "reverse", "jsd"]
 Reduction = Literal["mean", "sum", "none"]
-
-_DIVERGENCES = ("forward", "reverse", "jsd")
-_REDUCTIONS = ("mean", "sum", "none")
 
 
 def kl_divergence(
@@ -48,12 +44,13 @@ def kl_divergence(
 ) -> Tensor:
     """Divergence between student and teacher, from their logits.
 
-    A class may be excluded by -inf in both; everything else must be finite. A teacher that holds NaN or +inf is an
-    error on the CPU; on a GPU, where looking would make the host wait, the result is NaN.
+    A class may be excluded by -inf in both; everything else must be finite. A teacher that holds NaN or +inf, or a
+    class that one of the two excludes alone, is an error on the CPU; on a GPU, where looking would make the host wait,
+    the result is NaN. There is a first derivative only.
 
     Args:
         student_logits: [N, V], float32, bfloat16, float16 or float64. Receives the gradient.
-        teacher_logits: [N, V], same dtype and device. Detached.
+        teacher_logits: [N, V], same dtype (under autocast the wider of the two is taken) and device. Detached.
         mask: [N] boolean, true for the tokens that count; may lie on the CPU. Masked tokens have exactly no effect.
         temperature: T > 0, divides both logits. The divergence is multiplied by T^2.
         divergence: forward, reverse or jsd.
@@ -64,17 +61,18 @@ def kl_divergence(
 
     Raises:
         TypeError: a dtype is not supported, or the two differ.
-        ValueError: a shape, device or option does not fit, or the teacher is not finite.
+        ValueError: a shape, device or option does not fit, or (CPU only) the logits are not finite as above.
+        RuntimeError: a second derivative or a transform of `torch.func` is asked for, or a mask on the CPU is given
+            while a CUDA graph is captured.
     """
-    _check_options(temperature, divergence, reduction)
-    check_rank("student_logits", student_logits, "N, V")
-    check_floating("student_logits", student_logits)
-    _check_like("teacher_logits", teacher_logits, "student_logits", student_logits)
-    check_shape("teacher_logits", teacher_logits, student_logits.shape)
+    check_options(temperature, divergence, reduction)
+    refuse_function_transforms("kl_divergence", student_logits)
+    student_logits, teacher_logits = promoted_by_autocast(student_logits, teacher_logits)
+    check_logits(student_logits, teacher_logits)
     check_mask(mask, student_logits.shape[0], student_logits.device)
     want_gradient = torch.is_grad_enabled() and student_logits.requires_grad
     tokens, _ = kl_tokens(student_logits, teacher_logits.detach(), mask, float(temperature), divergence, want_gradient)
-    return reduce_tokens(tokens, mask, reduction)
+    return _reduced(tokens, mask, reduction)
 
 
 def linear_kl_divergence(
@@ -97,13 +95,17 @@ def linear_kl_divergence(
     Student and teacher share the head W, so their logits differ by (h_s - h_t) W^T. That product is formed instead of
     the student's logits: it costs the same, the bias cancels, and nothing is lost to rounding when the two are close.
     A chunk of tokens at a time goes through the head, and its gradient is formed while its logits exist. The head is
-    frozen: no gradient for it is ever formed.
+    frozen: no gradient for it is ever formed, and there is a first derivative only.
+
+    Products are taken in the dtype of the head, also under autocast. Where the dtypes differ, which is allowed under
+    autocast only, the heads are converted to its dtype, as `torch.nn.functional.linear` would; the difference of the
+    hidden states is taken before it is rounded to that.
 
     Args:
         student_hidden: [N, H], float32, bfloat16, float16 or float64. Receives the gradient.
         teacher_hidden: [N, H], same dtype and device. Detached.
         head_weight: [V, H], same dtype and device. Detached.
-        head_bias: [V] or None. Detached.
+        head_bias: [V] or None; -inf excludes a class. Detached.
         teacher_head_weight: [V, H_t] if the teacher has a head of its own (teacher_hidden is then [N, H_t]); the
             difference is then taken between two float32 logits and loses what rounding takes.
         teacher_head_bias: [V] or None, the bias of `teacher_head_weight`.
@@ -120,25 +122,24 @@ def linear_kl_divergence(
 
     Raises:
         TypeError: a dtype is not supported, or dtypes differ.
-        ValueError: a shape, device or option does not fit, or the teacher is not finite (CPU only, see
-            `kl_divergence`).
+        ValueError: a shape, device or option does not fit, or (CPU only, see `kl_divergence`) the teacher is not
+            finite, or one bias alone excludes a class.
+        RuntimeError: as for `kl_divergence`.
     """
-    _check_options(temperature, divergence, reduction)
+    check_options(temperature, divergence, reduction)
+    refuse_function_transforms("linear_kl_divergence", student_hidden)
     if logit_softcap is not None:
         check_positive("logit_softcap", logit_softcap)
     if chunk_tokens is not None:
         check_positive("chunk_tokens", chunk_tokens)
-    check_rank("student_hidden", student_hidden, "N, H")
-    check_floating("student_hidden", student_hidden)
-    _check_heads(student_hidden, teacher_hidden, head_weight, head_bias, teacher_head_weight, teacher_head_bias)
+    heads = Heads(head_weight, head_bias, teacher_head_weight, teacher_head_bias).detached()
+    heads = heads_under_autocast(student_hidden, teacher_hidden, heads)
+    check_states(student_hidden, teacher_hidden, heads)
     check_mask(mask, student_hidden.shape[0], student_hidden.device)
     tokens, _ = linear_kl_tokens(
         student_hidden,
         teacher_hidden.detach(),
-        head_weight.detach(),
-        None if head_bias is None else head_bias.detach(),
-        None if teacher_head_weight is None else teacher_head_weight.detach(),
-        None if teacher_head_bias is None else teacher_head_bias.detach(),
+        *heads,
         mask,
         None if logit_softcap is None else float(logit_softcap),
         float(temperature),
@@ -146,42 +147,14 @@ def linear_kl_divergence(
         chunk_tokens,
         torch.is_grad_enabled() and student_hidden.requires_grad,
     )
-    return reduce_tokens(tokens, mask, reduction)
+    return _reduced(tokens, mask, reduction)
 
 
-def _check_options(temperature: float, divergence: str, reduction: str) -> None:
-    check_positive("temperature", temperature)
-    check_choice("divergence", divergence, _DIVERGENCES)
-    check_choice("reduction", reduction, _REDUCTIONS)
-
-
-def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    check_same_dtype(name, tensor, other_name, other)
-    check_same_device(name, tensor, other_name, other)
-
-
-def _check_heads(
-    student_hidden: Tensor,
-    teacher_hidden: Tensor,
-    head_weight: Tensor,
-    head_bias: Tensor | None,
-    teacher_head_weight: Tensor | None,
-    teacher_head_bias: Tensor | None,
-) -> None:
-    if teacher_head_weight is None and teacher_head_bias is not None:
-        raise ValueError("teacher_head_bias: expected None without teacher_head_weight, got a tensor")
-    tokens, hidden = student_hidden.shape
-    check_rank("head_weight", head_weight, "V, H")
-    vocabulary = head_weight.shape[0]
-    shapes = {"head_weight": (head_weight, (vocabulary, hidden)), "head_bias": (head_bias, (vocabulary,))}
-    teacher_size = hidden
-    if teacher_head_weight is not None:
-        check_rank("teacher_head_weight", teacher_head_weight, "V, H_t")
-        teacher_size = teacher_head_weight.shape[1]
-        shapes["teacher_head_weight"] = (teacher_head_weight, (vocabulary, teacher_size))
-        shapes["teacher_head_bias"] = (teacher_head_bias, (vocabulary,))
-    shapes["teacher_hidden"] = (teacher_hidden, (tokens, teacher_size))
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None:
-            _check_like(name, tensor, "student_hidden", student_hidden)
-            check_shape(name, tensor, shape)
+def _reduced(tokens: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    """Reduce token values, which are zero where masked; a mask on the CPU stays there."""
+    if reduction == "none":
+        return tokens
+    total = tokens.sum()
+    if reduction == "sum":
+        return total
+    return total / (max(tokens.numel(), 1) if mask is None else mask.sum().clamp_min(1))

@@ -30,6 +30,9 @@ JSD: tl.constexpr = tl.constexpr(2)
 _LOWEST: tl.constexpr = tl.constexpr(-1e30)
 """Stands for the logit of no class; the difference of two infinities would be NaN."""
 
+_EXCLUDED: tl.constexpr = tl.constexpr(-1e29)
+"""A block whose largest logit is below holds no class: it has no mean and is passed over."""
+
 _SATURATED: tl.constexpr = tl.constexpr(1e20)
 """K above this may have been cut off; such a row (KL above 46) is computed again from log-normalizers."""
 
@@ -55,7 +58,8 @@ def load_block(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Teacher logits and differences of BLOCK classes, capped and over the temperature, and the cap's slope.
 
-    The other row holds the student's logits (FROM_LOGITS) or the differences. Past the last class: lowest, zero, zero.
+    The other row holds the student's logits (FROM_LOGITS) or the differences. Where the teacher excludes a class by
+    -inf, and past the last class: lowest.
     """
     columns = start + tl.arange(0, BLOCK)
     inside = columns < classes
@@ -63,8 +67,11 @@ def load_block(
     other = tl.load(other_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     if FROM_LOGITS:
         absent = (teacher == -float("inf")) & (other == -float("inf"))
+        # What one alone excludes has no finite difference, and must not pass for what both exclude.
+        alone = (teacher == -float("inf")) ^ (other == -float("inf"))
+        teacher = tl.where(alone, float("nan"), teacher)
         other = tl.where(absent, 0.0, other) - tl.where(absent, 0.0, teacher)
-        teacher = tl.where(absent, _LOWEST, teacher)
+    counts = inside
     slope = tl.full([BLOCK], 1.0, tl.float32)
     if SOFTCAP:
         teacher_tanh = tanh(teacher / softcap)
@@ -72,7 +79,9 @@ def load_block(
         other = softcap * tanh(other / softcap) * (1.0 - student_tanh * teacher_tanh)
         slope = 1.0 - student_tanh * student_tanh
         teacher = softcap * teacher_tanh
-    return tl.where(inside, teacher * inverse_temperature, _LOWEST), other * inverse_temperature, slope
+    else:
+        counts = inside & (teacher != -float("inf"))
+    return tl.where(counts, teacher * inverse_temperature, _LOWEST), other * inverse_temperature, slope
 
 
 @triton.jit
@@ -98,26 +107,29 @@ def statistics(
             teacher_ptr, other_ptr, start, classes, inverse_temperature, softcap, FROM_LOGITS, SOFTCAP, BLOCK
         )
         block_largest = tl.max(z, 0)
-        log_weight = z - block_largest
-        weight = tl.exp(log_weight)
-        block_mass = tl.sum(weight, 0)
-        block_mean = tl.sum(weight * d, 0) / block_mass
-        delta = d - block_mean
-        block_excess = tl.sum(weighted_excess(weight, log_weight, delta), 0) / block_mass
-        block_spread = block_excess
-        if DIVERGENCE == REVERSE:
-            block_spread = tl.sum(delta * weighted_expm1(weight, log_weight, delta), 0) / block_mass
-        new_largest = tl.maximum(largest, block_largest)
-        kept = mass * tl.exp(largest - new_largest)
-        added = block_mass * tl.exp(block_largest - new_largest)
-        mass = kept + added
-        new_mean = mean + (added / mass) * (block_mean - mean)
-        old_excess, old_spread = _moved(kept / mass, mean - new_mean, excess, spread)
-        more_excess, more_spread = _moved(added / mass, block_mean - new_mean, block_excess, block_spread)
-        excess = tl.minimum(old_excess + more_excess, 1e30)
-        spread = tl.minimum(old_spread + more_spread, 1e30)
-        mean = new_mean
-        largest = new_largest
+        if block_largest > _EXCLUDED:
+            log_weight = z - block_largest
+            weight = tl.exp(log_weight)
+            block_mass = tl.sum(weight, 0)
+            block_mean = tl.sum(weight * d, 0) / block_mass
+            delta = d - block_mean
+            block_excess = tl.sum(weighted_excess(weight, log_weight, delta), 0) / block_mass
+            block_spread = block_excess
+            if DIVERGENCE == REVERSE:
+                block_spread = tl.sum(delta * weighted_expm1(weight, log_weight, delta), 0) / block_mass
+            new_largest = tl.maximum(largest, block_largest)
+            kept = mass * tl.exp(largest - new_largest)
+            added = block_mass * tl.exp(block_largest - new_largest)
+            mass = kept + added
+            new_mean = mean + (added / mass) * (block_mean - mean)
+            old_excess, old_spread = _moved(kept / mass, mean - new_mean, excess, spread)
+            more_excess, more_spread = _moved(added / mass, block_mean - new_mean, block_excess, block_spread)
+            excess = tl.minimum(old_excess + more_excess, 1e30, propagate_nan=tl.PropagateNan.ALL)
+            spread = tl.minimum(old_spread + more_spread, 1e30, propagate_nan=tl.PropagateNan.ALL)
+            mean = new_mean
+            largest = new_largest
+        else:
+            excess += tl.sum(z * 0.0, 0)  # nothing, unless there is a NaN: the largest does not show one
     normalizer = largest + tl.log(mass)
     forward = log1p(excess)
     both = spread / (1.0 + excess)
@@ -131,7 +143,7 @@ def statistics(
     value = forward
     moment = tl.full([], 0.0, tl.float32)
     if DIVERGENCE == REVERSE:
-        value = tl.maximum(both - forward, 0.0)
+        value = tl.maximum(both - forward, 0.0, propagate_nan=tl.PropagateNan.ALL)
         moment = value
     if DIVERGENCE == JSD:
         value, moment = _jensen_shannon(
@@ -259,7 +271,7 @@ def _jensen_shannon(
         log_m_over_p = log1p(0.5 * expm1(u))
         value += tl.sum(p * (log_q_over_m - log_m_over_p) + q_minus_p * log_q_over_m, 0)
         moment += tl.sum((q_minus_p + p) * log_q_over_m, 0)
-    return tl.maximum(0.5 * value, 0.0), moment
+    return tl.maximum(0.5 * value, 0.0, propagate_nan=tl.PropagateNan.ALL), moment
 
 
 @triton.jit

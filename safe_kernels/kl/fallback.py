@@ -57,6 +57,12 @@ def slice_scratch(rows: int, columns: int, elements: int, like: Tensor) -> Tenso
     return like.new_empty((3, max(1, min(rows, elements // max(1, columns))), columns))
 
 
+def forget_excluded_(difference: Tensor, student: Tensor, teacher: Tensor) -> None:
+    """Set the difference of classes that both exclude to zero; -inf minus -inf is NaN."""
+    if teacher.numel() and teacher.amin() == -torch.inf:
+        difference.masked_fill_(torch.isneginf(teacher) & torch.isneginf(student), 0.0)
+
+
 def divergence_(teacher: Tensor, difference: Tensor, divergence: str, want_gradient: bool, scratch: Tensor) -> Tensor:
     """Divergence of each row, [n], in nats.
 

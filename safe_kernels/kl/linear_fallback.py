@@ -112,7 +112,10 @@ def _fill_logits_and_difference(pair: Tensor, student: Tensor, teacher: Tensor, 
         _apply_head(hidden, weight, out)
         if bias is not None:
             out.add_(bias)
+    both_exclude = torch.isneginf(difference) & torch.isneginf(logits) if heads.teacher_bias is not None else None
     difference.sub_(logits)
+    if both_exclude is not None:
+        difference.masked_fill_(both_exclude, 0.0)
 
 
 def _apply_head(hidden: Tensor, weight: Tensor, out: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from safe_kernels.kl.fallback import SLICE_ELEMENTS, divergence_, slice_scratch, slices
+from safe_kernels.kl.fallback import SLICE_ELEMENTS, divergence_, forget_excluded_, slice_scratch, slices
 
 
 def logits_divergence(
@@ -40,9 +40,7 @@ def _load(logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, 
         torch.sub(student, logits, out=difference)
     else:
         difference.copy_(student).sub_(logits)
-    if logits.numel() and logits.amin() == -torch.inf:
-        # A class that both exclude is no difference; -inf minus -inf would be NaN.
-        difference.masked_fill_(torch.isneginf(logits) & torch.isneginf(student), 0.0)
+    forget_excluded_(difference, student, logits)
     if scale != 1.0:
         logits.mul_(scale)
         difference.mul_(scale)

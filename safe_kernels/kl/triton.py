@@ -104,7 +104,7 @@ def linear_divergence(
     if tokens == 0 or vocabulary == 0:
         return values.zero_(), gradient.zero_()
     # A shared head's logits keep the model's dtype: the difference form loses nothing by it. Two heads' must not.
-    dtype = student.dtype if heads.teacher_weight is None else torch.float32
+    dtype = heads.weight.dtype if heads.teacher_weight is None else torch.float32
     chunk = chunk_tokens or default_chunk(vocabulary, dtype)
     buffers = student.new_empty((2, min(chunk, tokens), vocabulary), dtype=dtype)
     scales = student.new_empty(min(chunk, tokens), dtype=torch.float32)
@@ -145,12 +145,14 @@ def default_chunk(vocabulary: int, dtype: torch.dtype) -> int:
 
 def _fill_logits(logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, heads: LinearHeads) -> None:
     if heads.teacher_weight is None:
-        _apply_head(teacher, heads.weight, heads.bias, logits)
-        _apply_head((student.float() - teacher.float()).to(student.dtype), heads.weight, None, difference)
+        dtype = heads.weight.dtype
+        _apply_head(teacher.to(dtype), heads.weight, heads.bias, logits)
+        _apply_head((student.float() - teacher.float()).to(dtype), heads.weight, None, difference)
     else:
-        _apply_head(teacher, heads.teacher_weight, heads.teacher_bias, logits)
-        _apply_head(student, heads.weight, heads.bias, difference)
-        difference.sub_(logits)
+        _apply_head(teacher.to(heads.weight.dtype), heads.teacher_weight, heads.teacher_bias, logits)
+        _apply_head(student.to(heads.weight.dtype), heads.weight, heads.bias, difference)
+        both_exclude = torch.isneginf(difference) & torch.isneginf(logits)
+        difference.sub_(logits).masked_fill_(both_exclude, 0.0)
 
 
 def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
