@@ -71,7 +71,9 @@ def kl_divergence(
     check_logits(student_logits, teacher_logits)
     check_mask(mask, student_logits.shape[0], student_logits.device)
     want_gradient = torch.is_grad_enabled() and student_logits.requires_grad
-    tokens, _ = kl_tokens(student_logits, teacher_logits.detach(), mask, float(temperature), divergence, want_gradient)
+    tokens, _ = kl_tokens(
+        student_logits, teacher_logits.detach(), mask, float(temperature), divergence, 0.5, want_gradient
+    )
     return _reduced(tokens, mask, reduction)
 
 
@@ -144,6 +146,7 @@ def linear_kl_divergence(
         None if logit_softcap is None else float(logit_softcap),
         float(temperature),
         divergence,
+        0.5,
         chunk_tokens,
         torch.is_grad_enabled() and student_hidden.requires_grad,
     )

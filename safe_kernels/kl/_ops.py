@@ -9,6 +9,7 @@ from torch import Tensor
 
 from safe_kernels._backend import choose_backend
 from safe_kernels.kl._packing import mask_on, pack, packed_rows, unpack
+from safe_kernels.kl.fallback import Measure
 from safe_kernels.kl.linear_fallback import LinearHeads, linear_divergence
 from safe_kernels.kl.logits_fallback import logits_divergence
 
@@ -25,22 +26,25 @@ def kl_tokens(
     mask: Tensor | None,
     temperature: float,
     divergence: str,
+    beta: float,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Divergence [N] of every token, zero where masked, and what its gradient is made from.
 
-    That is, with Triton, [N, 3] statistics, from which and the logits a second kernel makes it. In PyTorch operations,
+    That is, with Triton, [N, 4] statistics, from which and the logits a second kernel makes it. In PyTorch operations,
     where a second pass would cost as much as the first, it is the gradient itself, or nothing without `want_gradient`.
     """
     if choose_backend(student_logits) == "triton":
         from safe_kernels.kl import triton
 
         mask = mask_on(mask, student_logits.device)
-        values, kept = triton.logits_divergence(student_logits, teacher_logits, mask, temperature, divergence)
+        values, kept = triton.logits_divergence(
+            student_logits, teacher_logits, mask, temperature, Measure(divergence, beta)
+        )
     else:
         rows, count = packed_rows(mask, student_logits.device), len(student_logits)
         student, teacher = pack(student_logits, rows), pack(teacher_logits, rows)
-        values, kept = logits_divergence(student, teacher, temperature, divergence, want_gradient)
+        values, kept = logits_divergence(student, teacher, temperature, Measure(divergence, beta), want_gradient)
         values = unpack(values.mul_(temperature**2), rows, count)
         kept = unpack(kept, rows, count) if want_gradient else kept
     _raise_if_teacher_not_finite("teacher_logits", teacher_logits, values)
@@ -55,11 +59,12 @@ def _(
     mask: Tensor | None,
     temperature: float,
     divergence: str,
+    beta: float,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     (tokens, classes), dtype = student_logits.shape, accumulation_dtype(student_logits)
     triton = choose_backend(student_logits) == "triton"
-    kept = (tokens, 3) if triton else (tokens if want_gradient else 0, classes)
+    kept = (tokens, 4) if triton else (tokens if want_gradient else 0, classes)
     return student_logits.new_empty(tokens, dtype=dtype), student_logits.new_empty(kept, dtype=dtype)
 
 
@@ -72,13 +77,16 @@ def kl_tokens_backward(
     kept: Tensor,
     temperature: float,
     divergence: str,
+    beta: float,
 ) -> Tensor:
     """Gradient [N, V] with respect to the student's logits, for the upstream gradient [N]; zero where masked."""
     if choose_backend(student_logits) == "triton":
         from safe_kernels.kl import triton
 
         mask = mask_on(mask, student_logits.device)
-        return triton.logits_gradient(upstream, student_logits, teacher_logits, mask, kept, temperature, divergence)
+        return triton.logits_gradient(
+            upstream, student_logits, teacher_logits, mask, kept, temperature, Measure(divergence, beta)
+        )
     return (kept * (upstream * temperature).unsqueeze(-1)).to(student_logits.dtype)
 
 
@@ -91,12 +99,13 @@ def _(
     kept: Tensor,
     temperature: float,
     divergence: str,
+    beta: float,
 ) -> Tensor:
     return torch.empty_like(student_logits, memory_format=torch.contiguous_format)
 
 
 def _save_kl_tokens(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    student_logits, teacher_logits, mask, ctx.temperature, ctx.divergence, _ = inputs
+    student_logits, teacher_logits, mask, ctx.temperature, ctx.divergence, ctx.beta, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(student_logits, teacher_logits, mask, output[1])
 
@@ -105,9 +114,9 @@ def _differentiate_kl_tokens(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Ten
     _refuse_second_derivative("kl_divergence")
     student_logits, teacher_logits, mask, kept = ctx.saved_tensors
     gradient = torch.ops.safe_kernels.kl_tokens_backward(
-        upstream, student_logits, teacher_logits, mask, kept, ctx.temperature, ctx.divergence
+        upstream, student_logits, teacher_logits, mask, kept, ctx.temperature, ctx.divergence, ctx.beta
     )
-    return gradient, None, None, None, None, None
+    return gradient, *([None] * 6)
 
 
 kl_tokens.register_autograd(_differentiate_kl_tokens, setup_context=_save_kl_tokens)
@@ -125,6 +134,7 @@ def linear_kl_tokens(
     logit_softcap: float | None,
     temperature: float,
     divergence: str,
+    beta: float,
     chunk_tokens: int | None,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -149,10 +159,12 @@ def linear_kl_tokens(
 
             row_mask = mask if skipped_by_kernel else None
             values, gradient = triton.linear_divergence(
-                student, teacher, row_mask, heads, divergence, chunk_tokens, want_gradient
+                student, teacher, row_mask, heads, Measure(divergence, beta), chunk_tokens, want_gradient
             )
         else:
-            values, gradient = linear_divergence(student, teacher, heads, divergence, chunk_tokens, want_gradient)
+            values, gradient = linear_divergence(
+                student, teacher, heads, Measure(divergence, beta), chunk_tokens, want_gradient
+            )
     count = len(student_hidden)
     values = unpack(values, rows, count)
     _raise_if_teacher_not_finite("teacher_hidden", teacher_hidden, values)
@@ -171,6 +183,7 @@ def _(
     logit_softcap: float | None,
     temperature: float,
     divergence: str,
+    beta: float,
     chunk_tokens: int | None,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -189,7 +202,7 @@ def _save_linear_kl_tokens(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tens
 def _differentiate_linear_kl_tokens(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     _refuse_second_derivative("linear_kl_divergence")
     (gradient,) = ctx.saved_tensors
-    return (gradient * upstream.unsqueeze(-1)).to(ctx.hidden_dtype), *([None] * 11)
+    return (gradient * upstream.unsqueeze(-1)).to(ctx.hidden_dtype), *([None] * 12)
 
 
 linear_kl_tokens.register_autograd(_differentiate_linear_kl_tokens, setup_context=_save_linear_kl_tokens)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safe_kernels.kl.fallback import divergence_, slice_scratch, slices
+from safe_kernels.kl.fallback import Measure, divergence_, slice_scratch, slices
 
 _CHUNK_BYTES = 2**24
 """Default size of one chunk of logits; two are held. Larger ones speed up the matrix products by a few percent more."""
@@ -47,7 +47,7 @@ def linear_divergence(
     student: Tensor,
     teacher: Tensor,
     heads: LinearHeads,
-    divergence: str,
+    measure: Measure,
     chunk_tokens: int | None,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def linear_divergence(
         slope = None if heads.softcap is None else _softcap_(logits, difference, heads.softcap)
         if scale != 1.0:
             pair.mul_(scale)
-        values[part] = divergence_(logits, difference, divergence, want_gradient, scratch)
+        values[part] = divergence_(logits, difference, measure, want_gradient, scratch)
         if want_gradient:
             if slope is not None:
                 difference.mul_(slope)
