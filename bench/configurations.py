@@ -54,22 +54,23 @@ def configurations(backend: str) -> list[Configuration]:
 
 def _divergences() -> list[Configuration]:
     found = []
-    blocks = kl.blocks(152064)
     for dtype in DTYPES:
         pair = (f"*{dtype}", f"*{dtype}")
         everyday = dtype == "bf16"
         for name, code in kl.DIVERGENCE_CODES.items():
-            constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": kl.BLOCK}
+            blocks = kl.block_count(152064, name)
+            constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": kl.BLOCKS[name]}
             forward = (*pair, "*u8", "*fp32", "*fp32", "i32", "i32", "i32", "fp32", "fp32")
             backward = ("*fp32", *pair, "*u8", "*fp32", f"*{dtype}", "i32", "i32", "i32", "fp32", "fp32")
             found += [
                 Configuration(
                     f"kl logits forward {name} {dtype}", kl_kernels.logits_forward_kernel, forward,
-                    {**constants, "BLOCKS": blocks}, kl.WARPS, shipped=everyday and name == "jsd", elements=kl.BLOCK,
+                    {**constants, "BLOCKS": blocks}, kl.WARPS, shipped=everyday and name == "jsd",
+                    elements=constants["BLOCK"],
                 ),
                 Configuration(
                     f"kl logits backward {name} {dtype}", kl_kernels.logits_backward_kernel, backward, constants,
-                    kl.WARPS, shipped=everyday and name == "jsd", elements=kl.BLOCK,
+                    kl.WARPS, shipped=everyday and name == "jsd", elements=constants["BLOCK"],
                 ),
             ]  # fmt: skip
             options = ("", " softcap", " bias") if everyday or dtype == "fp32" else ("", " softcap")
@@ -77,7 +78,8 @@ def _divergences() -> list[Configuration]:
                 _linear_divergence(f"linear kl {name}{option} {dtype}", dtype, {**constants, "BLOCKS": blocks}, option)
                 for option in options
             ]
-    two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCKS": blocks, "BLOCK": kl.BLOCK, "FROM_LOGITS": True}
+    two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCK": kl.BLOCKS["forward"], "FROM_LOGITS": True}
+    two_heads["BLOCKS"] = kl.block_count(152064, "forward")
     return [*found, _linear_divergence("linear kl forward two heads", "fp32", two_heads, " bias")]
 
 
@@ -86,7 +88,7 @@ def _linear_divergence(name: str, dtype: str, constants: dict[str, Any], option:
     chosen = {"FROM_LOGITS": False, "BIAS": option == " bias", "SOFTCAP": option == " softcap", "WANT_GRADIENT": True}
     return Configuration(
         name, kl_kernels.difference_kernel, types, {**chosen, **constants}, kl.WARPS,
-        shipped=dtype == "bf16" and (constants["DIVERGENCE"] == 0 or option == " softcap"), elements=kl.BLOCK,
+        shipped=dtype == "bf16" and (constants["DIVERGENCE"] == 0 or option == " softcap"), elements=constants["BLOCK"],
     )  # fmt: skip
 
 

@@ -124,8 +124,8 @@ def summary(
         largest = tl.maximum(tl.max(z, 0), _LOWEST)
         log2_weight = z * log2_scale - largest * log2_scale
         weight = tl.exp2(log2_weight)
-        mass = tl.sum(weight, 0)
-        mean = tl.sum(weight * d, 0) / tl.maximum(mass, 1e-37, propagate_nan=_ALL) * inverse_temperature
+        mass, mean = _two_sums(weight, weight * d)
+        mean = mean / tl.maximum(mass, 1e-37, propagate_nan=_ALL) * inverse_temperature
         delta = d * inverse_temperature - mean
         reach = tl.max(tl.abs(delta), 0)
         terms = weight * (delta * delta) * exp_series(delta)
@@ -134,10 +134,14 @@ def summary(
         if DIVERGENCE == REVERSE:
             spread = tl.sum(delta * (weight * delta + terms), 0)
         if reach >= _NEAR:
-            more = _weighted_expm1(weight, log2_weight, delta)
-            excess = tl.sum(tl.where(tl.abs(delta) < _NEAR, terms, more - weight * delta), 0)
-            if DIVERGENCE == REVERSE:
-                spread = tl.sum(delta * more, 0)
+            # Read again: kept in registers, the block would let fewer programs run at a time.
+            z, d, _ = load_block(
+                teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, start, classes, vocabulary, softcap,
+                FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+            )  # fmt: skip
+            excess, spread = _far_moments(
+                z * log2_scale - largest * log2_scale, d * inverse_temperature - mean, DIVERGENCE
+            )
         here = slots == start // BLOCK
         largest_of = tl.where(here, largest, largest_of)
         mass_of = tl.where(here, mass, mass_of)
@@ -160,6 +164,19 @@ def summary(
     excess = tl.minimum(tl.sum(excess, 0), 1e30, propagate_nan=_ALL)
     spread = tl.minimum(tl.sum(spread, 0), 1e30, propagate_nan=_ALL)
     return largest * log2_scale + tl.log2(mass), mean, excess, spread, reach
+
+
+@triton.jit
+def _far_moments(log2_weight: tl.tensor, delta: tl.tensor, DIVERGENCE: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """K and S (of REVERSE alone) of a block, times its mass, however large delta is."""
+    weight = tl.exp2(log2_weight)
+    more = _weighted_expm1(weight, log2_weight, delta)
+    near = weight * (delta * delta) * exp_series(delta)
+    excess = tl.sum(tl.where(tl.abs(delta) < _NEAR, near, more - weight * delta), 0)
+    spread = excess
+    if DIVERGENCE == REVERSE:
+        spread = tl.sum(delta * more, 0)
+    return excess, spread
 
 
 @triton.jit
@@ -227,7 +244,8 @@ def jensen_shannon(
             )  # fmt: skip
             change = p * (u + u * u * exp_series(u))
             curvature = _near_log_mean(u, beta)
-            value += tl.sum(_jensen_term(p, change, u, curvature, beta), 0)
+            term = _jensen_term(p, change, u, curvature, beta)
+            value += tl.sum(term, 0)
             moment += tl.sum((p + change) * (beta * u - curvature), 0)
     else:
         for start in range(0, classes, BLOCK):
@@ -240,8 +258,10 @@ def jensen_shannon(
             curvature = _near_log_mean(tl.where(near, u, 0.0), beta)
             log_q_over_m, log_m_over_p = _far_log_ratios(u, beta)
             far_term = (1.0 - beta) * (p + change) * log_q_over_m - beta * p * log_m_over_p
-            value += tl.sum(tl.where(near, _jensen_term(p, change, u, curvature, beta), far_term), 0)
-            moment += tl.sum((p + change) * tl.where(near, beta * u - curvature, log_q_over_m), 0)
+            term = tl.where(near, _jensen_term(p, change, u, curvature, beta), far_term)
+            log_q_over_m = tl.where(near, beta * u - curvature, log_q_over_m)
+            value += tl.sum(term, 0)
+            moment += tl.sum((p + change) * log_q_over_m, 0)
     return value, moment
 
 
@@ -305,6 +325,12 @@ def write_zeros(gradient_ptr: tl.tensor, classes: tl.tensor, BLOCK: tl.constexpr
     for start in range(0, classes, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         tl.store(gradient_ptr + columns, tl.zeros([BLOCK], gradient_ptr.dtype.element_ty), mask=columns < classes)
+
+
+@triton.jit
+def _two_sums(a: tl.tensor, b: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Both sums with one exchange between the warps."""
+    return tl.split(tl.sum(tl.join(a, b), 0))
 
 
 @triton.jit

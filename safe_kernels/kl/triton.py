@@ -15,8 +15,9 @@ DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
 """As the kernels know the divergences."""
 
 WARPS = 8
-BLOCK = 4096
-"""Classes a program holds at a time: 16 a thread."""
+BLOCKS = {"forward": 4096, "reverse": 4096, "jsd": 2048}
+"""Classes a program holds at a time: 16 a thread, which leaves 80 registers and 24 warps a multiprocessor of sm_90. The
+third pass of jsd needs more of them, and then spills."""
 
 _INTERPRETER_BLOCK = 64
 _PAIR_BYTES = 1_250_000_000
@@ -56,8 +57,8 @@ def logits_divergence(
         measure.beta,
         DIVERGENCE=DIVERGENCE_CODES[measure.name],
         MASKED=mask is not None,
-        BLOCKS=blocks(classes),
-        BLOCK=_block(),
+        BLOCKS=block_count(classes, measure.name),
+        BLOCK=_block(measure.name),
         device=values.device,
         num_warps=WARPS,
     )
@@ -95,7 +96,7 @@ def logits_gradient(
         measure.beta,
         DIVERGENCE=DIVERGENCE_CODES[measure.name],
         MASKED=mask is not None,
-        BLOCK=_block(),
+        BLOCK=_block(measure.name),
         device=gradient.device,
         num_warps=WARPS,
     )
@@ -147,8 +148,8 @@ def linear_divergence(
             MASKED=mask is not None,
             SOFTCAP=heads.softcap is not None,
             WANT_GRADIENT=want_gradient,
-            BLOCKS=blocks(vocabulary),
-            BLOCK=_block(),
+            BLOCKS=block_count(vocabulary, measure.name),
+            BLOCK=_block(measure.name),
             device=values.device,
             num_warps=WARPS,
         )
@@ -224,9 +225,9 @@ def even_chunk(tokens: int, largest: int) -> int:
     return chunk
 
 
-def blocks(classes: int) -> int:
+def block_count(classes: int, divergence: str) -> int:
     """Blocks of classes a row may have: the next power of two, so that few kernels are compiled."""
-    return 1 << (cdiv(classes, _block()) - 1).bit_length()
+    return 1 << (cdiv(classes, _block(divergence)) - 1).bit_length()
 
 
 def _biases(heads: LinearHeads) -> tuple[Tensor | None, Tensor | None]:
@@ -252,6 +253,6 @@ def _mask_argument(mask: Tensor | None, placeholder: Tensor) -> Tensor:
     return placeholder if mask is None else mask.contiguous().view(torch.uint8)
 
 
-def _block() -> int:
+def _block(divergence: str) -> int:
     """Classes a program holds at a time; few in the interpreter, so that small tests have several blocks too."""
-    return _INTERPRETER_BLOCK if interpreting() else BLOCK
+    return _INTERPRETER_BLOCK if interpreting() else BLOCKS[divergence]
