@@ -49,17 +49,18 @@ class Configuration:
 def configurations(backend: str) -> list[Configuration]:
     """All configurations for `"cuda"` or `"hip"`."""
     precision = "ieee" if backend == "hip" else "tf32x3"
-    return [*_divergences(), *_fisher(precision), *_multi_tensor(), *_projections(precision)]
+    return [*_divergences(backend), *_fisher(precision), *_multi_tensor(), *_projections(precision)]
 
 
-def _divergences() -> list[Configuration]:
+def _divergences(backend: str) -> list[Configuration]:
     found = []
     for dtype in DTYPES:
         pair = (f"*{dtype}", f"*{dtype}")
         everyday = dtype == "bf16"
         for name, code in kl.DIVERGENCE_CODES.items():
-            blocks = kl.block_count(152064, name)
-            constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": kl.BLOCKS[name]}
+            block = kl.block_size(name, backend)
+            blocks = kl.block_count(152064, block)
+            constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": block}
             forward = (*pair, "*u8", "*fp32", "*fp32", "i32", "i32", "i32", "fp32", "fp32")
             backward = ("*fp32", *pair, "*u8", "*fp32", f"*{dtype}", "i32", "i32", "i32", "fp32", "fp32")
             found += [
@@ -78,8 +79,9 @@ def _divergences() -> list[Configuration]:
                 _linear_divergence(f"linear kl {name}{option} {dtype}", dtype, {**constants, "BLOCKS": blocks}, option)
                 for option in options
             ]
-    two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCK": kl.BLOCKS["forward"], "FROM_LOGITS": True}
-    two_heads["BLOCKS"] = kl.block_count(152064, "forward")
+    block = kl.block_size("forward", backend)
+    two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCK": block, "FROM_LOGITS": True}
+    two_heads["BLOCKS"] = kl.block_count(152064, block)
     return [*found, _linear_divergence("linear kl forward two heads", "fp32", two_heads, " bias")]
 
 

@@ -64,7 +64,7 @@ def log_mean_exp(x: Tensor, beta: float) -> Tensor:
     mean = expm1_and_excess(near * -alpha, 1.0, scratch)[1].mul(beta)
     mean.add_(expm1_and_excess(near * beta, 1.0, scratch)[1], alpha=alpha)
     size = x.abs()
-    weight = torch.where(x > 0, beta, alpha).to(x.dtype)
+    weight = torch.full_like(x, alpha).masked_fill_(x > 0, beta)
     far = torch.log1p(weight * torch.expm1(-size)).add_(weight * size)
     return torch.where(size < 1.0, mean.log1p_(), far)
 

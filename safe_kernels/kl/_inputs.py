@@ -48,11 +48,36 @@ class Heads(NamedTuple):
         return {name: tensor for name, tensor in zip(names, self, strict=True) if tensor is not None}
 
 
-def check_options(temperature: float, divergence: str, reduction: str) -> None:
+def check_options(temperature: float, divergence: str, jsd_beta: float, reduction: str) -> None:
     """Raise `ValueError` unless the options are known ones."""
     check_positive("temperature", temperature)
     check_choice("divergence", divergence, DIVERGENCES)
     check_choice("reduction", reduction, REDUCTIONS)
+    if not 0.0 <= jsd_beta <= 1.0:
+        raise ValueError(f"jsd_beta: expected a number from 0 to 1, got {jsd_beta}")
+
+
+def measure_of(divergence: str, jsd_beta: float) -> tuple[str, float]:
+    """Name and beta of the divergence: at its ends the mixture is one of the two, and jsd one of the others."""
+    if divergence == "jsd" and jsd_beta in (0.0, 1.0):
+        return ("reverse" if jsd_beta else "forward"), 0.5
+    return divergence, float(jsd_beta)
+
+
+def by_tokens(tensor: Tensor) -> Tensor:
+    """[B, T, ...] as [B T, ...]."""
+    return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor
+
+
+def check_mask(mask: Tensor | None, shape: torch.Size, device: torch.device) -> None:
+    """Raise unless the mask is boolean, of the tokens' shape, and on `device` or the CPU."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected dtype torch.bool, got {mask.dtype}")
+    check_shape("mask", mask, shape)
+    if mask.device != device and mask.device.type != "cpu":
+        raise ValueError(f"mask: expected device {device} or cpu, got {mask.device}")
 
 
 def refuse_function_transforms(operation: str, student: Tensor) -> None:
@@ -87,7 +112,7 @@ def heads_under_autocast(student: Tensor, teacher: Tensor, heads: Heads) -> Head
 
 def check_logits(student: Tensor, teacher: Tensor) -> None:
     """Raise unless the logits fit each other."""
-    check_rank("student_logits", student, "N, V")
+    _check_tokens("student_logits", student, "V")
     check_floating("student_logits", student)
     _check_like("teacher_logits", teacher, "student_logits", student)
     check_shape("teacher_logits", teacher, student.shape)
@@ -95,11 +120,11 @@ def check_logits(student: Tensor, teacher: Tensor) -> None:
 
 def check_states(student: Tensor, teacher: Tensor, heads: Heads) -> None:
     """Raise unless hidden states and heads fit each other."""
-    check_rank("student_hidden", student, "N, H")
+    _check_tokens("student_hidden", student, "H")
     check_floating("student_hidden", student)
     if heads.teacher_weight is None and heads.teacher_bias is not None:
         raise ValueError("teacher_head_bias: expected None without teacher_head_weight, got a tensor")
-    tokens, hidden = student.shape
+    hidden = student.shape[-1]
     check_rank("head_weight", heads.weight, "V, H")
     vocabulary = heads.weight.shape[0]
     shapes = {"head_weight": (vocabulary, hidden), "head_bias": (vocabulary,), "teacher_head_bias": (vocabulary,)}
@@ -108,10 +133,15 @@ def check_states(student: Tensor, teacher: Tensor, heads: Heads) -> None:
         check_rank("teacher_head_weight", heads.teacher_weight, "V, H_t")
         teacher_size = heads.teacher_weight.shape[1]
         shapes["teacher_head_weight"] = (vocabulary, teacher_size)
-    shapes["teacher_hidden"] = (tokens, teacher_size)
+    shapes["teacher_hidden"] = (*student.shape[:-1], teacher_size)
     for name, tensor in {**heads.named(), "teacher_hidden": teacher}.items():
         _check_like(name, tensor, "student_hidden", student)
         check_shape(name, tensor, shapes[name])
+
+
+def _check_tokens(name: str, tensor: Tensor, last: str) -> None:
+    if tensor.dim() not in (2, 3):
+        raise ValueError(f"{name}: expected shape [N, {last}] or [B, T, {last}], got {list(tensor.shape)}")
 
 
 def _autocast(tensor: Tensor) -> bool:

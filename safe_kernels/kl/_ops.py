@@ -12,6 +12,7 @@ from safe_kernels.kl._packing import mask_on, pack, packed_rows, unpack
 from safe_kernels.kl.fallback import Measure
 from safe_kernels.kl.linear_fallback import LinearHeads, linear_divergence
 from safe_kernels.kl.logits_fallback import logits_divergence
+from safe_kernels.kl.vocabulary_parallel import group_named
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
@@ -136,6 +137,7 @@ def linear_kl_tokens(
     divergence: str,
     beta: float,
     chunk_tokens: int | None,
+    group: str | None,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Divergence [N] of every token and its gradient [N, H] with respect to the student's hidden state.
@@ -148,7 +150,7 @@ def linear_kl_tokens(
     # is given to the kernel, which skips the masked rows.
     if head_bias is not None and teacher_head_bias is not None and head_bias.device.type == "cpu":
         _raise_if_one_sided(head_bias, teacher_head_bias, "head_bias and teacher_head_bias")
-    use_triton = choose_backend(student_hidden) == "triton"
+    use_triton = group is None and choose_backend(student_hidden) == "triton"
     skipped_by_kernel = use_triton and mask is not None and mask.device.type != "cpu"
     rows = None if skipped_by_kernel else packed_rows(mask, student_hidden.device)
     student, teacher = pack(student_hidden, rows), pack(teacher_hidden, rows)
@@ -163,8 +165,9 @@ def linear_kl_tokens(
             )
         else:
             values, gradient = linear_divergence(
-                student, teacher, heads, Measure(divergence, beta), chunk_tokens, want_gradient
-            )
+                student, teacher, heads, Measure(divergence, beta), chunk_tokens, want_gradient,
+                None if group is None else group_named(group),
+            )  # fmt: skip
     count = len(student_hidden)
     values = unpack(values, rows, count)
     _raise_if_teacher_not_finite("teacher_hidden", teacher_hidden, values)
@@ -185,6 +188,7 @@ def _(
     divergence: str,
     beta: float,
     chunk_tokens: int | None,
+    group: str | None,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     tokens, hidden = student_hidden.shape
@@ -202,7 +206,7 @@ def _save_linear_kl_tokens(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tens
 def _differentiate_linear_kl_tokens(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     _refuse_second_derivative("linear_kl_divergence")
     (gradient,) = ctx.saved_tensors
-    return (gradient * upstream.unsqueeze(-1)).to(ctx.hidden_dtype), *([None] * 12)
+    return (gradient * upstream.unsqueeze(-1)).to(ctx.hidden_dtype), *([None] * 13)
 
 
 linear_kl_tokens.register_autograd(_differentiate_linear_kl_tokens, setup_context=_save_linear_kl_tokens)

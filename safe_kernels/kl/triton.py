@@ -15,9 +15,11 @@ DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
 """As the kernels know the divergences."""
 
 WARPS = 8
-BLOCKS = {"forward": 4096, "reverse": 4096, "jsd": 2048}
-"""Classes a program holds at a time: 16 a thread, which leaves 80 registers and 24 warps a multiprocessor of sm_90. The
-third pass of jsd needs more of them, and then spills."""
+_BLOCK = 4096
+"""Classes a program holds at a time: 16 a thread, which leaves 80 registers and 24 warps a multiprocessor of sm_90."""
+
+_JSD_BLOCK = 2048
+"""The same for jsd on NVIDIA's devices, whose three passes would spill. Threads of AMD's warps hold half as many."""
 
 _INTERPRETER_BLOCK = 64
 _PAIR_BYTES = 1_250_000_000
@@ -57,7 +59,7 @@ def logits_divergence(
         measure.beta,
         DIVERGENCE=DIVERGENCE_CODES[measure.name],
         MASKED=mask is not None,
-        BLOCKS=block_count(classes, measure.name),
+        BLOCKS=block_count(classes, _block(measure.name)),
         BLOCK=_block(measure.name),
         device=values.device,
         num_warps=WARPS,
@@ -148,7 +150,7 @@ def linear_divergence(
             MASKED=mask is not None,
             SOFTCAP=heads.softcap is not None,
             WANT_GRADIENT=want_gradient,
-            BLOCKS=block_count(vocabulary, measure.name),
+            BLOCKS=block_count(vocabulary, _block(measure.name)),
             BLOCK=_block(measure.name),
             device=values.device,
             num_warps=WARPS,
@@ -225,9 +227,14 @@ def even_chunk(tokens: int, largest: int) -> int:
     return chunk
 
 
-def block_count(classes: int, divergence: str) -> int:
+def block_size(divergence: str, backend: str) -> int:
+    """Classes a program holds at a time on `"cuda"` or `"hip"`."""
+    return _JSD_BLOCK if divergence == "jsd" and backend == "cuda" else _BLOCK
+
+
+def block_count(classes: int, block: int) -> int:
     """Blocks of classes a row may have: the next power of two, so that few kernels are compiled."""
-    return 1 << (cdiv(classes, _block(divergence)) - 1).bit_length()
+    return 1 << (cdiv(classes, block) - 1).bit_length()
 
 
 def _biases(heads: LinearHeads) -> tuple[Tensor | None, Tensor | None]:
@@ -255,4 +262,4 @@ def _mask_argument(mask: Tensor | None, placeholder: Tensor) -> Tensor:
 
 def _block(divergence: str) -> int:
     """Classes a program holds at a time; few in the interpreter, so that small tests have several blocks too."""
-    return _INTERPRETER_BLOCK if interpreting() else BLOCKS[divergence]
+    return _INTERPRETER_BLOCK if interpreting() else block_size(divergence, "hip" if torch.version.hip else "cuda")

@@ -44,8 +44,8 @@ def test_opcheck_of_linear_kl(want_gradient: bool) -> None:
     student = leaf(3, 5) if want_gradient else torch.randn(3, 5)
     mask = torch.tensor([True, False, True])
     arguments = (
-        student, torch.randn(3, 5), torch.randn(9, 5), torch.randn(9), None, None, mask, 4.0, 1.5, "reverse", 0.3, 2,
-        want_gradient,
+        student, torch.randn(3, 5), torch.randn(9, 5), torch.randn(9), None, None, mask, 4.0, 1.5, "reverse", 0.3,
+        2, None, want_gradient,
     )  # fmt: skip
     torch.library.opcheck(kl_ops.linear_kl_tokens, arguments, test_utils=OPCHECKS)
 
