@@ -54,41 +54,49 @@ class Configuration:
 def configurations(backend: str, tensor_copies: bool = False) -> list[Configuration]:
     """All configurations for `"cuda"` or `"hip"`, for chips with a copy engine for blocks of tensors or without."""
     precision = "ieee" if backend == "hip" else "tf32x3"
-    return [*_divergences(), *_fisher(backend, tensor_copies), *_multi_tensor(), *_projections(precision)]
+    return [*_divergences(backend), *_fisher(backend, tensor_copies), *_multi_tensor(), *_projections(precision)]
 
 
-def _divergences() -> list[Configuration]:
+def _divergences(backend: str) -> list[Configuration]:
     found = []
     for dtype in DTYPES:
         pair = (f"*{dtype}", f"*{dtype}")
+        everyday = dtype == "bf16"
         for name, code in kl.DIVERGENCE_CODES.items():
-            constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": kl.BLOCK}
-            everyday = dtype == "bf16"
-            forward = (*pair, "*u8", "*fp32", "*fp32", "i32", "fp32")
-            backward = ("*fp32", *pair, "*u8", "*fp32", f"*{dtype}", "i32", "fp32")
+            block = kl.block_size(name, backend)
+            blocks = kl.block_count(152064, block)
+            constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": block}
+            forward = (*pair, "*u8", "*fp32", "*fp32", "i32", "i32", "i32", "fp32", "fp32")
+            backward = ("*fp32", *pair, "*u8", "*fp32", f"*{dtype}", "i32", "i32", "i32", "fp32", "fp32")
             found += [
                 Configuration(
-                    f"kl logits forward {name} {dtype}", kl_kernels.logits_forward_kernel, forward, constants, kl.WARPS,
-                    shipped=everyday and name == "jsd", elements=kl.BLOCK,
+                    f"kl logits forward {name} {dtype}", kl_kernels.logits_forward_kernel, forward,
+                    {**constants, "BLOCKS": blocks}, kl.WARPS, shipped=everyday and name == "jsd",
+                    elements=constants["BLOCK"],
                 ),
                 Configuration(
                     f"kl logits backward {name} {dtype}", kl_kernels.logits_backward_kernel, backward, constants,
-                    kl.WARPS, shipped=everyday and name == "jsd", elements=kl.BLOCK,
+                    kl.WARPS, shipped=everyday and name == "jsd", elements=constants["BLOCK"],
                 ),
             ]  # fmt: skip
+            options = ("", " softcap", " bias") if everyday or dtype == "fp32" else ("", " softcap")
             found += [
-                Configuration(
-                    f"linear kl {name}{' softcap' if softcap else ''} {dtype}",
-                    kl_kernels.difference_kernel,
-                    (*pair, "*u8", "*fp32", "*fp32", "i32", "fp32", "fp32"),
-                    {**constants, "SOFTCAP": softcap, "WANT_GRADIENT": True},
-                    kl.WARPS,
-                    shipped=everyday and (name == "forward" or softcap),
-                    elements=kl.BLOCK,
-                )
-                for softcap in (False, True)
+                _linear_divergence(f"linear kl {name}{option} {dtype}", dtype, {**constants, "BLOCKS": blocks}, option)
+                for option in options
             ]
-    return found
+    block = kl.block_size("forward", backend)
+    two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCK": block, "FROM_LOGITS": True}
+    two_heads["BLOCKS"] = kl.block_count(152064, block)
+    return [*found, _linear_divergence("linear kl forward two heads", "fp32", two_heads, " bias")]
+
+
+def _linear_divergence(name: str, dtype: str, constants: dict[str, Any], option: str) -> Configuration:
+    types = (*(f"*{dtype}",) * 4, "*u8", "*fp32", "*fp32", "i32", "i32", "fp32", "fp32", "fp32")
+    chosen = {"FROM_LOGITS": False, "BIAS": option == " bias", "SOFTCAP": option == " softcap", "WANT_GRADIENT": True}
+    return Configuration(
+        name, kl_kernels.difference_kernel, types, {**chosen, **constants}, kl.WARPS,
+        shipped=dtype == "bf16" and (constants["DIVERGENCE"] == 0 or option == " softcap"), elements=constants["BLOCK"],
+    )  # fmt: skip
 
 
 FISHER_SHAPES = {

@@ -2,7 +2,8 @@
 
 The package needs torch alone (and triton where there is a GPU). Three families:
 
-- `kl_divergence`, `linear_kl_divergence`: distance between a student's and a teacher's next-token distributions,
+- `kl_divergence`, `linear_kl_divergence`: distance between a student's and a teacher's next-token distributions;
+  `answer_mask`: the tokens that count,
 - `fisher_diagonal_`, `squared_gradient_ema_`, `ewc_penalty_`: elastic weight consolidation,
 - `project_null_space_` and the bases it projects with: `gram_basis`, `LinearGradientGram`, `FrequentDirections`,
   `covariance_basis`.
@@ -15,7 +16,7 @@ implementation runs, and why.
 from safe_kernels._backend import BackendInfo, BackendUnavailableError, backend_info
 from safe_kernels._tables import GraphCaptureError
 from safe_kernels.fisher import EwcPlan, SquaredGradientEmaPlan, ewc_penalty_, fisher_diagonal_, squared_gradient_ema_
-from safe_kernels.kl import kl_divergence, linear_kl_divergence
+from safe_kernels.kl import answer_mask, kl_divergence, linear_kl_divergence
 from safe_kernels.null_space import (
     Basis,
     FrequentDirections,
@@ -36,6 +37,7 @@ __all__ = [
     "LinearGradientGram",
     "ProjectionPlan",
     "SquaredGradientEmaPlan",
+    "answer_mask",
     "backend_info",
     "covariance_basis",
     "ewc_penalty_",

@@ -48,17 +48,6 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
         raise ValueError(f"{name}: expected shape {list(expected)}, got {list(tensor.shape)}")
 
 
-def check_mask(mask: Tensor | None, tokens: int, device: torch.device) -> None:
-    """Raise unless the mask is boolean, of length `tokens`, and on `device` or the CPU."""
-    if mask is None:
-        return
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask: expected dtype torch.bool, got {mask.dtype}")
-    check_shape("mask", mask, (tokens,))
-    if mask.device != device and mask.device.type != "cpu":
-        raise ValueError(f"mask: expected device {device} or cpu, got {mask.device}")
-
-
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise `ValueError` unless the value is one of the choices."""
     if value not in choices:

@@ -52,6 +52,23 @@ def log_cosh(x: Tensor) -> Tensor:
     return near.sinh_().square_().log1p_().mul_(0.5).add_(beyond)
 
 
+def log_mean_exp(x: Tensor, beta: float) -> Tensor:
+    """`log(beta exp(-(1 - beta) x) + (1 - beta) exp(beta x))` for 0 < beta < 1, also where it is close to zero.
+
+    The exponents' mean is zero, so beyond 1 it is the mean of their excesses over 1 + x; `log_cosh(x / 2)` is the case
+    beta = 1/2.
+    """
+    alpha = 1.0 - beta
+    near = x.clamp(-1.0, 1.0)
+    scratch = x.new_empty((3, *x.shape))
+    mean = expm1_and_excess(near * -alpha, 1.0, scratch)[1].mul(beta)
+    mean.add_(expm1_and_excess(near * beta, 1.0, scratch)[1], alpha=alpha)
+    size = x.abs()
+    weight = torch.full_like(x, alpha).masked_fill_(x > 0, beta)
+    far = torch.log1p(weight * torch.expm1(-size)).add_(weight * size)
+    return torch.where(size < 1.0, mean.log1p_(), far)
+
+
 def _series(x: Tensor, out: Tensor) -> None:
     """`exp(x) - 1 - x` for |x| up to the limit, by Horner's rule."""
     coefficients = [1.0 / math.factorial(power) for power in range(2, 2 + _SERIES_TERMS[x.dtype])]

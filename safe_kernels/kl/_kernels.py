@@ -9,7 +9,69 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from safe_kernels.kl._rows import statistics, write_gradient, write_zeros
+from safe_kernels._triton import log1p
+from safe_kernels.kl._rows import (
+    JSD,
+    LN_2,
+    REVERSE,
+    SATURATED,
+    jensen_shannon,
+    student_normalizer,
+    summary,
+    write_gradient,
+    write_zeros,
+)
+
+STATISTICS: tl.constexpr = tl.constexpr(4)
+"""Numbers kept of a row for its gradient: log2-normalizer, shift, moment, reach."""
+
+
+@triton.jit
+def _statistics(
+    teacher_ptr: tl.tensor,
+    other_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    other_bias_ptr: tl.tensor,
+    classes: tl.tensor,
+    vocabulary: tl.tensor,
+    inverse_temperature: tl.tensor,
+    softcap: tl.tensor,
+    beta: tl.tensor,
+    DIVERGENCE: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    BIAS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Divergence, log2-normalizer, shift mu + KL(p||q), moment, bound on |log(q/p)|, and KL(p||q)."""
+    log2_normalizer, mean, excess, spread, reach = summary(
+        teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary, inverse_temperature, softcap,
+        DIVERGENCE, FROM_LOGITS, BIAS, SOFTCAP, BLOCKS, BLOCK,
+    )  # fmt: skip
+    forward = log1p(excess)
+    both = spread / (1.0 + excess)
+    if excess > SATURATED:
+        of_student, student_mean = student_normalizer(
+            teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary, inverse_temperature, softcap,
+            FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+        )  # fmt: skip
+        forward = (of_student - log2_normalizer) * LN_2 - mean
+        both = student_mean - mean
+    shift = mean + forward
+    reach += tl.abs(forward)
+    value = forward
+    moment = tl.full([], 0.0, tl.float32)
+    if DIVERGENCE == REVERSE:
+        value = tl.maximum(both - forward, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        moment = value
+    if DIVERGENCE == JSD:
+        value, moment = jensen_shannon(
+            teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary, log2_normalizer, shift, reach,
+            inverse_temperature, softcap, beta, FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+        )  # fmt: skip
+        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return value, log2_normalizer, shift, moment, reach, forward
 
 
 @triton.jit
@@ -19,38 +81,33 @@ def logits_forward_kernel(
     mask_ptr: tl.tensor,
     values_ptr: tl.tensor,
     statistics_ptr: tl.tensor,
+    student_stride: tl.tensor,
+    teacher_stride: tl.tensor,
     classes: tl.tensor,
     inverse_temperature: tl.tensor,
+    beta: tl.tensor,
     DIVERGENCE: tl.constexpr,
     MASKED: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Divergence and [normalizer, shift, moment] of a row of student and teacher logits; zeros where masked."""
+    """Divergence and statistics of a row of student and teacher logits; zeros where masked."""
     row = tl.program_id(0).to(tl.int64)
     counts = True
     if MASKED:
         counts = tl.load(mask_ptr + row) != 0
+    value, log2_normalizer, shift, moment, reach = 0.0, 0.0, 0.0, 0.0, 0.0
     if counts:
-        value, normalizer, shift, moment, _ = statistics(
-            teacher_ptr + row * classes,
-            student_ptr + row * classes,
-            classes,
-            inverse_temperature,
-            1.0,
-            DIVERGENCE,
-            True,
-            False,
-            BLOCK,
-        )
-        tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
-        tl.store(statistics_ptr + row * 3, normalizer)
-        tl.store(statistics_ptr + row * 3 + 1, shift)
-        tl.store(statistics_ptr + row * 3 + 2, moment)
-    else:
-        tl.store(values_ptr + row, 0.0)
-        tl.store(statistics_ptr + row * 3, 0.0)
-        tl.store(statistics_ptr + row * 3 + 1, 0.0)
-        tl.store(statistics_ptr + row * 3 + 2, 0.0)
+        value, log2_normalizer, shift, moment, reach, _ = _statistics(
+            teacher_ptr + row * teacher_stride, student_ptr + row * student_stride, teacher_ptr, teacher_ptr,
+            classes, classes, inverse_temperature, 1.0, beta, DIVERGENCE, True, False, False, BLOCKS, BLOCK,
+        )  # fmt: skip
+    tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
+    statistics_ptr += row * STATISTICS
+    tl.store(statistics_ptr, log2_normalizer)
+    tl.store(statistics_ptr + 1, shift)
+    tl.store(statistics_ptr + 2, moment)
+    tl.store(statistics_ptr + 3, reach)
 
 
 @triton.jit
@@ -61,8 +118,11 @@ def logits_backward_kernel(
     mask_ptr: tl.tensor,
     statistics_ptr: tl.tensor,
     gradient_ptr: tl.tensor,
+    student_stride: tl.tensor,
+    teacher_stride: tl.tensor,
     classes: tl.tensor,
     inverse_temperature: tl.tensor,
+    beta: tl.tensor,
     DIVERGENCE: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -73,22 +133,14 @@ def logits_backward_kernel(
     if MASKED:
         counts = tl.load(mask_ptr + row) != 0
     if counts:
+        statistics_ptr += row * STATISTICS
         write_gradient(
-            gradient_ptr + row * classes,
-            teacher_ptr + row * classes,
-            student_ptr + row * classes,
-            classes,
-            tl.load(statistics_ptr + row * 3),
-            tl.load(statistics_ptr + row * 3 + 1),
-            tl.load(statistics_ptr + row * 3 + 2),
-            tl.load(upstream_ptr + row) / inverse_temperature,
-            inverse_temperature,
-            1.0,
-            DIVERGENCE,
-            True,
-            False,
-            BLOCK,
-        )
+            gradient_ptr + row * classes, teacher_ptr + row * teacher_stride, student_ptr + row * student_stride,
+            teacher_ptr, teacher_ptr, classes, classes,
+            tl.load(statistics_ptr), tl.load(statistics_ptr + 1), tl.load(statistics_ptr + 2),
+            tl.load(statistics_ptr + 3), tl.load(upstream_ptr + row) / inverse_temperature,
+            inverse_temperature, 1.0, beta, DIVERGENCE, True, False, False, BLOCK,
+        )  # fmt: skip
     else:
         write_zeros(gradient_ptr + row * classes, classes, BLOCK)
 
@@ -96,62 +148,54 @@ def logits_backward_kernel(
 @triton.jit
 def difference_kernel(
     teacher_ptr: tl.tensor,
-    difference_ptr: tl.tensor,
+    other_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    other_bias_ptr: tl.tensor,
     mask_ptr: tl.tensor,
     values_ptr: tl.tensor,
     scales_ptr: tl.tensor,
     classes: tl.tensor,
+    vocabulary: tl.tensor,
     inverse_temperature: tl.tensor,
     softcap: tl.tensor,
+    beta: tl.tensor,
     DIVERGENCE: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    BIAS: tl.constexpr,
     MASKED: tl.constexpr,
     SOFTCAP: tl.constexpr,
     WANT_GRADIENT: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """Divergence of a row of teacher logits and differences; its gradient, over a scale, replaces the differences.
 
-    The gradient's entries are far below the smallest float16 where student and teacher are close. By Pinsker's
-    inequality sum |q - p| <= sqrt(2 KL(p||q)): that bound is the scale, which is multiplied in after the last product.
+    With FROM_LOGITS the differences' row holds the student's logits. The gradient's entries are far below the smallest
+    float16 where student and teacher are close. By Pinsker's inequality sum |q - p| <= sqrt(2 KL(p||q)): that bound is
+    the scale, which is multiplied in after the last product.
     """
     row = tl.program_id(0).to(tl.int64)
     counts = True
     if MASKED:
         counts = tl.load(mask_ptr + row) != 0
+    teacher_ptr += row * classes
+    other_ptr += row * classes
     if counts:
-        value, normalizer, shift, moment, forward = statistics(
-            teacher_ptr + row * classes,
-            difference_ptr + row * classes,
-            classes,
-            inverse_temperature,
-            softcap,
-            DIVERGENCE,
-            False,
-            SOFTCAP,
-            BLOCK,
-        )
+        value, log2_normalizer, shift, moment, reach, forward = _statistics(
+            teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary, inverse_temperature, softcap, beta,
+            DIVERGENCE, FROM_LOGITS, BIAS, SOFTCAP, BLOCKS, BLOCK,
+        )  # fmt: skip
         tl.store(values_ptr + row, value / (inverse_temperature * inverse_temperature))
         if WANT_GRADIENT:
             scale = tl.sqrt(2.0 * tl.minimum(tl.maximum(forward, 1e-30), 0.5))
             tl.store(scales_ptr + row, scale / inverse_temperature)
             write_gradient(
-                difference_ptr + row * classes,
-                teacher_ptr + row * classes,
-                difference_ptr + row * classes,
-                classes,
-                normalizer,
-                shift,
-                moment,
-                1.0 / scale,
-                inverse_temperature,
-                softcap,
-                DIVERGENCE,
-                False,
-                SOFTCAP,
-                BLOCK,
-            )
+                other_ptr, teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary,
+                log2_normalizer, shift, moment, reach, 1.0 / scale, inverse_temperature, softcap, beta,
+                DIVERGENCE, FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+            )  # fmt: skip
     else:
         tl.store(values_ptr + row, 0.0)
         if WANT_GRADIENT:
             tl.store(scales_ptr + row, 0.0)
-            write_zeros(difference_ptr + row * classes, classes, BLOCK)
+            write_zeros(other_ptr, classes, BLOCK)

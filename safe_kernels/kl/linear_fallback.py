@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from safe_kernels.kl.fallback import divergence_, slice_scratch, slices
+from safe_kernels.kl import vocabulary_parallel
+from safe_kernels.kl.fallback import Measure, divergence_, slice_scratch, slices
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _CHUNK_BYTES = 2**24
 """Default size of one chunk of logits; two are held. Larger ones speed up the matrix products by a few percent more."""
 
 _MINIMUM_CHUNK = 64
+
+_GROUP_CHUNK = 512
+"""Default tokens a chunk where the classes are shared out: all processes must cut alike, whatever their slices."""
 
 _SLICE_ELEMENTS = 5 * 2**16
 """Elements of a chunk worked on at a time: the temporaries add an eighth to the two chunks. Larger slices save nothing
@@ -47,11 +55,14 @@ def linear_divergence(
     student: Tensor,
     teacher: Tensor,
     heads: LinearHeads,
-    divergence: str,
+    measure: Measure,
     chunk_tokens: int | None,
     want_gradient: bool,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Divergence of each token and its gradient with respect to the student's hidden state.
+
+    With a group, the heads are this process's slice of the classes; the results are those of the whole.
 
     Returns:
         [N] divergences times the squared temperature, and [N, H] gradients ([0, H] without `want_gradient`), both in
@@ -60,7 +71,8 @@ def linear_divergence(
     tokens = student.shape[0]
     vocabulary = heads.weight.shape[0]
     dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
-    chunk = _even_chunk(tokens, chunk_tokens or default_chunk(vocabulary, dtype))
+    largest = default_chunk(vocabulary, dtype) if group is None else _GROUP_CHUNK
+    chunk = _even_chunk(tokens, chunk_tokens or largest)
     values = student.new_empty(tokens, dtype=dtype)
     gradient = student.new_empty((tokens if want_gradient else 0, student.shape[1]), dtype=dtype)
     memory = student.new_empty(2 * chunk * vocabulary, dtype=dtype)
@@ -73,11 +85,16 @@ def linear_divergence(
         slope = None if heads.softcap is None else _softcap_(logits, difference, heads.softcap)
         if scale != 1.0:
             pair.mul_(scale)
-        values[part] = divergence_(logits, difference, divergence, want_gradient, scratch)
+        if group is None:
+            values[part] = divergence_(logits, difference, measure, want_gradient, scratch)
+        else:
+            values[part] = vocabulary_parallel.divergence_(logits, difference, measure, want_gradient, group)
         if want_gradient:
             if slope is not None:
                 difference.mul_(slope)
             _project(difference, heads.weight, gradient[part])
+    if group is not None and want_gradient:
+        torch.distributed.all_reduce(gradient, group=group)
     values.mul_(heads.temperature**2)
     gradient.mul_(heads.temperature)
     return values, gradient
@@ -112,7 +129,10 @@ def _fill_logits_and_difference(pair: Tensor, student: Tensor, teacher: Tensor, 
         _apply_head(hidden, weight, out)
         if bias is not None:
             out.add_(bias)
+    both_exclude = torch.isneginf(difference) & torch.isneginf(logits) if heads.teacher_bias is not None else None
     difference.sub_(logits)
+    if both_exclude is not None:
+        difference.masked_fill_(both_exclude, 0.0)
 
 
 def _apply_head(hidden: Tensor, weight: Tensor, out: Tensor) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from safe_kernels.kl.fallback import SLICE_ELEMENTS, divergence_, slice_scratch, slices
+from safe_kernels.kl.fallback import SLICE_ELEMENTS, Measure, divergence_, forget_excluded_, slice_scratch, slices
 
 
 def logits_divergence(
-    student: Tensor, teacher: Tensor, temperature: float, divergence: str, want_gradient: bool
+    student: Tensor, teacher: Tensor, temperature: float, measure: Measure, want_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Divergence of each row and its gradient with respect to the student's logits, both over the temperature.
 
@@ -29,7 +29,7 @@ def logits_divergence(
         z = logits[: len(student[part])]
         d = gradient[part] if want_gradient else difference[: len(z)]
         _load(z, d, student[part], teacher[part], 1.0 / temperature)
-        values[part] = divergence_(z, d, divergence, want_gradient, scratch)
+        values[part] = divergence_(z, d, measure, want_gradient, scratch)
     return values, gradient
 
 
@@ -40,9 +40,7 @@ def _load(logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, 
         torch.sub(student, logits, out=difference)
     else:
         difference.copy_(student).sub_(logits)
-    if logits.numel() and logits.amin() == -torch.inf:
-        # A class that both exclude is no difference; -inf minus -inf would be NaN.
-        difference.masked_fill_(torch.isneginf(logits) & torch.isneginf(student), 0.0)
+    forget_excluded_(difference, student, logits)
     if scale != 1.0:
         logits.mul_(scale)
         difference.mul_(scale)

@@ -1,10 +1,11 @@
 r"""The definition of the divergences, in plain PyTorch: differentiable, readable, meant for float64.
 
-With \(p\) the teacher's and \(q\) the student's distribution over V classes, and \(m = (p + q)/2\):
+With \(p\) the teacher's and \(q\) the student's distribution over V classes, and \(m = \beta p + (1 - \beta) q\):
 
 - forward: \(KL(p\|q) = \sum_v p_v (\log p_v - \log q_v)\)
 - reverse: \(KL(q\|p) = \sum_v q_v (\log q_v - \log p_v)\)
-- jsd: \(\tfrac12 KL(p\|m) + \tfrac12 KL(q\|m)\), Jensen-Shannon, in nats, at most log 2
+- jsd: \(\beta KL(p\|m) + (1 - \beta) KL(q\|m)\), Jensen-Shannon (Agarwal et al. 2024, arXiv:2306.13649, equation 1), in
+  nats; for \(\beta = 1/2\) at most log 2
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 
-def token_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float, divergence: str) -> Tensor:
+def token_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float, divergence: str, beta: float = 0.5
+) -> Tensor:
     """Divergence of every token, [N], for logits [N, V], times the square of the temperature."""
     log_q = torch.log_softmax(student_logits / temperature, dim=-1)
     log_p = torch.log_softmax(teacher_logits.detach() / temperature, dim=-1)
@@ -24,8 +27,8 @@ def token_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature
     elif divergence == "reverse":
         tokens = _expected_log_ratio(log_q, log_p)
     else:
-        log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
-        tokens = 0.5 * (_expected_log_ratio(log_p, log_m) + _expected_log_ratio(log_q, log_m))
+        log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log(1.0 - beta))
+        tokens = beta * _expected_log_ratio(log_p, log_m) + (1.0 - beta) * _expected_log_ratio(log_q, log_m)
     return temperature**2 * tokens
 
 
@@ -40,13 +43,14 @@ def linear_token_divergence(
     logit_softcap: float | None = None,
     temperature: float = 1.0,
     divergence: str = "forward",
+    beta: float = 0.5,
 ) -> Tensor:
     """Divergence of every token, [N], for hidden states [N, H] under a head [V, H]."""
     student_logits = _head(student_hidden, head_weight, head_bias, logit_softcap)
     if teacher_head_weight is None:
         teacher_head_weight, teacher_head_bias = head_weight, head_bias
     teacher_logits = _head(teacher_hidden, teacher_head_weight, teacher_head_bias, logit_softcap)
-    return token_divergence(student_logits, teacher_logits, temperature, divergence)
+    return token_divergence(student_logits, teacher_logits, temperature, divergence, beta)
 
 
 def reduce_tokens(tokens: Tensor, mask: Tensor | None, reduction: str) -> Tensor:

@@ -6,16 +6,20 @@ import torch
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
-from safe_kernels._triton import launch
-from safe_kernels.kl._kernels import difference_kernel, logits_backward_kernel, logits_forward_kernel
+from safe_kernels._triton import cdiv, launch
+from safe_kernels.kl._kernels import STATISTICS, difference_kernel, logits_backward_kernel, logits_forward_kernel
+from safe_kernels.kl.fallback import Measure
 from safe_kernels.kl.linear_fallback import LinearHeads
 
 DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
 """As the kernels know the divergences."""
 
 WARPS = 8
-BLOCK = 4096
-"""Classes a program holds at a time: 16 a thread."""
+_BLOCK = 4096
+"""Classes a program holds at a time: 16 a thread, which leaves 80 registers and 24 warps a multiprocessor of sm_90."""
+
+_JSD_BLOCK = 2048
+"""The same for jsd on NVIDIA's devices, whose three passes would spill. Threads of AMD's warps hold half as many."""
 
 _INTERPRETER_BLOCK = 64
 _PAIR_BYTES = 1_250_000_000
@@ -23,30 +27,40 @@ _PAIR_BYTES = 1_250_000_000
 
 _MINIMUM_CHUNK = 128
 _MAXIMUM_CHUNK = 8192
+_TOKEN_STEP = 256
+"""Chunks above this are multiples of it: matrix products work in tiles of 128 or 256 rows."""
+
+_ROW_STEP = 16
+"""Rows of logits are padded to a multiple of this, so that each begins where 128-bit loads may."""
 
 
 def logits_divergence(
-    student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float, divergence: str
+    student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float, measure: Measure
 ) -> tuple[Tensor, Tensor]:
-    """Divergence [N] times the squared temperature and statistics [N, 3]; zero where masked."""
+    """Divergence [N] times the squared temperature and statistics [N, 4]; zero where masked."""
     rows, classes = student.shape
     values = student.new_empty(rows, dtype=torch.float32)
-    found = student.new_empty((rows, 3), dtype=torch.float32)
+    found = student.new_empty((rows, int(STATISTICS)), dtype=torch.float32)
     if student.numel() == 0:
         return values.zero_(), found.zero_()
+    student, teacher = _by_rows(student), _by_rows(teacher)
     launch(
         logits_forward_kernel,
         rows,
-        student.contiguous(),
-        teacher.contiguous(),
+        student,
+        teacher,
         _mask_argument(mask, values),
         values,
         found,
+        student.stride(0),
+        teacher.stride(0),
         classes,
         1.0 / temperature,
-        DIVERGENCE=DIVERGENCE_CODES[divergence],
+        measure.beta,
+        DIVERGENCE=DIVERGENCE_CODES[measure.name],
         MASKED=mask is not None,
-        BLOCK=_block(),
+        BLOCKS=block_count(classes, _block(measure.name)),
+        BLOCK=_block(measure.name),
         device=values.device,
         num_warps=WARPS,
     )
@@ -60,27 +74,31 @@ def logits_gradient(
     mask: Tensor | None,
     found: Tensor,
     temperature: float,
-    divergence: str,
+    measure: Measure,
 ) -> Tensor:
     """Gradient [N, V] with respect to the student's logits; zero where masked."""
     rows, classes = student.shape
     gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
     if student.numel() == 0:
         return gradient
+    student, teacher = _by_rows(student), _by_rows(teacher)
     launch(
         logits_backward_kernel,
         rows,
         upstream.contiguous(),
-        student.contiguous(),
-        teacher.contiguous(),
+        student,
+        teacher,
         _mask_argument(mask, found),
         found,
         gradient,
+        student.stride(0),
+        teacher.stride(0),
         classes,
         1.0 / temperature,
-        DIVERGENCE=DIVERGENCE_CODES[divergence],
+        measure.beta,
+        DIVERGENCE=DIVERGENCE_CODES[measure.name],
         MASKED=mask is not None,
-        BLOCK=_block(),
+        BLOCK=_block(measure.name),
         device=gradient.device,
         num_warps=WARPS,
     )
@@ -92,7 +110,7 @@ def linear_divergence(
     teacher: Tensor,
     mask: Tensor | None,
     heads: LinearHeads,
-    divergence: str,
+    measure: Measure,
     chunk_tokens: int | None,
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -103,72 +121,138 @@ def linear_divergence(
     gradient = student.new_empty((tokens if want_gradient else 0, hidden), dtype=torch.float32)
     if tokens == 0 or vocabulary == 0:
         return values.zero_(), gradient.zero_()
-    # A shared head's logits keep the model's dtype: the difference form loses nothing by it. Two heads' must not.
-    dtype = student.dtype if heads.teacher_weight is None else torch.float32
-    chunk = chunk_tokens or default_chunk(vocabulary, dtype)
-    buffers = student.new_empty((2, min(chunk, tokens), vocabulary), dtype=dtype)
-    scales = student.new_empty(min(chunk, tokens), dtype=torch.float32)
-    for start in range(0, tokens, chunk):
-        part = slice(start, min(start + chunk, tokens))
+    separate = heads.teacher_weight is not None
+    bias, other_bias = _biases(heads)
+    logits = LogitRows(tokens, chunk_tokens, heads)
+    scales = student.new_empty(logits.chunk, dtype=torch.float32)
+    for start in range(0, tokens, logits.chunk):
+        part = slice(start, min(start + logits.chunk, tokens))
+        of_teacher, other = logits.fill(student[part], teacher[part])
         size = part.stop - part.start
-        logits, difference = buffers[0, :size], buffers[1, :size]
-        _fill_logits(logits, difference, student[part], teacher[part], heads)
         launch(
             difference_kernel,
             size,
-            logits,
-            difference,
+            of_teacher,
+            other,
+            values if bias is None else bias,
+            values if other_bias is None else other_bias,
             _mask_argument(None if mask is None else mask[part], values),
             values[part],
             scales,
+            logits.width,
             vocabulary,
             1.0 / heads.temperature,
             heads.softcap or 1.0,
-            DIVERGENCE=DIVERGENCE_CODES[divergence],
+            measure.beta,
+            DIVERGENCE=DIVERGENCE_CODES[measure.name],
+            FROM_LOGITS=separate,
+            BIAS=bias is not None,
             MASKED=mask is not None,
             SOFTCAP=heads.softcap is not None,
             WANT_GRADIENT=want_gradient,
-            BLOCK=_block(),
+            BLOCKS=block_count(vocabulary, _block(measure.name)),
+            BLOCK=_block(measure.name),
             device=values.device,
             num_warps=WARPS,
         )
         if want_gradient:
-            product = difference.to(heads.weight.dtype) @ heads.weight
-            torch.mul(product, scales[:size].unsqueeze(-1), out=gradient[part])
+            product(other[:, :vocabulary].to(heads.weight.dtype), heads.weight, gradient[part])
+            gradient[part].mul_(scales[:size].unsqueeze(-1))
     return values, gradient
+
+
+class LogitRows:
+    """Memory for the teacher's logits of a chunk of tokens, and for the differences or the student's logits.
+
+    A shared head's logits keep the head's dtype: the difference form loses nothing by it. Two heads' must not. Rows are
+    padded to `width` with classes that do not exist: logit -inf, difference zero.
+    """
+
+    def __init__(self, tokens: int, chunk_tokens: int | None, heads: LinearHeads) -> None:
+        self.heads = heads
+        self.separate = heads.teacher_weight is not None
+        self.vocabulary = heads.weight.shape[0]
+        self.width = cdiv(self.vocabulary, _ROW_STEP) * _ROW_STEP
+        dtype = torch.float32 if self.separate else heads.weight.dtype
+        self.chunk = even_chunk(tokens, chunk_tokens or default_chunk(self.vocabulary, dtype))
+        self.memory = heads.weight.new_empty((2 * self.chunk, self.width), dtype=dtype)
+        self.states = heads.weight.new_empty((0 if self.separate else 2 * self.chunk, heads.weight.shape[1]))
+        self.padded = 0
+
+    def fill(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher logits [n, width], and differences (a shared head) or student logits (two heads) [n, width]."""
+        size = len(student)
+        pair = self.memory[: 2 * size]
+        if size != self.padded:
+            pair[:size, self.vocabulary :] = -torch.inf
+            pair[size:, self.vocabulary :] = -torch.inf if self.separate else 0.0
+            self.padded = size
+        out = pair[:, : self.vocabulary]
+        if self.heads.teacher_weight is None:
+            # One product reads the head once for both.
+            states = self.states[: 2 * size]
+            states[:size].copy_(teacher)
+            torch.sub(student, teacher, out=states[size:])
+            product(states, self.heads.weight.t(), out)
+        else:
+            dtype = self.heads.weight.dtype
+            product(teacher.to(dtype), self.heads.teacher_weight.t(), out[:size])
+            product(student.to(dtype), self.heads.weight.t(), out[size:])
+        return pair[:size], pair[size:]
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """`out = a @ b`; half-precision operands may have a float32 result, on the GPU without a float32 copy of them."""
+    if out.dtype == a.dtype:
+        torch.mm(a, b, out=out)
+    elif a.device.type == "cpu":
+        torch.mm(a.float(), b.float(), out=out)
+    else:
+        torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)
 
 
 def default_chunk(vocabulary: int, dtype: torch.dtype) -> int:
     """Tokens a chunk by default: logits and differences of 1.25 GB, between 128 and 8192 tokens."""
-    return min(_MAXIMUM_CHUNK, max(_MINIMUM_CHUNK, _PAIR_BYTES // (2 * vocabulary * dtype.itemsize)))
+    fitting = _PAIR_BYTES // (2 * vocabulary * dtype.itemsize)
+    if fitting > _TOKEN_STEP:
+        fitting -= fitting % _TOKEN_STEP
+    return min(_MAXIMUM_CHUNK, max(_MINIMUM_CHUNK, fitting))
 
 
-def _fill_logits(logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, heads: LinearHeads) -> None:
+def even_chunk(tokens: int, largest: int) -> int:
+    """Chunks of one size, at most the largest, a multiple of the tile where that is: no short one at the end."""
+    chunk = cdiv(tokens, cdiv(tokens, largest))
+    if largest % _TOKEN_STEP == 0 and chunk < tokens:
+        chunk = cdiv(chunk, _TOKEN_STEP) * _TOKEN_STEP
+    return chunk
+
+
+def block_size(divergence: str, backend: str) -> int:
+    """Classes a program holds at a time on `"cuda"` or `"hip"`."""
+    return _JSD_BLOCK if divergence == "jsd" and backend == "cuda" else _BLOCK
+
+
+def block_count(classes: int, block: int) -> int:
+    """Blocks of classes a row may have: the next power of two, so that few kernels are compiled."""
+    return 1 << (cdiv(classes, block) - 1).bit_length()
+
+
+def _biases(heads: LinearHeads) -> tuple[Tensor | None, Tensor | None]:
+    """Biases of the teacher's logits and of the student's; of two heads both or none."""
     if heads.teacher_weight is None:
-        _apply_head(teacher, heads.weight, heads.bias, logits)
-        _apply_head((student.float() - teacher.float()).to(student.dtype), heads.weight, None, difference)
-    else:
-        _apply_head(teacher, heads.teacher_weight, heads.teacher_bias, logits)
-        _apply_head(student, heads.weight, heads.bias, difference)
-        difference.sub_(logits)
+        return heads.bias, None
+    if heads.bias is None and heads.teacher_bias is None:
+        return None, None
+    zero = heads.weight.new_zeros(len(heads.weight))
+    return (
+        zero if heads.teacher_bias is None else heads.teacher_bias.contiguous(),
+        zero if heads.bias is None else heads.bias.contiguous(),
+    )
 
 
-def _apply_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    if out.dtype != weight.dtype:
-        out.copy_(_float32_product(hidden, weight))
-        if bias is not None:
-            out.add_(bias)
-    elif bias is None:
-        torch.mm(hidden, weight.t(), out=out)
-    else:
-        torch.addmm(bias, hidden, weight.t(), out=out)
-
-
-def _float32_product(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Float32 logits of half-precision operands; on the GPU without a float32 copy of the head."""
-    if hidden.device.type == "cpu":
-        return hidden.float() @ weight.float().t()
-    return torch.ops.aten.mm.dtype(hidden, weight.t(), torch.float32)
+def _by_rows(logits: Tensor) -> Tensor:
+    """Logits whose rows are contiguous; between the rows there may be a gap."""
+    return logits if logits.stride(1) == 1 and logits.stride(0) >= logits.shape[1] else logits.contiguous()
 
 
 def _mask_argument(mask: Tensor | None, placeholder: Tensor) -> Tensor:
@@ -176,6 +260,6 @@ def _mask_argument(mask: Tensor | None, placeholder: Tensor) -> Tensor:
     return placeholder if mask is None else mask.contiguous().view(torch.uint8)
 
 
-def _block() -> int:
+def _block(divergence: str) -> int:
     """Classes a program holds at a time; few in the interpreter, so that small tests have several blocks too."""
-    return _INTERPRETER_BLOCK if interpreting() else BLOCK
+    return _INTERPRETER_BLOCK if interpreting() else block_size(divergence, "hip" if torch.version.hip else "cuda")

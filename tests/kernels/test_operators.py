@@ -31,11 +31,11 @@ def leaf(*shape: int) -> Tensor:
 @pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True])])
 def test_opcheck_of_kl_on_logits(mask: Tensor | None, want_gradient: bool) -> None:
     student = leaf(3, 9) if want_gradient else torch.randn(3, 9)
-    arguments = (student, torch.randn(3, 9), mask, 1.5, "jsd", want_gradient)
+    arguments = (student, torch.randn(3, 9), mask, 1.5, "jsd", 0.3, want_gradient)
     torch.library.opcheck(kl_ops.kl_tokens, arguments, test_utils=OPCHECKS)
     upstream, student, teacher = torch.randn(3), torch.randn(3, 9), torch.randn(3, 9)
-    _, kept = kl_ops.kl_tokens(student, teacher, mask, 1.5, "jsd", True)
-    arguments = (upstream, student, teacher, mask, kept, 1.5, "jsd")
+    _, kept = kl_ops.kl_tokens(student, teacher, mask, 1.5, "jsd", 0.3, True)
+    arguments = (upstream, student, teacher, mask, kept, 1.5, "jsd", 0.3)
     torch.library.opcheck(kl_ops.kl_tokens_backward, arguments, test_utils=OPCHECKS)
 
 
@@ -44,8 +44,8 @@ def test_opcheck_of_linear_kl(want_gradient: bool) -> None:
     student = leaf(3, 5) if want_gradient else torch.randn(3, 5)
     mask = torch.tensor([True, False, True])
     arguments = (
-        student, torch.randn(3, 5), torch.randn(9, 5), torch.randn(9), None, None, mask, 4.0, 1.5, "reverse", 2,
-        want_gradient,
+        student, torch.randn(3, 5), torch.randn(9, 5), torch.randn(9), None, None, mask, 4.0, 1.5, "reverse", 0.3,
+        2, None, want_gradient,
     )  # fmt: skip
     torch.library.opcheck(kl_ops.linear_kl_tokens, arguments, test_utils=OPCHECKS)
 
