@@ -2,21 +2,24 @@
 
 The limit ("floor") of an operation is the time that its arithmetic or its memory traffic takes at the speeds measured
 in the same run: of a float32 (CPU) or bfloat16 (GPU) matrix product and of a copy. The time of a row is the best round
-on a CPU, which other programs disturb, and the median of device events on a GPU.
+on a CPU, which other programs disturb; on a GPU it is that on the device, and the host's stands beside it
+(`bench.timing`).
 """
 
 from __future__ import annotations
 
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from bench.timing import CudaQueue, Timing, time_call
 
 OURS = "safe_kernels"
 
@@ -86,11 +89,12 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
     """
     if row.implementation == OURS and not row.error <= row.tolerance:
         raise WrongResultError(f"{row.operation}: error {row.error:.3g}, tolerance {row.tolerance:.3g}")
+    on_gpu = device.type == "cuda"
     memory = peak_extra_bytes(function, device)
-    found = limits(device)
+    found = gpu_limits() if on_gpu else limits(device)
     benchmark.group = f"{row.operation}, {row.size}"
-    benchmark.pedantic(_synchronized(function, device), rounds=row.rounds, iterations=1, warmup_rounds=0)
-    seconds = device_seconds(function, row.rounds) if device.type == "cuda" else benchmark.stats.stats.min
+    benchmark.pedantic(_synchronized(function, device), rounds=1 if on_gpu else row.rounds, iterations=1)
+    timing = device_timing(function, row.rounds) if on_gpu else None
     benchmark.extra_info.update(
         operation=row.operation,
         size=row.size,
@@ -98,7 +102,9 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
         device=device_name(device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        seconds=seconds,
+        seconds=timing.device if timing else benchmark.stats.stats.min,
+        host_seconds=timing.host if timing else None,
+        device_waits=timing is not None and timing.device_waits,
         flops=row.work.flops,
         traffic=row.work.traffic,
         limit_flops=found.flops,
@@ -133,17 +139,16 @@ def peak_extra_bytes(function: Callable[[], Any], device: torch.device) -> int:
     return peak
 
 
-def device_seconds(function: Callable[[], Any], rounds: int) -> float:
-    """Median time of a call on the GPU, by device events."""
-    times = []
-    for _ in range(max(rounds, 5)):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+def device_timing(function: Callable[[], Any], rounds: int) -> Timing:
+    """Time of a call on the current GPU and on the host; warms up."""
+    function()
+    return time_call(function, max(rounds, 5), CudaQueue())
+
+
+@cache
+def gpu_limits() -> Limits:
+    """Speeds of the current GPU, measured once a process: nothing else runs on it."""
+    return limits(torch.device("cuda"))
 
 
 def limits(device: torch.device) -> Limits:
