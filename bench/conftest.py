@@ -14,32 +14,36 @@ from bench.rehearsal import rehearsing
 BROKEN = "SAFE_BENCH_BROKEN"
 """A JSON object: each operation whose native call failed, and how. It is not worth timing."""
 
+ON_GPU = ("full", "sweep", "stage_a", "profile")
+"""Marks of what needs a GPU."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the sizes."""
     config.addinivalue_line("markers", "small: sizes for a CPU, less than five minutes in all; the default")
     config.addinivalue_line("markers", "full: sizes of the published tables; needs a GPU")
     config.addinivalue_line("markers", "sweep: a launch's constants, one after the other; needs a GPU")
+    config.addinivalue_line("markers", "stage_a: steps on a large base; needs a GPU")
+    config.addinivalue_line("markers", "profile: where the time of a call goes; needs a GPU")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out `full`, `sweep` and `slow` unless a marker expression was given, and skip what is known to fail."""
+    """Leave out what needs a GPU and what is slow unless a marker expression was given, and skip what is known to fail."""
     broken = json.loads(os.environ.get(BROKEN, "{}"))
     for item in items:
         for name in (name for marker in item.iter_markers("operation") for name in marker.args if name in broken):
             item.add_marker(pytest.mark.skip(reason=f"{name}: its call at a native size failed: {broken[name]}"))
     if config.getoption("markexpr"):
         return
-    unasked = ("full", "sweep", "slow")
-    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unasked)]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in (*ON_GPU, "slow"))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The GPU for `full` and `sweep`, the CPU for `small` and in a rehearsal."""
-    on_gpu = any(request.node.get_closest_marker(name) for name in ("full", "sweep"))
+    """The GPU for what is marked so, the CPU for `small` and in a rehearsal."""
+    on_gpu = any(request.node.get_closest_marker(name) for name in ON_GPU)
     if not on_gpu or rehearsing():
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bench.rehearsal import rehearsing
 from bench.timing import CudaQueue, Timing, time_call
 
 OURS = "safe_kernels"
@@ -154,9 +156,10 @@ def gpu_limits() -> Limits:
 def limits(device: torch.device) -> Limits:
     """Speeds of a device, measured beside each row; the report takes the best of a run."""
     on_gpu = device.type == "cuda"
-    size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
+    size, dtype = (8192, torch.bfloat16) if on_gpu else (64 if rehearsing() else 1024, torch.float32)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    source = torch.zeros(2**30 if on_gpu else 2**25, device=device, dtype=torch.float32)
+    elements = 2**30 if on_gpu else 2**12 if rehearsing() else 2**25
+    source = torch.zeros(elements, device=device, dtype=torch.float32)
     target = torch.zeros_like(source)
     product = _best_seconds(lambda: torch.mm(left, right), device)
     copy = _best_seconds(lambda: target.copy_(source), device)
@@ -172,6 +175,18 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     """`||actual - expected|| / ||expected||` in float64."""
     actual, expected = actual.detach().double(), expected.detach().double().to(actual.device)
     return float((actual - expected).norm() / expected.norm())
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """By `torch.compile`; in a rehearsal, which is to find wrong names and not speed, without generated code."""
+    return torch.compile(function, backend="eager" if rehearsing() else "inductor")
+
+
+def peer(module: str, package: str) -> Any:
+    """A module of a peer whose kernels need a GPU; skips the benchmark where either is missing."""
+    if not torch.cuda.is_available():
+        pytest.skip(f"the kernels of {package} need a GPU")
+    return pytest.importorskip(module, reason=f"{package} is not installed", exc_type=ImportError)
 
 
 def _best_seconds(function: Callable[[], Any], device: torch.device) -> float:

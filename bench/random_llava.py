@@ -16,6 +16,8 @@ from transformers import (
 )
 
 from safe_train.embedded.models import build_processor
+from safe_train.model import Base
+
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,14 @@ class Shape:
     """Sizes of a LLaVA.
 
     Attributes:
-        hidden: width of the decoder; its feed-forward layers are 11/4 as wide, as Llama's are.
+        hidden: width of the decoder.
         layers: decoder layers.
         image_side: image tokens along one side of an image.
-        vision_hidden: width of the vision tower, which has half as many layers as the decoder.
+        vision_hidden: width of the vision tower.
         vocabulary: rows of the embedding and of the head.
+        intermediate: width of the decoder's feed-forward layers; None for 11/4 of its own.
+        head_width: of the decoder's attention heads.
+        vision_layers: layers of the vision tower; None for half as many as the decoder's.
     """
 
     hidden: int
@@ -35,15 +40,18 @@ class Shape:
     image_side: int
     vision_hidden: int
     vocabulary: int = 2048
+    intermediate: int | None = None
+    head_width: int = 64
+    vision_layers: int | None = None
 
     @property
     def config(self) -> LlavaConfig:
-        """The configuration; heads are 64 wide, patches 14 pixels."""
+        """The configuration; heads of the vision tower are 64 wide, patches 14 pixels."""
         image = LlavaConfig(
             vision_config=CLIPVisionConfig(
                 hidden_size=self.vision_hidden,
                 intermediate_size=4 * self.vision_hidden,
-                num_hidden_layers=max(2, self.layers // 2),
+                num_hidden_layers=self.vision_layers or max(2, self.layers // 2),
                 num_attention_heads=max(1, self.vision_hidden // 64),
                 image_size=14 * self.image_side,
                 patch_size=14,
@@ -51,9 +59,9 @@ class Shape:
             text_config=LlamaConfig(
                 vocab_size=self.vocabulary,
                 hidden_size=self.hidden,
-                intermediate_size=self.hidden * 11 // 4,
+                intermediate_size=self.intermediate or self.hidden * 11 // 4,
                 num_hidden_layers=self.layers,
-                num_attention_heads=max(1, self.hidden // 64),
+                num_attention_heads=max(1, self.hidden // self.head_width),
                 max_position_embeddings=2048,
             ),
             image_token_index=build_processor().tokenizer.convert_tokens_to_ids("<image>"),
@@ -76,6 +84,17 @@ class Shape:
             image_token="<image>",
         )
 
+    def base(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Base:
+        """A frozen base whose random weights are made on the device; its configuration and processor go to a folder.
+
+        A file of the weights would take longer to write and read than everything that is measured.
+        """
+        self.save(folder, weights=False)
+        torch.manual_seed(0)
+        with device:
+            model = LlavaForConditionalGeneration._from_config(self.config, dtype=dtype)
+        return Base(model.requires_grad_(False).eval(), self.processor, str(folder))
+
     def save(self, folder: Path, *, weights: bool = True) -> Path:
         """Writes configuration and processor, and random weights unless they are not wanted."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,3 +105,16 @@ class Shape:
             self.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         return folder
+
+
+LLAVA_7B = Shape(
+    hidden=4096,
+    layers=32,
+    image_side=24,
+    vision_hidden=1024,
+    vocabulary=32064,
+    intermediate=11008,
+    head_width=128,
+    vision_layers=24,
+)
+"""LLaVA-1.5-7B: Llama-2 7B and CLIP ViT-L/14 at 336 pixels, 576 tokens an image."""

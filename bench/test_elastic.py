@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.measure import OURS, Row, Work, relative_error, run
+from bench.rehearsal import sized
 from safe_kernels import ewc_penalty_, squared_gradient_ema_
 
 FOREACH: Any = torch
@@ -112,6 +113,7 @@ def measure_average(benchmark: Any, device: torch.device, name: str, count: int,
 
 
 @pytest.mark.small
+@pytest.mark.operation("ewc_penalty_")
 @pytest.mark.parametrize("name", list(PENALTIES))
 def test_small_penalty(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes for a CPU."""
@@ -119,13 +121,15 @@ def test_small_penalty(benchmark: Any, device: torch.device, name: str) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.operation("ewc_penalty_")
 @pytest.mark.parametrize("name", list(PENALTIES))
 def test_full_penalty(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes of the published table; they need a GPU."""
-    measure_penalty(benchmark, device, name, 400, 612)
+    measure_penalty(benchmark, device, name, *sized((400, 612), (3, 6)))
 
 
 @pytest.mark.small
+@pytest.mark.operation("squared_gradient_ema_")
 @pytest.mark.parametrize("name", list(AVERAGES))
 def test_small_average(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes for a CPU."""
@@ -133,7 +137,8 @@ def test_small_average(benchmark: Any, device: torch.device, name: str) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.operation("squared_gradient_ema_")
 @pytest.mark.parametrize("name", list(AVERAGES))
 def test_full_average(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes of the published table; they need a GPU."""
-    measure_average(benchmark, device, name, 400, 612)
+    measure_average(benchmark, device, name, *sized((400, 612), (3, 6)))

@@ -30,9 +30,9 @@ class Recorder:
         self.rows.add(
             report.nodeid,
             outcome,
+            dict(report.user_properties),
             seconds=sum(r.duration for r in reports),
             message=message_of(told) if told else None,
-            **dict(report.user_properties),
         )
 
     def pytest_collectreport(self, report: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 VARIABLE = "SAFE_GPU_ROWS"
@@ -26,18 +28,25 @@ class RowWriter:
         self.path = path or (Path(named) if named else None)
 
     def add(
-        self, name: str, outcome: Outcome, *, seconds: float = 0.0, message: str | None = None, **figures: Any
+        self,
+        name: str,
+        outcome: Outcome,
+        figures: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        seconds: float = 0.0,
+        message: str | None = None,
     ) -> None:
         """Writes one row.
 
         Args:
             name: what was done.
             outcome: how it ended.
+            figures: what was measured.
             seconds: how long it took.
             message: why it failed or was skipped.
-            figures: what was measured.
         """
-        row = {"name": name, "outcome": outcome, "seconds": round(seconds, 3), "message": message, "figures": figures}
+        row: Row = {"name": name, "outcome": outcome, "seconds": round(seconds, 3), "message": message}
+        row["figures"] = dict(figures)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, default=str) + "\n")
