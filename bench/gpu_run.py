@@ -35,6 +35,9 @@ from bench.gpu.steps import STEPS, Step
 from bench.rehearsal import VARIABLE as REHEARSAL_VARIABLE
 
 _BUDGET = 480.0
+_REHEARSAL_FACTOR = 4
+"""A CPU that others use as well takes longer for tiny sizes than a GPU for large ones."""
+
 _BROKEN = "SAFE_BENCH_BROKEN"
 _TESTS_FAILED = 1
 """Pytest's exit code where tests failed and nothing else did."""
@@ -61,6 +64,10 @@ class Settings:
     rehearse: bool = False
     budget: float = _BUDGET
     wheels: Path | None = None
+
+    def limit(self, step: Step) -> float:
+        """Seconds after which a step is killed."""
+        return step.limit * (_REHEARSAL_FACTOR if self.rehearse else 1)
 
 
 class Runner:
@@ -98,7 +105,7 @@ class Runner:
     def _result(self, step: Step) -> Result:
         if self.results.is_done(step.name, self.digest):
             return self.results.steps[step.name] | {"state": "done before"}
-        limit = min(step.limit, self.remaining)
+        limit = min(self.settings.limit(step), self.remaining)
         if limit < step.seconds:
             left = max(0.0, self.remaining)
             return self._kept(step.name, left_out(f"expected {step.seconds} s; {left:.0f} s of the budget are left"))
@@ -155,7 +162,7 @@ def base_environment(settings: Settings, workspace: Path) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "SAFE_CACHE": str(workspace / "cache"),
     }
-    return kept | ({REHEARSAL_VARIABLE: "1", "CUDA_VISIBLE_DEVICES": ""} if settings.rehearse else {})
+    return kept | ({REHEARSAL_VARIABLE: "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if settings.rehearse else {})
 
 
 def left_out(message: str) -> Result:
@@ -170,7 +177,8 @@ def result_of(step: Step, ended: Ended, rows: list[Row]) -> Result:
     if ended.code is None:
         state, message = "timed out", f"killed after {ended.seconds:.0f} s"
     elif ended.code != 0 and not (step.rows_may_fail and ended.code == _TESTS_FAILED and outcomes["passed"]):
-        state, message = "failed", first or f"exit code {ended.code}"
+        lines = [line for line in ended.tail.split("\n") if line.strip()]
+        state, message = "failed", first or f"exit code {ended.code}: {lines[-1] if lines else 'no output'}"
     elif not outcomes["passed"]:
         reasons = {row["message"] for row in rows}
         state, message = "failed", f"nothing was done: {'; '.join(map(str, reasons)) or 'no row was written'}"
@@ -222,21 +230,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--only", action="append", choices=[step.name for step in STEPS], help="this step")
-    parser.add_argument("--budget", type=float, default=_BUDGET, help="seconds for all steps [480]")
+    parser.add_argument("--budget", type=float, help="seconds for all steps [480; 1920 for a rehearsal]")
     parser.add_argument("--wheels", type=Path, help="folder of packages that are missing here")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")
     parser.add_argument("--list", action="store_true", help="say what would be run, and for how long")
     options = parser.parse_args(arguments)
     steps = [step for step in STEPS if options.only is None or step.name in options.only]
+    budget = options.budget or _BUDGET * (_REHEARSAL_FACTOR if options.rehearse else 1)
     if options.list:
-        print(listing(steps, options.budget))
+        print(listing(steps, budget))
         return 0
     if options.out is None:
         parser.error("--out: expected a folder for the results, got none")
     if options.wheels is not None and not list(options.wheels.glob("*.whl")):
         parser.error(f"--wheels: expected a folder with wheels, got {options.wheels}; scripts/gpu_wheels.sh fills one")
     signal.signal(signal.SIGTERM, _stop)
-    settings = Settings(options.out, options.rehearse, options.budget, options.wheels)
+    settings = Settings(options.out, options.rehearse, budget, options.wheels)
     with tempfile.TemporaryDirectory(prefix="safe-gpu-", ignore_cleanup_errors=True) as workspace:
         try:
             results = Runner(settings, Path(workspace)).run(steps)

@@ -36,6 +36,8 @@ class Case:
         call: results for the inputs, which it leaves as they are.
         expected: the results by the definition, in float64.
         scales: for each result, what errors are relative to; by default the result itself.
+        in_place: prepares a call that changes the same tensors each time, to be timed without copies; by default
+            `call` is timed.
     """
 
     operation: str
@@ -44,6 +46,11 @@ class Case:
     call: Callable[[Tensors], Tensors]
     expected: Callable[[Tensors], Tensors]
     scales: Callable[[Tensors], Tensors] | None = None
+    in_place: Callable[[Tensors], Callable[[], Any]] | None = None
+
+    def repeated(self, inputs: Tensors) -> Callable[[], Any]:
+        """The operation alone, to be called again and again."""
+        return self.in_place(inputs) if self.in_place else lambda: self.call(inputs)
 
     def errors(self, inputs: Tensors, found: Sequence[Tensor]) -> list[float]:
         """Relative error of each result in Euclidean norm; NaN where a result holds NaN."""
@@ -128,7 +135,12 @@ def fisher_case(samples: int, tokens: int, din: int, dout: int) -> Case:
     def expected(inputs: Tensors) -> Tensors:
         return [fisher_reference.fisher_diagonal(*wide(inputs))]
 
-    return Case("fisher_diagonal_", f"N {samples}, T {tokens}, {dout} x {din}", make, call, expected)
+    def in_place(inputs: Tensors) -> Callable[[], Any]:
+        out = inputs[0].new_zeros((dout, din), dtype=torch.float32)
+        return lambda: fisher_diagonal_(out, *inputs)
+
+    name = f"N {samples}, T {tokens}, {dout} x {din}"
+    return Case("fisher_diagonal_", name, make, call, expected, in_place=in_place)
 
 
 def average_case(shapes: Sequence[tuple[int, ...]], decay: float = 0.9) -> Case:
@@ -200,7 +212,14 @@ def projection_case(
 
     form = "flat" if flat else "rows"
     name = f"{count} tensors, {form}, rank {rank}{', one-sided' if one_sided else ''}"
-    return Case("project_null_space_", name, make, call, expected, scales=lambda inputs: inputs[:count])
+
+    def in_place(inputs: Tensors) -> Callable[[], Any]:
+        tensors = [tensor.clone() for tensor in inputs[:count]]
+        return lambda: project_null_space_(tensors, inputs[count:], one_sided=one_sided)
+
+    return Case(
+        "project_null_space_", name, make, call, expected, scales=lambda inputs: inputs[:count], in_place=in_place
+    )
 
 
 def everyday_cases() -> list[Case]:

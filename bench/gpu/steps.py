@@ -90,7 +90,7 @@ def _torch_backend(rehearse: bool) -> dict[str, str]:
 
 STEPS = (
     Step(
-        "environment", "versions, compiler, driver, clocks, what is installed", 10, 40,
+        "environment", "versions, compiler, driver, clocks, what is installed", 8, 40,
         lambda _: module_command("environment"),
     ),
     Step(
@@ -98,16 +98,16 @@ STEPS = (
         lambda rehearse: _DETERMINISTIC | interpreted(rehearse),
     ),
     Step(
-        "kernels", "tests/kernels with compiled kernels", 85, 130, _kernels,
+        "kernels", "tests/kernels with compiled kernels", 80, 130, _kernels,
         lambda rehearse: _DETERMINISTIC | interpreted(rehearse),
     ),
     Step(
         "native", "vocabularies to 152064, odd sizes, 2^31 elements, streams, graphs, no waiting", 60, 110, _native,
         lambda rehearse: _DETERMINISTIC | _torch_backend(rehearse),
     ),
-    Step("benchmarks", "operations and peers, device and host apart", 110, 150, _benchmarks, rows_may_fail=True),
+    Step("benchmarks", "operations and peers, device and host apart", 105, 150, _benchmarks, rows_may_fail=True),
     Step(
-        "sweeps", "constants of the launches, one after the other", 30, 50, _sweeps, interpreted, rows_may_fail=True
+        "sweeps", "constants of the launches, one after the other", 45, 60, _sweeps, interpreted, rows_may_fail=True
     ),
     Step(
         "stage_a", "steps of the five variants on a base of LLaVA-1.5-7B's shape, beside the plan", 75, 120,
@@ -118,7 +118,7 @@ STEPS = (
         lambda _: module_command("training"),
     ),
     Step(
-        "profile", "kernels of each operation, and hardware counters", 40, 60,
+        "profile", "kernels of each operation, and hardware counters", 35, 60,
         lambda _: pytest_command("bench/test_profile.py", "-m", "profile", "-W", "ignore"), _torch_backend,
         rows_may_fail=True,
     ),
