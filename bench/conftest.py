@@ -18,17 +18,8 @@ ON_GPU = ("full", "sweep", "stage_a", "profile")
 """Marks of what needs a GPU."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the sizes."""
-    config.addinivalue_line("markers", "small: sizes for a CPU, less than five minutes in all; the default")
-    config.addinivalue_line("markers", "full: sizes of the published tables; needs a GPU")
-    config.addinivalue_line("markers", "sweep: a launch's constants, one after the other; needs a GPU")
-    config.addinivalue_line("markers", "stage_a: steps on a large base; needs a GPU")
-    config.addinivalue_line("markers", "profile: where the time of a call goes; needs a GPU")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU and what is slow unless a marker expression was given, and skip what is known to fail."""
+    """Leave out what needs a GPU and what is slow unless marks are asked for, and skip what is known to fail."""
     broken = json.loads(os.environ.get(BROKEN, "{}"))
     for item in items:
         for name in (name for marker in item.iter_markers("operation") for name in marker.args if name in broken):

@@ -1,7 +1,7 @@
 """Turn what `python -m bench.gpu_run` found into a page and a plot.
 
-    python -m bench.gpu_report gpu-results                      writes docs/kernels/measured-gpu.md and .svg
-    python -m bench.gpu_report rehearsal --output /tmp/page     elsewhere; docs/ takes no figures of a rehearsal
+python -m bench.gpu_report gpu-results                      writes docs/kernels/measured-gpu.md and .svg
+python -m bench.gpu_report rehearsal --output /tmp/page     elsewhere; docs/ takes no figures of a rehearsal
 """
 
 from __future__ import annotations
@@ -98,7 +98,11 @@ def _steps(document: Document) -> list[str]:
 def _operations(document: Document) -> list[str]:
     """Errors of each operation at a native size."""
     rows = [
-        (row["row"].split("[")[-1].rstrip("]"), row["outcome"], ", ".join(f"{e:.1e}" for e in row.get("errors", [])[:2]))
+        (
+            row["row"].split("[")[-1].rstrip("]"),
+            row["outcome"],
+            ", ".join(f"{e:.1e}" for e in row.get("errors", [])[:2]),
+        )
         for row in figures_of(document, "operations")
     ]
     head = ("operation, size, dtype", "result", "errors against float64 (value, gradient; or the first two tensors)")
@@ -118,13 +122,9 @@ def _benchmarks(document: Document) -> list[str]:
         "`*`: the host could not be kept ahead, and the time on the device contains some of its own.",
         "",
     ]
-    if not found:
-        return [*lines, "Nothing was measured.", ""]
-    first = found[0]
-    lines += [
-        f"Speeds: {first['limit_flops'] / 1e12:.0f} TFLOP/s, {first['limit_bandwidth'] / 1e12:.2f} TB/s.",
-        "",
-    ]
+    for row in found[:1]:
+        flops, bandwidth = row["limit_flops"] / 1e12, row["limit_bandwidth"] / 1e12
+        lines += [f"Speeds: {flops:.0f} TFLOP/s, {bandwidth:.2f} TB/s.", ""]
     head = ("implementation", "device", "host", "share of floor", "extra memory", "error", "speed-up of ours")
     for operation, size in dict.fromkeys((row["operation"], row["size"]) for row in found):
         rows = [row for row in found if (row["operation"], row["size"]) == (operation, size)]
@@ -191,10 +191,8 @@ def _stage_a(document: Document) -> list[str]:
         sizes = (_pair(*(size / 1e9 for size in row[name])) for name in ("held", "peak", "calibrated"))
         ratio = f"{measured / baseline:.2f}" if baseline else ""
         rows.append((row["stage_a"], *sizes, _pair(*row["seconds"]), assumed, ratio))
-    head = (
-        "variant", "held, GB", "peak of a step, GB", "peak with calibrations, GB", "a step, s", "a step by the data sheet",
-        "times no_retention",
-    )  # fmt: skip
+    head = ("variant", "held, GB", "peak of a step, GB", "peak with calibrations, GB", "a step, s")
+    head = (*head, "a step by the data sheet", "times no_retention")
     about = "Random weights in the shape of LLaVA-1.5-7B, bfloat16, four audio and four protected rows a step."
     return ["## Stage A", "", about, "Each: planned / measured (deviation).", "", *table(head, rows)]
 
@@ -221,7 +219,9 @@ def _profiles(document: Document) -> list[str]:
     lines = []
     for row in [*figures_of(document, "stage_a"), *figures_of(document, "profile")]:
         if "kernels" in row:
-            cells = [(f"`{k['kernel'][:90]}`", str(k["calls"]), f"{k['microseconds']:.0f}") for k in row["kernels"][:12]]
+            cells = [
+                (f"`{k['kernel'][:90]}`", str(k["calls"]), f"{k['microseconds']:.0f}") for k in row["kernels"][:12]
+            ]
             lines += [f"### {row['profile']}", "", *table(("kernel", "calls", "µs"), cells)]
         if "counters" in row:
             names = list(dict.fromkeys(name for launch in row["counters"] for name in launch))

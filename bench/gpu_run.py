@@ -43,8 +43,10 @@ _TESTS_FAILED = 1
 """Pytest's exit code where tests failed and nothing else did."""
 
 _WHEELS_LIMIT = 60.0
-_UNWANTED = ("SAFE_KERNELS_BACKEND", "TRITON_INTERPRET", "SAFE_JOB_ID")
-"""Variables of the caller that would change what is run."""
+_UNWANTED = ("SAFE_", "TRITON_INTERPRET", "PYTEST_")
+"""Beginnings of variables of the caller that would change what is run."""
+
+_REHEARSAL = {REHEARSAL_VARIABLE: "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 Result = dict[str, Any]
 
@@ -111,7 +113,7 @@ class Runner:
             return self._kept(step.name, left_out(f"expected {step.seconds} s; {left:.0f} s of the budget are left"))
         print(f"{step.name}: {step.what} (at most {limit:.0f} s)", flush=True)
         rows = self.workspace / f"{step.name}.jsonl"
-        variables = step.environment(self.settings.rehearse) | {ROWS_VARIABLE: str(rows)}
+        variables = dict(step.environment(self.settings.rehearse)) | {ROWS_VARIABLE: str(rows)}
         variables |= {_BROKEN: json.dumps(broken_operations(self.results.steps))}
         ended = run_limited(
             step.command(self.settings.rehearse),
@@ -144,7 +146,8 @@ class Runner:
 
     def _kept(self, name: str, result: Result) -> Result:
         """Writes a result at once; that a step was left out does not replace what it found earlier."""
-        described = {"digest": self.digest, "commit": self.commit, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        described = {"digest": self.digest, "commit": self.commit, "ended": ended}
         if result["state"] != "left out" or name not in self.results.steps:
             self.results.put(name, result | described)
         return result
@@ -152,7 +155,7 @@ class Runner:
 
 def base_environment(settings: Settings, workspace: Path) -> dict[str, str]:
     """Variables of all steps: nothing of the caller's that changes a figure, no network, caches of their own."""
-    kept = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_UNWANTED)}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
     kept |= {
         "PYTHONPATH": path,
@@ -162,7 +165,7 @@ def base_environment(settings: Settings, workspace: Path) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "SAFE_CACHE": str(workspace / "cache"),
     }
-    return kept | ({REHEARSAL_VARIABLE: "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if settings.rehearse else {})
+    return kept | (_REHEARSAL if settings.rehearse else {})
 
 
 def left_out(message: str) -> Result:

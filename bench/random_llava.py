@@ -19,7 +19,6 @@ from safe_train.embedded.models import build_processor
 from safe_train.model import Base
 
 
-
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a LLaVA.

@@ -83,9 +83,7 @@ def cpu_seconds(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     return found
 
 
-def step_seconds(
-    arms: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
+def step_seconds(arms: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Time of each function, as :func:`cpu_seconds` on a CPU; on a GPU from an idle device to an idle device."""
     if device.type == "cpu":
         return cpu_seconds(arms, rounds)

@@ -67,7 +67,9 @@ FUSED: dict[str, Loss] = {
 }
 
 
-def problem(tokens: int, hidden: int, classes: int, divergence: float, dtype: torch.dtype, device: torch.device | str) -> Problem:
+def problem(
+    tokens: int, hidden: int, classes: int, divergence: float, dtype: torch.dtype, device: torch.device | str
+) -> Problem:
     """Hidden states at a distance that gives about the wanted divergence (distance^2 / 2 for unit logits)."""
     teacher = torch.randn(tokens, hidden, device=device)
     student = teacher + (2.0 * divergence) ** 0.5 * torch.randn(tokens, hidden, device=device)

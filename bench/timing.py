@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -29,18 +30,23 @@ class Queue(Protocol):
 
     def hold(self, seconds: float) -> None:
         """Gives it nothing useful to do for at least about so long."""
+        ...
 
     def mark(self) -> Any:
         """Queues a mark."""
+        ...
 
     def reached(self, mark: Any) -> bool:
         """Whether the device has come to a mark."""
+        ...
 
     def seconds(self, first: Any, second: Any) -> float:
         """Time on the device between two marks that it has come to."""
+        ...
 
     def synchronize(self) -> None:
         """Waits until everything is done."""
+        ...
 
 
 class CudaQueue:
@@ -97,12 +103,11 @@ def time_call(
         clock: the host's.
     """
     host = statistics.median(_host_seconds(function, calls, queue, clock))
-    for attempt in range(_ATTEMPTS):
-        queued = max(1, calls >> attempt)  # fewer where the queue cannot hold so many
-        found, waited = _queued(function, queued, host, queue)
-        if not waited:
-            return Timing(statistics.median(found), host, device_waits=False)
-    return Timing(statistics.median(found), host, device_waits=True)
+    found, waited = _queued(function, calls, host, queue)
+    for attempt in range(1, _ATTEMPTS):
+        if waited:  # the queue may not hold so many
+            found, waited = _queued(function, max(1, calls >> attempt), host, queue)
+    return Timing(statistics.median(found), host, device_waits=waited)
 
 
 def _host_seconds(function: Callable[[], Any], calls: int, queue: Queue, clock: Callable[[], float]) -> list[float]:
@@ -126,4 +131,4 @@ def _queued(function: Callable[[], Any], calls: int, host: float, queue: Queue) 
         marks.append(queue.mark())
     waited = queue.reached(marks[0])
     queue.synchronize()
-    return [queue.seconds(first, second) for first, second in zip(marks[:-1], marks[1:], strict=True)], waited
+    return [queue.seconds(first, second) for first, second in pairwise(marks)], waited

@@ -38,6 +38,7 @@ def packages() -> dict[str, str | None]:
 def gpu() -> dict[str, Any]:
     """The GPU as PyTorch and the driver describe it."""
     properties = torch.cuda.get_device_properties(0)
+    driver = _said("nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader")
     return {
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
@@ -50,8 +51,8 @@ def gpu() -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "backend": backend_info().name,
         "reason": backend_info().reason,
-        **dict(zip(_QUERY.split(","), _said("nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"), strict=False)),
-    }  # fmt: skip
+        **dict(zip(_QUERY.split(","), driver, strict=False)),
+    }
 
 
 def tools() -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 _LONGEST_NAME = 160
@@ -27,7 +28,7 @@ def kernel_table(function: Callable[[], Any], device: torch.device, count: int =
             torch.cuda.synchronize(device)
     events: list[Any] = list(recorded.key_averages())
     if on_gpu:  # of operators and the kernels that they launch, the kernels
-        events = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+        events = [event for event in events if event.device_type == DeviceType.CUDA]
 
     def microseconds(event: Any) -> float:
         return event.self_device_time_total if on_gpu else event.self_cpu_time_total

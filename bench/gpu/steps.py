@@ -65,7 +65,7 @@ def _operations(rehearse: bool) -> list[str]:
 def _kernels(rehearse: bool) -> list[str]:
     """In a rehearsal few files: the test suite runs them all anyway."""
     if rehearse:
-        return pytest_command("tests/kernels/test_elementary.py", "tests/kernels/test_operators.py")
+        return pytest_command("tests/kernels/test_elementary.py")
     ignored = [f"--ignore={path}" for path in (_NATIVE, "tests/kernels/test_compiled.py")]
     return pytest_command("tests/kernels", *ignored, "-m", "not slow", workers=8)
 

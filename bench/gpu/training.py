@@ -38,7 +38,9 @@ def safe_train(*arguments: str) -> None:
     command = [sys.executable, "-m", "safe_train", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command[1:])}: exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}")
+        raise RuntimeError(
+            f"{' '.join(command[1:])}: exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
+        )
 
 
 def metrics(run: Path) -> dict[int, dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# Read when CUDA starts. The tests ask for deterministic algorithms, without which cuBLAS warns of itself at each product.
+# Read when CUDA starts. The tests ask for deterministic algorithms; without this, cuBLAS warns at each product.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest

@@ -100,22 +100,22 @@ def test_tensors_of_a_second_device(native_device: torch.device, case: Case) -> 
 def test_graphs_are_followed_or_refused(native_device: torch.device, case: Case) -> None:
     """A replay computes with what the inputs hold then; an operation that cannot do so says so while it is captured."""
     inputs = case.make(native_device, DTYPE)
-    for _ in range(2):
-        later = fresh(case, inputs)
-        try:
-            replay, found = captured(lambda: case.call(inputs), native_device)
-        except RuntimeError as error:
-            assert "captur" in str(error), error
-            assert "graph" in str(error).lower(), error
-            return
-        for tensor, new in zip(inputs, later, strict=True):
-            tensor.copy_(new)
-        # What a copy from recycled pinned memory would bring is no longer what it was.
-        del new
-        _disturb(native_device)
-        replay()
-        _synchronize(native_device)
-        assert_right(case, later, found if native_device.type == "cuda" else case.call(inputs))
+    later = fresh(case, inputs)
+    refusal = None
+    replay, found = lambda: None, inputs
+    try:
+        replay, found = captured(lambda: case.call(inputs), native_device)
+    except RuntimeError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert "CUDA graph" in refusal
+        return
+    for tensor, new in zip(inputs, later, strict=True):
+        tensor.copy_(new)
+    _disturb(native_device)
+    replay()
+    _synchronize(native_device)
+    assert_right(case, later, found if native_device.type == "cuda" else case.call(inputs))
 
 
 def captured(call: Callable[[], Tensors], device: torch.device) -> tuple[Callable[[], None], Tensors]:
@@ -135,7 +135,7 @@ def captured(call: Callable[[], Tensors], device: torch.device) -> tuple[Callabl
 
 
 def _disturb(device: torch.device) -> None:
-    """Takes and fills small blocks of pinned memory, so that those given back hold something else."""
+    """Fills small blocks of pinned memory, among them any that a captured copy still reads from and should not."""
     if device.type == "cuda":
         kept = [torch.full((size,), -1, dtype=torch.int64).pin_memory() for size in (8, 64, 256, 1024) * 8]
         del kept
