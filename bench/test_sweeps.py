@@ -1,7 +1,8 @@
 """Constants of the kernels' launches, one value after the other, at sizes for a GPU.
 
-A constant is patched by its name in its module. One that is not there, because the kernels have moved on, is an error
-of its row; so is a value with which a kernel does not compile, or gives another result.
+A constant is patched by its name in its module, an entry of a mapping by the name and its keys: `module:NAME/key/key`.
+One that is not there, because the kernels have moved on, is an error of its row; so is a value with which a kernel does
+not compile, or gives another result.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,14 +38,14 @@ class Sweep:
     """Values of one constant for one operation at one size.
 
     Attributes:
-        place: `module:CONSTANT`, or `CHUNK`.
+        place: `module:CONSTANT`, perhaps with keys, or `CHUNK`.
         values: what it is set to.
         case: makes the case; of a chunk's size, for `CHUNK`.
         dtype: of the operands.
     """
 
     place: str
-    values: tuple[int, ...]
+    values: tuple[Any, ...]
     case: Callable[[int | None], Case]
     dtype: str = "bf16"
 
@@ -70,7 +73,7 @@ def projection(_: int | None) -> Case:
 SWEEPS = [
     Sweep("safe_kernels.fisher.triton:TOKENS", (16, 32, 64, 128), fisher(512)),
     Sweep("safe_kernels.fisher.triton:TOKENS", (16, 32, 64), fisher(64)),
-    Sweep("safe_kernels.fisher.triton:STAGES", (2, 3, 4), fisher(512)),
+    Sweep("safe_kernels.fisher.triton:FISHER_WARPS", (4, 8), fisher(512)),
     Sweep("safe_kernels.fisher.triton:TOKENS", (16, 32, 64), fisher(512), "fp32"),
     Sweep("safe_kernels.kl.triton:WARPS", (4, 8, 16), logits),
     Sweep("safe_kernels.kl.triton:BLOCK", (2048, 4096, 8192), logits),
@@ -81,7 +84,7 @@ SWEEPS = [
 POINTS = [(sweep, value) for sweep in SWEEPS for value in sweep.values]
 
 
-def name_of(point: tuple[Sweep, int]) -> str:
+def name_of(point: tuple[Sweep, Any]) -> str:
     """A row's name."""
     sweep, value = point
     module, _, constant = sweep.place.partition(":")
@@ -90,22 +93,48 @@ def name_of(point: tuple[Sweep, int]) -> str:
 
 
 @contextmanager
-def patched(place: str, value: int) -> Iterator[None]:
-    """Sets a module's constant for a block.
+def patched(place: str, value: Any) -> Iterator[None]:
+    """Sets a module's constant for a block; what the module has remembered of the old one is forgotten, too.
 
     Raises:
         LookupError: the module has no such constant.
     """
-    module_name, _, constant = place.partition(":")
+    module_name, _, path = place.partition(":")
     module = importlib.import_module(module_name)
+    constant, *keys = path.split("/")
     if not hasattr(module, constant):
         raise LookupError(f"{place}: expected a constant of the module, got none; the sweep is older than the kernels")
     before = getattr(module, constant)
-    setattr(module, constant, value)
+    setattr(module, constant, replaced(before, keys, value, place))
+    forget(module)
     try:
         yield
     finally:
         setattr(module, constant, before)
+        forget(module)
+
+
+def replaced(found: Any, keys: list[str], value: Any, place: str) -> Any:
+    """A copy of nested mappings with another value under the keys, each a text or a number; without keys, the value.
+
+    Raises:
+        LookupError: there is no such key.
+    """
+    if not keys:
+        return value
+    key = next((known for known in found if str(known) == keys[0]), None) if isinstance(found, dict) else None
+    if key is None:
+        raise LookupError(f"{place}: expected the key {keys[0]}, got none; the sweep is older than the kernels")
+    copy = deepcopy(found)
+    copy[key] = replaced(found[key], keys[1:], value, place)
+    return copy
+
+
+def forget(module: ModuleType) -> None:
+    """Empties the module's caches, whose entries may depend on a constant."""
+    for member in vars(module).values():
+        if hasattr(member, "cache_clear"):
+            member.cache_clear()
 
 
 @lru_cache(maxsize=1)
@@ -125,7 +154,7 @@ def forgotten() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=name_of)
-def test_point(device: torch.device, point: tuple[Sweep, int], record_property: Callable[[str, Any], None]) -> None:
+def test_point(device: torch.device, point: tuple[Sweep, Any], record_property: Callable[[str, Any], None]) -> None:
     """Time with one value of one constant."""
     sweep, value = point
     record_property("sweep", sweep.place)
