@@ -25,6 +25,8 @@ from bench.timing import CudaQueue, Timing, time_call
 
 OURS = "safe_kernels"
 
+_SHORT, _SHORT_ROUNDS = 1e-3, 30
+
 
 class WrongResultError(AssertionError):
     """Our result is outside its tolerance: its speed is not worth reporting."""
@@ -142,9 +144,10 @@ def peak_extra_bytes(function: Callable[[], Any], device: torch.device) -> int:
 
 
 def device_timing(function: Callable[[], Any], rounds: int) -> Timing:
-    """Time of a call on the current GPU and on the host; warms up."""
+    """Time of a call on the current GPU and on the host; warms up. Short calls are timed more often."""
     function()
-    return time_call(function, max(rounds, 5), CudaQueue())
+    found = time_call(function, max(rounds, 5), CudaQueue())
+    return found if found.device > _SHORT else time_call(function, _SHORT_ROUNDS, CudaQueue())
 
 
 @cache
@@ -161,8 +164,12 @@ def limits(device: torch.device) -> Limits:
     elements = 2**30 if on_gpu else 2**12 if rehearsing() else 2**25
     source = torch.zeros(elements, device=device, dtype=torch.float32)
     target = torch.zeros_like(source)
-    product = _best_seconds(lambda: torch.mm(left, right), device)
-    copy = _best_seconds(lambda: target.copy_(source), device)
+
+    def seconds(function: Callable[[], Any]) -> float:
+        return device_timing(function, 10).device if on_gpu else _best_seconds(function)
+
+    product = seconds(lambda: torch.mm(left, right))
+    copy = seconds(lambda: target.copy_(source))
     return Limits(flops=2 * size**3 / product, bandwidth=2 * source.nbytes / copy)
 
 
@@ -189,13 +196,12 @@ def peer(module: str, package: str) -> Any:
     return pytest.importorskip(module, reason=f"{package} is not installed", exc_type=ImportError)
 
 
-def _best_seconds(function: Callable[[], Any], device: torch.device) -> float:
-    timed = _synchronized(function, device)
-    timed()
+def _best_seconds(function: Callable[[], Any]) -> float:
+    function()
     found = []
     for _ in range(5):
         start = time.perf_counter()
-        timed()
+        function()
         found.append(time.perf_counter() - start)
     return min(found)
 

@@ -76,7 +76,8 @@ def _native(rehearse: bool) -> list[str]:
 
 
 def _benchmarks(_rehearse: bool) -> list[str]:
-    return pytest_command("bench", "-m", "full", "-W", "ignore", "--benchmark-columns=median")
+    others = [f"--ignore=bench/test_{name}.py" for name in ("llava", "profile", "sweeps")]
+    return pytest_command("bench", *others, "-m", "full", "-W", "ignore", "--benchmark-columns=median")
 
 
 def _sweeps(_rehearse: bool) -> list[str]:
