@@ -45,9 +45,9 @@ def test_sizes_are_beyond_32_bits() -> None:
     assert sized(TOKENS * CLASSES > 2**31 and ROWS * COLUMNS > 2**31, True)
 
 
-def ends(*tensors: Tensor) -> list[Tensor]:
+def ends(tensor: Tensor) -> Tensor:
     """First and last rows, in float64."""
-    return [torch.cat([tensor[:CHECKED], tensor[-CHECKED:]]).detach().double() for tensor in tensors]
+    return torch.cat([tensor[:CHECKED], tensor[-CHECKED:]]).detach().double()
 
 
 def random(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -59,11 +59,11 @@ def test_divergence_of_logits(native_device: torch.device) -> None:
     student = torch.add(teacher, random(TOKENS, CLASSES, native_device), alpha=0.1).requires_grad_()
     values = kl_divergence(student, teacher, reduction="none")
     (gradient,) = torch.autograd.grad(values.sum(), student)
-    leaf, other = ends(student, teacher)
+    leaf, other = ends(student), ends(teacher)
     want = kl_reference.token_divergence(leaf.requires_grad_(), other, 1.0, "forward")
     (want_gradient,) = torch.autograd.grad(want.sum(), leaf)
-    assert relative_error(*ends(values), want) < DIVERGENCE_VALUE[DTYPE]
-    assert relative_error(*ends(gradient), want_gradient) < DIVERGENCE_GRADIENT[DTYPE]
+    assert relative_error(ends(values), want) < DIVERGENCE_VALUE[DTYPE]
+    assert relative_error(ends(gradient), want_gradient) < DIVERGENCE_GRADIENT[DTYPE]
 
 
 def test_divergence_under_a_head_in_one_chunk(native_device: torch.device) -> None:
@@ -72,41 +72,39 @@ def test_divergence_under_a_head_in_one_chunk(native_device: torch.device) -> No
     weight = random(CLASSES, 64, native_device) * (3.0 / 8.0)
     values = linear_kl_divergence(student, teacher, weight, chunk_tokens=TOKENS, reduction="none")
     (gradient,) = torch.autograd.grad(values.sum(), student)
-    leaf, other = ends(student, teacher)
+    leaf, other = ends(student), ends(teacher)
     want = kl_reference.linear_token_divergence(leaf.requires_grad_(), other, weight.double())
     (want_gradient,) = torch.autograd.grad(want.sum(), leaf)
-    assert relative_error(*ends(values), want) < DIVERGENCE_VALUE[DTYPE]
-    assert relative_error(*ends(gradient), want_gradient) < DIVERGENCE_GRADIENT[DTYPE]
+    assert relative_error(ends(values), want) < DIVERGENCE_VALUE[DTYPE]
+    assert relative_error(ends(gradient), want_gradient) < DIVERGENCE_GRADIENT[DTYPE]
 
 
 def test_average_of_squared_gradients(native_device: torch.device) -> None:
     fisher = torch.rand(ROWS, COLUMNS, device=native_device)
     grad = random(ROWS, COLUMNS, native_device)
-    want = fisher_reference.squared_gradient_ema(*ends(fisher, grad), 0.9)
+    want = fisher_reference.squared_gradient_ema(ends(fisher), ends(grad), 0.9)
     squared_gradient_ema_([fisher], [grad], 0.9)
-    assert relative_error(*ends(fisher), want) < FISHER[DTYPE]
+    assert relative_error(ends(fisher), want) < FISHER[DTYPE]
 
 
 def test_penalty(native_device: torch.device) -> None:
     param = random(ROWS, COLUMNS, native_device).requires_grad_()
     anchor = torch.add(param.detach(), 0.5)
     fisher = torch.rand(ROWS, COLUMNS, device=native_device)
-    here, there, weights = ends(param, anchor, fisher)
+    here, there, weights = ends(param), ends(anchor), ends(fisher)
     value = ewc_penalty_([param], [anchor], [fisher], 0.5)
     assert param.grad is not None
-    assert relative_error(*ends(param.grad), 0.5 * weights * (here - there)) < EWC_GRADIENT[DTYPE]
-    want = sum(
-        0.25 * (part[2].double() * (part[0].double() - part[1].double()).square()).sum()
-        for part in zip(*(tensor.detach().split(sized(2**14, 2)) for tensor in (param, anchor, fisher)), strict=True)
-    )
-    assert relative_error(value, torch.as_tensor(want)) < FISHER[DTYPE]
+    assert relative_error(ends(param.grad), 0.5 * weights * (here - there)) < EWC_GRADIENT[DTYPE]
+    parts = (tensor.detach().split(sized(2**14, 2)) for tensor in (param, anchor, fisher))
+    terms = [(f.double() * (p.double() - a.double()).square()).sum() for p, a, f in zip(*parts, strict=True)]
+    assert relative_error(value, 0.25 * torch.stack(terms).sum()) < FISHER[DTYPE]
 
 
 @pytest.mark.parametrize("rank", [8, 33])
 def test_projection_of_rows(native_device: torch.device, rank: int) -> None:
     tensor = random(ROWS, COLUMNS, native_device)
     basis = torch.linalg.qr(torch.randn(COLUMNS, min(rank, COLUMNS), device=native_device))[0].contiguous()
-    before = ends(tensor)[0]
+    before = ends(tensor)
     project_null_space_([tensor], [basis])
     want = null_space_reference.projected(before, basis.double())
-    assert float((ends(tensor)[0] - want).norm()) < PROJECTION[DTYPE] * float(before.norm())
+    assert float((ends(tensor) - want).norm()) < PROJECTION[DTYPE] * float(before.norm())
