@@ -29,9 +29,9 @@ class Shape:
         image_side: image tokens along one side of an image.
         vision_hidden: width of the vision tower.
         vocabulary: rows of the embedding and of the head.
-        intermediate: width of the decoder's feed-forward layers; None for 11/4 of its own.
-        head_width: of the decoder's attention heads.
-        vision_layers: layers of the vision tower; None for half as many as the decoder's.
+        head_width: width of an attention head of the decoder; those of the vision tower are 64 wide.
+        feed_forward: width of the decoder's feed-forward layers; None for 11/4 of its own, about as Llama's are.
+        vision_layers: layers of the vision tower; None for half as many as the decoder has.
     """
 
     hidden: int
@@ -39,13 +39,13 @@ class Shape:
     image_side: int
     vision_hidden: int
     vocabulary: int = 2048
-    intermediate: int | None = None
     head_width: int = 64
+    feed_forward: int | None = None
     vision_layers: int | None = None
 
     @property
     def config(self) -> LlavaConfig:
-        """The configuration; heads of the vision tower are 64 wide, patches 14 pixels."""
+        """The configuration; patches are of 14 pixels."""
         image = LlavaConfig(
             vision_config=CLIPVisionConfig(
                 hidden_size=self.vision_hidden,
@@ -58,7 +58,7 @@ class Shape:
             text_config=LlamaConfig(
                 vocab_size=self.vocabulary,
                 hidden_size=self.hidden,
-                intermediate_size=self.intermediate or self.hidden * 11 // 4,
+                intermediate_size=self.feed_forward or self.hidden * 11 // 4,
                 num_hidden_layers=self.layers,
                 num_attention_heads=max(1, self.hidden // self.head_width),
                 max_position_embeddings=2048,
@@ -106,14 +106,8 @@ class Shape:
         return folder
 
 
-LLAVA_7B = Shape(
-    hidden=4096,
-    layers=32,
-    image_side=24,
-    vision_hidden=1024,
-    vocabulary=32064,
-    intermediate=11008,
-    head_width=128,
+LLAVA_13B = Shape(
+    hidden=5120, layers=40, image_side=24, vision_hidden=1024, vocabulary=32_064, head_width=128, feed_forward=13_824,
     vision_layers=24,
-)
-"""LLaVA-1.5-7B: Llama-2 7B and CLIP ViT-L/14 at 336 pixels, 576 tokens an image."""
+)  # fmt: skip
+"""The sizes of llava-hf/llava-1.5-13b-hf."""

@@ -25,7 +25,7 @@ from bench.dry_run import compare
 from bench.gpu.plans import plans_of
 from bench.gpu.profiler import kernel_table
 from bench.measure import gpu_limits
-from bench.random_llava import LLAVA_7B, Shape
+from bench.random_llava import Shape
 from bench.stages import configuration, data_folder, stage_on
 from configs.gpus import GPUS
 from safe_train.config import StageAConfig
@@ -36,6 +36,12 @@ from safe_train.plan.speed import speed_of
 pytestmark = pytest.mark.stage_a
 
 VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"]
+LLAVA_7B = Shape(
+    hidden=4096, layers=32, image_side=24, vision_hidden=1024, vocabulary=32_064, head_width=128, feed_forward=11_008,
+    vision_layers=24,
+)  # fmt: skip
+"""LLaVA-1.5-7B: Llama-2 7B and CLIP ViT-L/14 at 336 pixels, 576 tokens an image."""
+
 SHAPE = sized(LLAVA_7B, Shape(hidden=64, layers=2, image_side=2, vision_hidden=64, vocabulary=400))
 ROUNDS = sized(5, 2)
 PROFILED = "full_retention"
