@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 
 from bench.gpu.cases import (
     Case,
@@ -21,9 +24,6 @@ from bench.gpu.cases import (
     projection_case,
 )
 from bench.rehearsal import rehearsing, sized
-from safe_kernels.fisher import _ops as fisher_ops
-from safe_kernels.kl import _ops as kl_ops
-from safe_kernels.null_space import _ops as null_space_ops
 from tests.kernels.native.limits import largest_errors
 
 pytestmark = pytest.mark.gpu
@@ -192,32 +192,30 @@ def test_a_mask_on_the_host_does_not_make_it_wait(native_device: torch.device) -
         assert torch.equal(values.cpu() == 0.0, ~mask)
 
 
-def test_operators_are_consistent(native_device: torch.device) -> None:
-    """Registrations, fake tensors and autograd of every operator, on tensors of the GPU."""
+class Recorded(TorchFunctionMode):
+    """Keeps the operators of safe_kernels that are called, with copies of what they get."""
 
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, device=native_device)
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, tuple[OpOverload, tuple[Any, ...]]] = {}
 
-    mask = torch.tensor([True, False, True], device=native_device)
-    leaf = random(3, 9).requires_grad_()
-    tensors, others = [random(3, 4), random(5)], [random(3, 4), random(5)]
-    fishers, anchors = [tensor.abs() for tensor in others], [torch.zeros_like(tensor) for tensor in tensors]
-    bases = [torch.eye(size, device=native_device)[:, :1].contiguous() for size in (4, 5)]
-    _, kept = kl_ops.kl_tokens(leaf.detach(), random(3, 9), mask, 1.5, "jsd", True)
-    checks: list[tuple[object, tuple[object, ...]]] = [
-        (kl_ops.kl_tokens, (leaf, random(3, 9), mask, 1.5, "jsd", True)),
-        (kl_ops.kl_tokens_backward, (random(3), leaf.detach(), random(3, 9), mask, kept, 1.5, "jsd")),
-        (
-            kl_ops.linear_kl_tokens,
-            (
-                random(3, 5).requires_grad_(), random(3, 5), random(9, 5), random(9), None, None, mask, 4.0, 1.5,
-                "reverse", 2, True,
-            ),
-        ),
-        (fisher_ops.fisher_diagonal, (random(4, 3).abs(), random(2, 6, 3), random(2, 6, 4))),
-        (fisher_ops.squared_gradient_ema, (fishers, tensors, 0.9)),
-        (fisher_ops.ewc_penalty, (others, tensors, anchors, fishers, 2.0)),
-        (null_space_ops.project_null_space, (tensors, bases, True)),
-    ]  # fmt: skip
-    for operator, arguments in checks:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if isinstance(func, OpOverload) and func.namespace == "safe_kernels":
+            self.calls[func.name()] = (func, torch.utils._pytree.tree_map_only(Tensor, copied, args))
+        return func(*args, **(kwargs or {}))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+@every_case
+def test_operators_are_consistent(native_device: torch.device, case: Case) -> None:
+    """Registrations, fake tensors and autograd of each operator that a case calls, on tensors of the device."""
+    with Recorded() as recorded:
+        case.call(case.make(native_device, DTYPE))
+    assert recorded.calls
+    for operator, arguments in recorded.calls.values():
         torch.library.opcheck(operator, arguments, test_utils=OPCHECKS)
