@@ -1,6 +1,7 @@
 """Constants of the kernels' launches, one value after the other, at sizes for a GPU.
 
-A constant is patched by its name in its module, an entry of a mapping by the name and its keys: `module:NAME/key/key`.
+A constant is patched by its name in its module, an entry of a mapping by the name and its keys: `module:NAME/key/key`;
+instead of a function stands one that returns the value.
 One that is not there, because the kernels have moved on, is an error of its row; so is a value with which a kernel does
 not compile, or gives another result.
 """
@@ -115,13 +116,15 @@ def patched(place: str, value: Any) -> Iterator[None]:
 
 
 def replaced(found: Any, keys: list[str], value: Any, place: str) -> Any:
-    """A copy of nested mappings with another value under the keys, each a text or a number; without keys, the value.
+    """A copy of nested mappings with another value under the keys, each a text or a number.
+
+    Without keys the value itself, or instead of a function one that returns it.
 
     Raises:
         LookupError: there is no such key.
     """
     if not keys:
-        return value
+        return (lambda *_arguments: value) if callable(found) else value
     key = next((known for known in found if str(known) == keys[0]), None) if isinstance(found, dict) else None
     if key is None:
         raise LookupError(f"{place}: expected the key {keys[0]}, got none; the sweep is older than the kernels")

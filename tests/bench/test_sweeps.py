@@ -19,7 +19,7 @@ def remembered() -> int:
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     made = ModuleType("made_for_sweeps")
-    vars(made).update(SIZE=4, TABLE={"half": {16: 128, 32: 64}}, remembered=remembered)
+    vars(made).update(SIZE=4, stages=len, TABLE={"half": {16: 128, 32: 64}}, remembered=remembered)
     remembered.cache_clear()
     monkeypatch.setitem(sys.modules, made.__name__, made)
     return made
@@ -43,6 +43,12 @@ def test_an_entry_of_a_mapping_is_set(module: ModuleType) -> None:
     with patched("made_for_sweeps:TABLE/half/16", 32):
         assert vars(module)["TABLE"] == {"half": {16: 32, 32: 64}}
     assert vars(module)["TABLE"] == {"half": {16: 128, 32: 64}}
+
+
+def test_a_function_returns_the_value(module: ModuleType) -> None:
+    with patched("made_for_sweeps:stages", 3):
+        assert vars(module)["stages"]("cuda") == 3
+    assert vars(module)["stages"]("cuda") == 4
 
 
 @pytest.mark.parametrize("name", ["OTHER", "TABLE/float32", "TABLE/half/64", "SIZE/half"])
