@@ -1,9 +1,11 @@
 """What retention costs a Stage A step, before and after the caches, and how that grows.
 
     python -m bench.cost --output cost.json
+    python -m bench.cost --device cuda --output cost.json
 
-prints tables in Markdown. Times are CPU time of one thread, arms interleaved, medians over rounds of the ratio within a
-round, with half the distance of its quartiles. Takes some minutes.
+prints tables in Markdown. Times are CPU time of one thread, or the time from an idle GPU to an idle GPU; arms
+interleaved, medians over rounds of the ratio within a round, with half the distance of its quartiles. Takes some
+minutes.
 """
 
 from __future__ import annotations
@@ -22,17 +24,17 @@ from bench.random_llava import Shape
 from bench.stages import (
     UnsharedModel,
     configuration,
-    cpu_seconds,
     data_folder,
     median_ratio,
     stage_on,
+    step_seconds,
     train_on_vl_rows,
 )
 from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.data.audio_input import AudioInput
 from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.tensor_store import TensorFolder, TensorStore
-from safe_train.experiment import load_base_model
+from safe_train.experiment import load_base_model, resolve_device
 from safe_train.model import Base
 from safe_train.stage_a import StageA
 
@@ -82,9 +84,9 @@ def warmed(arms: Arms, steps: int) -> Arms:
     return arms
 
 
-def ratios(arms: Arms, rounds: int) -> dict[str, dict[str, float]]:
-    """Of each arm the CPU seconds of a step, and its ratio to the baseline."""
-    found = cpu_seconds(arms, rounds)
+def ratios(arms: Arms, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """Of each arm the seconds of a step, and its ratio to the baseline."""
+    found = step_seconds(arms, rounds, device)
     rows = {}
     for name, seconds in found.items():
         ratio, spread = median_ratio(seconds, found[BASELINE])
@@ -95,10 +97,11 @@ def ratios(arms: Arms, rounds: int) -> dict[str, dict[str, float]]:
 def variants_table(base: Base, data: Path, rounds: int, epoch_steps: int, **settings: Any) -> dict[str, Any]:
     """All variants with a loss or an update of their own."""
     names = tuple(v for v in RETENTION_VARIANTS if v.endswith("_retention") and v not in ("no_retention", FULL))
-    return ratios(warmed(step_arms(base, data, names, **settings), epoch_steps), rounds)
+    arms = step_arms(base, data, names, device=base.model.device, **settings)
+    return ratios(warmed(arms, epoch_steps), rounds, base.model.device)
 
 
-def growth_table(data: Path, root: Path, rounds: int) -> dict[str, Any]:
+def growth_table(data: Path, root: Path, rounds: int, device: torch.device) -> dict[str, Any]:
     """Full retention against the baseline as one size at a time grows."""
     small = Shape(hidden=256, layers=8, image_side=6, vision_hidden=128)
     cases: dict[str, tuple[Shape, int]] = {
@@ -113,22 +116,23 @@ def growth_table(data: Path, root: Path, rounds: int) -> dict[str, Any]:
     }
     found = {}
     for name, (shape, batch) in cases.items():
-        base = random_base(shape, root / name.replace(" ", "-").replace(",", ""))
+        base = random_base(shape, root / name.replace(" ", "-").replace(",", ""), device)
         settings = {"optimization__audio_batch_size": batch, "optimization__vl_batch_size": batch}
-        arms = step_arms(base, data, (), data__max_train_vl=2 * batch, **settings)
+        arms = step_arms(base, data, (), data__max_train_vl=2 * batch, device=device, **settings)
         parameters = sum(p.numel() for p in base.model.parameters())
-        found[name] = {"parameters": parameters, "arms": ratios(warmed(arms, _WARM_UP), rounds)}
+        found[name] = {"parameters": parameters, "arms": ratios(warmed(arms, _WARM_UP), rounds, device)}
     return found
 
 
-def random_base(shape: Shape, folder: Path) -> Base:
+def random_base(shape: Shape, folder: Path, device: torch.device | str = "cpu") -> Base:
     """A base with random weights."""
-    return load_base_model(configuration(folder, model__base_model=shape.save(folder)))
+    return load_base_model(configuration(folder, model__base_model=shape.save(folder), device=device))
 
 
 def features_table(base: Base, data: Path, folder: Path, rounds: int) -> dict[str, float]:
-    """CPU seconds for the features of a batch of 16 clips: encoded, from the disk, from memory."""
-    stage = stage_on(base, configuration(data))
+    """Seconds for the features of a batch of 16 clips: encoded, from the disk, from memory."""
+    device = base.model.device
+    stage = stage_on(base, configuration(data, device=device))
     encoders: Any = list(stage.model.encoders)
     clips: list[AudioInput | None] = [row.audio for row in stage.stream.audio[:16]]
 
@@ -142,15 +146,15 @@ def features_table(base: Base, data: Path, folder: Path, rounds: int) -> dict[st
         "from memory": lambda: kept.get(clips),
     }
     warmed(arms, 1)
-    return {name: statistics.median(seconds) for name, seconds in cpu_seconds(arms, rounds).items()}
+    return {name: statistics.median(seconds) for name, seconds in step_seconds(arms, rounds, device).items()}
 
 
 def markdown(found: dict[str, Any]) -> str:
     """The tables."""
-    lines = []
+    lines, unit = [], "CPU s" if found.get("device", "cpu") == "cpu" else "s"
     for title in ("embedded", "middle"):
         if title in found:
-            lines += ["", f"## {title}", "", "| arm | CPU s a step | times the baseline |", "|---|---|---|"]
+            lines += ["", f"## {title}", "", f"| arm | {unit} a step | times the baseline |", "|---|---|---|"]
             lines += [
                 f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} ± {row['spread']:.2f} |"
                 for name, row in found[title].items()
@@ -172,24 +176,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["embedded", "features", "middle", "growth"])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    device = resolve_device(options.device)
     torch.set_num_threads(1)  # several wait actively for each other, which is CPU time of no work
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": options.rounds}
+    found["device"] = options.device
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         data = data_folder(root / "data")
-        embedded = load_base_model(configuration(data))
+        embedded = load_base_model(configuration(data, device=device))
         if "embedded" in options.parts:
             found["embedded"] = variants_table(embedded, data, options.rounds, 6)
         if "features" in options.parts:
             found["features"] = features_table(embedded, data, root / "features", options.rounds)
         if "middle" in options.parts:
             batch = {"optimization__audio_batch_size": 4, "optimization__vl_batch_size": 4, "data__max_train_vl": 8}
-            base = random_base(MIDDLE, root / "middle")
+            base = random_base(MIDDLE, root / "middle", device)
             found["middle"] = variants_table(base, data, options.rounds, _WARM_UP, **batch)
         if "growth" in options.parts:
-            found["growth"] = growth_table(data, root, options.rounds)
+            found["growth"] = growth_table(data, root, options.rounds, device)
     print(markdown(found))
     if options.output is not None:
         options.output.write_text(json.dumps(found, indent=2) + "\n")

@@ -1,11 +1,13 @@
 """The dry run's memory and time beside a measured run.
 
     python -m bench.dry_run --output dry_run.json
+    python -m bench.dry_run --device cuda --output dry_run.json
 
-Memory: the storages of all tensors that live between steps, and what the profiler sees allocated above them during a
-step. Time: CPU seconds of a step, planned from its arithmetic, memory traffic and number of operations at the speeds
-that a matrix product, a copy and a small addition have on this machine, all three slowed by one factor: how much slower
-than at these speeds the base's own forward pass ran. The step itself is not used for that.
+Memory: the storages of all tensors that live between steps, and what the profiler, or a GPU's allocator, sees allocated
+above them during a step. Time: CPU seconds of a step, or seconds from an idle GPU to an idle GPU, planned from its
+arithmetic, memory traffic and number of operations at the speeds that a matrix product, a copy and a small addition
+have on this machine, all three slowed by one factor: how much slower than at these speeds the base's own forward pass
+ran. The step itself is not used for that.
 """
 
 from __future__ import annotations
@@ -22,18 +24,18 @@ import torch
 from torch import Tensor
 
 from bench.cost import random_base
-from bench.measure import limits, peak_extra_bytes
+from bench.measure import gpu_limits, limits, peak_extra_bytes
 from bench.random_llava import Shape
-from bench.stages import configuration, cpu_seconds, data_folder, stage_on
+from bench.stages import configuration, data_folder, stage_on, step_seconds
 from safe_train.config import StageAConfig
-from safe_train.experiment import load_base_model
+from safe_train.experiment import load_base_model, resolve_device
 from safe_train.model import Base
 from safe_train.plan import Plan, plan_run
 from safe_train.plan.speed import Speed
 from safe_train.stage_a import StageA
 
 LARGER = Shape(hidden=768, layers=12, image_side=8, vision_hidden=384, vocabulary=16_384)
-_CPU = torch.device("cpu")
+_SMALL_OPERATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Comparison:
         variant: the retention variant.
         held: bytes between steps: planned, measured.
         peak: largest sum of live tensors in a step: planned, measured.
-        resident: bytes by which the process grew from before the base was loaded to its largest.
+        resident: bytes by which the process grew from before the base was loaded to its largest; on a GPU, the most
+            that its allocator has held.
+        calibrated: largest sum of live tensors up to then, calibrations included: planned, measured on a GPU, else 0.
         seconds: of a step: planned, measured (median).
         spread: half the distance of the measured seconds' quartiles.
         factor: how much slower than at the speeds of single operations the base's forward pass ran.
@@ -57,6 +61,7 @@ class Comparison:
     held: tuple[int, int]
     peak: tuple[int, int]
     resident: int
+    calibrated: tuple[int, int]
     seconds: tuple[float, float]
     spread: float
     factor: float
@@ -64,15 +69,18 @@ class Comparison:
 
 
 def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int, rounds: int) -> Comparison:
-    """Runs what was planned."""
+    """Runs what was planned, where the base is."""
+    device = base.model.device
     stage = stage_on(base, config)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     for _ in range(3):  # calibrations, features of all clips
         stage.train_step(measure=False)
     stage.optimizer.zero_grad(set_to_none=True)  # else the profiler misses that they are freed
     held = bytes_held(stage)
-    extra = peak_extra_bytes(lambda: stage.train_step(measure=False), _CPU)
+    calibrated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    extra = peak_extra_bytes(lambda: stage.train_step(measure=False), device)
     inputs = stage._vl_batch(0).inputs
-    numbers = range(rounds)
 
     @torch.no_grad()
     def bypass() -> None:
@@ -84,8 +92,8 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
             stage._vl_batch(stage.step)
 
     arms = {"bypass": bypass, "encode": encode, "step": lambda: stage.train_step(measure=False)}
-    found = cpu_seconds(arms, len(numbers))
-    speed = machine_speed()
+    found = step_seconds(arms, rounds, device)
+    speed = machine_speed(device)
     forward = statistics.median(found["bypass"])
     factor = forward / speed.seconds(plan.bypass.cost)
     measured = replace(plan, encoding_seconds=statistics.median(found["encode"]))
@@ -95,7 +103,8 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
         variant=config.variant,
         held=(plan.held_bytes, held),
         peak=(plan.step.peak, held + extra),
-        resident=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+        resident=resident_bytes(device) - before,
+        calibrated=(plan.peak_bytes, calibrated),
         seconds=(measured.step_seconds(speed.slowed(factor)), statistics.median(found["step"])),
         spread=(third - first) / 2,
         factor=factor,
@@ -103,12 +112,20 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     )
 
 
-def machine_speed() -> Speed:
-    """Speeds of a large matrix product, a large copy and a small addition on this CPU."""
-    found = limits(_CPU)
-    small = torch.zeros(8)
-    times = cpu_seconds({"additions": lambda: [small + 1 for _ in range(1000)]}, 5)["additions"]
-    return Speed(found.flops, found.bandwidth, min(times) / 1000, overlaps=False)
+def machine_speed(device: torch.device) -> Speed:
+    """Speeds of a large matrix product, a large copy and a small addition on a device."""
+    found = gpu_limits() if device.type == "cuda" else limits(device)
+    small = torch.zeros(8, device=device)
+    arms = {"additions": lambda: [small + 1 for _ in range(_SMALL_OPERATIONS)]}
+    seconds = min(step_seconds(arms, 5, device)["additions"]) / _SMALL_OPERATIONS
+    return Speed(found.flops, found.bandwidth, seconds, overlaps=device.type == "cuda")
+
+
+def resident_bytes(device: torch.device) -> int:
+    """The largest size so far of the process, or of what a GPU's allocator holds for it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def bytes_held(stage: StageA) -> int:
@@ -123,7 +140,7 @@ def bytes_held(stage: StageA) -> int:
 def markdown(rows: list[Comparison]) -> str:
     """One line a comparison; in brackets the plan's deviation from the measurement."""
     lines = [
-        "| base | variant | held, MB | peak in a step, MB | resident, MB | a step, CPU s | forward GFLOP/s |",
+        "| base | variant | held, MB | peak in a step, MB | resident, MB | a step, s | forward GFLOP/s |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -142,8 +159,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--bases", nargs="+", default=["embedded", "larger"])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    device = resolve_device(options.device)
     torch.set_num_threads(1)  # several wait actively for each other, which is CPU time of no work
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -152,9 +171,9 @@ def main() -> None:
         for name in options.bases:
             settings = {} if name == "embedded" else larger_settings(root / "larger")
             for variant in ("no_retention", "full_retention"):
-                config = configuration(data, variant=variant, **settings)
+                config = configuration(data, variant=variant, device=device, **settings)
                 plan = plan_run(config)
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                before = resident_bytes(device)
                 rows.append(compare(name, load_base_model(config), config, plan, before, options.rounds))
                 print(markdown(rows[-1:]), flush=True)
     print(markdown(rows))

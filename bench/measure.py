@@ -2,23 +2,30 @@
 
 The limit ("floor") of an operation is the time that its arithmetic or its memory traffic takes at the speeds measured
 in the same run: of a float32 (CPU) or bfloat16 (GPU) matrix product and of a copy. The time of a row is the best round
-on a CPU, which other programs disturb, and the median of device events on a GPU.
+on a CPU, which other programs disturb; on a GPU it is that on the device, and the host's stands beside it
+(`bench.timing`).
 """
 
 from __future__ import annotations
 
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bench.rehearsal import rehearsing
+from bench.timing import CudaQueue, Timing, time_call
+
 OURS = "safe_kernels"
+
+_SHORT, _SHORT_ROUNDS = 1e-3, 30
 
 
 class WrongResultError(AssertionError):
@@ -86,11 +93,12 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
     """
     if row.implementation == OURS and not row.error <= row.tolerance:
         raise WrongResultError(f"{row.operation}: error {row.error:.3g}, tolerance {row.tolerance:.3g}")
+    on_gpu = device.type == "cuda"
     memory = peak_extra_bytes(function, device)
-    found = limits(device)
+    found = gpu_limits() if on_gpu else limits(device)
     benchmark.group = f"{row.operation}, {row.size}"
-    benchmark.pedantic(_synchronized(function, device), rounds=row.rounds, iterations=1, warmup_rounds=0)
-    seconds = device_seconds(function, row.rounds) if device.type == "cuda" else benchmark.stats.stats.min
+    benchmark.pedantic(_synchronized(function, device), rounds=1 if on_gpu else row.rounds, iterations=1)
+    timing = device_timing(function, row.rounds) if on_gpu else None
     benchmark.extra_info.update(
         operation=row.operation,
         size=row.size,
@@ -98,7 +106,9 @@ def run(benchmark: Any, row: Row, function: Callable[[], Any], device: torch.dev
         device=device_name(device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        seconds=seconds,
+        seconds=timing.device if timing else benchmark.stats.stats.min,
+        host_seconds=timing.host if timing else None,
+        device_waits=timing is not None and timing.device_waits,
         flops=row.work.flops,
         traffic=row.work.traffic,
         limit_flops=found.flops,
@@ -133,28 +143,33 @@ def peak_extra_bytes(function: Callable[[], Any], device: torch.device) -> int:
     return peak
 
 
-def device_seconds(function: Callable[[], Any], rounds: int) -> float:
-    """Median time of a call on the GPU, by device events."""
-    times = []
-    for _ in range(max(rounds, 5)):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(times)
+def device_timing(function: Callable[[], Any], rounds: int) -> Timing:
+    """Time of a call on the current GPU and on the host; warms up. Short calls are timed more often."""
+    function()
+    found = time_call(function, max(rounds, 5), CudaQueue())
+    return found if found.device > _SHORT else time_call(function, _SHORT_ROUNDS, CudaQueue())
+
+
+@cache
+def gpu_limits() -> Limits:
+    """Speeds of the current GPU, measured once a process: nothing else runs on it."""
+    return limits(torch.device("cuda"))
 
 
 def limits(device: torch.device) -> Limits:
     """Speeds of a device, measured beside each row; the report takes the best of a run."""
     on_gpu = device.type == "cuda"
-    size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
+    size, dtype = (8192, torch.bfloat16) if on_gpu else (64 if rehearsing() else 1024, torch.float32)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    source = torch.zeros(2**30 if on_gpu else 2**25, device=device, dtype=torch.float32)
+    elements = 2**30 if on_gpu else 2**12 if rehearsing() else 2**25
+    source = torch.zeros(elements, device=device, dtype=torch.float32)
     target = torch.zeros_like(source)
-    product = _best_seconds(lambda: torch.mm(left, right), device)
-    copy = _best_seconds(lambda: target.copy_(source), device)
+
+    def seconds(function: Callable[[], Any]) -> float:
+        return device_timing(function, 10).device if on_gpu else _best_seconds(function)
+
+    product = seconds(lambda: torch.mm(left, right))
+    copy = seconds(lambda: target.copy_(source))
     return Limits(flops=2 * size**3 / product, bandwidth=2 * source.nbytes / copy)
 
 
@@ -169,13 +184,24 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-def _best_seconds(function: Callable[[], Any], device: torch.device) -> float:
-    timed = _synchronized(function, device)
-    timed()
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """By `torch.compile`; in a rehearsal, which is to find wrong names and not speed, without generated code."""
+    return torch.compile(function, backend="eager" if rehearsing() else "inductor")
+
+
+def peer(module: str, package: str) -> Any:
+    """A module of a peer whose kernels need a GPU; skips the benchmark where either is missing."""
+    if not torch.cuda.is_available():
+        pytest.skip(f"the kernels of {package} need a GPU")
+    return pytest.importorskip(module, reason=f"{package} is not installed", exc_type=ImportError)
+
+
+def _best_seconds(function: Callable[[], Any]) -> float:
+    function()
     found = []
     for _ in range(5):
         start = time.perf_counter()
-        timed()
+        function()
         found.append(time.perf_counter() - start)
     return min(found)
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from safe_train.embedded.models import build_processor
+from safe_train.model import Base
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,17 @@ class Shape:
             chat_template=embedded.chat_template,
             image_token="<image>",
         )
+
+    def base(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Base:
+        """A frozen base whose random weights are made on the device; its configuration and processor go to a folder.
+
+        A file of the weights would take longer to write and read than everything that is measured.
+        """
+        self.save(folder, weights=False)
+        torch.manual_seed(0)
+        with device:
+            model = LlavaForConditionalGeneration._from_config(self.config, dtype=dtype)
+        return Base(model.requires_grad_(False).eval(), self.processor, str(folder))
 
     def save(self, folder: Path, *, weights: bool = True) -> Path:
         """Writes configuration and processor, and random weights unless they are not wanted."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import safe_kernels
 from bench.measure import OURS, Row, Work, relative_error, run
+from bench.rehearsal import sized
 from safe_kernels import ewc_penalty_, squared_gradient_ema_
 
 FOREACH: Any = torch
@@ -48,6 +52,21 @@ def our_penalty(params: list[Tensor], anchors: list[Tensor], fishers: list[Tenso
     return ewc_penalty_(params, anchors, fishers, WEIGHT)
 
 
+def prepared_penalty(params: list[Tensor], anchors: list[Tensor], fishers: list[Tensor]) -> Callable[[], Tensor]:
+    """The operation, checked once."""
+    plan = prepared("EwcPlan")(params, anchors, fishers)
+    return lambda: plan(WEIGHT)
+
+
+def prepared(name: str) -> Any:
+    """A prepared form of the operations; skips the benchmark where there is none."""
+    found = getattr(safe_kernels, name, None)
+    if found is None:
+        pytest.skip(f"safe_kernels has no {name}")
+    return found
+
+
+PREPARED = f"{OURS}, prepared"
 PENALTIES = {OURS: our_penalty, "torch autograd": autograd_penalty, "torch._foreach": foreach_penalty}
 
 
@@ -58,7 +77,11 @@ def measure_penalty(benchmark: Any, device: torch.device, name: str, count: int,
     fishers = [tensor.abs() for tensor in tensors(count, size, device)]
     for param in params:
         param.grad = torch.zeros_like(param)
-    value = PENALTIES[name](params, anchors, fishers)
+    if name == PREPARED:
+        call = prepared_penalty(params, anchors, fishers)
+    else:
+        call = partial(PENALTIES[name], params, anchors, fishers)
+    value = call()
     offset = params[0].detach().double() - anchors[0].double()
     wide = [
         (f.double() * (p.detach().double() - a.double()).square()).sum()
@@ -77,7 +100,7 @@ def measure_penalty(benchmark: Any, device: torch.device, name: str, count: int,
         tolerance=TOLERANCE,
         rounds=5,
     )
-    run(benchmark, row, lambda: PENALTIES[name](params, anchors, fishers), device)
+    run(benchmark, row, call, device)
 
 
 def our_average(fishers: list[Tensor], grads: list[Tensor]) -> None:
@@ -98,7 +121,11 @@ def measure_average(benchmark: Any, device: torch.device, name: str, count: int,
     """One row of the table."""
     fishers, grads = [tensor.abs() for tensor in tensors(count, size, device)], tensors(count, size, device)
     want = DECAY * fishers[0].double() + (1.0 - DECAY) * grads[0].double().square()
-    AVERAGES[name](fishers, grads)
+    if name == PREPARED:
+        call = partial(prepared("SquaredGradientEmaPlan")(fishers), grads, DECAY)
+    else:
+        call = partial(AVERAGES[name], fishers, grads)
+    call()
     row = Row(
         operation="squared_gradient_ema_",
         size=f"{count} tensors of {size} x {size}",
@@ -108,10 +135,11 @@ def measure_average(benchmark: Any, device: torch.device, name: str, count: int,
         tolerance=TOLERANCE,
         rounds=5,
     )
-    run(benchmark, row, lambda: AVERAGES[name](fishers, grads), device)
+    run(benchmark, row, call, device)
 
 
 @pytest.mark.small
+@pytest.mark.operation("ewc_penalty_")
 @pytest.mark.parametrize("name", list(PENALTIES))
 def test_small_penalty(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes for a CPU."""
@@ -119,13 +147,15 @@ def test_small_penalty(benchmark: Any, device: torch.device, name: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", list(PENALTIES))
+@pytest.mark.operation("ewc_penalty_")
+@pytest.mark.parametrize("name", [PREPARED, *PENALTIES])
 def test_full_penalty(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes of the published table; they need a GPU."""
-    measure_penalty(benchmark, device, name, 400, 612)
+    measure_penalty(benchmark, device, name, *sized((400, 612), (3, 6)))
 
 
 @pytest.mark.small
+@pytest.mark.operation("squared_gradient_ema_")
 @pytest.mark.parametrize("name", list(AVERAGES))
 def test_small_average(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes for a CPU."""
@@ -133,7 +163,8 @@ def test_small_average(benchmark: Any, device: torch.device, name: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", list(AVERAGES))
+@pytest.mark.operation("squared_gradient_ema_")
+@pytest.mark.parametrize("name", [PREPARED, *AVERAGES])
 def test_full_average(benchmark: Any, device: torch.device, name: str) -> None:
     """Sizes of the published table; they need a GPU."""
-    measure_average(benchmark, device, name, 400, 612)
+    measure_average(benchmark, device, name, *sized((400, 612), (3, 6)))

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from bench.fisher_peers import PEERS, Estimator, batch_one_loop, by_safe_kernels, loss, network, plain, weights
 from bench.measure import OURS, Row, Work, relative_error, run
+from bench.rehearsal import sized
 from safe_kernels import fisher_diagonal_
+
+pytestmark = pytest.mark.operation("fisher_diagonal_")
 
 SAMPLES, TOKENS, SIZE, LAYERS = 16, 64, 768, 3
 TOLERANCE = 1e-4
@@ -85,9 +88,20 @@ def test_small_layer(benchmark: Any, device: torch.device, name: str, tokens: in
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", list(LAYER))
-def test_full_layer(benchmark: Any, device: torch.device, name: str) -> None:
-    """Sizes of the published table; they need a GPU."""
-    measure_layer(benchmark, device, name, (64, 512, 4096), torch.bfloat16)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        (sized((64, 512, 4096), (3, 5, 16)), torch.bfloat16),
+        (sized((64, 64, 4096), (3, 2, 16)), torch.bfloat16),
+        (sized((16, 512, 4096), (2, 5, 16)), torch.float32),
+    ],
+    ids=["T 512, bf16", "T 64, bf16", "T 512, fp32"],
+)
+def test_full_layer(
+    benchmark: Any, device: torch.device, name: str, shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Sizes of the published table, in the gradients' dtype of Stage A as well; they need a GPU."""
+    measure_layer(benchmark, device, name, shape, dtype)
 
 
 def test_peers_share_one_definition() -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.measure import OURS, Row, Work, relative_error, run
+from bench.measure import OURS, Row, Work, compiled, peer, relative_error, run
+from bench.rehearsal import sized
 from safe_kernels import kl_divergence
 from safe_kernels.kl import reference
+
+pytestmark = pytest.mark.operation("kl_divergence")
 
 CHECKED_TOKENS = 32
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -34,7 +37,7 @@ def eager(student: Tensor, teacher: Tensor) -> Tensor:
 
 def liger(student: Tensor, teacher: Tensor) -> Tensor:
     """Liger-Kernel's KL, which takes the student's log-probabilities and the teacher's probabilities."""
-    module: Any = pytest.importorskip("liger_kernel.transformers", reason="Liger-Kernel is not installed")
+    module: Any = peer("liger_kernel.transformers", "Liger-Kernel")
     loss = module.LigerKLDIVLoss(reduction="sum", log_target=True)
     return loss(torch.log_softmax(student.float(), -1), torch.log_softmax(teacher.float(), -1))
 
@@ -73,11 +76,15 @@ def test_small(benchmark: Any, device: torch.device, name: str, loss: Loss) -> N
     measure(benchmark, device, name, loss, (256, 32000))
 
 
+FULL = sized((8192, 152064), (6, 90))
+NAMES = [OURS, "torch eager", "Liger KL"]
+CASES = [*((name, FULL) for name in NAMES), *((name, sized((8192, 32000), (6, 50))) for name in NAMES)]
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [OURS, "torch eager", "torch.compile", "Liger KL"])
-@pytest.mark.parametrize("classes", [32000, 152064])
-def test_full(benchmark: Any, device: torch.device, name: str, classes: int) -> None:
+@pytest.mark.parametrize(("name", "shape"), [*CASES, ("torch.compile", FULL)])
+def test_full(benchmark: Any, device: torch.device, name: str, shape: tuple[int, int]) -> None:
     """Sizes of the published table; they need a GPU."""
-    losses = {OURS: ours, "torch eager": eager, "torch.compile": torch.compile(eager), "Liger KL": liger}
-    measure(benchmark, device, name, losses[name], (8192, classes))
+    losses = {OURS: ours, "torch eager": eager, "torch.compile": compiled(eager), "Liger KL": liger}
+    measure(benchmark, device, name, losses[name], shape)

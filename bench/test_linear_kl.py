@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.measure import OURS, Row, Work, relative_error, run
+from bench.measure import OURS, Row, Work, compiled, peer, relative_error, run
+from bench.rehearsal import sized
 from safe_kernels import linear_kl_divergence
 from safe_kernels.kl import reference
+
+pytestmark = pytest.mark.operation("linear_kl_divergence")
 
 CHECKED_TOKENS = 32
 """Tokens compared with float64; each token's result depends on no other."""
@@ -37,15 +40,36 @@ def eager(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
 
 def liger(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     """Liger-Kernel's fused linear JSD at its forward-KL end; it needs gradients for nothing but the student."""
-    module: Any = pytest.importorskip("liger_kernel.transformers", reason="Liger-Kernel is not installed")
+    module: Any = peer("liger_kernel.transformers", "Liger-Kernel")
     loss = module.LigerFusedLinearJSD(jsd_beta=0.0, temperature=1.0)
-    return loss(student, weight, teacher, weight) * student.shape[0]
+    return loss(student, weight, teacher, weight, shift_labels=None) * student.shape[0]
+
+
+def liger_kl(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """Liger-Kernel's fused linear KL, which takes the teacher's probabilities: they are formed first, [N, V]."""
+    module: Any = peer("liger_kernel.transformers", "Liger-Kernel")
+    with torch.no_grad():
+        target = torch.softmax(teacher @ weight.T, dim=-1, dtype=torch.float32)
+    return module.LigerFusedLinearKLDivLoss(reduction="sum")(student, weight, target)
+
+
+def fla(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """flash-linear-attention's fused linear KL, whose mean over tokens is its only reduction."""
+    module: Any = peer("fla.modules.fused_kl_div", "flash-linear-attention")
+    return module.FusedKLDivLoss()(student, teacher, weight, weight) * student.shape[0]
 
 
 PEERS: dict[str, Loss] = {OURS: ours, "torch eager": eager}
+FUSED: dict[str, Loss] = {
+    "Liger fused linear JSD": liger,
+    "Liger fused linear KL": liger_kl,
+    "flash-linear-attention fused linear KL": fla,
+}
 
 
-def problem(tokens: int, hidden: int, classes: int, divergence: float, dtype: torch.dtype, device: str) -> Problem:
+def problem(
+    tokens: int, hidden: int, classes: int, divergence: float, dtype: torch.dtype, device: torch.device | str
+) -> Problem:
     """Hidden states at a distance that gives about the wanted divergence (distance^2 / 2 for unit logits)."""
     teacher = torch.randn(tokens, hidden, device=device)
     student = teacher + (2.0 * divergence) ** 0.5 * torch.randn(tokens, hidden, device=device)
@@ -100,14 +124,19 @@ def test_small_compiled(benchmark: Any, device: torch.device) -> None:
     measure(benchmark, device, "torch.compile", loss, problem(512, 1024, 32000, 2e-4, torch.float32, "cpu"))
 
 
+FULL = sized((8192, 4096, 152064), (6, 16, 90))
+NAMES = [*PEERS, *FUSED]
+CASES = [(name, FULL) for name in NAMES]
+CASES += [(name, shape) for shape in sized([(8192, 4096, 32000), (64, 4096, 32064)], [(5, 16, 40)]) for name in NAMES]
+
+
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [OURS, "torch eager", "torch.compile", "Liger fused linear JSD"])
-@pytest.mark.parametrize(("tokens", "classes"), [(8192, 152064), (8192, 32000), (1024, 152064)])
-def test_full(benchmark: Any, device: torch.device, name: str, tokens: int, classes: int) -> None:
-    """Sizes of the published table; they need a GPU."""
-    losses = {**PEERS, "torch.compile": torch.compile(eager), "Liger fused linear JSD": liger}
-    measure(benchmark, device, name, losses[name], problem(tokens, 4096, classes, 2e-4, torch.bfloat16, "cuda"))
+@pytest.mark.parametrize(("name", "shape"), [*CASES, ("torch.compile", FULL)])
+def test_full(benchmark: Any, device: torch.device, name: str, shape: tuple[int, int, int]) -> None:
+    """Sizes of the published table, and the tens of tokens of a Stage A step; they need a GPU."""
+    losses = {**PEERS, **FUSED, "torch.compile": compiled(eager)}
+    measure(benchmark, device, name, losses[name], problem(*shape, 2e-4, torch.bfloat16, device))
 
 
 @pytest.mark.small

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,15 @@ _PACKAGES = ("safe-audio", "torch", "transformers", "torchaudio")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
+    """Versions of Python and of the packages that results depend on; a source tree on the path has none of its own."""
+    return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def tensors_sha256(named: Iterable[tuple[str, Tensor]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Read when huggingface_hub is imported: a test that asks for the network fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,16 +14,15 @@ import hypothesis
 import pytest
 import torch
 
-from safe_train.config import StageAConfig, build_config
-from safe_train.embedded.dataset import DatasetSizes, write_dataset
-from safe_train.experiment import attach, load_base_model
-from safe_train.model import Base, SafeModel
+if TYPE_CHECKING:  # the kernels' tests run where the trainer's dependencies are not installed
+    from safe_train.model import Base, SafeModel
 
 # The same examples in every run, so that a failure is everybody's failure.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
-SMALL = DatasetSizes(train_questions=60, val_questions=40, train_clips=40, val_clips=24)
+SMALL_SIZES = {"train_questions": 60, "val_questions": 40, "train_clips": 40, "val_clips": 24}
+"""Sizes of the small procedural data."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,20 +43,27 @@ def safe_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with few rows in the official formats; tests read it only."""
+    from safe_train.embedded.dataset import DatasetSizes, write_dataset
+
     root = tmp_path_factory.mktemp("small_data")
-    write_dataset(root, SMALL)
+    write_dataset(root, DatasetSizes(**SMALL_SIZES))
     return root
 
 
 @pytest.fixture(scope="session")
 def embedded_base() -> Base:
     """The untouched embedded base; nothing may be attached to it."""
+    from safe_train.config import StageAConfig
+    from safe_train.experiment import load_base_model
+
     return load_base_model(StageAConfig())
 
 
 @pytest.fixture
 def make_safe_model() -> Callable[..., SafeModel]:
     """Attaches SAFE to a fresh embedded base; settings are dotted, as for ``--set``."""
+    from safe_train.config import build_config
+    from safe_train.experiment import attach, load_base_model
 
     def make(*, output_scale: float = 0.0, **settings: str) -> SafeModel:
         config = build_config({}, settings)

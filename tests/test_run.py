@@ -16,13 +16,14 @@ from PIL import Image
 
 from safe_train.cli import safe
 from safe_train.data.vqa import load_vqa
-from safe_train.embedded.dataset import write_dataset
+from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.run import read_config
 from safe_train.summary import HEADER, read_summary
-from tests.conftest import SMALL
+from tests.conftest import SMALL_SIZES
 
 ROOT = Path(__file__).parents[1]
+SMALL = DatasetSizes(**SMALL_SIZES)
 SETTINGS = (
     "optimization.audio_batch_size=4", "optimization.vl_batch_size=4", "retention.fisher_samples=8",
     "evaluation.max_vl=24", "evaluation.max_audio=20", "evaluation.batch_size=7",

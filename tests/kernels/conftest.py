@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+# Read when CUDA starts. The tests ask for deterministic algorithms; without this, cuBLAS warns at each product.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 import pytest
 import torch
+
+from bench.rehearsal import interpreter_obstacle
 
 
 def interpret_triton() -> None:
@@ -16,31 +21,33 @@ def interpret_triton() -> None:
     on import; those that were defined for compilation are defined again.
     """
     os.environ["TRITON_INTERPRET"] = "1"
-    import numpy
-    import triton
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
-    if _release(triton.__version__) < (3, 7) and _release(numpy.__version__) >= (2, 4):
-        raise pytest.UsageError(
-            f"expected numpy below 2.4 for the interpreter of Triton {triton.__version__}, which takes arrays of one "
-            f"element for scalars, got numpy {numpy.__version__}; install numpy<2.4, or Triton 3.7"
-        )
     for module in (tl, tl.standard, tl.random):
         for name, value in list(vars(module).items()):
             if isinstance(value, JITFunction):
                 setattr(module, name, InterpretedFunction(value.fn))
 
 
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in version.split(".")[:2])
+def backends() -> list[object]:
+    """Those that can run here, as parameters of tests.
+
+    Raises:
+        pytest.UsageError: Triton's interpreter cannot run, and nobody asked for PyTorch alone.
+    """
+    obstacle = None if torch.cuda.is_available() else interpreter_obstacle()
+    if obstacle is None:
+        return ["torch", "triton"]
+    if os.environ.get("SAFE_KERNELS_BACKEND") != "torch":
+        raise pytest.UsageError(f"{obstacle}, or set SAFE_KERNELS_BACKEND=torch to leave out the tests of Triton")
+    return ["torch", pytest.param("triton", marks=pytest.mark.skip(reason=obstacle))]
 
 
-if not torch.cuda.is_available():
+BACKENDS = backends()
+if not torch.cuda.is_available() and interpreter_obstacle() is None:
     interpret_triton()
-
-BACKENDS = ["torch", "triton"]
 
 
 @pytest.fixture
