@@ -26,7 +26,7 @@ _NBYTES = operator.attrgetter("nbytes")
 
 
 class GraphCaptureError(RuntimeError):
-    """A CUDA graph is being captured, and addresses would have to be copied to the device."""
+    """Addresses would have to be copied to the device, which a CUDA graph could not repeat or does not expect."""
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[int]:
@@ -38,8 +38,8 @@ class AddressTable:
     """Addresses of tensors, `[rows, columns]` int64 on the device; brought up to date only where one has changed.
 
     A row holds the tensors that are used together, a column those of one kind. The table keeps its place in memory, so
-    that a captured CUDA graph finds it: a replay uses the addresses of the last refresh. During capture a refresh is
-    refused, since the graph would repeat the copy from host memory that has gone to another use by then.
+    that a captured CUDA graph finds it. During capture a refresh is refused, since the graph would repeat the copy from
+    host memory that has gone to another use by then; after capture too, since the graph reads this table.
 
     Attributes:
         device_table: [rows, columns].
@@ -49,6 +49,7 @@ class AddressTable:
         self.device_table = torch.zeros((rows, columns), dtype=torch.int64, device=device)
         self._known: list[list[int]] = [[] for _ in range(columns)]
         self._stream = _current_stream(device)
+        self._captured = False
 
     def refresh(self, columns: Sequence[list[int]]) -> bool:
         """Bring the table up to the addresses of these columns; no synchronization with the host.
@@ -60,7 +61,7 @@ class AddressTable:
             Whether an address has changed.
 
         Raises:
-            GraphCaptureError: one has changed, and a CUDA graph is being captured.
+            GraphCaptureError: one has changed, and a CUDA graph is being captured, or has captured this table.
             ValueError: a tensor has no memory, as those of the meta device.
         """
         device = self.device_table.device
@@ -68,12 +69,18 @@ class AddressTable:
         if not capturing:
             self._follow_stream(device)
         if all(map(operator.eq, columns, self._known)):
+            self._captured |= capturing
             return False
         if capturing:
             raise GraphCaptureError(
                 "expected tensors at the addresses of the call before, since a CUDA graph is being captured, and a "
                 "replay would copy addresses from memory that is used for something else by then; call the plan once "
                 "before capture, and keep its tensors and gradients in place (zero_grad(set_to_none=False))"
+            )
+        if self._captured:
+            raise GraphCaptureError(
+                "expected tensors at the addresses of the call that a CUDA graph has captured, since a replay finds "
+                "them by this plan; keep them in place, or make another plan for calls outside of the graph"
             )
         self._copy(columns)
         self._known = [list(column) for column in columns]

@@ -28,9 +28,9 @@ class EwcPlan:
     gradients may be made anew between calls, and parameters moved. Anchors and Fishers may be changed in place; one
     whose memory is exchanged (`.data = ...`) needs another plan.
 
-    A CUDA graph may capture a call after one call outside of it, if the gradients stay where they are
-    (`zero_grad(set_to_none=False)`); the weight is then part of the graph. In code for `torch.compile` call
-    `ewc_penalty_`.
+    A CUDA graph may capture a call after one call outside of it, if parameters and gradients stay where they are
+    (`zero_grad(set_to_none=False)`), then and later; the weight is part of the graph, and the plan must live as long as
+    the graph. In code for `torch.compile` call `ewc_penalty_`.
 
     Args:
         params: parameters theta. A `.grad` of None is created by the call.
@@ -65,7 +65,7 @@ class EwcPlan:
             The value, a scalar of the Fisher's dtype on the parameters' device; zero without parameters.
 
         Raises:
-            GraphCaptureError: a CUDA graph is being captured, and a tensor is not where it was at the call before.
+            GraphCaptureError: a CUDA graph is being captured or has been, and a tensor is not where it was before.
             ValueError: two gradients share memory.
         """
         _refuse_compilation("ewc_penalty_")
@@ -118,7 +118,7 @@ class SquaredGradientEmaPlan:
 
     The Fishers are checked here, gradients when they are other tensors than at the call before. A Fisher whose memory
     is exchanged (`.data = ...`) needs another plan. A CUDA graph may capture a call after one outside of it with the
-    same gradients; the decay is then part of the graph. In code for `torch.compile` call `squared_gradient_ema_`.
+    same gradients; the decay is part of the graph, and the plan must live as long as the graph. In code for `torch.compile` call `squared_gradient_ema_`.
 
     Args:
         fishers: running averages, float32 or float64; changed in place by the calls.
@@ -147,7 +147,7 @@ class SquaredGradientEmaPlan:
             decay: share of the old average that is kept, in [0, 1].
 
         Raises:
-            GraphCaptureError: a CUDA graph is being captured, and a gradient is not where it was at the call before.
+            GraphCaptureError: a CUDA graph is being captured or has been, and a gradient is not where it was before.
             TypeError: a dtype is not supported.
             ValueError: number of gradients, a shape or device, or `decay` does not fit.
         """

@@ -69,13 +69,26 @@ def test_refresh_is_refused_while_a_graph_is_captured(device: torch.device, monk
     tensors = some(device)
     table = AddressTable(3, 1, device)
     table.refresh([addresses(tensors)])
-    monkeypatch.setattr(_tables, "_capturing", lambda _: True)
-    assert not table.refresh([addresses(tensors)])  # nothing to copy: allowed
     moved = [*tensors[:2], torch.zeros(7, device=device)]
+    monkeypatch.setattr(_tables, "_capturing", lambda _: True)
     with pytest.raises(GraphCaptureError, match="call the plan once before capture"):
         table.refresh([addresses(moved)])
     monkeypatch.setattr(_tables, "_capturing", lambda _: False)
-    assert table.refresh([addresses(moved)])
+    assert table.refresh([addresses(moved)])  # nothing was captured, and nothing is stale
+
+
+def test_a_table_that_a_graph_has_captured_stays(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = some(device)
+    table = AddressTable(3, 1, device)
+    table.refresh([addresses(tensors)])
+    monkeypatch.setattr(_tables, "_capturing", lambda _: True)
+    assert not table.refresh([addresses(tensors)])  # nothing to copy: allowed
+    monkeypatch.setattr(_tables, "_capturing", lambda _: False)
+    assert not table.refresh([addresses(tensors)])
+    moved = [*tensors[:2], torch.zeros(7, device=device)]
+    with pytest.raises(GraphCaptureError, match="make another plan for calls outside of the graph"):
+        table.refresh([addresses(moved)])
+    assert table.device_table[:, 0].tolist() == addresses(tensors)
 
 
 def test_a_tensor_without_memory_is_refused(device: torch.device) -> None:
