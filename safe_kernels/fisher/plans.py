@@ -118,7 +118,8 @@ class SquaredGradientEmaPlan:
 
     The Fishers are checked here, gradients when they are other tensors than at the call before. A Fisher whose memory
     is exchanged (`.data = ...`) needs another plan. A CUDA graph may capture a call after one outside of it with the
-    same gradients; the decay is part of the graph, and the plan must live as long as the graph. In code for `torch.compile` call `squared_gradient_ema_`.
+    same gradients; the decay is part of the graph, and the plan must live as long as the graph. In code for
+    `torch.compile` call `squared_gradient_ema_`.
 
     Args:
         fishers: running averages, float32 or float64; changed in place by the calls.
