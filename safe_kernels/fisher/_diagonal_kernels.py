@@ -9,11 +9,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-X_PARTS: tl.constexpr = tl.constexpr(0b10_00_01_01_00_00)
-"""Which part of x each product of parts takes, two bits each, the first product lowest: 0, 0, 1, 1, 0, 2."""
+ALL_PRODUCTS: tl.constexpr = tl.constexpr(6)
+X_PARTS: tl.constexpr = tl.constexpr(0b00_01_00_01_10_00)
+"""Which part of x each product of parts takes, two bits each, the first product lowest: 0, 2, 1, 0, 1, 0.
 
-Y_PARTS: tl.constexpr = tl.constexpr(0b00_10_01_00_01_00)
-"""The same for y: 0, 1, 0, 1, 2, 0."""
+The smallest products come first: matrix units cut off what does not fit a sum, and what they cut off is then small too.
+"""
+
+Y_PARTS: tl.constexpr = tl.constexpr(0b00_00_01_01_00_10)
+"""The same for y: 2, 0, 1, 1, 0, 0."""
 
 
 @triton.jit(do_not_specialize=["samples", "samples_a_split", "tokens"])
@@ -47,8 +51,8 @@ def fisher_diagonal_kernel(
 
     TENSOR_COPIES: x and y are tensor descriptors, whose blocks the copy engine of Hopper and later brings; else
         pointers.
-    SQUARE: at the end of a sample its product is squared and added; else products are added as they are.
-    PRODUCTS: 1, or 6 where float32 operands are given as three bfloat16 parts each.
+    SQUARE: at the end of a sample its product is squared and added; else it is added as it is.
+    PRODUCTS: 1, or 6 where float32 operands are given as three bfloat16 parts each; fewer are the largest of them.
     TRANSPOSED: out is [y, x] instead of [x, y].
     SPLIT: programs share the samples, and each stores what it has found to its own slice of out; else it is added.
     """
@@ -72,7 +76,7 @@ def fisher_diagonal_kernel(
     sample = split * samples_a_split
     mine = tl.minimum(samples - sample, samples_a_split)
     start = 0
-    term = 0
+    term = ALL_PRODUCTS - PRODUCTS
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     product = tl.zeros([ROWS, COLUMNS], tl.float32)
     for _ in tl.range(0, mine * blocks * PRODUCTS, num_stages=STAGES):
@@ -91,20 +95,17 @@ def fisher_diagonal_kernel(
         if WIDEN:
             x, y = x.to(tl.float32), y.to(tl.float32)
         product = tl.dot(x, y, acc=product, input_precision="ieee")
-        if PRODUCTS > 1:
-            term = tl.where(term == PRODUCTS - 1, 0, term + 1)
-            start = tl.where(term == 0, start + TOKENS, start)
-        else:
-            start += TOKENS
+        start += TOKENS
         ends = start >= tokens
-        sample = tl.where(ends, sample + 1, sample)
         start = tl.where(ends, 0, start)
-        if SQUARE:  # noqa: SIM102 -- decided when compiled, the next when run
-            if ends:
-                total += product * product
-                product = tl.zeros([ROWS, COLUMNS], tl.float32)
-    if not SQUARE:
-        total = product
+        if PRODUCTS > 1:
+            term += ends.to(tl.int32)
+            ends = term == ALL_PRODUCTS
+            term = tl.where(ends, ALL_PRODUCTS - PRODUCTS, term)
+        sample = tl.where(ends, sample + 1, sample)  # not in the branch, on which the next copies would depend
+        if ends:
+            total += product * product if SQUARE else product
+            product = tl.zeros([ROWS, COLUMNS], tl.float32)
     out_ptr += tl.cast(split, tl.int64) * x_size * y_size
     if COLUMNS == 128:
         # By halves: a whole tile of addresses and old values beside the sums does not fit the registers.

@@ -159,8 +159,8 @@ def test_more_splits_than_are_summed_at_once(
 
 PARTS = "the smallest parts are left out"
 BREAKS = {
-    "the sum of a sample is not squared": ("total += product * product", "total += product"),
-    "a sample's sum goes on into the next": (f"{16 * ' '}product = tl.zeros([ROWS, COLUMNS], tl.float32)", ""),
+    "the sum of a sample is not squared": ("product * product if SQUARE else product", "product"),
+    "a sample's sum goes on into the next": (f"{12 * ' '}product = tl.zeros([ROWS, COLUMNS], tl.float32)", ""),
     "samples are squared together": ("if ends:", "if ends & (sample == samples):"),
     "the last block of tokens is dropped": ("blocks = tl.cdiv(tokens, TOKENS)", "blocks = tokens // TOKENS"),
     "a block reads into the next sample": (
@@ -220,6 +220,17 @@ def test_six_products_of_parts_are_float32_and_three_are_not(
     assert error(inputs, grads) < FISHER[torch.float32] / 10
     monkeypatch.setattr(diagonal_triton, "FLOAT32_PRODUCTS", 3)
     assert error(inputs, grads) > FISHER[torch.float32]
+
+
+def test_products_of_parts_from_the_smallest_to_the_largest() -> None:
+    """A part i is 2^-8i of its number: products i, j with i + j <= 2 matter, and each is taken once."""
+    x, y = (
+        [getattr(parts, "value", parts) >> 2 * term & 3 for term in range(6)]
+        for parts in (_diagonal_kernels.X_PARTS, _diagonal_kernels.Y_PARTS)
+    )
+    taken = list(zip(x, y, strict=True))
+    assert sorted(taken) == [(i, j) for i in range(3) for j in range(3) if i + j <= 2]
+    assert [i + j for i, j in taken] == [2, 2, 2, 1, 1, 0]
 
 
 def test_prepared_operands_of_few_samples_at_a_time(
@@ -383,3 +394,18 @@ def test_native_sizes(
     copies: str, device: torch.device, dtype: torch.dtype, samples: int, tokens: int, dout: int, din: int
 ) -> None:
     assert error(*layer(samples, tokens, dout, din, dtype, device)) < FISHER[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_more_than_two_to_the_31_elements(copies: str, device: torch.device) -> None:
+    inputs = torch.randn(9, 65536, 4096, device=device, dtype=torch.bfloat16)
+    grads = torch.randn(9, 65536, 16, device=device, dtype=torch.bfloat16)
+    grads[:, :-100] = 0  # sums of few products, as elsewhere
+    found = fisher_diagonal_(torch.zeros(16, 4096, device=device), inputs, grads)
+    want = torch.zeros(16, 4096, device=device, dtype=torch.float64)
+    for sample, gradient in zip(inputs, grads, strict=True):
+        for start in range(0, 4096, 512):
+            product = gradient.double().T @ sample[:, start : start + 512].double()
+            want[:, start : start + 512] += product.square()
+    assert relative_error(found, want) < FISHER[torch.bfloat16]
