@@ -11,7 +11,7 @@ import weakref
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache, reduce
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import torch
@@ -171,10 +171,8 @@ def refuse_overlaps(name: str, tensors: Sequence[Tensor]) -> None:
     if not tensors or tensors[0].is_meta:
         return
     if all(map(Tensor.is_contiguous, tensors)):  # the usual case, in few operations: this may run at every step
-        starts = _as_tensor(addresses(tensors))
-        order = starts.argsort(stable=True)
-        ends = (starts + _as_tensor(map(_NBYTES, tensors)))[order]
-        if bool((starts[order][1:] >= ends[:-1]).all()):
+        spans = sorted(zip(addresses(tensors), map(_NBYTES, tensors), strict=True))
+        if all(start + size <= following for (start, size), (following, _) in pairwise(spans)):
             return
     filled = [(index, tensor) for index, tensor in enumerate(tensors) if tensor.numel()]
     starts = _as_tensor(addresses(tensor for _, tensor in filled))

@@ -88,6 +88,7 @@ class AudioShare:
             # As -lr / bias1 (bias1 decay theta + m / scale), which also takes a learning rate that is a tensor.
             MULTI._foreach_mul_(part, bias1 * group["weight_decay"])
             MULTI._foreach_addcdiv_(part, moments, scale)
+            del scale  # or it would be there beside the next
             MULTI._foreach_mul_(part, -group["lr"] / bias1)
         held, self._held = self._held, []
         return held

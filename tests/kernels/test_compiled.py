@@ -47,6 +47,22 @@ def test_shipped_configurations(target: str) -> None:
     assert half_precision_fisher["matrix"] > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "bytes_in_wide_loads"),
+    [
+        # A thread handles 16 elements. Gradients of the average are read in 8 bytes beside the Fisher's 16.
+        ("ewc penalty bf16, gradient bf16, anchor fp32", 16 * (2 + 2 + 4 + 4)),
+        ("ewc penalty fp32, gradient fp32, anchor fp32", 16 * (4 + 4 + 4 + 4)),
+        ("squared-gradient average bf16", 16 * 4),
+    ],
+)
+def test_full_blocks_of_many_tensors_are_read_in_wide_loads(name: str, bytes_in_wide_loads: int) -> None:
+    """Also where a tensor's length is odd: then its last block alone is read element by element."""
+    results = {result["name"]: result for result in compiled("--only", name, "--targets", "sm_90")}
+    assert results[name]["vector_loads"] == bytes_in_wide_loads / 16
+    assert results[f"{name} unaligned"]["vector_loads"] == 0  # negative control
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", [*EVERYDAY, *REST])

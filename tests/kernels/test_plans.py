@@ -221,6 +221,17 @@ def test_plan_follows_parameters_that_are_moved_or_converted(backend: str, devic
         problem.check(plan(WEIGHT))
 
 
+def test_plan_follows_parameters_whose_gradients_stay(backend: str, device: torch.device) -> None:
+    problem = Problem(device)
+    plan = EwcPlan(problem.params, problem.anchors, problem.fishers)
+    plan(WEIGHT)
+    for convert in (torch.clone, Tensor.bfloat16, Tensor.half, Tensor.float):
+        for param in problem.params:
+            param.data = convert(param.data + 1.0)
+        problem.expect()
+        problem.check(plan(WEIGHT))
+
+
 def test_plan_sees_anchors_and_fishers_changed_in_place(backend: str, device: torch.device) -> None:
     problem = Problem(device)
     plan = EwcPlan(problem.params, problem.anchors, problem.fishers)
