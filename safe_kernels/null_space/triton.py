@@ -34,9 +34,10 @@ FLAT_RANKS = (8, 16, 32, 64)
 ROWS = 64
 """Rows a program owns: 16 a warp, so that no warp repeats another's products."""
 
-COLUMNS = {"half": {16: 128, 32: 64, 64: 64}, "float32": {16: 64, 32: 32, 64: 32}}
-"""Columns a program holds at a time, by padded rank: the most that registers hold. For rank 16 that leaves two programs
-a multiprocessor, whose 2 x 132 x 64 rows of 1024 in bfloat16 are 35 MB: the second read finds them in the L2 cache."""
+COLUMNS = {"half": {16: 128, 32: 128, 64: 64}, "float32": {16: 64, 32: 64, 64: 32}}
+"""Columns a program holds at a time, by padded rank: the most that registers hold. That leaves two programs (three
+for rank 64) a multiprocessor, and 2 x 132 x 64 rows of 1024 in bfloat16 are 35 MB: the second read finds them in the L2
+cache."""
 
 UNALIGNED_COLUMNS = {kind: {rank: columns // 2 for rank, columns in of.items()} for kind, of in COLUMNS.items()}
 """Without accesses of 16 bytes there are more addresses to hold."""
