@@ -302,15 +302,21 @@ def main() -> None:
             if part == "13b":
                 kept[part] = planned(data, root / part)
                 print(plan_markdown(kept[part]), flush=True)
+                write(kept, options.output)
                 continue
             settings = settings_of(part, root) | {"retention__null_space_min_samples": SAMPLES}
             config = configuration(data, variant="nullspace_retention", **settings)
             rows = measured(part, config, 1 if part == "larger" else options.rounds)
             kept[part] = [asdict(row) for row in rows]
             print(markdown(rows), flush=True)
-    if options.output is not None:
+            write(kept, options.output)
+
+
+def write(found: dict[str, Any], output: Path | None) -> None:
+    """What was found so far, as JSON."""
+    if output is not None:
         described = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        options.output.write_text(json.dumps(kept | described, indent=2) + "\n")
+        output.write_text(json.dumps(found | described, indent=2) + "\n")
 
 
 if __name__ == "__main__":

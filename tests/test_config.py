@@ -98,6 +98,7 @@ def test_an_assignment_that_is_no_yaml(text):
         ("retention.divergence", "kl"),
         ("model", "demo"),
         ("retention.null_space_energy", "0"),
+        ("retention.null_space_memory_gib", "0"),
     ],
 )
 def test_a_value_that_does_not_fit_is_told_with_its_key(dotted, text):
