@@ -38,6 +38,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 WORKER = """
 import sys, torch
+from tests.kernels.conftest import interpret_triton
+if sys.argv[3] == "triton":
+    interpret_triton()
 meeting = f"file://{sys.argv[1]}/meeting"
 torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
 from tests.kernels.test_kl_group import run_cases
@@ -78,12 +81,14 @@ def run_cases(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def shared_out(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, Tensor]]]:
+@pytest.fixture(scope="module", params=["torch", "triton"])
+def shared_out(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, tuple[Tensor, Tensor]]]:
     """What two processes find."""
     folder = tmp_path_factory.mktemp("group")
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", WORKER, str(folder), str(rank)] for rank in range(2)]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "SAFE_KERNELS_BACKEND": request.param}
+    commands = [[sys.executable, "-c", WORKER, str(folder), str(rank), request.param] for rank in range(2)]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) for command in commands]
     try:
         errors = [process.communicate(timeout=240)[1] for process in started]
