@@ -19,6 +19,9 @@ from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, relative_err
 
 ENVIRONMENT = {**os.environ, "SAFE_KERNELS_BACKEND": "auto", "PYTHONPATH": str(Path(__file__).parents[2])}
 
+Found = dict[str, tuple[Tensor, Tensor]]
+"""Values and gradients by case."""
+
 SPLIT = 70
 """The first process has 70 of 150 classes, the second 80."""
 
@@ -68,7 +71,7 @@ def case(options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any
     return student.to(dtype), teacher.to(dtype), weight.to(dtype), chosen
 
 
-def run_cases(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+def run_cases(rank: int) -> Found:
     """What one of two processes finds with its slice of the classes."""
     part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
     found = {}
@@ -82,9 +85,7 @@ def run_cases(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @pytest.fixture(scope="module", params=["torch", "triton"])
-def shared_out(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, tuple[Tensor, Tensor]]]:
+def shared_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What two processes find."""
     folder = tmp_path_factory.mktemp("group")
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "SAFE_KERNELS_BACKEND": request.param}
@@ -101,7 +102,7 @@ def shared_out(
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_two_processes_equal_one_and_float64(
-    shared_out: list[dict[str, tuple[Tensor, Tensor]]], name: str, monkeypatch: pytest.MonkeyPatch
+    shared_out: list[Found], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAFE_KERNELS_BACKEND", "torch")
     student, teacher, weight, chosen = case(CASES[name])
