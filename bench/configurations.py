@@ -87,7 +87,35 @@ def _divergences(backend: str) -> list[Configuration]:
     block = kl.block_size("forward", backend)
     two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCK": block, "FROM_LOGITS": True}
     two_heads["BLOCKS"] = kl.block_count(152064, block)
-    return [*found, _linear_divergence("linear kl forward two heads", "fp32", two_heads, " bias")]
+    return [*found, _linear_divergence("linear kl forward two heads", "fp32", two_heads, " bias"), *_slices(backend)]
+
+
+def _slices(backend: str) -> list[Configuration]:
+    """Heads whose classes are shared out among processes."""
+    found = []
+    rows, numbers = ("*bf16",) * 4, ("i32", "i32", "i32", "fp32", "fp32")
+    for name, code in kl.DIVERGENCE_CODES.items():
+        block = kl.block_size(name, backend)
+        constants = {"FROM_LOGITS": False, "BIAS": False, "MASKED": True, "SOFTCAP": False, "BLOCK": block}
+        kernels: list[tuple[str, Any, tuple[str, ...], dict[str, int]]] = [
+            ("summary", kl_kernels.slice_summary_kernel, ("*u8", "*fp32", *numbers), {"BLOCKS": 32}),
+            (
+                "gradient", kl_kernels.slice_gradient_kernel, ("*u8", "*fp32", "*fp32", "*fp32", *numbers, "fp32"),
+                {"DIVERGENCE": code},
+            ),
+        ]  # fmt: skip
+        if name == "jsd":
+            kernels.append(
+                ("mixture", kl_kernels.slice_mixture_kernel, ("*u8", "*fp32", "*fp32", *numbers, "fp32"), {})
+            )
+        found += [
+            Configuration(
+                f"linear kl slice {what} {name} bf16", kernel, (*rows, *types), {**constants, **more}, kl.WARPS,
+                elements=block,
+            )
+            for what, kernel, types, more in kernels
+        ]  # fmt: skip
+    return found
 
 
 def _linear_divergence(name: str, dtype: str, constants: dict[str, Any], option: str) -> Configuration:

@@ -13,6 +13,7 @@ from safe_kernels._triton import log1p
 from safe_kernels.kl._rows import (
     JSD,
     LN_2,
+    LOG2_E,
     REVERSE,
     SATURATED,
     jensen_shannon,
@@ -199,3 +200,133 @@ def difference_kernel(
         if WANT_GRADIENT:
             tl.store(scales_ptr + row, 0.0)
             write_zeros(other_ptr, classes, BLOCK)
+
+
+@triton.jit
+def slice_summary_kernel(
+    teacher_ptr: tl.tensor,
+    other_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    other_bias_ptr: tl.tensor,
+    mask_ptr: tl.tensor,
+    found_ptr: tl.tensor,
+    rows: tl.tensor,
+    classes: tl.tensor,
+    vocabulary: tl.tensor,
+    inverse_temperature: tl.tensor,
+    softcap: tl.tensor,
+    FROM_LOGITS: tl.constexpr,
+    BIAS: tl.constexpr,
+    MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """What `vocabulary_parallel.merged` takes of a slice of a row, [7, rows]; zeros where masked."""
+    row = tl.program_id(0).to(tl.int64)
+    counts = True
+    if MASKED:
+        counts = tl.load(mask_ptr + row) != 0
+    teacher_ptr += row * classes
+    other_ptr += row * classes
+    normalizer, mean, excess, spread, of_student, student_mean, reach = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if counts:
+        log2_normalizer, mean, excess, spread, reach = summary(
+            teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary, inverse_temperature, softcap,
+            REVERSE, FROM_LOGITS, BIAS, SOFTCAP, BLOCKS, BLOCK,
+        )  # fmt: skip
+        normalizer = log2_normalizer * LN_2
+        of_student = normalizer + mean + log1p(excess)
+        student_mean = mean + spread / (1.0 + excess)
+        if excess > SATURATED:
+            of_student, student_mean = student_normalizer(
+                teacher_ptr, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary, inverse_temperature, softcap,
+                FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+            )  # fmt: skip
+            of_student *= LN_2
+    found_ptr += row
+    tl.store(found_ptr, normalizer)
+    tl.store(found_ptr + rows, mean)
+    tl.store(found_ptr + 2 * rows, excess)
+    tl.store(found_ptr + 3 * rows, spread)
+    tl.store(found_ptr + 4 * rows, of_student)
+    tl.store(found_ptr + 5 * rows, student_mean)
+    tl.store(found_ptr + 6 * rows, reach)
+
+
+@triton.jit
+def slice_mixture_kernel(
+    teacher_ptr: tl.tensor,
+    other_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    other_bias_ptr: tl.tensor,
+    mask_ptr: tl.tensor,
+    statistics_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    rows: tl.tensor,
+    classes: tl.tensor,
+    vocabulary: tl.tensor,
+    inverse_temperature: tl.tensor,
+    softcap: tl.tensor,
+    beta: tl.tensor,
+    FROM_LOGITS: tl.constexpr,
+    BIAS: tl.constexpr,
+    MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """The two sums of jsd over a slice of a row, [2, rows]; `statistics` [3, rows]: normalizer, shift, reach."""
+    row = tl.program_id(0).to(tl.int64)
+    counts = True
+    if MASKED:
+        counts = tl.load(mask_ptr + row) != 0
+    value, moment = 0.0, 0.0
+    if counts:
+        value, moment = jensen_shannon(
+            teacher_ptr + row * classes, other_ptr + row * classes, bias_ptr, other_bias_ptr, classes, vocabulary,
+            tl.load(statistics_ptr + row) * LOG2_E, tl.load(statistics_ptr + rows + row),
+            tl.load(statistics_ptr + 2 * rows + row), inverse_temperature, softcap, beta,
+            FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+        )  # fmt: skip
+    tl.store(sums_ptr + row, value)
+    tl.store(sums_ptr + rows + row, moment)
+
+
+@triton.jit
+def slice_gradient_kernel(
+    teacher_ptr: tl.tensor,
+    other_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    other_bias_ptr: tl.tensor,
+    mask_ptr: tl.tensor,
+    statistics_ptr: tl.tensor,
+    moment_ptr: tl.tensor,
+    scales_ptr: tl.tensor,
+    rows: tl.tensor,
+    classes: tl.tensor,
+    vocabulary: tl.tensor,
+    inverse_temperature: tl.tensor,
+    softcap: tl.tensor,
+    beta: tl.tensor,
+    DIVERGENCE: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    BIAS: tl.constexpr,
+    MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """The gradient with respect to a slice of a row, over its scale, in the place of the differences."""
+    row = tl.program_id(0).to(tl.int64)
+    counts = True
+    if MASKED:
+        counts = tl.load(mask_ptr + row) != 0
+    other_ptr += row * classes
+    if counts:
+        write_gradient(
+            other_ptr, teacher_ptr + row * classes, other_ptr, bias_ptr, other_bias_ptr, classes, vocabulary,
+            tl.load(statistics_ptr + row) * LOG2_E, tl.load(statistics_ptr + rows + row), tl.load(moment_ptr + row),
+            tl.load(statistics_ptr + 2 * rows + row), 1.0 / tl.load(scales_ptr + row), inverse_temperature, softcap,
+            beta, DIVERGENCE, FROM_LOGITS, BIAS, SOFTCAP, BLOCK,
+        )  # fmt: skip
+    else:
+        write_zeros(other_ptr, classes, BLOCK)

@@ -150,24 +150,22 @@ def linear_kl_tokens(
     # is given to the kernel, which skips the masked rows.
     if head_bias is not None and teacher_head_bias is not None and head_bias.device.type == "cpu":
         _raise_if_one_sided(head_bias, teacher_head_bias, "head_bias and teacher_head_bias")
-    use_triton = group is None and choose_backend(student_hidden) == "triton"
+    use_triton = choose_backend(student_hidden) == "triton"
     skipped_by_kernel = use_triton and mask is not None and mask.device.type != "cpu"
     rows = None if skipped_by_kernel else packed_rows(mask, student_hidden.device)
     student, teacher = pack(student_hidden, rows), pack(teacher_hidden, rows)
     # The products below are to be in the dtypes they are written in; autocast would lower those of float32.
+    options = (
+        heads, Measure(divergence, beta), chunk_tokens, want_gradient, None if group is None else group_named(group)
+    )  # fmt: skip
     with torch.autocast(student_hidden.device.type, enabled=False):
         if use_triton:
             from safe_kernels.kl import triton
 
             row_mask = mask if skipped_by_kernel else None
-            values, gradient = triton.linear_divergence(
-                student, teacher, row_mask, heads, Measure(divergence, beta), chunk_tokens, want_gradient
-            )
+            values, gradient = triton.linear_divergence(student, teacher, row_mask, *options)
         else:
-            values, gradient = linear_divergence(
-                student, teacher, heads, Measure(divergence, beta), chunk_tokens, want_gradient,
-                None if group is None else group_named(group),
-            )  # fmt: skip
+            values, gradient = linear_divergence(student, teacher, *options)
     count = len(student_hidden)
     values = unpack(values, rows, count)
     _raise_if_teacher_not_finite("teacher_hidden", teacher_hidden, values)

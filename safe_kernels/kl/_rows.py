@@ -153,7 +153,7 @@ def summary(
     largest = tl.max(largest_of, 0)
     log2_moved = (largest_of - largest) * log2_scale
     moved = mass_of * tl.exp2(log2_moved)
-    mass = tl.sum(moved, 0)
+    mass = tl.maximum(tl.sum(moved, 0), 1e-37, propagate_nan=_ALL)  # a slice of a head may have no class that counts
     share = moved / mass
     mean = tl.sum(share * mean_of, 0)
     distance = tl.where(share == 0.0, 0.0, mean_of - mean)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
 from safe_kernels._triton import cdiv, launch
-from safe_kernels.kl._kernels import STATISTICS, difference_kernel, logits_backward_kernel, logits_forward_kernel
+from safe_kernels.kl import vocabulary_parallel
+from safe_kernels.kl._kernels import (
+    STATISTICS,
+    difference_kernel,
+    logits_backward_kernel,
+    logits_forward_kernel,
+    slice_gradient_kernel,
+    slice_mixture_kernel,
+    slice_summary_kernel,
+)
 from safe_kernels.kl.fallback import Measure
 from safe_kernels.kl.linear_fallback import LinearHeads
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
 """As the kernels know the divergences."""
@@ -29,6 +43,9 @@ _MINIMUM_CHUNK = 128
 _MAXIMUM_CHUNK = 8192
 _TOKEN_STEP = 256
 """Chunks above this are multiples of it: matrix products work in tiles of 128 or 256 rows."""
+
+_GROUP_CHUNK = 2048
+"""Default tokens a chunk where the classes are shared out: all processes must cut alike, whatever their slices."""
 
 _ROW_STEP = 16
 """Rows of logits are padded to a multiple of this, so that each begins where 128-bit loads may."""
@@ -113,51 +130,33 @@ def linear_divergence(
     measure: Measure,
     chunk_tokens: int | None,
     want_gradient: bool,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Divergence [N] times the squared temperature and its gradient [N, H] ([0, H] unless wanted), float32."""
+    """Divergence [N] times the squared temperature and its gradient [N, H] ([0, H] unless wanted), float32.
+
+    With a group, the heads are this process's slice of the classes; the results are those of the whole.
+    """
     tokens, hidden = student.shape
     vocabulary = heads.weight.shape[0]
     values = student.new_empty(tokens, dtype=torch.float32)
     gradient = student.new_empty((tokens if want_gradient else 0, hidden), dtype=torch.float32)
     if tokens == 0 or vocabulary == 0:
         return values.zero_(), gradient.zero_()
-    separate = heads.teacher_weight is not None
-    bias, other_bias = _biases(heads)
-    logits = LogitRows(tokens, chunk_tokens, heads)
+    logits = LogitRows(tokens, chunk_tokens or (None if group is None else _GROUP_CHUNK), heads)
     scales = student.new_empty(logits.chunk, dtype=torch.float32)
     for start in range(0, tokens, logits.chunk):
         part = slice(start, min(start + logits.chunk, tokens))
-        of_teacher, other = logits.fill(student[part], teacher[part])
+        rows = _Rows(*logits.fill(student[part], teacher[part]), None if mask is None else mask[part], logits, measure)
         size = part.stop - part.start
-        launch(
-            difference_kernel,
-            size,
-            of_teacher,
-            other,
-            values if bias is None else bias,
-            values if other_bias is None else other_bias,
-            _mask_argument(None if mask is None else mask[part], values),
-            values[part],
-            scales,
-            logits.width,
-            vocabulary,
-            1.0 / heads.temperature,
-            heads.softcap or 1.0,
-            measure.beta,
-            DIVERGENCE=DIVERGENCE_CODES[measure.name],
-            FROM_LOGITS=separate,
-            BIAS=bias is not None,
-            MASKED=mask is not None,
-            SOFTCAP=heads.softcap is not None,
-            WANT_GRADIENT=want_gradient,
-            BLOCKS=block_count(vocabulary, _block(measure.name)),
-            BLOCK=_block(measure.name),
-            device=values.device,
-            num_warps=WARPS,
-        )
+        if group is None:
+            rows.divergence(values[part], scales[:size], want_gradient)
+        else:
+            rows.shared_divergence(values[part], scales[:size], want_gradient, group)
         if want_gradient:
-            product(other[:, :vocabulary].to(heads.weight.dtype), heads.weight, gradient[part])
+            product(rows.other[:, :vocabulary].to(heads.weight.dtype), heads.weight, gradient[part])
             gradient[part].mul_(scales[:size].unsqueeze(-1))
+    if group is not None and want_gradient:
+        torch.distributed.all_reduce(gradient, group=group)
     return values, gradient
 
 
@@ -178,6 +177,7 @@ class LogitRows:
         self.memory = heads.weight.new_empty((2 * self.chunk, self.width), dtype=dtype)
         self.states = heads.weight.new_empty((0 if self.separate else 2 * self.chunk, heads.weight.shape[1]))
         self.padded = 0
+        self.biases = _biases(heads)
 
     def fill(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher logits [n, width], and differences (a shared head) or student logits (two heads) [n, width]."""
@@ -199,6 +199,72 @@ class LogitRows:
             product(teacher.to(dtype), self.heads.teacher_weight.t(), out[:size])
             product(student.to(dtype), self.heads.weight.t(), out[size:])
         return pair[:size], pair[size:]
+
+
+class _Rows:
+    """The launches on the rows of a chunk."""
+
+    def __init__(
+        self, teacher: Tensor, other: Tensor, mask: Tensor | None, logits: LogitRows, measure: Measure
+    ) -> None:
+        self.teacher, self.other, self.measure = teacher, other, measure
+        self.sizes = (logits.width, logits.vocabulary, 1.0 / logits.heads.temperature, logits.heads.softcap or 1.0)
+        self.inverse_temperature = self.sizes[2]
+        bias, other_bias = logits.biases
+        # A kernel compiled without biases or a mask gets pointers that it does not read.
+        self.tensors = (
+            teacher,
+            other,
+            teacher if bias is None else bias,
+            teacher if other_bias is None else other_bias,
+            _mask_argument(mask, teacher),
+        )
+        self.block = _block(measure.name)
+        self.blocks = block_count(logits.vocabulary, self.block)
+        self.constants = {
+            "FROM_LOGITS": logits.separate,
+            "BIAS": bias is not None,
+            "MASKED": mask is not None,
+            "SOFTCAP": logits.heads.softcap is not None,
+            "BLOCK": self.block,
+        }
+
+    def divergence(self, values: Tensor, scales: Tensor, want_gradient: bool) -> None:
+        """Fill the values and, with the gradient, the scales; the gradient replaces the differences."""
+        self._launch(
+            difference_kernel, values, scales, *self.sizes, self.measure.beta,
+            DIVERGENCE=DIVERGENCE_CODES[self.measure.name], WANT_GRADIENT=want_gradient, BLOCKS=self.blocks,
+        )  # fmt: skip
+
+    def shared_divergence(self, values: Tensor, scales: Tensor, want_gradient: bool, group: ProcessGroup) -> None:
+        """The same of rows of which this process has a slice of the classes."""
+        rows = len(values)
+        found = values.new_empty((7, rows))
+        self._launch(slice_summary_kernel, found, rows, *self.sizes, BLOCKS=self.blocks)
+        whole = vocabulary_parallel.merged(found, group)
+        statistics = torch.stack((whole.normalizer, whole.shift, whole.reach)).float()
+        value = (whole.reverse if self.measure.name == "reverse" else whole.forward).float()
+        moment = value
+        if self.measure.name == "jsd":
+            sums = values.new_empty((2, rows))
+            self._launch(slice_mixture_kernel, statistics, sums, rows, *self.sizes, self.measure.beta)
+            torch.distributed.all_reduce(sums, group=group)
+            value, moment = sums[0].clamp_min(0.0), sums[1]
+        torch.mul(value, 1.0 / self.inverse_temperature**2, out=values)
+        if want_gradient:
+            # Pinsker's bound, as in `difference_kernel`.
+            scale = whole.forward.clamp(1e-30, 0.5).mul(2.0).sqrt().float()
+            self._launch(
+                slice_gradient_kernel, statistics, moment, scale, rows, *self.sizes, self.measure.beta,
+                DIVERGENCE=DIVERGENCE_CODES[self.measure.name],
+            )  # fmt: skip
+            torch.mul(scale, 1.0 / self.inverse_temperature, out=scales)
+
+    def _launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
+        launch(
+            kernel, len(self.teacher), *self.tensors, *arguments, **self.constants, **constants,
+            device=self.teacher.device, num_warps=WARPS,
+        )  # fmt: skip
 
 
 def product(a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -1,9 +1,9 @@
 r"""The divergence under a head whose classes are shared out among processes, as tensor parallelism does.
 
 Each process has a slice of the classes, with its logits z and differences d. What it finds there is merged by the rule
-of `_rows.py`, slices in the place of blocks: the log-normalizer, mu, K and S of each slice are gathered, with two more
-for rows far apart six numbers a token. jsd needs two more sums over all classes. The gradient with respect to a slice's
-logits needs nothing else, and its products with the slices of the head add up over the processes.
+of `_rows.py`, slices in the place of blocks: seven numbers a token are gathered, the log-normalizer, mu, K and S of each
+slice, and three for rows far apart. jsd needs two more sums over all classes. The gradient with respect to the logits of
+a slice needs nothing else, and its products with the slices of the head add up over the processes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,22 @@ def group_named(name: str) -> ProcessGroup:
     return _groups[name]
 
 
-class _Whole(NamedTuple):
-    """What all slices together say of the rows, [n] each: log-normalizer, mu + KL(p||q), and both divergences."""
+class Whole(NamedTuple):
+    """What all slices together say of the rows, [n] each in float64.
+
+    Attributes:
+        normalizer: the teacher's log-normalizer.
+        shift: mu + KL(p||q).
+        forward: KL(p||q).
+        reverse: KL(q||p).
+        reach: a bound on |log(q/p)|.
+    """
 
     normalizer: Tensor
     shift: Tensor
     forward: Tensor
     reverse: Tensor
+    reach: Tensor
 
 
 def divergence_(
@@ -52,7 +61,7 @@ def divergence_(
 ) -> Tensor:
     """`fallback.divergence_` of rows of which this process has a slice; the value is that of the whole row."""
     dtype = difference.dtype
-    whole = _merged(_gathered(_summary(teacher, difference).double(), group))
+    whole = merged(_summary(teacher, difference), group)
     value = whole.reverse if measure.name == "reverse" else whole.forward
     if measure.name == "jsd" or want_gradient:
         log_p = teacher.sub_(whole.normalizer.to(dtype).unsqueeze(-1))
@@ -83,17 +92,17 @@ def _jensen_shannon_(
 
 
 def _summary(teacher: Tensor, difference: Tensor) -> Tensor:
-    """Of each row's slice, [6, n]: log-normalizer, mu, K, S, and the student's log-normalizer and mean of d."""
+    """Of each row's slice, [7, n]: log-normalizer, mu, K, S, the student's log-normalizer and mean of d, reach."""
     p, normalizer = _softmax(teacher)
     mean = (p * difference).sum(-1)
     delta = difference - mean.unsqueeze(-1)
     delta.masked_fill_(torch.isneginf(teacher), 0.0)
-    is_far = delta.amax(-1) > _FAR
+    is_far, reach = delta.amax(-1) > _FAR, delta.abs().amax(-1)
     expm1, excess = expm1_and_excess(delta.clamp(max=_FAR), torch.inf, delta.new_empty((3, *delta.shape)))
     excess = (p * excess).sum(-1).masked_fill(is_far, torch.inf)
     spread = (p * delta * expm1).sum(-1)
     q, student_normalizer = _softmax(teacher + difference)
-    return torch.stack((normalizer, mean, excess, spread, student_normalizer, (q * difference).sum(-1)))
+    return torch.stack((normalizer, mean, excess, spread, student_normalizer, (q * difference).sum(-1), reach))
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,15 +112,20 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     return (logits - finite.unsqueeze(-1)).exp(), normalizer
 
 
+def merged(found: Tensor, group: ProcessGroup) -> Whole:
+    """What all processes found in their slices, put together; [7, n] as of `_summary`."""
+    return _merged(_gathered(found.double(), group))
+
+
 def _gathered(found: Tensor, group: ProcessGroup) -> Tensor:
-    """What every process found, [processes, 6, n]."""
+    """What every process found, [processes, 7, n]."""
     everyone = [torch.empty_like(found) for _ in range(torch.distributed.get_world_size(group))]
     torch.distributed.all_gather(everyone, found.contiguous(), group=group)
     return torch.stack(everyone)
 
 
-def _merged(found: Tensor) -> _Whole:
-    normalizers, means, excesses, spreads, student_normalizers, student_means = found.unbind(1)
+def _merged(found: Tensor) -> Whole:
+    normalizers, means, excesses, spreads, student_normalizers, student_means, reaches = found.unbind(1)
     normalizer = torch.logsumexp(normalizers, 0)
     share = (normalizers - normalizer).exp()
     mean = (share * means).sum(0)
@@ -124,4 +138,5 @@ def _merged(found: Tensor) -> _Whole:
     is_far = ~(excess < _SATURATED)
     forward = torch.where(is_far, student_normalizer - normalizer - mean, excess.log1p())
     both = torch.where(is_far, student_mean - mean, spread / (1.0 + excess))
-    return _Whole(normalizer, mean + forward, forward, (both - forward).clamp_min(0.0))
+    reach = torch.where(share == 0.0, 0.0, reaches + distance.abs()).amax(0) + forward.abs()
+    return Whole(normalizer, mean + forward, forward, (both - forward).clamp_min(0.0), reach)

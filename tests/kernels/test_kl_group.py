@@ -19,6 +19,9 @@ from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, relative_err
 
 ENVIRONMENT = {**os.environ, "SAFE_KERNELS_BACKEND": "auto", "PYTHONPATH": str(Path(__file__).parents[2])}
 
+Found = dict[str, tuple[Tensor, Tensor]]
+"""Values and gradients by case."""
+
 SPLIT = 70
 """The first process has 70 of 150 classes, the second 80."""
 
@@ -38,6 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 WORKER = """
 import sys, torch
+from tests.kernels.conftest import interpret_triton
+if sys.argv[3] == "triton":
+    interpret_triton()
 meeting = f"file://{sys.argv[1]}/meeting"
 torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
 from tests.kernels.test_kl_group import run_cases
@@ -65,7 +71,7 @@ def case(options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any
     return student.to(dtype), teacher.to(dtype), weight.to(dtype), chosen
 
 
-def run_cases(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+def run_cases(rank: int) -> Found:
     """What one of two processes finds with its slice of the classes."""
     part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
     found = {}
@@ -78,12 +84,12 @@ def run_cases(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def shared_out(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[Tensor, Tensor]]]:
+@pytest.fixture(scope="module", params=["torch", "triton"])
+def shared_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What two processes find."""
     folder = tmp_path_factory.mktemp("group")
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", WORKER, str(folder), str(rank)] for rank in range(2)]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "SAFE_KERNELS_BACKEND": request.param}
+    commands = [[sys.executable, "-c", WORKER, str(folder), str(rank), request.param] for rank in range(2)]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) for command in commands]
     try:
         errors = [process.communicate(timeout=240)[1] for process in started]
@@ -96,7 +102,7 @@ def shared_out(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_two_processes_equal_one_and_float64(
-    shared_out: list[dict[str, tuple[Tensor, Tensor]]], name: str, monkeypatch: pytest.MonkeyPatch
+    shared_out: list[Found], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAFE_KERNELS_BACKEND", "torch")
     student, teacher, weight, chosen = case(CASES[name])

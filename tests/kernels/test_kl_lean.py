@@ -16,6 +16,10 @@ from safe_kernels import linear_kl_divergence
 from safe_kernels.kl import triton as kl
 from safe_kernels.kl.linear_fallback import LinearHeads
 from tests.kernels.test_kl_linear import problem
+from tests.kernels.test_kl_logits import expected as logits_expected
+from tests.kernels.test_kl_logits import measured as logits_measured
+from tests.kernels.test_kl_logits import pair
+from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, relative_error
 
 PROGRAM = """
 import dataclasses, json, sys, bench.compiled as compiled, bench.configurations as all
@@ -73,6 +77,37 @@ def test_one_exponential_on_the_common_path(name: str) -> None:
     result = compiled()[name]
     fewest = min(loop["special"] / result["elements"] for loop in result["loops"] if loop["loads"])
     assert fewest <= 1.1
+
+
+# Both paths in one row
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("likely", [True, False])
+def test_near_and_far_blocks_in_one_row(backend: str, device: torch.device, divergence: str, likely: bool) -> None:
+    """The middle block's differences are of size 3 beside 1e-3; unlikely, it must cost the others no digit."""
+    student, teacher = pair(3, 201, 1e-3, device)
+    student[:, 64:128] += 3.0 * torch.randn(3, 64, device=device)
+    if not likely:
+        student[:, 64:128] -= 25.0
+        teacher[:, 64:128] -= 25.0
+    want, want_gradient = logits_expected(student, teacher, divergence)
+    got, got_gradient = logits_measured(student, teacher, divergence)
+    assert (want.max() < 1e-5) != likely
+    assert relative_error(got, want) < DIVERGENCE_VALUE[torch.float32]
+    assert relative_error(got_gradient, want_gradient) < DIVERGENCE_GRADIENT[torch.float32]
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("size", [0.2499, 0.2501])
+def test_both_sides_of_the_limit(backend: str, device: torch.device, divergence: str, size: float) -> None:
+    """Differences of one size and either sign: the series at its last, and what follows at its first."""
+    teacher = torch.randn(2, 130, device=device)
+    student = teacher + size * torch.randn(2, 130, device=device).sign()
+    want, want_gradient = logits_expected(student, teacher, divergence)
+    got, got_gradient = logits_measured(student, teacher, divergence)
+    assert relative_error(got, want) < DIVERGENCE_VALUE[torch.float32]
+    assert relative_error(got_gradient, want_gradient) < DIVERGENCE_GRADIENT[torch.float32]
 
 
 # Chunks, products, layout

@@ -257,7 +257,7 @@ def test_closed_form_of_two_classes(backend: str, device: torch.device) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"student_logits": torch.zeros(2, 3, 4)}, ValueError, r"student_logits: expected shape \[N, V\]"),
+        ({"student_logits": torch.zeros(4)}, ValueError, r"student_logits: expected shape \[N, V\] or \[B, T, V\]"),
         ({"student_logits": torch.zeros(2, 4, dtype=torch.int64)}, TypeError, "student_logits: expected dtype"),
         ({"teacher_logits": torch.zeros(2, 5)}, ValueError, r"teacher_logits: expected shape \[2, 4\], got \[2, 5\]"),
         ({"teacher_logits": torch.zeros(2, 4).half()}, TypeError, "teacher_logits: expected the dtype"),
