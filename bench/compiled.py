@@ -2,8 +2,10 @@
 
     python -m bench.compiled                       writes docs/kernels/compiled.md (some minutes)
     python -m bench.compiled --shipped --json -    the everyday subset, as JSON on standard output
+    python -m bench.compiled --only "linear kl"    what these configurations' loops are made of, on standard output
 
-Registers and spills come from the cubin (cuobjdump, nvdisasm) or the AMD assembly, shared memory from Triton.
+Registers and spills come from the cubin (cuobjdump, nvdisasm) or the AMD assembly, shared memory from Triton. What the
+innermost loops do is read off the machine code for NVIDIA's chips (`bench.machine_code`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.configurations import Configuration, configurations
+from bench.machine_code import (
+    MATRIX,
+    MULTIPROCESSORS,
+    Loop,
+    count,
+    innermost_loops,
+    instruction_names,
+    resident_programs,
+)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -51,6 +62,9 @@ class Compiled:
         matrix: matrix instructions.
         float64: double-precision arithmetic instructions; there should be none.
         allows_vector_loads: whether the data of the configuration allow 128-bit loads.
+        elements: elements that a thread handles in one round of the hot loops; 0 where they are not element-wise.
+        loops: the innermost loops, in the order of the code; none for AMD.
+        resident: programs that a multiprocessor holds at once; 0 for AMD.
     """
 
     name: str
@@ -63,6 +77,9 @@ class Compiled:
     matrix: int
     float64: int
     allows_vector_loads: bool
+    elements: float
+    loops: tuple[Loop, ...]
+    resident: int
 
 
 def compile_configuration(configuration: Configuration, target: str) -> Compiled:
@@ -81,16 +98,21 @@ def compile_configuration(configuration: Configuration, target: str) -> Compiled
     source = ASTSource(configuration.kernel, signature, constants, attributes)
     kernel = triton.compile(source, target=TARGETS[target], options={"num_warps": configuration.warps})
     found = _amd(kernel.asm) if target.startswith("gfx") else _nvidia(kernel.asm)
+    shared, resident = kernel.metadata.shared, 0
+    if target in MULTIPROCESSORS:
+        resident = resident_programs(target, found["registers"], shared, configuration.warps)
     return Compiled(
         name=configuration.name,
         target=target,
-        shared=kernel.metadata.shared,
+        shared=shared,
         allows_vector_loads=configuration.vector_loads,
+        elements=configuration.elements / (32 * configuration.warps),
+        resident=resident,
         **found,
     )
 
 
-def _nvidia(asm: Any) -> dict[str, int]:
+def _nvidia(asm: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(asm["cubin"])
         file.flush()
@@ -99,17 +121,19 @@ def _nvidia(asm: Any) -> dict[str, int]:
     registers = re.search(r"REG:(\d+)", usage)
     if registers is None:
         raise RuntimeError(f"cuobjdump: expected a register count, got {usage!r}")
+    names = instruction_names(code)
     return {
         "registers": int(registers.group(1)),
-        "spills": len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        "vector_loads": len(re.findall(r"\bLDG\S*\.128|\bLDGSTS\S*\.128", code)),
-        "loads": len(re.findall(r"\bLDG(?:STS)?\b", code)),
-        "matrix": len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", code)),
-        "float64": len(re.findall(r"\b(?:DADD|DMUL|DFMA|DSETP)\b", code)),
+        "spills": count(r"(?:LDL|STL)\b", names),
+        "vector_loads": count(r"LDG\S*\.128|UTMALDG", names),
+        "loads": count(r"LDG(?:STS)?\b|UTMALDG", names),
+        "matrix": count(MATRIX, names),
+        "float64": count(r"(?:DADD|DMUL|DFMA|DSETP)\b", names),
+        "loops": tuple(innermost_loops(code)),
     }
 
 
-def _amd(asm: Any) -> dict[str, int]:
+def _amd(asm: Any) -> dict[str, Any]:
     code = asm["amdgcn"]
     counts = {key: re.search(rf"\.{key}:\s+(\d+)", code) for key in ("vgpr_count", "vgpr_spill_count")}
     registers, spills = (int(match.group(1)) if match else -1 for match in counts.values())
@@ -120,6 +144,7 @@ def _amd(asm: Any) -> dict[str, int]:
         "loads": len(re.findall(r"\b(?:global|buffer)_load_", code)),
         "matrix": len(re.findall(r"\bv_mfma_", code)),
         "float64": len(re.findall(r"\bv_(?:add|mul|fma)_f64\b", code)),
+        "loops": (),
     }
 
 
@@ -127,13 +152,13 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def compile_all(targets: Iterable[str], shipped_only: bool) -> list[Compiled]:
-    """Compile all configurations, or the everyday subset, for some targets."""
+def compile_all(targets: Iterable[str], shipped_only: bool, only: str = "") -> list[Compiled]:
+    """Compile all configurations, the everyday subset, or those with a text in their names, for some targets."""
     return [
         compile_configuration(configuration, target)
         for target in targets
         for configuration in configurations(TARGETS[target].backend)
-        if configuration.shipped or not shipped_only
+        if (configuration.shipped or not shipped_only) and only in configuration.name
     ]
 
 
@@ -154,7 +179,34 @@ def page(found: list[Compiled]) -> str:
         "|---|" + "---|" * len(targets),
     ]
     lines += [f"| {name} | " + " | ".join(_cell(row[t]) for t in targets) + " |" for name, row in by_name.items()]
+    lines += ["", "## Hot loops on Hopper", "", *loop_table([result for result in found if result.target == "sm_90"])]
     return "\n".join(lines) + "\n"
+
+
+def loop_table(found: list[Compiled]) -> list[str]:
+    """What the innermost loops do, one row a loop, as lines of Markdown."""
+    lines = [
+        "One row an innermost loop, instructions of one warp and one round. In brackets: on the shortest way around,",
+        "which takes the cheap side of a branch. An element: instructions of that way over the elements of a thread.",
+        "Waits: barriers, and waits for products and copies. Wide: of 16 bytes, or a tensor copy. Special:",
+        "exponentials, logarithms and reciprocals, which take four slots each. Resident: programs a multiprocessor",
+        "holds at once.",
+        "",
+        "| configuration | target | instructions | an element | special | mma | waits | async copies, wide "
+        "| loads, wide | stores, wide | registers | spills | resident |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    return lines + [_loop_row(result, loop) for result in found for loop in result.loops]
+
+
+def _loop_row(result: Compiled, loop: Loop) -> str:
+    each = f"{loop.shortest / result.elements:.1f}" if result.elements else ""
+    return (
+        f"| {result.name} | {result.target} | {loop.instructions} ({loop.shortest}) | {each} | {loop.special} "
+        f"| {loop.matrix} | {loop.barriers} | {loop.async_copies}, {loop.wide_copies} "
+        f"| {loop.loads}, {loop.wide_loads} | {loop.stores}, {loop.wide_stores} "
+        f"| {result.registers} | {loop.spills} | {result.resident} |"
+    )
 
 
 def _cell(result: Compiled) -> str:
@@ -170,9 +222,12 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--shipped", action="store_true", help="only the configurations of everyday tests")
     parser.add_argument("--json", help="write JSON to this file (- is standard output) instead of the page")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only configurations with this text in their names")
     arguments = parser.parse_args()
-    found = compile_all(arguments.targets, arguments.shipped)
-    if arguments.json is None:
+    found = compile_all(arguments.targets, arguments.shipped, arguments.only)
+    if arguments.only and arguments.json is None:
+        print("\n".join(loop_table([result for result in found if result.loops])))
+    elif arguments.json is None:
         PAGE.parent.mkdir(parents=True, exist_ok=True)
         PAGE.write_text(page(found), encoding="utf-8")
         print(f"wrote {PAGE}")

@@ -33,6 +33,7 @@ class Configuration:
         warps: warps a program.
         vector_loads: whether the data allow 128-bit loads.
         shipped: among those that everyday tests compile.
+        elements: elements that a program handles in one round of its hot loops; 0 where they are not element-wise.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Configuration:
     warps: int
     vector_loads: bool = True
     shipped: bool = False
+    elements: int = 0
 
 
 def configurations(backend: str) -> list[Configuration]:
@@ -62,11 +64,11 @@ def _divergences() -> list[Configuration]:
             found += [
                 Configuration(
                     f"kl logits forward {name} {dtype}", kl_kernels.logits_forward_kernel, forward, constants, kl.WARPS,
-                    shipped=everyday and name == "jsd",
+                    shipped=everyday and name == "jsd", elements=kl.BLOCK,
                 ),
                 Configuration(
                     f"kl logits backward {name} {dtype}", kl_kernels.logits_backward_kernel, backward, constants,
-                    kl.WARPS, shipped=everyday and name == "jsd",
+                    kl.WARPS, shipped=everyday and name == "jsd", elements=kl.BLOCK,
                 ),
             ]  # fmt: skip
             found += [
@@ -77,6 +79,7 @@ def _divergences() -> list[Configuration]:
                     {**constants, "SOFTCAP": softcap, "WANT_GRADIENT": True},
                     kl.WARPS,
                     shipped=everyday and (name == "forward" or softcap),
+                    elements=kl.BLOCK,
                 )
                 for softcap in (False, True)
             ]
@@ -156,6 +159,7 @@ def _projections(precision: str) -> list[Configuration]:
                     warps,
                     vector_loads=rank_aligned,
                     shipped=aligned and rank_aligned and rank in (null_space.RANK_PADS[0], null_space.MAXIMUM_RANK),
+                    elements=constants["ROWS"] * constants["COLUMNS"] if "ROWS" in constants else constants["STEP"],
                 )
             )
     for rank in null_space.RANK_PADS:

@@ -58,7 +58,7 @@ def test_the_check_sees_spills_double_precision_and_scalar_loads() -> None:
     """Negative control: one broken figure at a time."""
     good = {
         "name": "kernel", "target": "sm_90", "registers": 64, "spills": 0, "shared": 0, "vector_loads": 4, "loads": 4,
-        "matrix": 0, "float64": 0, "allows_vector_loads": True,
+        "matrix": 0, "float64": 0, "allows_vector_loads": True, "elements": 16.0, "loops": [], "resident": 2,
     }  # fmt: skip
     assert_well_compiled([good])
     for broken in ({"spills": 1}, {"float64": 1}, {"vector_loads": 0}, {"shared": 10**6}, {"registers": 0}):
