@@ -47,7 +47,7 @@ def test_every_step_passes(tmp_path: Path) -> None:
     steps = document["steps"]
     assert {name: step["state"] for name, step in steps.items()} == {step.name: "passed" for step in STEPS}
     assert document["rehearsal"]
-    assert {step["digest"] for step in steps.values()} == {source_digest()}
+    assert {step["digest"] for step in steps.values()} == {source_digest(tree)}
     assert {step["commit"] for step in steps.values()} == {None}
     failed = [row for step in steps.values() for row in step["rows"] if row["outcome"] == "failed"]
     assert {row["figures"].get("sweep", row["name"]) for row in failed} == SWEPT_AHEAD
@@ -62,5 +62,5 @@ def test_one_step_where_there_is_no_git(tmp_path: Path) -> None:
     done = rehearse(tree, out, "--only", "environment")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = json.loads((out / "results.json").read_text(encoding="utf-8"))["steps"]
-    assert steps["environment"]["digest"] == source_digest()
+    assert steps["environment"]["digest"] == source_digest(tree)
     assert steps["environment"]["commit"] is None
