@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,31 @@ TENSOR_COPIES = ("sm_90", "sm_100")
 """Targets with a copy engine for blocks of tensors."""
 
 PAGE = Path(__file__).parent.parent / "docs" / "kernels" / "compiled.md"
+
+BEFORE = PAGE.parent.parent / "results" / "compiled_before.json"
+"""What the compiler made of the kernels of an earlier commit."""
+
+SUCCESSORS = {
+    "kl logits forward forward bf16": ("kl logits forward forward bf16",),
+    "kl logits backward forward bf16": ("kl logits backward forward bf16",),
+    "linear kl forward bf16": ("linear kl forward bf16",),
+    "linear kl reverse bf16": ("linear kl reverse bf16",),
+    "linear kl jsd bf16": ("linear kl jsd bf16",),
+    "linear kl forward softcap bf16": ("linear kl forward softcap bf16",),
+    "linear kl forward fp32": ("linear kl forward fp32",),
+    "fisher diagonal bf16": ("fisher diagonal bf16",),
+    "fisher diagonal fp32": ("fisher diagonal fp32",),
+    "fisher diagonal one token bf16": ("fisher diagonal one token",),
+    "squared-gradient average bf16": ("squared-gradient average bf16",),
+    "ewc penalty bf16, anchor fp32": ("ewc penalty bf16, gradient bf16, anchor fp32",),
+    "ewc penalty fp32, anchor fp32": ("ewc penalty fp32, gradient fp32, anchor fp32",),
+    "row projection rank 16": ("row projection bf16 rank 16", "row projection fp32 rank 16"),
+    "row projection rank 64": ("row projection bf16 rank 64", "row projection fp32 rank 64"),
+    "flat coefficients rank 16": ("flat coefficients bf16, basis fp32 rank 8",),
+    "flat subtraction rank 16": ("flat subtraction bf16, basis fp32 rank 8",),
+    "flat reduction rank 16": ("flat reduction rank 8",),
+}
+"""For each of them the configurations that do its work now; the old padded rank 8 to 16."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +180,15 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def compile_all(targets: Iterable[str], shipped_only: bool, only: str = "") -> list[Compiled]:
-    """Compile all configurations, the everyday subset, or those with a text in their names, for some targets."""
+def compile_all(targets: Iterable[str], shipped_only: bool, only: str = "", skip: str = "") -> list[Compiled]:
+    """Compile all configurations, the everyday subset, or those whose names hold or lack a text, for some targets."""
     return [
         compile_configuration(configuration, target)
         for target in targets
         for configuration in configurations(TARGETS[target].backend, target in TENSOR_COPIES)
-        if (configuration.shipped or not shipped_only) and only in configuration.name
+        if (configuration.shipped or not shipped_only)
+        and only in configuration.name
+        and not (skip and skip in configuration.name)
     ]
 
 
@@ -182,8 +209,48 @@ def page(found: list[Compiled]) -> str:
         "|---|" + "---|" * len(targets),
     ]
     lines += [f"| {name} | " + " | ".join(_cell(row[t]) for t in targets) + " |" for name, row in by_name.items()]
-    lines += ["", "## Hot loops on Hopper", "", *loop_table([result for result in found if result.target == "sm_90"])]
+    on_hopper = [result for result in found if result.target == "sm_90"]
+    lines += ["", "## Before and after, on Hopper", "", *_before_and_after(on_hopper)]
+    lines += ["", "## Hot loops on Hopper", "", *loop_table(on_hopper)]
     return "\n".join(lines) + "\n"
+
+
+def _before_and_after(found: list[Compiled]) -> list[str]:
+    """The kernels of the earlier commit, and under each its successors."""
+    document = json.loads(BEFORE.read_text(encoding="utf-8"))
+    by_name = {result.name: result for result in found}
+    lines = [
+        f"Before: commit {document['commit']}, triton {document['triton']}. The columns are those of the table below;",
+        "of several loops each has its figure, rare ones (a row far apart, a masked row) among them.",
+        "",
+        "| kernel | | an element | instructions | mma | waits | async copies, wide | loads, wide | registers | spills "
+        "| resident |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for fields in document["results"]:
+        before = Compiled(**{**fields, "loops": tuple(Loop(**loop) for loop in fields["loops"])})
+        lines.append(_comparison(before, "before"))
+        lines += [_comparison(by_name[name], "after") for name in SUCCESSORS[before.name] if name in by_name]
+    return lines
+
+
+def _comparison(result: Compiled, label: str) -> str:
+    def each(figure: Callable[[Loop], object]) -> str:
+        return " / ".join(str(figure(loop)) for loop in result.loops)
+
+    an_element = each(lambda loop: f"{loop.shortest / result.elements:.1f}") if result.elements else ""
+    cells = (
+        an_element,
+        each(lambda loop: loop.shortest),
+        each(lambda loop: loop.matrix),
+        each(lambda loop: loop.barriers),
+        each(lambda loop: f"{loop.async_copies}, {loop.wide_copies}"),
+        each(lambda loop: f"{loop.loads}, {loop.wide_loads}"),
+        str(result.registers),
+        str(result.spills),
+        str(result.resident),
+    )
+    return f"| {result.name} | {label} | " + " | ".join(cells) + " |"
 
 
 def loop_table(found: list[Compiled]) -> list[str]:
@@ -226,8 +293,9 @@ def main() -> None:
     parser.add_argument("--shipped", action="store_true", help="only the configurations of everyday tests")
     parser.add_argument("--json", help="write JSON to this file (- is standard output) instead of the page")
     parser.add_argument("--only", default="", metavar="TEXT", help="only configurations with this text in their names")
+    parser.add_argument("--skip", default="", metavar="TEXT", help="no configurations with this text in their names")
     arguments = parser.parse_args()
-    found = compile_all(arguments.targets, arguments.shipped, arguments.only)
+    found = compile_all(arguments.targets, arguments.shipped, arguments.only, arguments.skip)
     if arguments.only and arguments.json is None:
         print("\n".join(loop_table([result for result in found if result.loops])))
     elif arguments.json is None:

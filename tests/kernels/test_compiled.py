@@ -93,7 +93,8 @@ def test_full_blocks_of_many_tensors_are_read_in_wide_loads(name: str, bytes_in_
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", [*EVERYDAY, *REST])
 def test_every_configuration(target: str) -> None:
-    found = compiled("--targets", target)
+    """Once with those of float16, which compile as those of bfloat16 do."""
+    found = compiled("--targets", target, *([] if target == "sm_90" else ["--skip", "fp16"]))
     assert_well_compiled(found)
     if target != "gfx942":
         assert_diagonal_streams(found)
