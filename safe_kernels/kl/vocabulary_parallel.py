@@ -1,9 +1,9 @@
 r"""The divergence under a head whose classes are shared out among processes, as tensor parallelism does.
 
 Each process has a slice of the classes, with its logits z and differences d. What it finds there is merged by the rule
-of `_rows.py`, slices in the place of blocks: seven numbers a token are gathered, the log-normalizer, mu, K and S of each
-slice, and three for rows far apart. jsd needs two more sums over all classes. The gradient with respect to the logits of
-a slice needs nothing else, and its products with the slices of the head add up over the processes.
+of `_rows.py`, slices in the place of blocks: seven numbers a token are gathered, the log-normalizer, mu, K and S of a
+slice, and three for rows far apart. jsd needs two more sums over all classes. The gradient with respect to the logits
+of a slice needs nothing else, and its products with the slices of the head add up over the processes.
 """
 
 from __future__ import annotations
