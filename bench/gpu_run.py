@@ -29,7 +29,7 @@ from typing import Any
 from bench.gpu.processes import Ended, run_limited
 from bench.gpu.results import OtherResultsError, Results
 from bench.gpu.rows import VARIABLE as ROWS_VARIABLE
-from bench.gpu.rows import Row, read_rows
+from bench.gpu.rows import WARNINGS, Row, read_rows
 from bench.gpu.sources import ROOT, commit, source_digest
 from bench.gpu.steps import STEPS, Step
 from bench.rehearsal import VARIABLE as REHEARSAL_VARIABLE
@@ -175,7 +175,7 @@ def left_out(message: str) -> Result:
 
 def result_of(step: Step, ended: Ended, rows: list[Row]) -> Result:
     """What a step's process and its rows amount to."""
-    outcomes = Counter(row["outcome"] for row in rows)
+    outcomes = Counter(row["outcome"] for row in rows if row["name"] != WARNINGS)
     first = next((row["message"] for row in rows if row["outcome"] == "failed"), None)
     if ended.code is None:
         state, message = "timed out", f"killed after {ended.seconds:.0f} s"
