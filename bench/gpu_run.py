@@ -179,12 +179,14 @@ def result_of(step: Step, ended: Ended, rows: list[Row]) -> Result:
     first = next((row["message"] for row in rows if row["outcome"] == "failed"), None)
     if ended.code is None:
         state, message = "timed out", f"killed after {ended.seconds:.0f} s"
+    elif outcomes and set(outcomes) == {"skipped"}:
+        reasons = dict.fromkeys(str(row["message"]) for row in rows if row["outcome"] == "skipped")
+        state, message = "failed", f"nothing was done: {'; '.join(reasons)}"
     elif ended.code != 0 and not (step.rows_may_fail and ended.code == _TESTS_FAILED and outcomes["passed"]):
         lines = [line for line in ended.tail.split("\n") if line.strip()]
         state, message = "failed", first or f"exit code {ended.code}: {lines[-1] if lines else 'no output'}"
     elif not outcomes["passed"]:
-        reasons = {row["message"] for row in rows}
-        state, message = "failed", f"nothing was done: {'; '.join(map(str, reasons)) or 'no row was written'}"
+        state, message = "failed", "nothing was done: no row was written"
     else:
         state, message = "passed", first
     return {
