@@ -91,6 +91,13 @@ def _steps(document: Document) -> list[str]:
         if row["outcome"] == "failed"
     ]
     told = ["Failed tests:", "", *failed, ""] if failed else []
+    warned = [
+        f"- {step}: {_first_line(text)} ({where})"
+        for step in document["steps"]
+        for row in figures_of(document, step)
+        for text, where in row.get("warnings", {}).items()
+    ]
+    told += ["Warnings:", "", *warned, ""] if warned else []
     head = ("step", "result", "time", "passed, failed, skipped", "")
     return ["## Steps", "", *table(head, rows), *told]
 

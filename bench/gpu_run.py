@@ -29,7 +29,7 @@ from typing import Any
 from bench.gpu.processes import Ended, run_limited
 from bench.gpu.results import OtherResultsError, Results
 from bench.gpu.rows import VARIABLE as ROWS_VARIABLE
-from bench.gpu.rows import Row, read_rows
+from bench.gpu.rows import WARNINGS, Row, read_rows
 from bench.gpu.sources import ROOT, commit, source_digest
 from bench.gpu.steps import STEPS, Step
 from bench.rehearsal import VARIABLE as REHEARSAL_VARIABLE
@@ -175,16 +175,18 @@ def left_out(message: str) -> Result:
 
 def result_of(step: Step, ended: Ended, rows: list[Row]) -> Result:
     """What a step's process and its rows amount to."""
-    outcomes = Counter(row["outcome"] for row in rows)
+    outcomes = Counter(row["outcome"] for row in rows if row["name"] != WARNINGS)
     first = next((row["message"] for row in rows if row["outcome"] == "failed"), None)
     if ended.code is None:
         state, message = "timed out", f"killed after {ended.seconds:.0f} s"
+    elif outcomes and set(outcomes) == {"skipped"}:
+        reasons = dict.fromkeys(str(row["message"]) for row in rows if row["outcome"] == "skipped")
+        state, message = "failed", f"nothing was done: {'; '.join(reasons)}"
     elif ended.code != 0 and not (step.rows_may_fail and ended.code == _TESTS_FAILED and outcomes["passed"]):
         lines = [line for line in ended.tail.split("\n") if line.strip()]
         state, message = "failed", first or f"exit code {ended.code}: {lines[-1] if lines else 'no output'}"
     elif not outcomes["passed"]:
-        reasons = {row["message"] for row in rows}
-        state, message = "failed", f"nothing was done: {'; '.join(map(str, reasons)) or 'no row was written'}"
+        state, message = "failed", "nothing was done: no row was written"
     else:
         state, message = "passed", first
     return {

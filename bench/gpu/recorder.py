@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from bench.gpu.rows import Outcome, RowWriter
+from bench.gpu.rows import WARNINGS, Outcome, RowWriter
 
 _MESSAGE_LENGTH = 600
+_MOST_WARNINGS = 40
 
 
 class Recorder:
@@ -17,6 +18,7 @@ class Recorder:
     def __init__(self) -> None:
         self.rows = RowWriter()
         self.reports: dict[str, list[Any]] = {}
+        self.warnings: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Keeps the report; after the last phase, or after a crash, writes the row."""
@@ -34,6 +36,17 @@ class Recorder:
             seconds=sum(r.duration for r in reports),
             message=message_of(told) if told else None,
         )
+
+    def pytest_warning_recorded(self, warning_message: Any, nodeid: str) -> None:
+        """Keeps each warning once, with the first test that met it."""
+        text = f"{warning_message.category.__name__}: {warning_message.message}"[:_MESSAGE_LENGTH]
+        if len(self.warnings) < _MOST_WARNINGS:
+            self.warnings.setdefault(text, nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        """Writes a row of the warnings, where some were met."""
+        if self.warnings:
+            self.rows.add(WARNINGS, "passed", {"warnings": self.warnings})
 
     def pytest_collectreport(self, report: Any) -> None:
         """Writes a row for a file that cannot be collected, or is skipped as a whole."""

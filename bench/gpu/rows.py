@@ -12,6 +12,9 @@ from typing import Any, Literal
 VARIABLE = "SAFE_GPU_ROWS"
 """The file into which a step writes its rows."""
 
+WARNINGS = "warnings"
+"""Name of the row that holds the warnings of all tests, and is no test's."""
+
 Outcome = Literal["passed", "failed", "skipped"]
 Row = dict[str, Any]
 

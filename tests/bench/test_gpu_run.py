@@ -126,8 +126,9 @@ def test_the_folder_is_few_shallow_files(tmp_path: Path) -> None:
 
 def test_a_step_that_did_nothing_has_not_passed(tmp_path: Path) -> None:
     skipped = "from bench.gpu.rows import RowWriter; RowWriter().add('row', 'skipped', message='no GPU')"
-    found = run(tmp_path, step("silent", ""), step("skipping", skipped))
-    assert states(found) == {"silent": "failed", "skipping": "failed"}
+    warned = skipped + "; RowWriter().add('warnings', 'passed')"
+    found = run(tmp_path, step("silent", ""), step("skipping", skipped), step("warning", warned))
+    assert states(found) == {"silent": "failed", "skipping": "failed", "warning": "failed"}
     assert "no GPU" in found["skipping"]["message"]
 
 
@@ -172,7 +173,7 @@ def test_list_says_what_will_run(capsys: pytest.CaptureFixture) -> None:
 def test_operations_that_fail_are_not_measured() -> None:
     """Their benchmarks are skipped by name, the others are not."""
     broken = {"ewc_penalty_": "assert 0.5 < 1e-05"}
-    arguments = ("-q", "-rs", "-p", "no:cacheprovider", "bench/test_elastic.py", "-m", "full")
+    arguments = ("-q", "-rs", "-p", "no:cacheprovider", "bench/test_elastic.py", "-m", "full", "-k", "not prepared")
     command = [sys.executable, "-m", "pytest", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"SAFE_BENCH_BROKEN": json.dumps(broken), "SAFE_GPU_REHEARSAL": "1"}
