@@ -72,14 +72,16 @@ def projection(_: int | None) -> Case:
 
 
 SWEEPS = [
-    Sweep("safe_kernels.fisher.triton:TOKENS", (16, 32, 64, 128), fisher(512)),
-    Sweep("safe_kernels.fisher.triton:TOKENS", (16, 32, 64), fisher(64)),
-    Sweep("safe_kernels.fisher.triton:FISHER_WARPS", (4, 8), fisher(512)),
-    Sweep("safe_kernels.fisher.triton:TOKENS", (16, 32, 64), fisher(512), "fp32"),
+    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((16,), (32,), (64,), (128,)), fisher(512)),
+    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((16,), (32,), (64,)), fisher(64)),
+    Sweep("safe_kernels.fisher.diagonal_triton:stages", (2, 3, 4), fisher(512)),
+    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(512), "fp32"),
     Sweep("safe_kernels.kl.triton:WARPS", (4, 8, 16), logits),
-    Sweep("safe_kernels.kl.triton:BLOCK", (2048, 4096, 8192), logits),
-    Sweep("safe_kernels.null_space.triton:ROWS", (16, 32, 64), projection),
-    Sweep("safe_kernels.null_space.triton:ROWS", (16, 32, 64), projection, "fp32"),
+    Sweep("safe_kernels.kl.triton:_BLOCK", (2048, 4096, 8192), logits),
+    Sweep("safe_kernels.null_space.triton:ROWS", (32, 64, 128), projection),
+    Sweep("safe_kernels.null_space.triton:COLUMNS/half/16", (64, 128, 256), projection),
+    Sweep("safe_kernels.null_space.triton:STAGES", (2, 3, 4), projection),
+    Sweep("safe_kernels.null_space.triton:COLUMNS/float32/16", (32, 64), projection, "fp32"),
     Sweep(CHUNK, sized((512, 1024, 2048, 4096, 8192), (1, 2, 4)), linear),
 ]
 POINTS = [(sweep, value) for sweep in SWEEPS for value in sweep.values]
