@@ -16,7 +16,11 @@ from safe_kernels.fisher import _ops, fallback
 
 FISHER_DTYPES = (torch.float32, torch.float64)
 _GRAD: Callable[[Tensor], Tensor] = operator.attrgetter("grad")
-_FORMS: list[Callable[[Tensor], Any]] = [*map(operator.attrgetter, ("dtype", "shape", "device")), Tensor.stride]
+_Form = Callable[[Tensor], Any]
+_GRAD_FORMS: list[_Form] = [operator.attrgetter("dtype"), Tensor.stride]
+"""What a parameter's gradient may differ in: PyTorch takes none of another shape or device than the parameter's."""
+
+_FORMS: list[_Form] = [*_GRAD_FORMS, *map(operator.attrgetter, ("shape", "device"))]
 
 
 class EwcPlan:
@@ -85,7 +89,7 @@ class EwcPlan:
         grad_places = addresses(grads)
         if grad_places != self._grad_places:
             refuse_overlaps("gradients", grads)
-        forms = _forms(grads)
+        forms = _forms(grads, _GRAD_FORMS)
         param_forms = self._param_forms if places == self._places else _forms(self._params)
         if forms != self._grad_forms or param_forms != self._param_forms:
             check_ewc(self._params, self._anchors, self._fishers)
@@ -187,9 +191,9 @@ def gradients(params: Sequence[Tensor]) -> list[Tensor]:
     return [param.grad for param in params if param.grad is not None]
 
 
-def _forms(tensors: Sequence[Tensor]) -> list[list[Any]]:
+def _forms(tensors: Sequence[Tensor], kinds: Sequence[_Form] = _FORMS) -> list[list[Any]]:
     """What a launch is prepared for: where it is the same, only addresses have to be looked at."""
-    return [list(map(form, tensors)) for form in _FORMS]
+    return [list(map(kind, tensors)) for kind in kinds]
 
 
 def check_ewc(params: Sequence[Tensor], anchors: Sequence[Tensor], fishers: Sequence[Tensor]) -> None:
