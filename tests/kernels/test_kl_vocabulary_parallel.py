@@ -46,7 +46,7 @@ if sys.argv[3] == "triton":
     interpret_triton()
 meeting = f"file://{sys.argv[1]}/meeting"
 torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
-from tests.kernels.test_kl_group import run_cases
+from tests.kernels.test_kl_vocabulary_parallel import run_cases
 torch.save(run_cases(int(sys.argv[2])), f"{sys.argv[1]}/{sys.argv[2]}.pt")
 torch.distributed.destroy_process_group()
 """
@@ -155,7 +155,7 @@ def test_a_group_of_one_is_the_whole(tmp_path: Path) -> None:
     program = (
         "import sys, json, torch; torch.distributed.init_process_group('gloo', init_method=f'file://{sys.argv[1]}/m',"
         "rank=0, world_size=1)\n"
-        "from tests.kernels.test_kl_group import case, measured\n"
+        "from tests.kernels.test_kl_vocabulary_parallel import case, measured\n"
         "student, teacher, weight, _ = case({})\n"
         "group = torch.distributed.group.WORLD\n"
         "one, two = measured(student, teacher, weight), measured(student, teacher, weight, group=group)\n"
