@@ -223,7 +223,7 @@ def _multi_tensor() -> list[Configuration]:
         found += [
             Configuration(
                 f"squared-gradient average {name}{suffix}", fisher_kernels.squared_gradient_ema_kernel,
-                ("*i64", "*i64", "*i32", "fp32"), {"GRAD": dtype, **constants}, fisher.WARPS, aligned,
+                ("*i64", "*i64", "*i32", "fp32", "fp32"), {"GRAD": dtype, **constants}, fisher.WARPS, aligned,
                 shipped=name == "bf16",
             )
             for name, dtype in DTYPES.items()

@@ -96,6 +96,7 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     speed = machine_speed(device)
     forward = statistics.median(found["bypass"])
     factor = forward / speed.seconds(plan.bypass.cost)
+    stage.model.detach()  # else the base holds it, and the next one's peak counts it
     measured = replace(plan, encoding_seconds=statistics.median(found["encode"]))
     first, _, third = statistics.quantiles(found["step"], n=4)
     return Comparison(

@@ -179,7 +179,9 @@ def _sweeps(document: Document) -> list[str]:
 def _point(row: Figures) -> str:
     if row["outcome"] != "passed":
         return _first_line(row["message"])[:80]
-    return duration(row["seconds"]) if "seconds" in row else "runs"
+    if "seconds" not in row:
+        return "runs"
+    return duration(row["seconds"]) + ("*" if row.get("device_waits") else "")
 
 
 def _stage_a(document: Document) -> list[str]:

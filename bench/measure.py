@@ -185,8 +185,8 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """By `torch.compile`; in a rehearsal, which is to find wrong names and not speed, without generated code."""
-    return torch.compile(function, backend="eager" if rehearsing() else "inductor")
+    """By `torch.compile`, for each size anew; in a rehearsal, which is to find wrong names, without generated code."""
+    return torch.compile(function, backend="eager" if rehearsing() else "inductor", dynamic=False)
 
 
 def peer(module: str, package: str) -> Any:

@@ -72,6 +72,7 @@ def projection(_: int | None) -> Case:
 
 
 SWEEPS = [
+    Sweep(CHUNK, sized((512, 1024, 2048, 4096, 8192), (1, 2, 4)), linear),  # first: it compiles one kernel
     Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((16,), (32,), (64,), (128,)), fisher(512)),
     Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((16,), (32,), (64,)), fisher(64)),
     Sweep("safe_kernels.fisher.diagonal_triton:stages", (2, 3, 4), fisher(512)),
@@ -82,7 +83,6 @@ SWEEPS = [
     Sweep("safe_kernels.null_space.triton:COLUMNS/half/16", (64, 128, 256), projection),
     Sweep("safe_kernels.null_space.triton:STAGES", (2, 3, 4), projection),
     Sweep("safe_kernels.null_space.triton:COLUMNS/float32/16", (32, 64), projection, "fp32"),
-    Sweep(CHUNK, sized((512, 1024, 2048, 4096, 8192), (1, 2, 4)), linear),
 ]
 POINTS = [(sweep, value) for sweep in SWEEPS for value in sweep.values]
 
@@ -183,3 +183,4 @@ def measure(
         timing = device_timing(case.repeated(inputs), 5)
         record_property("seconds", timing.device)
         record_property("host_seconds", timing.host)
+        record_property("device_waits", timing.device_waits)

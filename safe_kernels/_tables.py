@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache, reduce
 from itertools import chain, pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,12 @@ _ALIGNMENT = 16
 """Bytes of the widest access of a thread; allocations begin at multiples of 256, views need not."""
 
 _NBYTES = operator.attrgetter("nbytes")
+
+_CAPTURING = (
+    "expected tensors at the addresses of the call before, since a CUDA graph is being captured, and a replay would "
+    "copy addresses from memory that is used for something else by then; call the plan once before capture, and keep "
+    "its tensors and gradients in place (zero_grad(set_to_none=False))"
+)
 
 
 class GraphCaptureError(RuntimeError):
@@ -72,11 +78,7 @@ class AddressTable:
             self._captured |= capturing
             return False
         if capturing:
-            raise GraphCaptureError(
-                "expected tensors at the addresses of the call before, since a CUDA graph is being captured, and a "
-                "replay would copy addresses from memory that is used for something else by then; call the plan once "
-                "before capture, and keep its tensors and gradients in place (zero_grad(set_to_none=False))"
-            )
+            raise GraphCaptureError(_CAPTURING)
         if self._captured:
             raise GraphCaptureError(
                 "expected tensors at the addresses of the call that a CUDA graph has captured, since a replay finds "
@@ -151,6 +153,17 @@ def aligned_rows(columns: Sequence[Sequence[int]]) -> list[bool]:
 
 
 @lru_cache(maxsize=64)
+def constant_table(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Integers, or rows of them, as int64 on the device. Made once: the copy waits for a GPU.
+
+    Raises:
+        GraphCaptureError: a CUDA graph is being captured, and the table is not there yet.
+    """
+    _refuse_capture(device)
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+@lru_cache(maxsize=64)
 def block_table(counts: tuple[int, ...], rows: tuple[int, ...], device: torch.device) -> Tensor:
     """For each program its row and the block of it that it handles: [programs, 2] int32.
 
@@ -158,7 +171,11 @@ def block_table(counts: tuple[int, ...], rows: tuple[int, ...], device: torch.de
         counts: blocks of each row.
         rows: numbers of the rows.
         device: where the table goes.
+
+    Raises:
+        GraphCaptureError: a CUDA graph is being captured, and the table is not there yet.
     """
+    _refuse_capture(device)
     number = torch.tensor(counts, dtype=torch.int64)
     first = number.cumsum(0) - number
     row = torch.repeat_interleave(torch.tensor(rows, dtype=torch.int64), number)
@@ -249,6 +266,12 @@ def _as_tensor(numbers: Iterable[int]) -> Tensor:
 
 def _current_stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def _refuse_capture(device: torch.device) -> None:
+    """A copy that waits would break a capture, and with it PyTorch's random generator."""
+    if _capturing(device):
+        raise GraphCaptureError(_CAPTURING)
 
 
 def _capturing(device: torch.device) -> bool:

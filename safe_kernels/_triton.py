@@ -1,4 +1,4 @@
-"""What the Triton kernels share: exact elementary functions and tables of pointers."""
+"""What the Triton kernels share: launches and exact elementary functions."""
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
 # Kernels are a language of their own in Python's syntax: a call returns what its body computes, which Python's types
@@ -6,18 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from safe_kernels._backend import interpreting
-
-_EXP_LIMIT: tl.constexpr = tl.constexpr(80.0)
 
 
 def dot_precision() -> str:
@@ -49,26 +45,10 @@ def cdiv(amount: int, step: int) -> int:
     return -(-amount // step)
 
 
-def pointer_table(columns: Sequence[Sequence[Tensor]], device: torch.device) -> Tensor:
-    """Addresses of tensors, [rows, columns] int64 on the device, one row for each zipped group of tensors.
-
-    The copy is asynchronous: no host synchronization.
-    """
-    rows = [[tensor.data_ptr() for tensor in group] for group in zip(*columns, strict=True)]
-    table = torch.tensor(rows, dtype=torch.int64)
-    return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
-
-
 @triton.jit
 def exp_series(x: tl.tensor) -> tl.tensor:
     """(exp(x) - 1 - x) / x^2 for |x| < 0.25, to float32 rounding; the standard library's expm1 is not everywhere."""
     return 0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040)))))
-
-
-@triton.jit
-def expm1(x: tl.tensor) -> tl.tensor:
-    """exp(x) - 1 without cancellation; the exponent is clamped so that the result is finite."""
-    return tl.where(tl.abs(x) < 0.25, x + x * x * exp_series(x), tl.exp(tl.minimum(x, _EXP_LIMIT)) - 1.0)
 
 
 @triton.jit
@@ -78,17 +58,3 @@ def log1p(x: tl.tensor) -> tl.tensor:
     s = t * t
     near = 2.0 * t * (1.0 + s * (1 / 3 + s * (1 / 5 + s * (1 / 7 + s * (1 / 9)))))
     return tl.where(tl.abs(x) < 0.25, near, tl.log(1.0 + x))
-
-
-@triton.jit
-def weighted_expm1(weight: tl.tensor, log_weight: tl.tensor, x: tl.tensor) -> tl.tensor:
-    """Weight * expm1(x); where exp(x) is large the weight is put into the exponent, so that nothing overflows."""
-    far = tl.exp(tl.minimum(log_weight + x, _EXP_LIMIT)) - weight
-    return tl.where(x < 1.0, weight * expm1(x), far)
-
-
-@triton.jit
-def weighted_excess(weight: tl.tensor, log_weight: tl.tensor, x: tl.tensor) -> tl.tensor:
-    """Weight * (expm1(x) - x), never negative; without cancellation and without overflow."""
-    near = weight * x * x * exp_series(x)
-    return tl.where(tl.abs(x) < 0.25, near, weighted_expm1(weight, log_weight, x) - weight * x)

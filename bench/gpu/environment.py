@@ -6,7 +6,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +60,9 @@ def gpu() -> dict[str, Any]:
 def tools() -> dict[str, str]:
     """First or last line of what compilers and the profiler say of themselves."""
     commands = {"cc": ("cc", "--version"), "nvcc": ("nvcc", "--version"), "ncu": ("ncu", "--version")}
-    return {name: " ".join(_said(*command))[:300] for name, command in commands.items()}
+    header = Path(sysconfig.get_path("include"), "Python.h")  # what Triton compiles its launchers with
+    said = {name: " ".join(_said(*command))[:300] for name, command in commands.items()}
+    return said | {"Python.h": "there" if header.is_file() else f"missing in {header.parent}"}
 
 
 def _said(program: str, *arguments: str) -> list[str]:

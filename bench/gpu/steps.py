@@ -64,14 +64,16 @@ def _told(rehearse: bool) -> list[str]:
 
 
 def _operations(rehearse: bool) -> list[str]:
-    return pytest_command(f"{_NATIVE}/test_operations.py", *_told(rehearse), workers=0 if rehearse else 4)
+    """A process for each case: one that damages its CUDA context damages no other's."""
+    return pytest_command(f"{_NATIVE}/test_operations.py", *_told(rehearse), workers=0 if rehearse else 14)
 
 
 def _kernels(rehearse: bool) -> list[str]:
     """In a rehearsal few files: the test suite runs them all anyway."""
     if rehearse:
         return pytest_command("tests/kernels/test_elementary.py")
-    ignored = [f"--ignore={path}" for path in (_NATIVE, "tests/kernels/test_compiled.py")]
+    elsewhere = (_NATIVE, "tests/kernels/test_compiled.py", "tests/kernels/test_projection_compiled.py")
+    ignored = [f"--ignore={path}" for path in elsewhere]
     return pytest_command("tests/kernels", *ignored, "-m", "not slow", *_told(rehearse), workers=8)
 
 
@@ -111,17 +113,17 @@ STEPS = (
         "native", "vocabularies to 152064, odd sizes, 2^31 elements, streams, graphs, no waiting", 60, 110, _native,
         lambda rehearse: _DETERMINISTIC | _torch_backend(rehearse),
     ),
-    Step("benchmarks", "operations and peers, device and host apart", 105, 150, _benchmarks, rows_may_fail=True),
     Step(
-        "sweeps", "constants of the launches, one after the other", 45, 60, _sweeps, interpreted, rows_may_fail=True
+        "training", "safe-train on the embedded base for 20 steps, and a resume", 40, 100,
+        lambda _: module_command("training"),
     ),
+    Step("benchmarks", "operations and peers, device and host apart", 105, 150, _benchmarks, rows_may_fail=True),
     Step(
         "stage_a", "steps of the five variants on a base of LLaVA-1.5-7B's shape, beside the plan", 75, 120,
         lambda _: pytest_command("bench/test_llava.py", "-m", "stage_a", "-W", "ignore"), rows_may_fail=True,
     ),
     Step(
-        "training", "safe-train on the embedded base for 20 steps, and a resume", 40, 70,
-        lambda _: module_command("training"),
+        "sweeps", "constants of the launches, one after the other", 45, 60, _sweeps, interpreted, rows_may_fail=True
     ),
     Step(
         "profile", "kernels of each operation, and hardware counters", 35, 60,

@@ -44,6 +44,7 @@ def squared_gradient_ema_kernel(
     sizes_ptr: tl.tensor,
     blocks_ptr: tl.tensor,
     decay: tl.tensor,
+    share: tl.tensor,
     GRAD: tl.constexpr,
     ALIGNED: tl.constexpr,
     ELEMENTS: tl.constexpr,
@@ -55,9 +56,9 @@ def squared_gradient_ema_kernel(
     # Four elements an access, whatever the dtypes: one layout for both, or values go through shared memory.
     lane = tl.max_contiguous(tl.arange(0, ELEMENTS), 4)
     if left >= ELEMENTS:
-        _average_block(fisher_ptr + lane, grad_ptr + lane, decay, None)
+        _average_block(fisher_ptr + lane, grad_ptr + lane, decay, share, None)
     else:
-        _average_block(fisher_ptr + lane, grad_ptr + lane, decay, lane < left)
+        _average_block(fisher_ptr + lane, grad_ptr + lane, decay, share, lane < left)
 
 
 @triton.jit
@@ -79,9 +80,11 @@ def _ewc_block(
 
 
 @triton.jit
-def _average_block(fisher_ptr: tl.tensor, grad_ptr: tl.tensor, decay: tl.tensor, inside: tl.tensor) -> None:
+def _average_block(
+    fisher_ptr: tl.tensor, grad_ptr: tl.tensor, decay: tl.tensor, share: tl.tensor, inside: tl.tensor
+) -> None:
     grad = _load(grad_ptr, inside)
-    tl.store(fisher_ptr, decay * _load(fisher_ptr, inside) + (1.0 - decay) * grad * grad, mask=inside)
+    tl.store(fisher_ptr, decay * _load(fisher_ptr, inside) + share * grad * grad, mask=inside)
 
 
 @triton.jit

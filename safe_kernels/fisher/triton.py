@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from safe_kernels import _triton
 from safe_kernels._backend import interpreting
-from safe_kernels._tables import AddressTable, addresses, aligned_rows, block_table, dense, grouped
+from safe_kernels._tables import AddressTable, addresses, aligned_rows, block_table, constant_table, dense, grouped
 from safe_kernels._triton import cdiv
 from safe_kernels.fisher import fallback
 from safe_kernels.fisher._kernels import ewc_kernel, squared_gradient_ema_kernel
@@ -54,7 +53,7 @@ class Rows:
     def __init__(self, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
         sizes = tuple(tensor.numel() for tensor in columns[0])
         self.elements = _INTERPRETER_ELEMENTS if interpreting() else ELEMENTS
-        self.sizes = _on_device(sizes, device)
+        self.sizes = constant_table(sizes, device)
         self.groups: list[Group] = []
         self.programs = 0
         self._dtypes = list(zip(*([tensor.dtype for tensor in column] for column in columns), strict=True))
@@ -159,6 +158,7 @@ class AverageLaunch:
                 rows.sizes,
                 group.blocks,
                 decay,
+                1.0 - decay,  # in float64; in float32 it would be off by 2e-4 of itself for a decay of 0.9999
                 GRAD=_DTYPES[group.dtypes[1]],
                 ALIGNED=group.aligned,
                 ELEMENTS=rows.elements,
@@ -195,8 +195,3 @@ def _in_one_order(row: Sequence[Tensor]) -> bool:
     if all(tensor.is_contiguous() for tensor in row):
         return True
     return dense(row[0]) and all(tensor.stride() == row[0].stride() for tensor in row)
-
-
-@lru_cache(maxsize=64)
-def _on_device(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(sizes, dtype=torch.int64, device=device)

@@ -379,7 +379,7 @@ def _ratio(
 @triton.jit
 def _weighted_expm1(weight: tl.tensor, log2_weight: tl.tensor, x: tl.tensor) -> tl.tensor:
     """Weight * expm1(x); away from zero the weight is put into the exponent, so that nothing overflows."""
-    far = tl.exp2(tl.minimum(log2_weight + x * LOG2_E, _LOG2_LIMIT)) - weight
+    far = tl.exp2(tl.minimum(log2_weight + x * LOG2_E, _LOG2_LIMIT, propagate_nan=_ALL)) - weight
     return tl.where(tl.abs(x) < _NEAR, weight * (x + x * x * exp_series(x)), far)
 
 

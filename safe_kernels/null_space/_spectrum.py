@@ -92,6 +92,7 @@ def selected_rank(squares: Tensor, total: float, resolution: float, rank: int | 
     """
     if total <= 0.0 or len(squares) == 0:
         return 0
+    squares = squares.cpu()  # sums along a dimension have no fixed order on a GPU, and torch may be told to refuse them
     keep = int((squares > resolution * squares[0]).sum())
     if energy is not None:
         reached = squares.cumsum(0) >= energy * total * (1.0 - 1e-12)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safe_kernels import _triton
 from safe_kernels._backend import interpreting
-from safe_kernels._tables import AddressTable, addresses, block_table, grouped
+from safe_kernels._tables import AddressTable, addresses, block_table, constant_table, grouped
 from safe_kernels._triton import cdiv, dot_precision, widen_for_dot
 from safe_kernels.null_space import fallback
 from safe_kernels.null_space._kernels import (
@@ -117,8 +117,8 @@ class ProjectionLaunch:
         if self._rows:
             device = tensors[0].device
             self._table = AddressTable(len(self._rows), 2, device)
-            table = [(size // dimension, dimension, rank) for size, dimension, rank in self._shapes]
-            self._sizes = torch.tensor(table, dtype=torch.int64, device=device)
+            sizes = tuple((size // dimension, dimension, rank) for size, dimension, rank in self._shapes)
+            self._sizes = constant_table(sizes, device)
 
     def __call__(self, tensors: Sequence[Tensor]) -> None:
         """Project these tensors, in place."""
@@ -209,11 +209,10 @@ class ProjectionLaunch:
             "ELEMENTS": elements,
             "STEP": _INTERPRETER_STEP if interpreting() else step,
         }
-        bounds = torch.tensor([0, *accumulate(counts)], dtype=torch.int64)
         reduction = (
             partial,
-            bounds.to(device),
-            torch.tensor(rows, dtype=torch.int64, device=device),
+            constant_table((0, *accumulate(counts)), device),
+            constant_table(tuple(rows), device),
             self._corrections(form, rows),
             coefficients,
         )

@@ -118,8 +118,16 @@ class SafeModel(nn.Module):
         self.gate = 1.0
         self.statistics: FusionStatistics | None = None
         self._audio: tuple[Tensor, Tensor] | None = None
-        for index, fusion in zip(config.fusion_layers, self.fusions, strict=True):
+        self._hooks = [
             layers[index].register_forward_hook(self._fusion_hook(index, fusion))
+            for index, fusion in zip(config.fusion_layers, self.fusions, strict=True)
+        ]
+
+    def detach(self) -> None:
+        """Takes the fusions off the base's layers, which then hold nothing of them; low-rank updates stay."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def _fusion_hook(self, layer: int, fusion: nn.Module) -> Any:
         def add_update(_module: nn.Module, _inputs: Any, output: Any) -> Any:

@@ -245,4 +245,5 @@ def _coefficients(tensor: Tensor, basis: Tensor, one_sided: bool) -> Tensor:
 
 def _norm(tensors: list[Tensor]) -> Tensor:
     """Norm of all tensors as one vector."""
-    return torch.stack(MULTI._foreach_norm(tensors)).float().norm()
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    return torch.stack(MULTI._foreach_norm(tensors, 2.0, dtype)).norm()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench import gpu_run
 from bench.gpu import sources
 from bench.gpu.processes import Ended
 from bench.gpu.results import OtherResultsError, read_results
@@ -209,6 +210,22 @@ def test_digest_is_of_the_sources(tmp_path: Path) -> None:
     (second / "safe_kernels/kernel.py").rename(second / "safe_kernels/other.py")
     assert sources.source_digest(first) != sources.source_digest(second)
     assert sources.commit(first) is None
+
+
+def test_a_folder_without_wheels_is_said_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_run, "STEPS", (step("next", WRITE),))
+    assert gpu_run.main(["--out", str(tmp_path / "out"), "--wheels", str(tmp_path)]) == 0
+    assert f"--wheels: no wheels in {tmp_path}, going on without" in capsys.readouterr().out
+
+
+def test_an_operation_whose_process_crashed_is_known_by_its_name() -> None:
+    name = "test_operations.py::test_equals_float64[fisher_diagonal_ 64 x 512-bf16]"
+    crashed = {"name": name, "outcome": "failed", "message": "worker crashed", "figures": {}}
+    told = {**crashed, "figures": {"operation": "ewc_penalty_"}, "message": "off by 2"}
+    found = gpu_run.broken_operations({"operations": {"rows": [crashed, told]}})
+    assert found == {"fisher_diagonal_": "worker crashed", "ewc_penalty_": "off by 2"}
 
 
 def test_wheels_that_cannot_be_installed_are_told_and_stop_nothing(tmp_path: Path) -> None:

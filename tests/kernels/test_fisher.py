@@ -153,6 +153,13 @@ def tensors(device: torch.device) -> list[Tensor]:
     return [torch.randn(shape, device=device) for shape in ((3, 5), (7,), (), (0, 4), (130,))]
 
 
+def test_a_slow_average_keeps_its_share(backend: str, device: torch.device) -> None:
+    """1 - 0.9999 in float32 is off by 1.7e-4 of itself, and from zero on nothing else is in the average."""
+    fisher, grad = torch.zeros(40, device=device), torch.randn(40, device=device)
+    squared_gradient_ema_([fisher], [grad], 0.9999)
+    assert relative_error(fisher, (1.0 - 0.9999) * grad.double().square()) < FISHER[torch.float32]
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
 def test_squared_gradient_ema(backend: str, device: torch.device, decay: float) -> None:
     fishers, grads = [tensor.abs() for tensor in tensors(device)], tensors(device)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import safe_kernels.fisher.triton
+import safe_kernels.null_space.triton  # noqa: F401 - defined before `measure` asks for the interpreter, on a GPU compiled
 from bench import host
 from safe_kernels import _triton
 

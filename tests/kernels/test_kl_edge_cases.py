@@ -241,12 +241,14 @@ def test_a_block_of_nan_is_seen(backend: str, device: torch.device) -> None:
 
 
 def logits_loss(student: Tensor) -> Tensor:
-    return kl_divergence(student, torch.ones(student.shape[-2:]).cumsum(-1), reduction="mean")
+    teacher = torch.ones(student.shape[-2:], device=student.device).cumsum(-1)
+    return kl_divergence(student, teacher, reduction="mean")
 
 
 def linear_loss(student: Tensor) -> Tensor:
-    teacher = torch.ones(student.shape[-2:]).cumsum(-1)
-    return linear_kl_divergence(student, teacher, torch.arange(5.0 * teacher.shape[-1]).view(5, -1).sin())
+    teacher = torch.ones(student.shape[-2:], device=student.device).cumsum(-1)
+    weight = torch.arange(5.0 * teacher.shape[-1], device=student.device).view(5, -1).sin()
+    return linear_kl_divergence(student, teacher, weight)
 
 
 LOSSES = [logits_loss, linear_loss]
@@ -254,8 +256,10 @@ LOSSES = [logits_loss, linear_loss]
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("power", [1, 2])
-def test_second_derivative_is_refused(backend: str, loss: Callable[[Tensor], Tensor], power: int) -> None:
-    student = torch.randn(3, 4, requires_grad=True)
+def test_second_derivative_is_refused(
+    backend: str, device: torch.device, loss: Callable[[Tensor], Tensor], power: int
+) -> None:
+    student = torch.randn(3, 4, device=device, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"_divergence: expected a backward pass with create_graph=False"):
         torch.autograd.grad(loss(student) ** power, student, create_graph=True)
     (first,) = torch.autograd.grad(loss(student) ** power, student)

@@ -144,9 +144,9 @@ def test_rows_begin_where_wide_loads_may(vocabulary: int) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [150, 160])
-def test_padding_does_not_show(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_does_not_show(vocabulary: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 3 and 2 tokens, whose memory is shared, under a cap, which makes -inf finite."""
-    student, teacher, weight = problem(5, vocabulary=vocabulary)
+    student, teacher, weight = problem(5, vocabulary=vocabulary, device=device)
     found = []
     for backend in ("triton", "torch"):
         monkeypatch.setenv("SAFE_KERNELS_BACKEND", backend)
@@ -155,9 +155,9 @@ def test_padding_does_not_show(vocabulary: int, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(*found)
 
 
-def test_a_shared_head_is_read_twice_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_head_is_read_twice_a_chunk(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for the logits and differences together, once for the gradient."""
-    student, teacher, weight = problem(5)
+    student, teacher, weight = problem(5, device=device)
     read = []
     product = kl.product
     monkeypatch.setattr(kl, "product", lambda a, b, out: (read.append(tuple(a.shape)), product(a, b, out)))

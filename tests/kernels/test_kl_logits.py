@@ -172,6 +172,21 @@ def test_masked_tokens_have_no_effect(backend: str, device: torch.device, mask_d
     assert torch.equal(got_gradient[1::2], torch.zeros_like(got_gradient[1::2]))
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")  # numpy's, under the interpreter
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_student_that_is_no_number_shows_in_value_and_gradient(
+    backend: str, device: torch.device, divergence: str
+) -> None:
+    """On a GPU a minimum drops a NaN unless it is told not to, and 1e30 is taken for a gradient."""
+    student, teacher = pair(2, 65, 0.5, device)
+    student[1, 7] = float("nan")
+    value, gradient = measured(student, teacher, divergence)
+    assert value[1].isnan()
+    assert not gradient[1].isfinite().any()
+    assert value[0].isfinite()
+    assert gradient[0].isfinite().all()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("tokens", [0, 3])
 def test_nothing_counts_is_exactly_zero(backend: str, device: torch.device, reduction: str, tokens: int) -> None:

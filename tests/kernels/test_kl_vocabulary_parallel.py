@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.rehearsal import interpreter_obstacle
 from safe_kernels.kl import vocabulary_parallel
 from tests.kernels.test_kl_linear import expected, measured, problem
 from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, relative_error
@@ -87,6 +88,8 @@ def run_cases(rank: int) -> Found:
 @pytest.fixture(scope="module", params=["torch", "triton"])
 def shared_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     """What two processes find."""
+    if request.param == "triton" and (obstacle := interpreter_obstacle()) is not None:
+        pytest.skip(obstacle)
     folder = tmp_path_factory.mktemp("group")
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "SAFE_KERNELS_BACKEND": request.param}
     commands = [[sys.executable, "-c", WORKER, str(folder), str(rank), request.param] for rank in range(2)]

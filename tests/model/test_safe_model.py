@@ -1,6 +1,8 @@
 """Sizes are read from the base, trained parts go to disk alone and come back, wrong folders are told apart."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -54,6 +56,20 @@ def test_trained_parts_of_another_configuration_are_refused(tmp_path, attach):
 def test_same_seed_same_initialization(attach):
     first, second = (attach("embedded", trained=False)[0].trainable_parameters() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_detached_base_holds_nothing_of_the_fusions(attach, rows):
+    model, encoder = attach("embedded")
+    base, batch = model.base, encoder.training_batch(rows)
+    held = [weakref.ref(fusion) for fusion in model.fusions]
+    with torch.no_grad():
+        fused = model.last_hidden_state(batch.inputs, batch.features)
+        model.detach()
+        assert not torch.equal(fused, model.last_hidden_state(batch.inputs, batch.features))
+        assert torch.equal(base.last_hidden_state(**batch.inputs), model.last_hidden_state(batch.inputs, None))
+    del model
+    gc.collect()
+    assert all(reference() is None for reference in held)
 
 
 def test_statistics_measure_the_fusion(attach, rows):
