@@ -92,10 +92,11 @@ def selected_rank(squares: Tensor, total: float, resolution: float, rank: int | 
     """
     if total <= 0.0 or len(squares) == 0:
         return 0
-    squares = squares.cpu()  # sums along a dimension have no fixed order on a GPU, and torch may be told to refuse them
     keep = int((squares > resolution * squares[0]).sum())
     if energy is not None:
-        reached = squares.cumsum(0) >= energy * total * (1.0 - 1e-12)
+        # On the CPU: sums along a dimension have no fixed order on a GPU, and torch may have been told to refuse them.
+        on_host = squares if squares.is_meta else squares.cpu()
+        reached = on_host.cumsum(0) >= energy * total * (1.0 - 1e-12)
         keep = min(keep, int((~reached).sum()) + 1)
     return keep if rank is None else min(keep, rank)
 
