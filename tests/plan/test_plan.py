@@ -260,14 +260,20 @@ def test_memory_for_captures_bounds_the_calibration_and_costs_passes(small_data)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_llava_of_13_b_fits_into_80_gb(small_data, tmp_path):
-    """Full retention as docs/cost.md describes it, with gradient checkpointing; without, a step takes 86 GiB."""
+    """Full retention as docs/cost.md describes it: too large as it is, small enough with gradient checkpointing."""
     LLAVA_13B.save(tmp_path, weights=False)
-    plan = plan_run(configuration_13b(small_data, tmp_path, model__gradient_checkpointing=True))
+    plan, fitting = (
+        plan_run(configuration_13b(small_data, tmp_path, **changes))
+        for changes in ({}, {"model__gradient_checkpointing": True})
+    )
+    room = usable_bytes(GPUS["h100"])
     assert 188e6 < plan.trained < 190e6
     assert plan.held["frozen base"] / GIB == pytest.approx(24.9, abs=0.1)
-    assert plan.peak_bytes <= 0.8 * usable_bytes(GPUS["h100"])
+    assert plan.peak_bytes > room
+    assert fitting.peak_bytes <= 0.8 * room
     sketch_rows = 4 * 8 * 4 * plan.trained  # float32 rows of four times the rank, which the bases once came from
-    assert plan.calibrations["null space"].peak - plan.held_bytes < 0.9 * sketch_rows
+    null_space = fitting.calibrations["null space"].peak
+    assert null_space - fitting.held_bytes < 0.9 * sketch_rows
 
 
 def test_a_faster_gpu_takes_less_time_and_the_text_says_what_was_assumed(full):
