@@ -20,6 +20,7 @@ EMBEDDED_DATA = "embedded"
 
 AudioSource = Literal["audiocaps", "wavcaps", "avqa", "pack", "embedded"]
 VLSource = Literal["vqa", "pack", "embedded"]
+TextSource = Literal["auto", "text", "pack", "embedded", "none"]
 
 
 class _Section(BaseModel):
@@ -41,6 +42,9 @@ class ModelSettings(_Section):
     """For each audio encoder, one feature a clip, or one for each stretch of time; None for what suits the model."""
     audio_seconds: float = Field(default=30.0, gt=0.0)
     """Longest stretch of a clip that is heard by an audio encoder without a window of its own (wav2vec 2.0 and kin)."""
+    audio_level_db: float | None = None
+    """Level (root mean square, dB below full scale) that a clip is brought to before an audio encoder hears it; None
+    leaves clips as loud as they are."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention of the base; ``auto`` is the fastest that transformers finds without further packages."""
     quantization: Literal["none", "4bit", "8bit"] = "none"
@@ -78,12 +82,20 @@ class DataSettings(_Section):
     """Audio rows to evaluate on, with ``trained`` for those that are trained on."""
     val_vl_source: VLSource = "vqa"
     """VL rows to evaluate on. Where the pack gives these and those to protect, they are of different images."""
+    train_text_source: TextSource = "auto"
+    """Text-only rows to protect; ``auto`` takes those that stand beside the VL rows, if there are any."""
+    val_text_source: TextSource = "auto"
+    """Text-only rows to evaluate on, likewise."""
     pack_root: str | None = None
     """Folder of the pack."""
     max_train_audio: int | None = Field(default=None, ge=1)
     """Audio rows used for training, drawn by the seed; None for all."""
     max_train_vl: int | None = Field(default=None, ge=1)
     """VL rows used for retention, drawn by the seed; None for all."""
+    max_train_text: int | None = Field(default=None, ge=1)
+    """Text-only rows used for retention, drawn by the seed; None for all."""
+    text_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
     image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
     silence_share: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -92,6 +104,9 @@ class DataSettings(_Section):
     """Share of protected VL rows whose unrelated clip is 20 dB louder."""
     noise_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of protected VL rows that hear white noise instead of an unrelated clip."""
+    gains_db: tuple[float, ...] = ()
+    """Gains in dB of which one is drawn for the clip of each training row, so that loud clips are heard; 0 is drawn as
+    often as each of them. None are drawn if there are none."""
     shuffle_audio: bool = False
     """Train on clips that belong to other rows: a control that leaves nothing to be learned from hearing."""
     audio_question: str = "what do you hear?"
@@ -200,12 +215,18 @@ class EvaluationSettings(_Section):
     """Steps between two evaluations on every tenth row; 0 evaluates at the end only."""
     max_vl: int | None = Field(default=None, ge=1)
     """VL rows of the validation split; None for all."""
+    max_text: int | None = Field(default=None, ge=1)
+    """Text-only rows of the validation split; None for all."""
     max_audio: int | None = Field(default=None, ge=1)
     """Audio rows of the validation split; None for all."""
+    gate: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Gate at which SAFE is evaluated; conditions that set the gate scale it."""
     batch_size: int = Field(default=100, ge=1)
     """Rows a batch of generation."""
-    max_new_tokens: int = Field(default=12, ge=1)
-    """Longest answer in tokens."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer in tokens; None for the length of the longest reference, at least 12 and at most 128."""
+    audio_metric: Literal["auto", "exact_match", "token_f1", "cider_d"] = "auto"
+    """How answers to audio rows are scored; ``auto`` is exact match, but token F1 for captions in free words."""
     conditions: tuple[str, ...] = ("silence", "distractor")
     """Conditions that close a training run, or ``all``; the bypass and, on audio rows, matched clips always do."""
     caption_metrics: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -31,9 +31,11 @@ class Rows:
     Attributes:
         train_audio: audio rows to train on.
         train_vl: VL rows that are protected.
+        train_text: text-only rows that are protected; questions and documents.
         val_audio: audio rows to evaluate on.
         val_vl: VL rows to evaluate on.
-        indices: for each of the four, the indices drawn from its split.
+        val_text: text-only rows to evaluate on.
+        indices: for each of the six, the indices drawn from its split.
     """
 
     train_audio: list[Row]
@@ -41,6 +43,8 @@ class Rows:
     val_audio: list[Row]
     val_vl: list[Row]
     indices: dict[str, list[int]]
+    train_text: list[Row] = field(default_factory=list)
+    val_text: list[Row] = field(default_factory=list)
 
 
 def load_rows(config: StageAConfig) -> Rows:

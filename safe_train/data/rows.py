@@ -20,6 +20,9 @@ _AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET, _SPLIT, _SHUFFLE = rang
 CAPTION, QUESTION = "caption", "question"
 """Kinds of audio rows: what is heard is to be described, or a question about it answered."""
 
+DOCUMENT = "document"
+"""Kind of a text-only row without a question: its only answer is a text, scored in bits per byte."""
+
 
 @dataclass(frozen=True)
 class Row:

@@ -8,17 +8,18 @@ from those lines alone.
 from safe_train.evaluation.base_answers import BaseAnswers, base_answers
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Selection, select
 from safe_train.evaluation.evaluator import Evaluator
-from safe_train.evaluation.results import AudioResult, Evaluation, VLResult
+from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation
 
 __all__ = [
     "AUDIO_CONDITIONS",
     "VL_CONDITIONS",
+    "AnswerResult",
     "AudioResult",
     "BaseAnswers",
+    "DocumentResult",
     "Evaluation",
     "Evaluator",
     "Selection",
-    "VLResult",
     "base_answers",
     "select",
 ]

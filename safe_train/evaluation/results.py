@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from safe_train.data.rows import CAPTION, Row
@@ -36,8 +36,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class VLResult:
-    """One condition on VL rows; shares in 0..1, intervals 95 %, clustered by image.
+class AnswerResult:
+    """One condition on questions that the base answers, VL or text-only; shares in 0..1, intervals 95 %, by cluster.
 
     Attributes:
         condition: its name.
@@ -74,6 +74,35 @@ class VLResult:
     format_errors: float
     worst_group: Group | None
     by_kind: dict[str, float]
+    fusion_calls: int
+    updates: list[float]
+    is_measurement: bool
+    bit_equal: bool | None
+
+
+@dataclass(frozen=True)
+class DocumentResult:
+    """One condition on documents, text-only rows without a question; intervals 95 %, clustered by document.
+
+    Attributes:
+        condition: its name.
+        rows: documents, or parts of them, that it was measured on.
+        bytes: length of them all in UTF-8.
+        bits_per_byte: ``-sum log2 p(token | tokens before) / bytes`` over all rows.
+        difference: bits per byte minus the base's, paired; above 0 the text is told worse.
+        kl: mean over tokens of KL(base || SAFE) in nats; 0 in the bypass.
+        fusion_calls: times that a fusion layer changed a row's hidden states, over all rows.
+        updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
+        is_measurement: whether the fusion had any effect at all; if not, nothing was measured.
+        bit_equal: for the bypass, whether the logits are the base's bit for bit; None elsewhere.
+    """
+
+    condition: str
+    rows: int
+    bytes: int
+    bits_per_byte: Estimate
+    difference: Estimate
+    kl: float
     fusion_calls: int
     updates: list[float]
     is_measurement: bool
@@ -131,14 +160,35 @@ class Evaluation:
         audio: results on audio rows by condition.
         audio_gain: audio accuracy with the matched clip minus that under another condition, paired, by condition.
         seconds: how long it took.
+        guessing: VL accuracy without looking: each row is given the answer that is most common among the other
+            clusters' rows of its kind. None in results of a version that did not measure it.
+        base_above_guessing: the base's VL accuracy minus that, paired; None likewise.
+        text: results on text-only questions by condition; empty without such rows.
+        base_text: accuracy of the untouched base on them; None without.
+        base_text_format_errors: share of its answers with a format error; None without.
+        text_guessing: as ``guessing``, for text-only questions.
+        base_text_above_guessing: as ``base_above_guessing``.
+        documents: results on documents by condition; empty without.
+        base_bits_per_byte: of the untouched base on them; None without.
+        audio_metric: what ``audio`` calls accuracy: ``exact_match``, ``token_f1`` or ``cider_d``.
     """
 
     base: Estimate
     base_format_errors: float
-    vl: dict[str, VLResult]
+    vl: dict[str, AnswerResult]
     audio: dict[str, AudioResult]
     audio_gain: dict[str, Estimate]
     seconds: float
+    guessing: Estimate | None = None
+    base_above_guessing: Estimate | None = None
+    text: dict[str, AnswerResult] = field(default_factory=dict)
+    base_text: Estimate | None = None
+    base_text_format_errors: float | None = None
+    text_guessing: Estimate | None = None
+    base_text_above_guessing: Estimate | None = None
+    documents: dict[str, DocumentResult] = field(default_factory=dict)
+    base_bits_per_byte: Estimate | None = None
+    audio_metric: str = "exact_match"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -167,9 +217,9 @@ def is_retention_condition(name: str) -> bool:
     return name != "bypass" and not name.startswith("gate_")
 
 
-def vl_result(
+def answer_result(
     condition: str, samples: Sequence[Sample], base: Sequence[Sample], rows: Sequence[Row], margin: float
-) -> VLResult:
+) -> AnswerResult:
     """The figures of a condition; where rows were answered several times, each row's worst answer counts."""
     reference = {sample.row_id: sample for sample in base}
     row_of = {row.row_id: row for row in rows}
@@ -184,7 +234,7 @@ def vl_result(
     tokens = sum(sample.tokens for sample in worst)
     updates = _mean_updates(worst)
     bypassed = condition == "bypass"
-    return VLResult(
+    return AnswerResult(
         condition=condition,
         rows=len(worst),
         accuracy=cluster_bootstrap(scores, clusters),
@@ -265,7 +315,7 @@ def summarize(
     return Evaluation(
         base=cluster_bootstrap([sample.score for sample in base], [clusters[sample.row_id] for sample in base]),
         base_format_errors=_share([_is_malformed(sample) for sample in base]),
-        vl={name: vl_result(name, samples, base, vl_rows, margin) for name, samples in vl.items() if samples},
+        vl={name: answer_result(name, samples, base, vl_rows, margin) for name, samples in vl.items() if samples},
         audio={
             name: audio_result(name, samples, audio_rows, with_captions=with_captions)
             for name, samples in audio.items()

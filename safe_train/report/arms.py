@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from safe_train.evaluation.results import AudioResult, VLResult, is_retention_condition
+from safe_train.evaluation.results import AnswerResult, AudioResult, is_retention_condition
 from safe_train.evaluation.results import Group as QuestionType
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import holm
@@ -221,10 +221,10 @@ def _having(group: Group, part: Literal["vl", "audio"], condition: str) -> list:
     return [(member, result) for member, result in pairs if condition in getattr(result, part)]
 
 
-def _vl_cell(condition: str, measured: Sequence[tuple[int, VLResult]]) -> VLCell:
+def _vl_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]]) -> VLCell:
     results = [result for _, result in measured]
 
-    def mean(value: Callable[[VLResult], float]) -> float:
+    def mean(value: Callable[[AnswerResult], float]) -> float:
         return _mean([value(result) for result in results])
 
     ratios = [result.retention_ratio.mean for result in results if result.retention_ratio is not None]
@@ -266,7 +266,7 @@ def _status(condition: str, change: Interval, margin: Margin, *, measures: bool,
     return "worse" if change.high < -margin.margin else "open"
 
 
-def _margin(results: Sequence[VLResult], change: Interval) -> Margin:
+def _margin(results: Sequence[AnswerResult], change: Interval) -> Margin:
     """The score test alone knows how little a row without a loss proves; the interval over seeds, how seeds differ."""
     tests = [result.non_inferiority for result in results]
     margin = min(test.margin for test in tests)
@@ -279,7 +279,7 @@ def _margin(results: Sequence[VLResult], change: Interval) -> Margin:
     )
 
 
-def _worst_group(results: Sequence[VLResult]) -> QuestionType | None:
+def _worst_group(results: Sequence[AnswerResult]) -> QuestionType | None:
     groups = [result.worst_group for result in results if result.worst_group is not None]
     return min(groups, key=lambda group: group.difference.mean, default=None)
 

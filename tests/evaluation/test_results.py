@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from safe_train.data.rows import Row
-from safe_train.evaluation.results import audio_result, summarize, vl_result
+from safe_train.evaluation.results import answer_result, audio_result, summarize
 from safe_train.evaluation.samples import Sample
 
 KINDS = ("color",) * 25 + ("count",) * 25 + ("rare",) * 2
@@ -28,7 +28,7 @@ def heard(scores, kl=0.5, tokens=2, draw=0):
 
 
 def result(samples, reference=None, condition="distractor"):
-    return vl_result(condition, samples, reference or base(), ROWS, MARGIN)
+    return answer_result(condition, samples, reference or base(), ROWS, MARGIN)
 
 
 def test_flips_ratio_and_the_worst_group():
