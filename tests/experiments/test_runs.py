@@ -9,7 +9,9 @@ import pytest
 from experiments import runs
 from experiments.early_stopping import train_and_choose
 from experiments.runs import OUTPUT, Job, commands, finished_run, make
+from experiments.tuning import point_of
 from safe_train.config import build_config
+from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.run import read_config
 from safe_train.summary import read_summary
@@ -107,20 +109,24 @@ def test_an_interruption_stops_the_processes_and_starts_no_more(tmp_path, monkey
 @pytest.mark.slow
 def test_early_stopping_evaluates_the_checkpoint_that_the_rule_chooses_on_the_rows_for_tuning(tmp_path, monkeypatch):
     """Three checkpoints; the chosen one is evaluated on the validation's rows, and is a finished run like others."""
-    from safe_train.embedded.dataset import DatasetSizes, write_dataset
-
     root = tmp_path / "data"
     sizes = DatasetSizes(
         train_questions=40, val_questions=20, train_clips=40, val_clips=12, tune_questions=22, tune_clips=13
     )
     write_dataset(root, sizes)
     monkeypatch.setattr("experiments.tuning.embedded_data_root", lambda _sizes: root)
-    chosen = []
+    monkeypatch.setattr("safe_train.data.sources.embedded_data_root", lambda: root)  # else another root takes minutes
+    chosen, rows = [], []
 
     def second(points):
         chosen.append([point.step for point in points])
         return points[1]
 
+    def counted(rate, evaluations, step):
+        rows.append([evaluation["vl"]["bypass"]["rows"] for evaluation in evaluations])
+        return point_of(rate, evaluations, step)
+
+    monkeypatch.setattr("experiments.early_stopping.point_of", counted)
     monkeypatch.setattr("experiments.early_stopping.choose", second)
     settings = {
         "variant": "no_retention", "optimization.max_steps": "3", "checkpoint_every": "1", "checkpoint_keep": "9",
@@ -128,6 +134,7 @@ def test_early_stopping_evaluates_the_checkpoint_that_the_rule_chooses_on_the_ro
     }  # fmt: skip
     run = train_and_choose(settings, tmp_path / "out")
     assert chosen == [[1, 2, 3]]
+    assert rows == [[22]] * 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [run.name]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000002"]
     values = read_summary(run).metrics

@@ -48,6 +48,7 @@ def test_a_rate_that_hears_less_by_more_than_a_point_is_never_chosen():
 @pytest.mark.parametrize("audio", [99.0, 100 * 0.99, 100.0 - 1.0, sum([98.5, 99.5]) / 2, 98.99999999999999])
 def test_just_a_point_is_still_within_whatever_the_rounding(audio):
     assert choose(points((5e-4, audio, -1.0), (1e-3, 100.0, -2.0))).rate == 5e-4
+    assert choose(points((5e-4, 99.0, -1.0), (1e-3, 100.00000000000001, -2.0))).rate == 5e-4
 
 
 def test_of_equal_losses_the_one_that_hears_more_and_then_the_lower_rate_and_the_earlier_step():
