@@ -69,7 +69,7 @@ class DataSettings(_Section):
     """Where the rows come from and how they are mixed."""
 
     root: str = EMBEDDED_DATA
-    """Folder with ``audiocaps/`` and ``vqa/``; ``embedded`` makes the procedural data."""
+    """Folder with ``audiocaps/``, ``vqa/`` and, for text alone, ``text/``; ``embedded`` makes the procedural data."""
     train_split: str = "train"
     """Split that is trained on."""
     val_split: str = "val"
