@@ -219,14 +219,14 @@ class Arm:
     @property
     def worst(self) -> AnswerCell | None:
         """The cell of the worst condition, over VL rows and text-only questions."""
-        cells = self.answers(self.worst_part) if self.worst_part else {}
-        name = self.worst_name
-        return cells[name] if name is not None else None
+        name, part = self.worst_name, self.worst_part
+        return None if name is None or part is None else self.answers(part)[name]
 
     @property
     def worst_name(self) -> str | None:
         """The condition of :attr:`worst`."""
-        return self.worst_text_condition if self.worst_part == "text" else self.worst_condition
+        by_part = {"VL": self.worst_condition, "text": self.worst_text_condition}
+        return None if self.worst_part is None else by_part[self.worst_part]
 
     def answers(self, part: Part) -> dict[str, AnswerCell]:
         """The cells of a part, by condition."""
