@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from scipy.stats import norm
-
 from safe_train.config import EMBEDDED_DATA, EvaluationSettings
 from safe_train.errors import InputError
 from safe_train.evaluation.meaning import Meaning, meaning
@@ -37,6 +35,7 @@ HEADER = (
 )
 TEXT_HEADER = ("text-only questions", "base", "worst under", "change", "changed", "KL")
 DOCUMENTS_HEADER = ("documents", "bits/byte", "worst under", "change", "KL")
+SOURCE_HEADER = ("evaluation shown", "VL rows", "text", "audio", "step", "finished", "not shown")
 
 STANDARD = ("silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
 """What "every condition" means: all of them, with audio attached and the gate open."""
@@ -117,20 +116,16 @@ class Source:
     finished_at: str
     not_shown: tuple[RowCounts, ...] = ()
 
-    def __str__(self) -> str:
-        """For people."""
-        parts = [
-            str(self.rows),
-            f"step {self.step}" if self.step is not None else "",
-            self.finished_at[:16].replace("T", " "),
-        ]
-        told = "; ".join(part for part in parts if part)
-        if not self.not_shown:
-            return told
-        count = len(self.not_shown)
-        largest = max(self.not_shown, key=lambda rows: rows.total)
-        others = "another evaluation, of" if count == 1 else f"{count} other evaluations, of at most"
-        return f"{told}; not shown: {others} {largest}"
+    def cells(self) -> tuple[str, ...]:
+        """What stands after the run's name under ``SOURCE_HEADER``."""
+        largest = max(self.not_shown, key=lambda rows: rows.total, default=None)
+        count = f"{len(self.not_shown)}, of at most " if len(self.not_shown) > 1 else ""
+        return (
+            *(f"{rows:,}" for rows in (self.rows.vl, self.rows.text, self.rows.audio)),
+            _NONE if self.step is None else f"{self.step:,}",
+            self.finished_at[:16].replace("T", " ") or _NONE,
+            _NONE if largest is None else f"{count}{largest.vl:,} + {largest.text:,} + {largest.audio:,}",
+        )
 
 
 def judge(evaluation: Evaluation) -> Meaning:
@@ -162,15 +157,15 @@ def what_changed(condition: str, cell: Changed) -> str:
 
 
 def without_change(estimate: Estimate, rows: int) -> Estimate:
-    """The estimate, but for one of exactly zero width at zero the limits of the score test.
+    """The estimate, but for one of exactly zero width at zero, as older results have it, the exact binomial limits.
 
-    A bootstrap of rows of which none changed draws rows of which none changed; that n rows did not change rules out a
-    change of ``z^2 / (n + z^2)``, and no smaller one. Source: Tango 1998, Statistics in Medicine 17(8).
+    A bootstrap of rows of which none changed draws rows of which none changed. That n rows did not change leaves open
+    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of rows that have
+    none. Source: Clopper and Pearson 1934, Biometrika 26.
     """
     if not estimate.low == estimate.mean == estimate.high == 0.0:
         return estimate
-    square = float(norm.ppf(CONFIDENCE)) ** 2
-    limit = square / (rows + square)
+    limit = 1.0 - (1.0 - CONFIDENCE) ** (1.0 / rows)
     return Estimate(0.0, -limit, limit)
 
 
@@ -215,6 +210,7 @@ class RunSummary:
         evaluation, found = self.metrics["evaluation"], self.meaning
         vl, audio = evaluation["vl"], evaluation["audio"]
         void = found is not None and bool(found.not_retention)
+        metric = evaluation.get("audio_metric", "exact_match")
         return (
             self.name,
             _percent(evaluation["base"]),
@@ -222,14 +218,14 @@ class RunSummary:
             *(_change(vl.get(name), void=void) for name in ("silence", "distractor")),
             self._text_cell(found),
             *_divergence(vl.get("distractor")),
-            *(_percent(audio[name]["accuracy"]) if name in audio else _NONE for name in _HEARD),
+            *(_score(audio[name]["accuracy"], metric) if name in audio else _NONE for name in _HEARD),
             f"{self.metrics['training']['seconds']:.0f} + {evaluation['seconds']:.0f}",
         )
 
     def _text_cell(self, found: Meaning | None) -> str:
         worst = self.worst_text
         if worst is None:
-            return "not measured"
+            return _NONE
         if found is not None and found.not_text_retention:
             return _NOT_RETENTION
         return f"{100 * worst[1]['difference']['mean']:+.1f}"
@@ -335,9 +331,9 @@ def format_table(runs: Sequence[RunSummary]) -> str:
     documents = [cells for run in runs if (cells := run.document_cells()) is not None]
     lines += ["", *_aligned(TEXT_HEADER, text)] if text else []
     lines += ["", *_aligned(DOCUMENTS_HEADER, documents)] if documents else []
+    sources = [(run.name, *run.source.cells()) for run in runs if run.source is not None]
+    lines += ["", *_aligned(SOURCE_HEADER, sources)] if sources else []
     lines += ["", *_wrapped(_notes(runs, with_documents=bool(documents)))]
-    for run in runs:
-        lines += _wrapped(f"shown: {run.name}: {run.source}") if run.source is not None else []
     lines += [f"WARNING {warning}" for run in runs for warning in run.warnings()]
     return "\n".join(lines) + "\n"
 
@@ -345,12 +341,16 @@ def format_table(runs: Sequence[RunSummary]) -> str:
 def _notes(runs: Sequence[RunSummary], *, with_documents: bool) -> str:
     metrics = dict.fromkeys(str(run.metrics["evaluation"].get("audio_metric", "exact_match")) for run in runs)
     scored = " or ".join(AUDIO_METRICS.get(metric, metric) for metric in metrics)
+    beside = " (of captions; of questions beside them exact match)" if set(metrics) - {"exact_match"} else ""
     told = [
         "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points, "
         "with 95 % intervals. text: change of text-only questions under the condition that costs most. changed, KL: "
         "share of answers changed and divergence from the base, under distractors on VL rows. audio: "
-        f"{scored} with the clip; silent, other clip: the same questions without it. seconds: training + evaluation."
+        f"{scored} with the clip{beside}; silent, other clip: the same questions without it. seconds: training + "
+        "evaluation."
     ]
+    if any(run.source is not None and run.source.not_shown for run in runs):
+        told.append("not shown: VL, text and audio rows of other evaluations of the run, which are smaller or older.")
     if with_documents:
         told.append("documents: bits per byte of the base, and the change; above 0 the text is told worse.")
     unmeasured = [run for run in runs if run.worst_text is None and not run.metrics["evaluation"].get("documents")]
@@ -446,6 +446,11 @@ def _furthest(results: Mapping[str, dict[str, Any]], value: Any) -> tuple[str, d
 
 def _percent(estimate: dict[str, float]) -> str:
     return f"{100 * estimate['mean']:.1f} %"
+
+
+def _score(estimate: dict[str, float], metric: str) -> str:
+    """Of audio rows; results hold a tenth of CIDEr-D, which runs from 0 to 10."""
+    return f"{10 * estimate['mean']:.2f}" if metric == "cider_d" else _percent(estimate)
 
 
 def _divergence(result: dict[str, Any] | None) -> tuple[str, str]:

@@ -34,23 +34,27 @@ def percent_limits(interval: Interval) -> str:
 
 
 def score(value: float, metric: str) -> str:
-    """The score of audio rows: a share in percent, CIDEr-D as it is, from 0 to 10."""
-    return f"{value:.3f}" if metric == CIDER_D else percent(value)
+    """The score of audio rows: a share in percent; CIDEr-D, of which results hold a tenth, from 0 to 10."""
+    return f"{10 * value:.2f}" if metric == CIDER_D else percent(value)
 
 
 def score_limits(interval: Interval, metric: str) -> str:
     """Its limits."""
-    return f"{max(0.0, interval.low):.3f} to {interval.high:.3f}" if metric == CIDER_D else percent_limits(interval)
+    if metric == CIDER_D:
+        return f"{10 * max(0.0, interval.low):.2f} to {10 * interval.high:.2f}"
+    return percent_limits(interval)
 
 
 def score_change(value: float, metric: str) -> str:
     """A gain in it."""
-    return bits(value) if metric == CIDER_D else points(value)
+    return points(value / 10, 2) if metric == CIDER_D else points(value)
 
 
 def score_change_limits(interval: Interval, metric: str) -> str:
     """The limits of a gain in it."""
-    return bits_limits(interval) if metric == CIDER_D else points_limits(interval)
+    if metric == CIDER_D:
+        return f"{points(interval.low / 10, 2)} to {points(interval.high / 10, 2)}"
+    return points_limits(interval)
 
 
 def bits(value: float) -> str:

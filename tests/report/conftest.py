@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from safe_train.config import build_config
 from safe_train.data.audio_input import describe
 from safe_train.data.rows import DOCUMENT, Row
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
-from safe_train.evaluation.meaning import FLOOR, Meaning
 from safe_train.evaluation.results import DocumentResult, Evaluation, answer_result, summarize
 from safe_train.evaluation.run_folder import base_store, safe_store, write_results
 from safe_train.evaluation.samples import BASE, Sample, SampleStore
@@ -77,26 +76,6 @@ class Made:
 MakeRun = Callable[..., Path]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _judged() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("safe_train.summary.meaning", _stub)
-        yield
-
-
-def _stub(evaluation: Evaluation, *, margin: float) -> Meaning:
-    void = evaluation.base.high < FLOOR * margin
-    gain = evaluation.audio_gain["silence"]
-    return Meaning(
-        not_retention=f"the base answers {100 * evaluation.base.mean:.1f} % of the VL rows rightly" if void else "",
-        not_text_retention="" if evaluation.text or evaluation.documents else "there were no text-only rows",
-        not_hearing="" if gain.low > 0 else "the audio gain is not above zero; train longer, on more clips",
-        protected_text=bool(evaluation.text or evaluation.documents),
-        conditions=(),
-        unmeasured=(),
-    )
-
-
 @pytest.fixture(scope="session")
 def vl_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """Two questions about each image; half of them have four answers, and the others four others."""
@@ -104,7 +83,7 @@ def vl_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     for number in range(VL_ROWS // 2):
         Image.new("RGB", (64, 48), (8 * number, 90, 160)).save(folder / f"{number}.png")
     return [
-        Row(f"v{number}", f"what is shown in {number}?", (f"{number % 8} things",) * 10,
+        Row(f"v{number}", f"what is shown in {number}?", (str(number % 8),) * 10,
             folder / f"{number // 2}.png", None, "shape" if number % 2 else "count", str(number // 2))
         for number in range(VL_ROWS)
     ]  # fmt: skip
