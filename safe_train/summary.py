@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safe_train.config import EMBEDDED_DATA, EvaluationSettings
 from safe_train.errors import InputError
@@ -37,34 +37,18 @@ TEXT_HEADER = ("text-only questions", "base", "worst under", "change", "changed"
 DOCUMENTS_HEADER = ("documents", "bits/byte", "worst under", "change", "KL")
 SOURCE_HEADER = ("evaluation shown", "VL rows", "text", "audio", "step", "finished", "not shown")
 
-STANDARD = ("silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
-"""What "every condition" means: all of them, with audio attached and the gate open."""
-
 AUDIO_METRICS = {"exact_match": "exact match", "token_f1": "token F1", "cider_d": "CIDEr-D"}
 """How answers to audio rows are scored, by the name in results, in words."""
 
+NOT_RETENTION = "not a retention measurement"
 TEXT_UNMEASURED = "text-only answers were not measured"
 SOFT_RETENTION = (
     "soft_retention is KL alone here; the overfitting ablation's own soft_retention is KL + Fisher (fisher_retention)"
 )
 
-_NOT_RETENTION = "not retention"
+_SHORT = "not retention"
 _NONE = "-"
 _WIDTH = 80
-
-
-class Changed(Protocol):
-    """A condition's answers, compared with the base's."""
-
-    @property
-    def answer_change_rate(self) -> float:
-        """Share of rows answered otherwise than by the base."""
-        ...
-
-    @property
-    def kl(self) -> float:
-        """KL(base || SAFE) in nats."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -133,27 +117,6 @@ def judge(evaluation: Evaluation) -> Meaning:
     results = (*evaluation.vl.values(), *evaluation.text.values())
     margins = [result.non_inferiority.margin for result in results]
     return meaning(evaluation, margin=max(margins, default=EvaluationSettings().margin))
-
-
-def changed_most(cells: Mapping[str, Changed]) -> str | None:
-    """The condition with audio attached and the gate open under which most answers changed; of equal ones by KL."""
-    compared = {
-        name: (cell.answer_change_rate, cell.kl) for name, cell in cells.items() if is_retention_condition(name)
-    }
-    return max(compared, key=compared.__getitem__) if compared else None
-
-
-def no_retention_measurement(reason: str, cells: Mapping[str, Changed]) -> str:
-    """Why there is no retention measurement, and what was measured all the same."""
-    name = changed_most(cells)
-    found = f"; {what_changed(name, cells[name])}" if name is not None else ""
-    return f"not a retention measurement: {reason}{found}"
-
-
-def what_changed(condition: str, cell: Changed) -> str:
-    """The result where no loss can be measured."""
-    share = f"{100 * cell.answer_change_rate:.1f}\u00a0%"
-    return f"{share} of the answers changed, KL {cell.kl:.4f} (under {condition})"
 
 
 def without_change(estimate: Estimate, rows: int) -> Estimate:
@@ -227,7 +190,7 @@ class RunSummary:
         if worst is None:
             return _NONE
         if found is not None and found.not_text_retention:
-            return _NOT_RETENTION
+            return _SHORT
         return f"{100 * worst[1]['difference']['mean']:+.1f}"
 
     @property
@@ -273,10 +236,10 @@ class RunSummary:
         if record is None or found is None:
             told.append("the results are of another version; what they can be taken for was not judged")
             return [f"{self.name}: {words}" for words in told]
-        if found.not_retention:
-            told.append(no_retention_measurement(found.not_retention, record.vl))
-        if record.text and found.not_text_retention:
-            told.append(f"text-only: {no_retention_measurement(found.not_text_retention, record.text)}")
+        if found.not_retention and any(result.is_measurement for result in record.vl.values()):
+            told.append(f"{NOT_RETENTION}: {found.not_retention}")
+        if found.not_text_retention and any(result.is_measurement for result in record.text.values()):
+            told.append(f"text-only questions: {NOT_RETENTION}: {found.not_text_retention}")
         if found.not_hearing:
             told.append(f"nothing shows that it hears: {found.not_hearing}")
         return [f"{self.name}: {words}" for words in told]
@@ -462,7 +425,7 @@ def _change(result: dict[str, Any] | None, *, void: bool) -> str:
     if result is None:
         return _NONE
     if void:
-        return _NOT_RETENTION
+        return _SHORT
     change = _widened(result)
     mean, low, high = (100 * value for value in (change.mean, change.low, change.high))
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safe_train.evaluation.meaning import Meaning
+from safe_train.evaluation.meaning import STANDARD, Meaning
 from safe_train.report.grouping import Group
-from safe_train.summary import STANDARD, judge
+from safe_train.summary import judge
 
 Part = Literal["VL", "text"]
 """Questions that the base answers: with an image, or without one."""

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from safe_train.evaluation.meaning import STANDARD
 from safe_train.evaluation.results import is_retention_condition
 from safe_train.report.arms import AnswerCell, Arm
 from safe_train.report.grouping import Group
 from safe_train.report.standing import Part
-from safe_train.summary import (
-    SOFT_RETENTION,
-    STANDARD,
-    TEXT_UNMEASURED,
-    changed_most,
-    no_retention_measurement,
-    what_changed,
-)
+from safe_train.summary import NOT_RETENTION, SOFT_RETENTION, TEXT_UNMEASURED
 
 _PARTS: tuple[Part, ...] = ("VL", "text")
 _QUESTIONS: dict[Part, str] = {"VL": "VL questions", "text": "text-only questions"}
@@ -143,15 +137,15 @@ def _retention(measured: Sequence[Arm]) -> str:
 
 def _void(arms: Sequence[Arm]) -> str:
     """Of arms that had nothing to lose: how much changed is the result."""
-    if len(arms) == 1:
-        return f"{arms[0].name}: {no_retention_measurement(arms[0].standing.not_retention, _heard(arms[0], 'VL'))}."
-    said = []
-    for arm in arms:
-        cells = _heard(arm, "VL")
-        name = changed_most(cells)
-        said += [f"{arm.name} {what_changed(name, cells[name])}"] if name is not None else []
-    reason = arms[0].standing.not_retention
-    return f"{_listed([arm.name for arm in arms])}: not a retention measurement: {reason}; {'; '.join(said)}."
+    first, *others = arms
+    said = [f"{first.name}: {NOT_RETENTION}: {first.standing.not_retention}"]
+    for arm in others:
+        cells = _opened(arm, "VL")
+        changed, kl = max(cell.answer_change_rate for cell in cells), max(cell.kl for cell in cells)
+        said.append(
+            f"{arm.name} likewise: up to {100 * changed:.1f} % of the answers changed, KL of up to {kl:.3g} nats"
+        )
+    return f"{'; '.join(said)}."
 
 
 def _deaf(arms: Sequence[Arm]) -> str:
@@ -176,8 +170,8 @@ def _text(arms: Sequence[Arm]) -> str:
     void = [arm for arm in arms if arm.text and arm.standing.not_text_retention]
     if void:
         arm = max(void, key=lambda arm: max(cell.answer_change_rate for cell in arm.text.values()))
-        told = no_retention_measurement(arm.standing.not_text_retention, _heard(arm, "text"))
-        parts.append(f"Text-only questions are {told}{f', by {arm.name}' if len(arms) > 1 else ''}.")
+        whose = f" of {arm.name}" if len(arms) > 1 else ""
+        parts.append(f"Text-only questions{whose}: {NOT_RETENTION}: {arm.standing.not_text_retention}.")
     documents = [
         (cell.change.mean, name, arm)
         for arm in arms
@@ -272,10 +266,9 @@ def _doubts(arm: Arm) -> list[str]:
             found.append(f"{arm.name}: {what}; this is not a retention measurement.")
     stands = arm.standing
     if stands.not_retention and _acted(arm, "VL"):
-        found.append(f"{arm.name}: {no_retention_measurement(stands.not_retention, _heard(arm, 'VL'))}.")
+        found.append(f"{arm.name}: {NOT_RETENTION}: {stands.not_retention}.")
     if stands.not_text_retention and _acted(arm, "text"):
-        told = no_retention_measurement(stands.not_text_retention, _heard(arm, "text"))
-        found.append(f"{arm.name}: text-only questions: {told}.")
+        found.append(f"{arm.name}: text-only questions: {NOT_RETENTION}: {stands.not_text_retention}.")
     if stands.not_hearing and not arm.damage:
         found.append(f"{arm.name}: nothing shows that it hears: {stands.not_hearing}.")
     return found
