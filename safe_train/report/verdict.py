@@ -102,7 +102,8 @@ def notes(arms: Sequence[Arm]) -> list[str]:
     renamed = [arm.name for arm in arms if arm.name.startswith(_SOFT) and arm.variant != _SOFT and not arm.damage]
     if renamed:
         found.append(
-            f"{_listed(renamed)} is the overfitting ablation's name of KL + Fisher; soft_retention is KL alone."
+            f"{_listed(renamed)} here is the overfitting ablation's name of KL + Fisher (fisher_retention); the "
+            "variant soft_retention is KL alone."
         )
     return found
 
