@@ -54,6 +54,7 @@ def export_run(run: Path, folder: Path, publication: Publication | None = None) 
         audio_encoders=described["audio_encoders"],
         audio_features=described["audio_features"],
         audio_seconds=[settings.model.audio_seconds] * len(described["audio_encoders"]),
+        audio_level_db=settings.model.audio_level_db,
         adapter={field.name: described[field.name] for field in dataclasses.fields(AdapterConfig)},
         license=given.license,
         retention=retention_figures(run, checkpoint.step),
