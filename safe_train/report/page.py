@@ -24,6 +24,7 @@ from safe_train.report.charts.panel import Look, swatch
 from safe_train.report.document import Report
 from safe_train.report.examples import describe_condition
 from safe_train.report.grouping import Group
+from safe_train.report.verdict import headline
 from safe_train.summary import TEXT_UNMEASURED
 
 _OVERVIEW = ("bypass", "silence", "distractor", "contradictory", "noise", "loud")
@@ -80,11 +81,13 @@ def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
     }
     return {
         "report": report,
+        "headline": headline(arms),
         "swatches": {name: swatch(look) for name, look in looks.items()},
         "overview": overview,
         "vl_conditions": {name: describe_condition(name, "vl") for name in vl_names},
         "text_conditions": {name: describe_condition(name, "text") for name in text_names},
         "text_unmeasured": TEXT_UNMEASURED,
+        "without_text": [arm.name for arm in arms if not arm.standing.protected_text],
         "audio_metrics": list(dict.fromkeys(arm.audio_metric for arm in arms)),
         "gain_unit": "points" if all(arm.audio_metric != wording.CIDER_D for arm in arms) else "",
         "not_drawn": [arm.name for arm in arms if arm.standing.not_retention],

@@ -18,20 +18,25 @@ _SOFT = "soft_retention"
 
 
 def verdict(arms: Sequence[Arm]) -> str:
-    """The headline: who keeps the base's answers within the margin, and what was no measurement at all.
+    """The sentences of :func:`headline` as one text."""
+    return " ".join(headline(arms))
+
+
+def headline(arms: Sequence[Arm]) -> list[str]:
+    """The most important sentence first: who keeps the base's answers within the margin, and what was no measurement at all.
 
     With the conditions and the seeds that this rests on, what it leaves of hearing, and what others lose.
     """
     trained = [arm for arm in arms if not arm.damage]
     acting = [arm for arm in trained if any(_acted(arm, part) for part in _parts(arm))]
     if not acting:
-        return "Nothing was measured: no run has a condition with audio attached in which the fusion had an effect."
+        return ["Nothing was measured: no run has a condition with audio attached in which the fusion had an effect."]
     void = [arm for arm in acting if arm.standing.not_retention]
     measured = [arm for arm in acting if not arm.standing.not_retention and _worst_acted(arm)]
     sentences = [_retention(measured)] if measured else []
     sentences += [_void(void)] if void else []
     sentences += [] if any(hears(arm) for arm in measured) else [_deaf(measured or void or acting)]
-    return " ".join(sentence for sentence in [*sentences, _text(acting)] if sentence)
+    return [sentence for sentence in [*sentences, _text(acting)] if sentence]
 
 
 def hears(arm: Arm) -> bool:
