@@ -23,7 +23,7 @@ def verdict(arms: Sequence[Arm]) -> str:
 
 
 def headline(arms: Sequence[Arm]) -> list[str]:
-    """The most important sentence first: who keeps the base's answers within the margin, and what was no measurement at all.
+    """The most important sentence first: who keeps the answers within the margin, and what was no measurement at all.
 
     With the conditions and the seeds that this rests on, what it leaves of hearing, and what others lose.
     """
