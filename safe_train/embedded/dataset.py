@@ -24,19 +24,25 @@ from safe_train.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_SPLIT_SEEDS = {"train": 101, "val": 202}
+_SPLIT_SEEDS = {"train": 101, "val": 202, "tune": 303}
+_CLIP_PREFIXES = {"train": "sndt", "val": "sndv", "tune": "sndu"}
 _NUM_ANSWERS = 10
 _QUESTIONS_PER_IMAGE = 2
 
 
 @dataclass(frozen=True)
 class DatasetSizes:
-    """Rows of each split."""
+    """Rows of each split.
+
+    The split ``tune``, for choosing settings on rows that no evaluation sees, is written where it has rows.
+    """
 
     train_questions: int = 2_000
     val_questions: int = 2_000
     train_clips: int = 600
     val_clips: int = 400
+    tune_questions: int = 0
+    tune_clips: int = 0
 
 
 def embedded_data_root(sizes: DatasetSizes = DatasetSizes()) -> Path:
@@ -75,13 +81,19 @@ def _write_whole(folder: Path, sizes: DatasetSizes) -> None:
 
 
 def write_dataset(root: Path, sizes: DatasetSizes) -> None:
-    """Writes ``root/vqa`` and ``root/audiocaps``, train and validation, with disjoint scenes, digit scans and clips."""
+    """Writes ``root/vqa`` and ``root/audiocaps``, split by split, with disjoint scenes and clips.
+
+    The digits of the validation are scans of their own; those of the split ``tune`` are the training's.
+    """
     for split, questions, clips in (
         ("train", sizes.train_questions, sizes.train_clips),
         ("val", sizes.val_questions, sizes.val_clips),
+        ("tune", sizes.tune_questions, sizes.tune_clips),
     ):
-        _write_vqa(root / "vqa", split, questions)
-        _write_audiocaps(root / "audiocaps", split, clips)
+        if questions:
+            _write_vqa(root / "vqa", split, questions)
+        if clips:
+            _write_audiocaps(root / "audiocaps", split, clips)
 
 
 def _write_vqa(folder: Path, split: str, num_questions: int) -> None:
@@ -133,7 +145,7 @@ def _write_audiocaps(folder: Path, split: str, num_clips: int) -> None:
     clips.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     for index, sound, waveform in _clips(split, num_clips):
-        youtube_id = f"snd{split[0]}{index:07d}"
+        youtube_id = f"{_CLIP_PREFIXES[split]}{index:07d}"
         soundfile.write(clips / f"{youtube_id}.wav", waveform, SAMPLE_RATE, subtype="PCM_16")
         rows.append({"audiocap_id": index, "youtube_id": youtube_id, "start_time": 0, "caption": sound.caption})
     with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:

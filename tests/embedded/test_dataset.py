@@ -1,6 +1,7 @@
 """The procedural data on disk: official formats, the same bytes everywhere, splits apart, whole or absent."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,21 @@ def test_splits_share_no_image_and_no_clip(small_data):
     for kind in (pixels, samples):
         assert not kind["train"] & kind["val"]
     assert (len(pixels["train"]), len(samples["train"])) == (30, 40)  # no two alike in a split either
+
+
+def test_the_split_for_tuning_shares_nothing_with_the_others_and_changes_neither(tmp_path, small_data):
+    sizes = replace(TINY, tune_questions=60, tune_clips=40)
+    write_dataset(tmp_path, sizes)
+    others = [digest for path, digest in digests(small_data).items() if path.endswith((".png", ".wav"))]
+    tune = {path: digest for path, digest in digests(tmp_path).items() if "tune" in path}
+    media = [digest for path, digest in tune.items() if path.endswith((".png", ".wav"))]
+    assert len(media) == len(set(media)) == 30 + 40
+    assert not set(media) & set(others)
+    assert (len(load_vqa(tmp_path, "tune")), len(load_audiocaps(tmp_path, "tune"))) == (60, 40)
+    write_dataset(tmp_path / "without", TINY)
+    assert digests(tmp_path / "without").items() <= digests(tmp_path).items() - tune.items()
+    names = {example.clip_id for split in ("train", "val", "tune") for example in load_audiocaps(tmp_path, split)}
+    assert len(names) == TINY.train_clips + TINY.val_clips + 40
 
 
 def test_splits_draw_their_digits_from_different_scans(tmp_path, monkeypatch):
