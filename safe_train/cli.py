@@ -184,6 +184,7 @@ def variants() -> None:
 )
 @click.option("--data-root", help="Folder with the rows; default as in training.")
 @click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
+@click.option("--max-text", type=click.IntRange(1), help="Text-only rows; default as in training.")
 @click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
 @click.option(

@@ -39,7 +39,7 @@ class TeacherCache:
         def alone() -> Batch:
             return self.encoder.training_batch([replace(row, audio=None)])
 
-        item = (row.image, row.question, row.answers[0])
+        item = (row.is_document, row.image, row.question, row.answers[0])
         tensors = self.store.find(item, lambda: self._key(alone()))
         if tensors is None:
             tensors = self.store.add(item, lambda: self._key(alone()), {"hidden": self._computed(alone())})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from safe_train.data.feature_cache import FeatureCache, ordered_map
 from safe_train.data.image import load_image
 from safe_train.data.rows import Row
+from safe_train.errors import InputError
 from safe_train.model.audio_encoder import AudioFeatures
-from safe_train.model.prompting import Turn, prompts_of
+from safe_train.model.prompting import Document, Turn, placeholder_in, prompts_of
 
 
 @dataclass(frozen=True)
@@ -41,28 +42,62 @@ class Batch:
         """Rows in the batch."""
         return self.inputs["input_ids"].shape[0]
 
+    @property
+    def num_bytes(self) -> tuple[int, ...]:
+        """UTF-8 bytes of the answer of each row: what the bits of a document's tokens are divided by."""
+        return tuple(len(row.answers[0].encode()) for row in self.rows)
+
 
 class RowEncoder:
     """Encodes rows with the base's processor and the audio encoders."""
 
     def __init__(
-        self, processor: Any, features: FeatureCache, device: str | torch.device = "cpu", num_workers: int = 0
+        self,
+        processor: Any,
+        features: FeatureCache,
+        device: str | torch.device = "cpu",
+        num_workers: int = 0,
+        *,
+        max_positions: int | None = None,
     ) -> None:
+        """Takes what a base reads with.
+
+        Args:
+            processor: the base's.
+            features: audio features of clips.
+            device: where the tensors go.
+            num_workers: threads that decode images.
+            max_positions: positions of the base, which no document may exceed; None if there is no limit.
+        """
         self.prompts = prompts_of(processor)
         self.processor = processor
         self.features = features
-        self.device = device
+        self.device, self.max_positions = device, max_positions
         self._map = ordered_map(num_workers)
-        self._answers: dict[tuple[str, str], list[int]] = {}
+        self._answers: dict[Turn | Document, list[int]] = {}
 
     def training_batch(self, rows: Sequence[Row]) -> Batch:
-        """Prompts with their first answer, right-padded, with clips attached where the rows have them."""
-        inputs = self._process([self._turn(row, row.answers[0]) for row in rows], rows, padding_side="right")
+        """Prompts with their first answer, right-padded, with clips attached where the rows have them.
+
+        Every token of a document is an answer token, but for the one that begins it.
+
+        Raises:
+            InputError: a file of a row cannot be read, a text holds the processor's placeholder of an image, or a
+                document has more tokens than the base has positions.
+        """
+        turns = [self._turn(row, row.answers[0]) for row in rows]
+        inputs = self._process(turns, rows, padding_side="right")
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         token_rows, positions, labels = [], [], []
-        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            answer = self._answer_ids(row)
+        for index, (row, turn, length) in enumerate(zip(rows, turns, lengths, strict=True)):
+            answer = self._answer_ids(turn)
             tail = inputs["input_ids"][index, length - len(answer) : length].tolist()
+            if row.is_document and self.max_positions is not None and length > self.max_positions:
+                got = f"{length}, one of them to begin it"
+                way_out = "split the document into shorter ones"
+                raise InputError(
+                    f"row {row.row_id}", f"at most {self.max_positions} tokens, as the base takes", got, way_out
+                )
             if tail != answer:
                 raise RuntimeError(f"row {row.row_id}: the encoded row does not end in its answer, {tail} != {answer}")
             token_rows += [index] * len(answer)
@@ -72,7 +107,14 @@ class RowEncoder:
         return Batch(inputs, self._features(rows), *columns, rows=tuple(rows))
 
     def prompt_batch(self, rows: Sequence[Row]) -> Batch:
-        """Prompts that wait for an answer, left-padded for generation."""
+        """Prompts that wait for an answer, left-padded for generation.
+
+        Raises:
+            InputError: as :meth:`training_batch`.
+            ValueError: a row is a document, which nothing is asked before.
+        """
+        if documents := [row.row_id for row in rows if row.is_document]:
+            raise ValueError(f"rows must be questions, got the document {documents[0]}")
         inputs = self._process([self._turn(row) for row in rows], rows, padding_side="left")
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
         return Batch(inputs, self._features(rows), empty, empty, empty, rows=tuple(rows))
@@ -88,18 +130,24 @@ class RowEncoder:
     def _features(self, rows: Sequence[Row]) -> tuple[AudioFeatures, ...] | None:
         return None if all(row.audio is None for row in rows) else self.features_of(rows)
 
-    def _process(self, turns: list[Turn], rows: Sequence[Row], *, padding_side: str) -> dict[str, Tensor]:
+    def _process(
+        self, turns: Sequence[Turn | Document], rows: Sequence[Row], *, padding_side: str
+    ) -> dict[str, Tensor]:
         images = iter(list(self._map(load_image, [row.image for row in rows if row.image is not None])))
         per_row = [[] if row.image is None else [next(images)] for row in rows]
         encoded = self.prompts.encode(turns, per_row, padding_side)
         return {name: value.to(self.device) for name, value in encoded.items()}
 
-    def _turn(self, row: Row, answer: str | None = None) -> Turn:
-        return Turn(row.question, 0 if row.image is None else 1, answer)
+    def _turn(self, row: Row, answer: str | None = None) -> Turn | Document:
+        for text in (row.question, answer or ""):
+            if found := placeholder_in(self.processor, text):
+                expected = "text without the processor's placeholders"
+                raise InputError(f"row {row.row_id}", expected, repr(found), "remove it; images are files of a row")
+        return Document(row.answers[0]) if row.is_document else Turn(row.question, int(row.image is not None), answer)
 
-    def _answer_ids(self, row: Row) -> list[int]:
+    def _answer_ids(self, turn: Turn | Document) -> list[int]:
         """The tokens that follow the prompt: the answer and what ends it."""
-        key = (row.question, row.answers[0])
-        if key not in self._answers:
-            self._answers[key] = self.prompts.answer_ids(self._turn(row, row.answers[0]))
-        return self._answers[key]
+        text_alone = replace(turn, num_images=0) if isinstance(turn, Turn) else turn
+        if text_alone not in self._answers:
+            self._answers[text_alone] = self.prompts.answer_ids(turn)
+        return self._answers[text_alone]

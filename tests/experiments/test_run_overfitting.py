@@ -82,7 +82,7 @@ def test_variants_of_a_seed_have_the_same_order_and_initialization(pack):
     def start(variant, seed):
         config = short_configuration(pack, variant, seed)
         stream = row_stream(load_rows(config), config)
-        batches = [(stream.audio_batch(number, 4), stream.vl_batch(number, 4)) for number in range(5)]
+        batches = [(stream.audio_batch(number, 4), stream.protected_batch(number, 4)) for number in range(5)]
         parameters = attach(load_base_model(config), config).trainable_parameters()
         return batches, {name: parameter.detach() for name, parameter in parameters.items()}
 
