@@ -181,7 +181,13 @@ def load_audio_encoders(config: StageAConfig, load: Callable[..., AudioEncoder] 
         raise InputError("model.audio_features", expected, got, "name pooled or grid once for each")
     load = load or partial(load_audio_encoder, device=resolve_device(config.device))
     return [
-        load(source, dtype=precision_dtype(config), features=kind, seconds=settings.audio_seconds)
+        load(
+            source,
+            dtype=precision_dtype(config),
+            features=kind,
+            seconds=settings.audio_seconds,
+            level_db=settings.audio_level_db,
+        )
         for source, kind in zip(sources, kinds, strict=True)
     ]
 

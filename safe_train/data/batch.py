@@ -93,11 +93,8 @@ class RowEncoder:
             answer = self._answer_ids(turn)
             tail = inputs["input_ids"][index, length - len(answer) : length].tolist()
             if row.is_document and self.max_positions is not None and length > self.max_positions:
-                got = f"{length}, one of them to begin it"
-                way_out = "split the document into shorter ones"
-                raise InputError(
-                    f"row {row.row_id}", f"at most {self.max_positions} tokens, as the base takes", got, way_out
-                )
+                expected = f"a document of at most {self.max_positions} tokens, as the base takes"
+                raise InputError(f"row {row.row_id}", expected, str(length), "split it into shorter ones")
             if tail != answer:
                 raise RuntimeError(f"row {row.row_id}: the encoded row does not end in its answer, {tail} != {answer}")
             token_rows += [index] * len(answer)

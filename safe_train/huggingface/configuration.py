@@ -93,8 +93,13 @@ class SafeConfig(PretrainedConfig):
         """For each audio encoder, what :func:`~safe_train.model.load_audio_encoder` is to be told."""
         kinds = self.audio_features or [None] * len(self.audio_encoders)
         seconds = self.audio_seconds or [None] * len(self.audio_encoders)
+        level = getattr(self, "audio_level_db", None)
         return [
-            {name: value for name, value in (("features", kind), ("seconds", length)) if value is not None}
+            {
+                name: value
+                for name, value in (("features", kind), ("seconds", length), ("level_db", level))
+                if value is not None
+            }
             for kind, length in zip(kinds, seconds, strict=True)
         ]
 

@@ -88,6 +88,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             audio_encoders=[encoder.source for encoder in encoders],
             audio_features=[encoder.features for encoder in encoders],
             audio_seconds=[encoder.window / encoder.sampling_rate for encoder in encoders],
+            audio_level_db=encoders[0].level_db,
             adapter=_plain(model),
             gate=model.gate,
             license=license,
