@@ -93,11 +93,10 @@ class SafeConfig(PretrainedConfig):
         """For each audio encoder, what :func:`~safe_train.model.load_audio_encoder` is to be told."""
         kinds = self.audio_features or [None] * len(self.audio_encoders)
         seconds = self.audio_seconds or [None] * len(self.audio_encoders)
-        level = getattr(self, "audio_level_db", None)
         return [
             {
                 name: value
-                for name, value in (("features", kind), ("seconds", length), ("level_db", level))
+                for name, value in (("features", kind), ("seconds", length), ("level_db", self.audio_level_db))
                 if value is not None
             }
             for kind, length in zip(kinds, seconds, strict=True)

@@ -33,11 +33,11 @@ def data_names(run: Run) -> dict[str, str]:
     clips = _files(evaluation.folder / "rows.audio.jsonl", "audio")
     audio = data.train_audio_source if data.val_audio_source == "trained" else data.val_audio_source
     made = data.val_vl_source == EMBEDDED_DATA or _in_made_folder(images) or _beside_made_questions(images)
-    text = data.val_text_source
-    of_root = text in ("auto", "text") and data.val_vl_source != "pack"
+    beside = {"vqa": "text", "pack": "pack", EMBEDDED_DATA: EMBEDDED_DATA}[data.val_vl_source]
+    text = beside if data.val_text_source == "auto" else data.val_text_source
     return {
         "vl": PROCEDURAL if made else data.val_vl_source,
-        "text": PROCEDURAL if text == EMBEDDED_DATA or (made and of_root) else "text" if text == "auto" else text,
+        "text": PROCEDURAL if text == EMBEDDED_DATA or (made and text == "text") else text,
         "audio": PROCEDURAL if audio == EMBEDDED_DATA or _are_made_clips(clips) else audio,
         "split": data.val_split,
     }
