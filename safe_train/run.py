@@ -19,7 +19,7 @@ import torch
 from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints
 from safe_train.config import EvaluationSettings, StageAConfig, build_config
 from safe_train.data.batch import FeatureCache, RowEncoder
-from safe_train.data.rows import CAPTION, DOCUMENT, Row
+from safe_train.data.rows import CAPTION, Row
 from safe_train.errors import InputError
 from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
 from safe_train.evaluation.audio_metric import resolve_audio_metric
@@ -322,7 +322,7 @@ def _require_scores(settings: EvaluationSettings, rows: Rows) -> str:
     Raises:
         InputError: there is a single document, or what is asked for needs aac-metrics, which is not installed.
     """
-    documents = sum(row.kind == DOCUMENT for row in rows.val_text)
+    documents = sum(row.is_document for row in rows.val_text)
     if documents == 1:
         expected = "at least two documents, or parts of one: bits per byte of one tell nothing of others"
         raise InputError(
@@ -340,7 +340,7 @@ def _tenth(rows: list[Row]) -> list[Row]:
 
 def _tenth_of_text(rows: list[Row]) -> list[Row]:
     """A tenth of the questions, then one of the documents, so that there are two of each or none."""
-    questions, documents = ([row for row in rows if (row.kind == DOCUMENT) == asked] for asked in (False, True))
+    questions, documents = ([row for row in rows if row.is_document == asked] for asked in (False, True))
     return [*_tenth(questions), *_tenth(documents)]
 
 

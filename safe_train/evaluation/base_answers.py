@@ -66,7 +66,8 @@ def base_answers(
         lengths: longest answers, if not those that the settings give for these rows.
         progress: told before each kind of rows.
     """
-    encoder = RowEncoder(base.processor, FeatureCache([]), base.model.device)
+    positions = getattr(base.text_config, "max_position_embeddings", None)
+    encoder = RowEncoder(base.processor, FeatureCache([]), base.model.device, max_positions=positions)
     store = store or NoStore()
     lengths = lengths or answer_lengths(settings, encoder, rows, text)
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from safe_train.data.audio_input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
-from safe_train.data.rows import DOCUMENT, Row
+from safe_train.data.rows import Row
 from safe_train.errors import InputError, nearest
 from safe_train.metrics.vqa_accuracy import normalize_answer
 
@@ -63,14 +63,14 @@ class Distractors:
         """
         vocabulary: dict[str, set[str]] = defaultdict(set)
         for row in rows:
-            if row.kind != DOCUMENT:
+            if not row.is_document:
                 vocabulary[row.kind].add(normalize_answer(row.answers[0]))
         rng = np.random.default_rng([self._seed, _STREAM, 1])
         draws = rng.random(len(rows))
         fitting: dict[tuple[str, str], list[Path]] = {}
         found: list[Path | None] = []
         for row, draw in zip(rows, draws, strict=True):
-            if row.kind == DOCUMENT:
+            if row.is_document:
                 found.append(None)
                 continue
             key = (row.kind, normalize_answer(row.answers[0]))

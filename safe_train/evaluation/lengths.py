@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from safe_train.config import EvaluationSettings
 from safe_train.data.batch import RowEncoder
-from safe_train.data.rows import DOCUMENT, Row
+from safe_train.data.rows import Row
 from safe_train.model.prompting import Turn
 
 SHORTEST, LONGEST = 12, 128
@@ -49,7 +49,7 @@ def _longest(encoder: RowEncoder, rows: Sequence[Row]) -> int:
     turns = {
         answer: Turn(row.question, 0 if row.image is None else 1, answer)
         for row in rows
-        if row.kind != DOCUMENT
+        if not row.is_document
         for answer in row.answers
     }
     if not turns:

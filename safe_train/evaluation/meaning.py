@@ -85,7 +85,9 @@ def _not_text_retention(evaluation: Evaluation, margin: float) -> str:
     if evaluation.base_text is None:
         return ""
     clause = _at_floor(evaluation.base_text, evaluation.base_text_above_guessing, evaluation.text, margin)
-    return f"{clause}; the bits per byte of the documents are" if clause and evaluation.documents else clause
+    return (
+        f"{clause}; the bits per byte of the documents are a measurement" if clause and evaluation.documents else clause
+    )
 
 
 def _no_effect(results: Mapping[str, AnswerResult | DocumentResult], rows: str) -> str:
@@ -110,9 +112,7 @@ def _at_floor(
     heard = [result for name, result in results.items() if is_retention_condition(name)]
     changed = max(result.answer_change_rate for result in heard)
     divergence = max(result.kl for result in heard)
-    return (
-        f"{why}: up to {_percent(changed)} of the answers changed and KL of up to {divergence:.3g} nats are the result"
-    )
+    return f"{why}: the result is {_percent(changed)} of the answers changed and KL {divergence:.3g} nats at most"
 
 
 def _not_hearing(evaluation: Evaluation) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from safe_train.data.rows import CAPTION, DOCUMENT, Row
+from safe_train.data.rows import CAPTION, Row
 from safe_train.evaluation.audio_metric import audio_scores
 from safe_train.evaluation.samples import Sample
 from safe_train.metrics.captions import caption_scores
@@ -444,7 +444,7 @@ def summarize(
             lost = [scores["matched"][row_id] - score for row_id, score in of_rows.items()]
             gains[name] = cluster_bootstrap(lost, [cluster_of[row_id] for row_id in of_rows], bounds=DIFFERENCE)
     of_base = _base_figures(base, vl_rows)
-    questions, documents = ([row for row in text_rows if (row.kind == DOCUMENT) == asked] for asked in (False, True))
+    questions, documents = ([row for row in text_rows if row.is_document == asked] for asked in (False, True))
     base_questions, base_documents = (_only(base_text, rows) for rows in (questions, documents))
     of_base_text = _base_figures(base_questions, questions) if questions else None
     return Evaluation(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safe_train.data.batch import Batch
-from safe_train.data.rows import DOCUMENT, Row
+from safe_train.data.rows import Row
 from safe_train.evaluation.samples import Answer, Sample
 from safe_train.model.base import OutputHead
 
@@ -44,7 +44,7 @@ def by_form(rows: Sequence[Row], questions: Answer, documents: Answer, *, in_ste
 
 
 def _of_form(rows: Sequence[Row], is_document: bool) -> list[Row]:
-    return [row for row in rows if (row.kind == DOCUMENT) == is_document]
+    return [row for row in rows if row.is_document == is_document]
 
 
 def num_bytes(row: Row) -> int:
