@@ -107,7 +107,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_base(processor: LlavaProcessor, seed: int = 0) -> LlavaForConditionalGeneration:
-    """An untrained LLaVA of 1.2 M parameters."""
+    """An untrained LLaVA of 1.3 M parameters."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(
