@@ -64,3 +64,6 @@ LOGITS = {torch.float64: 1e-12, torch.float32: 2e-5}
 # Two processes against one: change of the weights over six steps, Fisher diagonal and metrics. Shares are padded to
 # other lengths and summed in another order, and AdamW's first steps divide the smallest gradients by their own size.
 PARALLEL = {torch.float32: 2e-4}
+
+# Root mean square of a procedural clip: it is given to six decimals, and other processors round a sine otherwise.
+CLIP_RMS = 2e-6
