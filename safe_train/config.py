@@ -96,6 +96,9 @@ class DataSettings(_Section):
     """Text-only rows used for retention, drawn by the seed; None for all."""
     text_share: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
+    document_tokens: int = Field(default=8, ge=1)
+    """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
+    would outweigh the answers, which have two or three."""
     image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
     silence_share: float = Field(default=0.1, ge=0.0, le=1.0)
