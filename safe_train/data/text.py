@@ -18,6 +18,9 @@ _IDS = ("id", "question_id")
 _QUESTIONS = ("prompt", "question", "question_text", "instruction")
 _ANSWERS = ("answers", "answer", "output", "completion")
 _TYPES = ("type", "question_type")
+FIELDS = (*_IDS, *_QUESTIONS, "input", *_ANSWERS, *_TYPES, "cluster", "messages", "text")
+"""Every field of an entry that is read."""
+
 _FORMS = "a question with its answer, messages, or a text"
 
 
