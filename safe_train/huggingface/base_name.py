@@ -81,7 +81,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_revision(revision: str) -> None:
-    if not _REVISION.fullmatch(revision):
+    if not _REVISION.fullmatch(revision) or ".." in revision:  # as git has it, too
         expected = "a branch, tag or commit of letters, digits, dots, hyphens and underscores"
         raise InputError("--base-revision", expected, repr(revision), "correct it")
 

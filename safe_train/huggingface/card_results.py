@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.huggingface.data_names import PROCEDURAL
 
 Figures = Mapping[str, Any]
@@ -48,7 +49,7 @@ def eval_results(figures: Figures) -> list[EvalResult]:
         )
         for part, word, task, metric, metric_type, doubt in tables
         if not doubt
-        for condition, result in figures[part].items()
+        for condition, result in _in_order(figures[part])
         if result.get("is_measurement", True)
     ]
 
@@ -106,8 +107,8 @@ def _hearing(figures: Figures) -> list[str]:
     write = (lambda interval: f"{interval[0]:.3f}") if metric == "cider_d" else _percent
     change = _thousandths if metric == "cider_d" else _points
     unit = "" if metric == "cider_d" else " in points"
-    scores = [f"{name} {write(result['accuracy'])}" for name, result in figures["audio"].items()]
-    gains = [f"against {name} {change(gain)}" for name, gain in figures["audio_gain"].items()]
+    scores = [f"{name} {write(result['accuracy'])}" for name, result in _in_order(figures["audio"])]
+    gains = [f"against {name} {change(gain)}" for name, gain in _in_order(figures["audio_gain"])]
     name = _AUDIO_METRICS[metric][0]
     told = (
         f"Questions about the clip, by {name}: {', '.join(scores)}. Gain of the matched clip{unit}: {', '.join(gains)}."
@@ -158,7 +159,7 @@ def _changes(found: Mapping[str, Figures]) -> str:
     """Conditions by what they change, with no word about right and wrong."""
     rows = [
         (name, str(result["rows"]), f"{100 * result['answer_change_rate']:.1f} %", f"{result['kl']:.2g}")
-        for name, result in found.items()
+        for name, result in _in_order(found)
     ]
     return _table(("audio that plays", "questions", "answers changed", "KL"), rows)
 
@@ -176,7 +177,7 @@ def _losses(found: Mapping[str, Figures]) -> str:
             if result["is_measurement"]
             else "not a retention measurement: the fusion had no effect",
         )
-        for name, result in found.items()
+        for name, result in _in_order(found)
     ]
     columns = ("audio that plays", "questions", "accuracy", "change in points", "answers changed", "KL")
     return _table((*columns, "loss of the margin ruled out"), rows)
@@ -191,11 +192,17 @@ def _documents(figures: Figures) -> str:
             _thousandths(result["difference"]),
             f"{result['kl']:.2g}" if result["is_measurement"] else "the fusion had no effect",
         )
-        for name, result in figures["documents"].items()
+        for name, result in _in_order(figures["documents"])
     ]
     base = f"{figures['base_bits_per_byte'][0]:.3f}"
     table = _table(("audio that plays", "documents", "bits per byte", "change", "KL"), rows)
     return f"Documents are told with {base} bits per byte by the untouched base; more is worse.\n\n{table}"
+
+
+def _in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Conditions in the order of their registries; ``config.json`` sorts them by name."""
+    order = {name: position for position, name in enumerate(dict.fromkeys([*AUDIO_CONDITIONS, *VL_CONDITIONS]))}
+    return sorted(found.items(), key=lambda pair: order.get(pair[0], len(order)))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
