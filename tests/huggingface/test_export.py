@@ -179,12 +179,6 @@ def test_the_embedded_base_is_never_another(run, tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
-@pytest.mark.parametrize("option", ["--base-model", "--base-revision"])
-@pytest.mark.parametrize("text", ["a`b", "a\nb", "a b", "/folder", "<a>", "a/../b", "", "é"])
-def test_what_is_no_name_is_refused_in_one_line(run, tmp_path, option, text):
-    assert f"error: {option}: expected " in refused(run, tmp_path / "adapter", option, text)
-
-
 @pytest.fixture(scope="module")
 def half_open(small_data, tmp_path_factory):
     """A run whose base, an embedded one with other weights, lies in a folder; it is evaluated at half the gate."""
@@ -210,6 +204,15 @@ def test_a_base_of_a_folder_may_be_named(half_open, tmp_path):
     card = (tmp_path / "named" / "README.md").read_text()
     assert "published as `someone/her-base` at `v1` by its author" in card
     assert f"measured on a folder with weights sha256 `{digest}`" in card
+
+
+@pytest.mark.parametrize("option", ["--base-model", "--base-revision"])
+@pytest.mark.parametrize("text", ["a`b", "a\nb", "a b", "/folder", "<a>", "a/../b", "", "é"])
+def test_what_is_no_name_is_refused_in_one_line(half_open, tmp_path, option, text):
+    good = {"--base-model": "someone/her-base", "--base-revision": "v1"} | {option: text}
+    line = refused(half_open[0], tmp_path / "adapter", *(word for pair in good.items() for word in pair))
+    assert f"error: {option}: expected a " in line
+    assert line.endswith(f"got {text!r}; correct it")
 
 
 def test_a_copy_of_the_embedded_base_is_no_other_either(half_open, run, tmp_path):
