@@ -18,6 +18,13 @@ TEXT_TYPES = ("sum", "more", "next", "opposite", "fact", "member", "repeat", "re
 
 IN_CONTEXT = ("repeat", "reverse", "recall")
 
+NOT_LEARNED = ("recall",)
+"""Kinds that the base was taught and did not learn: it guesses one of the two names, as its card says. Where there is
+no skill there is none to lose, and a guess turns over at any touch; so the data hold none."""
+
+SKILLS = tuple(kind for kind in TEXT_TYPES if kind not in NOT_LEARNED)
+"""Kinds that the data hold."""
+
 _UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 NUMBERS = (*_UNITS, *_TEENS, "twenty")
