@@ -127,11 +127,15 @@ def test_the_report_and_its_exit_code(root):
 
 
 def test_official_files_and_every_file_opened(tmp_path):
-    sizes = DatasetSizes(train_questions=12, val_questions=8, train_clips=4, val_clips=4)
+    sizes = DatasetSizes(
+        train_questions=12, val_questions=8, train_clips=4, val_clips=4,
+        train_text=6, val_text=5, train_documents=2, val_documents=3,
+    )  # fmt: skip
     write_dataset(tmp_path, sizes)
     found = list(check_root(tmp_path))
     assert [(r.name, r.split, r.entries, r.defects) for r in found] == [
         ("audiocaps", "train", 4, ()), ("audiocaps", "val", 4, ()), ("vqa", "train", 12, ()), ("vqa", "val", 8, ()),
+        ("text", "train", 8, ()), ("text", "val", 8, ()),
     ]  # fmt: skip
     clip = next((tmp_path / "audiocaps/audio/val").iterdir())
     clip.write_bytes(clip.read_bytes()[:500])
@@ -304,6 +308,7 @@ def test_damaged_official_tables(tmp_path):
     found = {(r.name, r.split): r for r in check_root(tmp_path)}
     assert {key: [defect.kind for defect in report.defects] for key, report in found.items()} == {
         ("audiocaps", "train"): ["list"], ("audiocaps", "val"): [], ("vqa", "train"): [], ("vqa", "val"): ["list"],
+        ("text", "train"): [], ("text", "val"): [],
     }  # fmt: skip
     assert "an audiocap_id of its own" in str(found["audiocaps", "train"])
 

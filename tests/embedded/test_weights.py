@@ -19,7 +19,7 @@ from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.embedded.models import build_audio_encoder, build_base, build_feature_extractor
 from safe_train.embedded.questions import QUESTION_TYPES
 from safe_train.embedded.sounds import ALL_SOUNDS, synthesize
-from safe_train.embedded.text_skills import SKILLS
+from safe_train.embedded.text_skills import SKILLS, TEXT_TYPES, sample_text_question
 from safe_train.evaluation import base_answers
 from safe_train.model import AudioEncoder, Base, load_audio_encoder
 
@@ -134,7 +134,12 @@ def test_the_card_says_what_is_measured(embedded_base, validation_rows, validati
     assert [(name, value) for name, value in said[: len(expected)]] == [
         (name, f"{100 * value:.1f}") for name, value in expected
     ]
-    assert said[len(expected)] == ("the base", f"{bits_per_byte(embedded_base, validation_text[1]):.3f}")
+    bits = [value for name, value in said if name == "the base"]
+    assert bits == [f"{bits_per_byte(embedded_base, validation_text[1]):.3f}"]
+    rng = np.random.default_rng([0, TEXT_TYPES.index("recall")])
+    drawn = [sample_text_question("recall", rng) for _ in range(200)]
+    recall = [Row(str(n), q.prompt, (q.answer,), kind=q.kind) for n, q in enumerate(drawn)]
+    assert dict(said)["recall"] == f"{100 * accuracies(embedded_base, recall)[0]:.1f}"
 
 
 def features_and_labels(encoder, num_clips, seed):
