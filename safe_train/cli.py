@@ -205,7 +205,8 @@ def evaluate(run: Path, names: str, data_root: str | None, positive_control: boo
     quiet_libraries()
     from safe_train.console import StopRequest, watching
     from safe_train.evaluation import select
-    from safe_train.run import evaluate_run
+    from safe_train.evaluation.meaning import meaning
+    from safe_train.run import evaluate_run, read_config
 
     conditions = select([name.strip() for name in names.split(",")]) if names else None
     settings = {key: value for key, value in changes.items() if value is not None}
@@ -213,6 +214,10 @@ def evaluate(run: Path, names: str, data_root: str | None, positive_control: boo
     with watching(StopRequest()) as observer:
         evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
     _tell(json.dumps(evaluation.to_dict(), indent=2))
+    if find_launch().is_main:
+        margin = settings.get("margin", read_config(run).evaluation.margin)
+        for line in meaning(evaluation, margin=margin).lines():
+            click.echo(line, err=True)
     if positive_control and (passed := evaluation.passed_although_damaged()):
         click.echo(f"the positive control did not fail: {', '.join(passed)}", err=True)
         sys.exit(1)

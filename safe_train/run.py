@@ -326,7 +326,7 @@ def _require_scores(settings: EvaluationSettings, rows: Rows) -> str:
     if documents == 1:
         expected = "at least two documents, or parts of one: bits per byte of one tell nothing of others"
         raise InputError(
-            "text-only rows to evaluate on", expected, "1", "give more, raise evaluation.max_text, or none"
+            "text-only rows to evaluate on", expected, "1", "raise evaluation.max_text, or give two or none"
         )
     if settings.caption_metrics:
         require_aac_metrics()

@@ -40,6 +40,16 @@ class Meaning:
     conditions: tuple[str, ...]
     unmeasured: tuple[str, ...]
 
+    def lines(self) -> list[str]:
+        """A line for each thing that the figures are no measurement of, and for each condition that was left out."""
+        clauses = (
+            ("VL: not a retention measurement", self.not_retention),
+            ("text: not a retention measurement", self.not_text_retention),
+            ("hearing: nothing shows it", self.not_hearing),
+            ("not measured", ", ".join(self.unmeasured)),
+        )
+        return [f"{what}: {clause}" for what, clause in clauses if clause]
+
 
 def meaning(evaluation: Evaluation, *, margin: float) -> Meaning:
     """Judges an evaluation by a margin.
