@@ -1,116 +1,118 @@
-"""The ablation on the embedded model: variants, mechanisms alone and controls, over seeds, in two regimes.
+"""The ablation on the embedded model: variants and simple rivals, each at its own learning rate, over seeds.
 
-    python -m experiments.ablation run --regime plentiful --output-root runs/ablation
-    python -m experiments.ablation run --regime scarce --output-root runs/ablation
-    python -m experiments.ablation table runs/ablation --json docs/results/ablation.json
+    python -m experiments.ablation tune --regime plentiful --workers 2 --json docs/results/tuning.json
+    python -m experiments.ablation run --regime plentiful --rates docs/results/tuning.json --workers 2 \
+        --output-root runs/ablation_tuned
+    python -m experiments.ablation table runs/ablation_tuned --json docs/results/ablation_tuned.json
+    python -m experiments.ablation front docs/results/tuning.json --output docs/results/front_plentiful.svg
 
-``run`` trains and evaluates every arm with five seeds; an arm that has already finished is not run again. ``table``
-prints means over seeds. ``safe report runs/ablation/plentiful`` makes the page.
+``tune`` trains each arm over a grid of learning rates with seeds of its own and evaluates it on rows of its own, the
+split ``tune`` of the procedural data. The rule is the same for every arm: of the rates that hear within a point of the
+arm's best, the one that loses least in its worst condition.
+
+``run`` trains and evaluates arms with five seeds, each at its tuned rate, or without ``--rates`` all at the default
+one; a run that has finished is not made again, and an interrupted one goes on. ``--extras`` adds mechanisms alone,
+controls and other settings. ``table`` prints means over seeds and which arms differ. ``explore`` tries a regime on the
+rows for tuning. ``safe report runs/ablation_tuned/plentiful`` makes the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import subprocess
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from experiments import exploring, tuning
+from experiments.arms import (
+    CANDIDATES,
+    CONDITIONS,
+    DEFAULT_RATE,
+    EARLY_STOPPED,
+    EXTRA,
+    MAIN,
+    REGIMES,
+    RIVALS,
+    arms,
+    at_rate,
+    chosen_arms,
+    folder_name,
+    is_tuned,
+)
+from experiments.front import draw_front
+from experiments.runs import Job, make
+from experiments.tables import Figures, compare, differences_markdown, markdown, row
+from safe_train.cli import quiet_libraries
 from safe_train.errors import InputError
 from safe_train.evaluation.key import versions
 from safe_train.files import json_text, write_text
-from safe_train.metrics.intervals import Estimate
-from safe_train.report.seeds import over_seeds
 from safe_train.summary import RunSummary, read_summary
+from safe_train.usage import one_line_errors
 
-CONDITIONS = ("silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
-_COMMON = {
-    "evaluation.conditions": json.dumps(CONDITIONS),
-    "evaluation.max_vl": "500",
-    "evaluation.max_audio": "200",
+__all__ = ["CONDITIONS", "EXTRA", "MAIN", "REGIMES", "RIVALS", "arms", "markdown", "read_all", "row", "run_all"]
+
+SEEDS = (42, 43, 44, 45, 46)
+
+PAIRS: dict[str, list[tuple[str, str]]] = {
+    "variants": list(combinations(reversed(MAIN), 2)),
+    "against the rivals": [("full_retention", rival) for rival in RIVALS],
 }
-_SCARCE = {"data.max_train_vl": "100", "retention.retention_scale": "0.05"}
-REGIMES: dict[str, dict[str, str]] = {"plentiful": _COMMON, "scarce": _COMMON | _SCARCE}
-"""``plentiful``: 2,000 protected rows, the registered weights. ``scarce``: 100 rows and a twentieth of the weight."""
-
-MAIN = ("no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention")
-_LORA = {"model.lora_rank": "8"}
-_NO_SILENCE = {"data.silence_share": "0"}
-_ALONE: dict[str, dict[str, dict[str, str]]] = {
-    "plentiful": {
-        "full_retention, no silent rows": {"variant": "full_retention"},
-        "fisher_only": {"variant": "fisher_only"},
-        "nullspace_only": {"variant": "nullspace_only"},
-        "replay_only": {"variant": "replay_only"},
-        "no_retention, LoRA": {"variant": "no_retention"} | _LORA,
-        "full_retention, LoRA": {"variant": "full_retention"} | _LORA,
-        "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
-    },
-    "scarce": {
-        "soft_retention, no silent rows": {"variant": "soft_retention"},
-        "fisher_retention, no silent rows": {"variant": "fisher_retention"},
-        "nullspace_retention, no silent rows": {"variant": "nullspace_retention"},
-        "full_retention, no silent rows": {"variant": "full_retention"},
-        "replay_only": {"variant": "replay_only"},
-        **{
-            f"nullspace, {projected.replace('_', ' ')}": {
-                "variant": "nullspace_retention",
-                "retention.null_space_projects": projected,
-            }
-            for projected in ("update", "audio_gradient", "total_gradient")
-        },
-        "nullspace, audio update, two-sided": {
-            "variant": "nullspace_retention",
-            "retention.null_space_one_sided": "false",
-        },
-        "nullspace, activation subspace": {
-            "variant": "nullspace_retention",
-            "retention.null_space_one_sided": "false",
-            "retention.null_space_subspace": "activation",
-        },
-    },
-}
-_MIXED = {"data.silence_share": "0.15", "data.loud_share": "0.15", "data.noise_share": "0.1"}
-EXTRA: dict[str, dict[str, dict[str, str]]] = {
-    regime: {name: settings | _NO_SILENCE for name, settings in by_name.items()} for regime, by_name in _ALONE.items()
-}
-EXTRA["scarce"]["full_retention, mixed audio"] = {"variant": "full_retention"} | _MIXED
-"""Beside the five variants: mechanisms alone, controls, and other settings of the null space and the protected rows.
-
-In these arms no protected row hears silence, unless the arm says otherwise.
-"""
+"""What is compared with what; Holm's correction is over the pairs of a family."""
 
 
-def arms(regime: str) -> dict[str, dict[str, str]]:
-    """Every arm of a regime by name, with its settings; the five variants come first."""
-    named = {name: {"variant": name} for name in MAIN} | EXTRA[regime]
-    return {name: REGIMES[regime] | settings for name, settings in named.items()}
-
-
-def run_all(regime: str, seeds: Sequence[int], root: Path, only: Sequence[str] | None = None) -> None:
-    """Trains arms with every seed, each in a process and a folder of its own, in turn.
+def jobs(
+    regime: str, seeds: Sequence[int], root: Path, named: Mapping[str, dict[str, str]], rates: Mapping[str, float]
+) -> list[Job]:
+    """A run for each arm and seed, in ``root/<regime>/<arm>/<seed>``.
 
     Raises:
-        InputError: an arm is unknown.
+        InputError: rates are given, and there is none for an arm.
     """
-    known = arms(regime)
-    for name in only or ():
-        if name not in known:
-            raise InputError("--arms", f"some of {', '.join(map(repr, known))}", repr(name), "name one of them")
-    for seed in seeds:
-        for name in only or known:
-            settings, folder = known[name], root / regime / _folder_name(name) / str(seed)
-            if any(folder.glob("*/metrics.json")):
-                continue
-            assignments = [f"{key}={value}" for key, value in (settings | {"seed": str(seed)}).items()]
-            options = [part for assignment in assignments for part in ("--set", assignment)]
-            command = [sys.executable, "-m", "safe_train", *options]
-            subprocess.run([*command, "--output-root", str(folder)], check=True)
+    return [
+        Job(
+            f"{regime}, {name}, seed {seed}",
+            at_rate(name, settings, rates) | {"seed": str(seed)},
+            root / regime / folder_name(name) / str(seed),
+            name in EARLY_STOPPED,
+        )
+        for seed in seeds
+        for name, settings in named.items()
+    ]
+
+
+def run_all(
+    regime: str,
+    seeds: Sequence[int],
+    root: Path,
+    only: Sequence[str] | None = None,
+    *,
+    rates: Mapping[str, float] | None = None,
+    extras: bool = False,
+    workers: int = 1,
+) -> None:
+    """Trains arms with every seed, each in a process and a folder of its own.
+
+    Args:
+        regime: its name.
+        seeds: a run of each arm for each.
+        root: runs are kept in ``root/<regime>/<arm>/<seed>``.
+        only: names of the arms; by default variants and rivals.
+        rates: tuned learning rates by arm; by default the default rate for all.
+        extras: whether mechanisms alone, controls and other settings are run too.
+        workers: runs at a time.
+
+    Raises:
+        InputError: an arm is unknown or has no tuned rate, a run fails, or one with other settings is in its folder.
+    """
+    make(jobs(regime, seeds, root, chosen_arms(regime, only, extras=extras), rates or {}), workers)
 
 
 def read_all(root: Path) -> dict[str, dict[str, list[RunSummary]]]:
@@ -119,51 +121,10 @@ def read_all(root: Path) -> dict[str, dict[str, list[RunSummary]]]:
     for regime in REGIMES:
         by_arm = defaultdict(list)
         for name in arms(regime):
-            for metrics in (root / regime / _folder_name(name)).glob("*/*/metrics.json"):
+            for metrics in (root / regime / folder_name(name)).glob("*/*/metrics.json"):
                 by_arm[name].append(read_summary(metrics.parent))
         found[regime] = {name: sorted(runs, key=lambda run: run.metrics["seed"]) for name, runs in by_arm.items()}
     return found
-
-
-def row(runs: Sequence[RunSummary]) -> dict[str, Any]:
-    """An arm over its seeds: changes from the base in points by condition, hearing in percent."""
-    evaluations = [run.metrics["evaluation"] for run in runs]
-    changes = {name: _over_seeds([e["vl"][name]["difference"] for e in evaluations]) for name in CONDITIONS}
-    worst = min(changes, key=lambda name: changes[name]["mean"])
-    return {
-        "seeds": [run.metrics["seed"] for run in runs],
-        "vl_rows": [e["vl"]["bypass"]["rows"] for e in evaluations],
-        "vl_base": _over_seeds([e["base"] for e in evaluations]),
-        "vl_change": changes,
-        "worst_condition": worst,
-        "worst_seed": min(min(change["by_seed"]) for change in changes.values()),
-        "answer_change_rate": _mean([100 * e["vl"][worst]["answer_change_rate"] for e in evaluations]),
-        "kl": _mean([e["vl"][worst]["kl"] for e in evaluations]),
-        "audio": _over_seeds([e["audio"]["matched"]["accuracy"] for e in evaluations]),
-        "audio_gain": _over_seeds([e["audio_gain"]["silence"] for e in evaluations]),
-        "bypass_bit_equal": all(e["vl"]["bypass"]["bit_equal"] for e in evaluations),
-        "is_measurement": all(e["vl"][name]["is_measurement"] for e in evaluations for name in CONDITIONS),
-        "training_seconds": _mean([run.metrics["training"]["seconds"] for run in runs]),
-    }
-
-
-def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table: means over seeds; the worst condition with its 95 % interval over seeds."""
-    columns = ("arm", "seeds", *(name.replace("_", " ") for name in CONDITIONS), "worst", "worst seed", "audio", "gain")
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    for name, values in rows.items():
-        worst = values["vl_change"][values["worst_condition"]]
-        cells = (
-            name,
-            str(len(values["seeds"])),
-            *(f"{values['vl_change'][condition]['mean']:+.1f}" for condition in CONDITIONS),
-            f"{worst['mean']:+.1f} ({worst['low']:+.1f} to {worst['high']:+.1f})",
-            f"{values['worst_seed']:+.1f}",
-            f"{values['audio']['mean']:.1f} %",
-            f"{values['audio_gain']['mean']:+.1f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def machine() -> dict[str, Any]:
@@ -171,46 +132,166 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "processors": os.cpu_count()}
 
 
+def rates_words(rows: Mapping[str, Figures]) -> str:
+    """Which learning rates the rows of a table were trained with, in words."""
+    quarter = {name for name, settings in RIVALS.items() if not is_tuned(settings)}
+    rates = [values["learning_rate"] for name, values in rows.items() if name not in quarter]
+    if any(isinstance(rate, list) for rate in rates):
+        return "learning rates that differ between the seeds of an arm"
+    if None in rates:
+        return "learning rates that are not known"
+    if set(rates) <= {DEFAULT_RATE}:
+        return f"every arm at the default learning rate, {DEFAULT_RATE:g}"
+    return "each arm at its own learning rate"
+
+
+@one_line_errors
 def main() -> None:
-    """Runs or tabulates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train every arm of a regime")
-    run.add_argument("--regime", choices=REGIMES, default="plentiful")
-    run.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
-    run.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
-    run.add_argument("--output-root", type=Path, default=Path("runs/ablation"))
-    table = commands.add_parser("table", help="print means over seeds")
-    table.add_argument("root", type=Path)
-    table.add_argument("--json", type=Path, help="also write the rows to this file")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        run_all(arguments.regime, arguments.seeds, arguments.output_root, arguments.arms)
-        return
-    rows = {
+    """Does what the command line says."""
+    arguments = _parser().parse_args()
+    quiet_libraries()
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    arguments.action(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    rates = tuning.read_rates(arguments.rates, arguments.regime) if arguments.rates else {}
+    run_all(
+        arguments.regime,
+        arguments.seeds,
+        arguments.output_root,
+        arguments.arms,
+        rates=rates,
+        extras=arguments.extras,
+        workers=arguments.workers,
+    )
+
+
+def _tune(arguments: argparse.Namespace) -> None:
+    root = arguments.output_root
+    tuning.tune(arguments.regime, arguments.arms, arguments.grid, arguments.seeds, root, arguments.workers)
+    found = {regime: tuning.tuned(root, regime) for regime in REGIMES}
+    found = {regime: by_arm for regime, by_arm in found.items() if by_arm}
+    print(f"\n{arguments.regime}: audio / worst change\n\n{tuning.tuning_markdown(found[arguments.regime])}")
+    content = {
+        "machine": machine(),
+        "versions": versions(),
+        "rule": tuning.RULE,
+        "units": "percent, points",
+        "rows": {"split": tuning.TUNING_SPLIT, **asdict(tuning.TUNING_SIZES)},
+        "regimes": found,
+    }
+    path = arguments.json or root / "rates.json"
+    write_text(path, json_text(content))
+    print(f"\nwritten: {path}")
+
+
+def _explore(arguments: argparse.Namespace) -> None:
+    changed = dict(assignment.split("=", 1) for assignment in arguments.assignments)
+    if changed and arguments.name is None:
+        way_out = "name what is tried, so that its runs have a folder of their own"
+        raise InputError("explore --set", "--name beside it", "none", way_out)
+    for regime in arguments.regimes:
+        name = f"{arguments.name}_{regime}" if arguments.name else regime
+        named = {arm: settings | changed for arm, settings in chosen_arms(regime, arguments.arms).items()}
+        grid = arguments.grid
+        print(f"\n{name}\n")
+        print(exploring.explore(name, named, grid, arguments.seeds, arguments.output_root, arguments.workers))
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    tables = {
         regime: {name: row(runs) for name, runs in by_arm.items()}
         for regime, by_arm in read_all(arguments.root).items()
     }
-    for regime, by_arm in rows.items():
-        print(f"\n{regime}\n\n{markdown(by_arm)}")
+    differences: dict[str, dict[str, dict[str, Any]]] = {}
+    for regime, rows in tables.items():
+        if not rows:
+            continue
+        print(f"\n## {regime}: {rates_words(rows)}\n\n{markdown(rows)}")
+        differences[regime] = {}
+        for family, pairs in PAIRS.items():
+            for value, words in (("worst_by_seed", "worst change of each seed"), ("audio", "audio")):
+                found = compare(rows, pairs, value)
+                differences[regime][f"{family}, {words}"] = {"pairs": [asdict(difference) for difference in found]}
+                if found and value == "worst_by_seed":
+                    print(f"\n{family}, {words}, in points, paired by seed:\n\n{differences_markdown(found)}")
     if arguments.json is not None:
-        content = {"machine": machine(), "versions": versions(), "conditions": CONDITIONS, "regimes": rows}
+        content = {
+            "machine": machine(),
+            "versions": versions(),
+            "conditions": CONDITIONS,
+            "learning_rates": {regime: rates_words(rows) for regime, rows in tables.items() if rows},
+            "regimes": tables,
+            "differences": differences,
+        }
         write_text(arguments.json, json_text(content))
 
 
-def _folder_name(arm: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in arm)
+def _front(arguments: argparse.Namespace) -> None:
+    by_arm = tuning.read_tuning(arguments.tuning, arguments.regime)
+    draw_front(by_arm, arguments.regime, arguments.output)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="train every arm of a regime")
+    run.set_defaults(action=_run)
+    run.add_argument("--regime", choices=REGIMES, default="plentiful")
+    run.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    run.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
+    run.add_argument("--extras", action="store_true", help="also mechanisms alone, controls and other settings")
+    run.add_argument("--rates", type=Path, metavar="FILE", help="learning rates that tune has chosen")
+    run.add_argument("--output-root", type=Path, default=Path("runs/ablation"))
+
+    tune = commands.add_parser("tune", help="choose each arm's learning rate on rows of its own")
+    tune.set_defaults(action=_tune)
+    tune.add_argument("--regime", choices=REGIMES, default="plentiful")
+    tune.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
+    tune.add_argument("--grid", type=float, nargs="+", default=list(tuning.GRID), metavar="RATE")
+    tune.add_argument("--seeds", type=int, nargs="+", default=list(tuning.SEEDS))
+    tune.add_argument("--json", type=Path, help="where grid and choice go [OUTPUT_ROOT/rates.json]")
+    tune.add_argument("--output-root", type=Path, default=Path("runs/tuning"))
+
+    explore = commands.add_parser("explore", help="try a regime with a few arms on the rows for tuning")
+    explore.set_defaults(action=_explore)
+    explore.add_argument("--regimes", nargs="+", choices=[*REGIMES, *CANDIDATES], required=True, metavar="REGIME")
+    explore.add_argument("--arms", nargs="+", default=list(exploring.ARMS), metavar="ARM")
+    explore.add_argument("--grid", type=float, nargs="+", default=[DEFAULT_RATE], metavar="RATE")
+    explore.add_argument("--seeds", type=int, nargs="+", default=[tuning.SEEDS[0]])
+    explore.add_argument(
+        "--set", dest="assignments", type=_assignment, action="append", default=[], metavar="KEY=VALUE"
+    )
+    explore.add_argument("--name", help="begins the name of the runs' folder")
+    explore.add_argument("--output-root", type=Path, default=Path("runs/exploring"))
+
+    for command in (run, tune, explore):
+        command.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time, a thread each [1]")
+
+    table = commands.add_parser("table", help="print means over seeds, and which arms differ")
+    table.set_defaults(action=_table)
+    table.add_argument("root", type=Path)
+    table.add_argument("--json", type=Path, help="also write the rows to this file")
+
+    front = commands.add_parser("front", help="draw audio against the worst loss over the grid")
+    front.set_defaults(action=_front)
+    front.add_argument("tuning", type=Path, help="the file that tune has written")
+    front.add_argument("--regime", choices=REGIMES, default="plentiful")
+    front.add_argument("--output", type=Path, required=True, help="an .svg or .png file")
+    return parser
 
 
-def _over_seeds(estimates: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Mean over seeds in percent, the limits of :func:`~safe_train.report.seeds.over_seeds`, and each seed's mean."""
-    interval = over_seeds([Estimate(**estimate) for estimate in estimates])
-    scaled = {limit: 100 * getattr(interval, limit) for limit in ("mean", "low", "high")}
-    return scaled | {"limits": interval.kind, "by_seed": [100 * estimate["mean"] for estimate in estimates]}
+def _assignment(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text}: expected key=value")
+    return text
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # the runs are asked to write their checkpoints on the way out
 
 
 if __name__ == "__main__":

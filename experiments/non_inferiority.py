@@ -129,6 +129,7 @@ def main() -> None:
 def _with_most_rows(run: RunSummary, condition: str) -> Mapping[str, Any]:
     """A condition's result in the training's own evaluation, or in a later one with more rows."""
     found = [run.metrics["evaluation"]["vl"][condition]]
+    assert run.folder is not None  # a summary that was read from a folder
     for path in sorted(run.folder.glob("evaluation/*/results.json")):
         evaluated = json.loads(path.read_text(encoding="utf-8"))["evaluation"]["vl"]
         found += [evaluated[condition]] if condition in evaluated else []

@@ -60,7 +60,7 @@ def safe() -> None:
 @click.option("--model-config", help=f"Base and audio encoders by name: {', '.join(MODEL_CONFIGS)}.")
 @click.option("--base-model", help="Vision-language model: hub id or local folder.")
 @click.option("--audio-encoder", multiple=True, help="Audio encoder: hub id or local folder; may be given twice.")
-@click.option("--data-root", help="Folder with audiocaps/ and vqa/; by default the procedural data.")
+@click.option("--data-root", help="Folder with audiocaps/, vqa/ and text/; by default the procedural data.")
 @click.option("--output-root", help="Folder for run folders [runs].")
 @click.option("--seed", type=int, help="Seed of data order, initialization and sampling [42].")
 @click.option("--max-steps", type=int, help="Optimizer steps.")
@@ -340,7 +340,7 @@ def embedded_data(val_questions: int | None) -> None:
 
 @data_group.command("check")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--set", "sets", multiple=True, help="audiocaps, wavcaps, avqa, vqa or pack; default all that are there.")
+@click.option("--set", "sets", multiple=True, help="audiocaps, wavcaps, avqa, vqa, text or pack; default all there.")
 @click.option("--split", "splits", multiple=True, help="Splits to read; default those of train, val, test there.")
 @click.option("--json", "report_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @one_line_errors

@@ -69,7 +69,7 @@ class DataSettings(_Section):
     """Where the rows come from and how they are mixed."""
 
     root: str = EMBEDDED_DATA
-    """Folder with ``audiocaps/`` and ``vqa/``; ``embedded`` makes the procedural data."""
+    """Folder with ``audiocaps/``, ``vqa/`` and, for text alone, ``text/``; ``embedded`` makes the procedural data."""
     train_split: str = "train"
     """Split that is trained on."""
     val_split: str = "val"
@@ -96,6 +96,9 @@ class DataSettings(_Section):
     """Text-only rows used for retention, drawn by the seed; None for all."""
     text_share: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
+    document_tokens: int = Field(default=8, ge=1)
+    """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
+    would outweigh the answers, which have two or three."""
     image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
     silence_share: float = Field(default=0.1, ge=0.0, le=1.0)

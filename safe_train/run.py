@@ -263,7 +263,10 @@ def read_config(folder: Path) -> StageAConfig:
         raise InputError(path, "the configuration of a run", " ".join(str(error).split()), way_out) from error
     if not isinstance(values, dict):
         raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
-    return build_config({key: value for key, value in values.items() if key not in _DERIVED}, {}, where=str(path))
+    settings = {key: value for key, value in values.items() if key not in _DERIVED}
+    if isinstance(data := settings.get("data", {}), dict):  # a run from before there were text-only rows has none
+        settings["data"] = {"train_text_source": "none"} | data
+    return build_config(settings, {}, where=str(path))
 
 
 def _prepare(

@@ -212,7 +212,7 @@ class StageA:
 
     def encode(self, kind: str, rows: Sequence[Row]) -> Batch:
         """Audio rows, or protected rows; audio is attached to each of these, silence where it has no clip."""
-        batch = self.encoder.training_batch(rows)
+        batch = self.encoder.training_batch(rows, protected=kind != "audio")
         return batch if kind == "audio" else replace(batch, features=self.encoder.features_of(rows))
 
     def _save(self, run: Path) -> None:

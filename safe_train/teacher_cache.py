@@ -31,8 +31,10 @@ class TeacherCache:
 
     @torch.no_grad()
     def states(self, rows: Sequence[Row]) -> Tensor:
-        """States [N, H] of the rows' answer tokens, row by row, on the model's device."""
-        return torch.cat([self._of_row(row) for row in rows]).to(self.model.base.model.device)
+        """States [N, H] of the answer tokens that protected rows bring, row by row, on the model's device."""
+        whole = [(row, self._of_row(row)) for row in rows]
+        chosen = [states[list(self.encoder.spoken_for(row, len(states)))] for row, states in whole]
+        return torch.cat(chosen).to(self.model.base.model.device)
 
     def _of_row(self, row: Row) -> Tensor:
         @cache

@@ -1,6 +1,8 @@
 """From rows to tensors: answer positions, padding, silence, and templates that do not fit."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +230,26 @@ def test_every_token_of_a_document_is_learned_and_predicted_by_the_one_before(em
         assert int(batch.inputs["attention_mask"][index].sum()) == 1 + len(expected)
     alone = encoder.training_batch([rows[0]])
     assert torch.equal(batch.labels[batch.token_rows == 0], alone.labels)
+
+
+def test_a_protected_document_brings_as_many_tokens_as_the_setting_says(embedded_base, audio_encoder, encoder, rows):
+    """Others at each turn, the same on any machine; answers bring all of theirs."""
+    limited = RowEncoder(embedded_base.processor, FeatureCache([audio_encoder]), document_tokens=3)
+    heard = [
+        replace(DOCUMENTS[0], audio=Path(folder) / f"{name}.wav") for folder, name in (("a", 1), ("b", 1), ("b", 2))
+    ]
+    drawn = [limited.spoken_for(row, 40) for row in (*heard, DOCUMENTS[0])]
+    assert all(len(set(places)) == 3 and list(places) == sorted(places) for places in drawn)
+    assert drawn[0] == drawn[1] != drawn[2]
+    turns = [replace(DOCUMENTS[0], audio=Path(f"{turn}.wav")) for turn in range(200)]
+    assert {place for row in turns for place in limited.spoken_for(row, 40)} == set(range(40))
+    batch = limited.training_batch([rows[0], DOCUMENTS[0]], protected=True)
+    whole = encoder.training_batch([rows[0], DOCUMENTS[0]])
+    assert torch.equal(batch.inputs["input_ids"], whole.inputs["input_ids"])
+    assert torch.equal(whole.inputs["input_ids"][batch.token_rows, batch.token_positions + 1], batch.labels)
+    answer = int((whole.token_rows == 0).sum())
+    assert torch.bincount(batch.token_rows).tolist() == [answer, 3]
+    assert len(limited.training_batch([rows[0], DOCUMENTS[0]]).labels) == len(whole.labels)  # evaluation reads all
 
 
 def test_bits_of_documents_in_a_batch_are_those_of_each_alone(embedded_base, encoder, rows):

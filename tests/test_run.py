@@ -516,3 +516,14 @@ def test_a_disk_without_room_is_one_line_and_leaves_nothing_half_written(small_d
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.partial"))
     assert not list(tmp_path.glob("*/checkpoints/step-*"))
+
+
+def test_a_run_from_before_there_were_text_only_rows_goes_on_without_them(finished, tmp_path):
+    """Its configuration does not name their source; that of a new run always does."""
+    folder, _ = finished
+    values = json.loads((folder / "config.json").read_text())
+    assert values["data"].pop("train_text_source") == "auto"
+    assert read_config(folder).data.train_text_source == "auto"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_config(tmp_path).data.train_text_source == "none"
+    assert read_config(tmp_path).data.val_text_source == "auto"  # what it lost can be measured nevertheless

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from safe_train.data.audio_input import describe
 from safe_train.data.feature_cache import FeatureCache, ordered_map
 from safe_train.data.image import load_image
 from safe_train.data.rows import Row
@@ -59,6 +62,7 @@ class RowEncoder:
         num_workers: int = 0,
         *,
         max_positions: int | None = None,
+        document_tokens: int | None = None,
     ) -> None:
         """Takes what a base reads with.
 
@@ -68,18 +72,20 @@ class RowEncoder:
             device: where the tensors go.
             num_workers: threads that decode images.
             max_positions: positions of the base, which no document may exceed; None if there is no limit.
+            document_tokens: tokens that stand for a document among protected rows; None for all.
         """
         self.prompts = prompts_of(processor)
         self.processor = processor
         self.features = features
-        self.device, self.max_positions = device, max_positions
+        self.device, self.max_positions, self.document_tokens = device, max_positions, document_tokens
         self._map = ordered_map(num_workers)
         self._answers: dict[Turn | Document, list[int]] = {}
 
-    def training_batch(self, rows: Sequence[Row]) -> Batch:
+    def training_batch(self, rows: Sequence[Row], *, protected: bool = False) -> Batch:
         """Prompts with their first answer, right-padded, with clips attached where the rows have them.
 
-        Every token of a document is an answer token, but for the one that begins it.
+        Every token of a document is an answer token, but for the one that begins it; with ``protected`` only those of
+        :meth:`spoken_for`.
 
         Raises:
             InputError: a file of a row cannot be read, a text holds the processor's placeholder of an image, or a
@@ -97,11 +103,25 @@ class RowEncoder:
                 raise InputError(f"row {row.row_id}", expected, str(length), "split it into shorter ones")
             if tail != answer:
                 raise RuntimeError(f"row {row.row_id}: the encoded row does not end in its answer, {tail} != {answer}")
-            token_rows += [index] * len(answer)
-            positions += range(length - len(answer) - 1, length - 1)
-            labels += answer
+            chosen = self.spoken_for(row, len(answer)) if protected else range(len(answer))
+            token_rows += [index] * len(chosen)
+            positions += [length - len(answer) - 1 + place for place in chosen]
+            labels += [answer[place] for place in chosen]
         columns = (torch.tensor(column, device=self.device) for column in (token_rows, positions, labels))
         return Batch(inputs, self._features(rows), *columns, rows=tuple(rows))
+
+    def spoken_for(self, row: Row, num_tokens: int) -> Sequence[int]:
+        """Places of the answer tokens that a protected row brings into the retention loss.
+
+        That loss is a mean over answer tokens. An answer has two or three and a document hundreds: whole documents
+        would leave the answers next to no weight. So a document brings ``document_tokens`` of its tokens, drawn by
+        its id and by what it hears, thus others at each of its turns.
+        """
+        if not row.is_document or self.document_tokens is None or num_tokens <= self.document_tokens:
+            return range(num_tokens)
+        names = (row.row_id, describe(row.audio).rpartition("/")[2])  # no folder: the draw is the same on any machine
+        rng = np.random.default_rng([zlib.crc32(name.encode()) for name in names])
+        return sorted(rng.choice(num_tokens, size=self.document_tokens, replace=False).tolist())
 
     def prompt_batch(self, rows: Sequence[Row]) -> Batch:
         """Prompts that wait for an answer, left-padded for generation.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ _IDS = ("id", "question_id")
 _QUESTIONS = ("prompt", "question", "question_text", "instruction")
 _ANSWERS = ("answers", "answer", "output", "completion")
 _TYPES = ("type", "question_type")
+FIELDS = (*_IDS, *_QUESTIONS, "input", *_ANSWERS, *_TYPES, "cluster", "messages", "text")
+"""Every field of an entry that is read."""
+
 _FORMS = "a question with its answer, messages, or a text"
 
 
@@ -89,11 +91,11 @@ def examples_of(record: Record, number: int) -> list[TextExample]:
     Raises:
         InputError: as :func:`read_text_list`.
     """
-    identifier = text_id(record, number)
-    cluster = record.identifier("cluster") if record.optional("cluster") is not None else identifier
+    identifier, kind = text_id(record, number), text_kind(record)
+    cluster = text_cluster(record) or identifier
     question, answers = text_question(record), text_answers(record)
     if question is not None:
-        return [TextExample(identifier, question, answers, _kind(record), cluster)]
+        return [TextExample(identifier, question, answers, kind, cluster)]
     pieces = split_document(answers[0])
     ids = [identifier if place == 1 else f"{identifier}#{place}" for place in range(1, len(pieces) + 1)]
     return [TextExample(name, "", (piece,), DOCUMENT, cluster) for name, piece in zip(ids, pieces, strict=True)]
@@ -115,13 +117,12 @@ def text_question(record: Record) -> str | None:
         InputError: the entry has none of the forms, or its question is blank or cannot be encoded.
     """
     if record.optional("messages") is not None:
-        return _encodable(record, _messages(record)[0])
+        return _messages(record)[0]
     if record.optional(*_QUESTIONS) is not None:
         question = record.text(*_QUESTIONS)
-        more = record.optional("input")
-        if more is not None and not isinstance(more, str):
-            raise InputError(record.where, "the field input to be text", type(more).__name__, "write a string")
-        return _encodable(record, f"{question}\n\n{more}" if more and more.strip() else question)
+        written = record.optional("input")
+        more = None if isinstance(written, str) and not written.strip() else record.optional_text("input")
+        return question if more is None else f"{question}\n\n{more}"
     if record.optional("text") is None:
         got = f"the fields {', '.join(record.fields) or '(none)'}"
         raise InputError(record.where, _FORMS, got, f"name one of {', '.join((*_QUESTIONS, 'messages', 'text'))}")
@@ -135,10 +136,10 @@ def text_answers(record: Record) -> tuple[str, ...]:
         InputError: there is none, or one is blank or cannot be encoded.
     """
     if record.optional("messages") is not None:
-        return (_encodable(record, _messages(record)[1]),)
+        return (_messages(record)[1],)
     if record.optional(*_QUESTIONS) is not None:
-        return tuple(_encodable(record, answer) for answer in record.texts(*_ANSWERS))
-    return (_encodable(record, record.text("text")),)
+        return record.texts(*_ANSWERS)
+    return (record.text("text"),)
 
 
 def split_document(text: str) -> list[str]:
@@ -162,7 +163,21 @@ def split_document(text: str) -> list[str]:
     return pieces
 
 
-def _kind(record: Record) -> str:
+def text_cluster(record: Record) -> str | None:
+    """What the entry's cluster is called, or None.
+
+    Raises:
+        InputError: it is neither text nor a whole number.
+    """
+    return record.identifier("cluster") if record.optional("cluster") is not None else None
+
+
+def text_kind(record: Record) -> str:
+    """The type of a question.
+
+    Raises:
+        InputError: it is no text, or the word that stands for documents.
+    """
     kind = record.optional_text(*_TYPES) or TEXT_SET
     if kind == DOCUMENT:
         raise InputError(record.where, "another type of question", repr(kind), "call it something else")
@@ -199,14 +214,3 @@ def _content(turn: Record) -> str:
             raise InputError(turn.where, "one part of type text", kinds or "none", way_out)
         return Record(f"{turn.where}: content", parts[0]).text("text")
     return turn.text("content")
-
-
-def _encodable(record: Record, text: str) -> str:
-    if surrogate := lone_surrogate([text]):
-        raise InputError(record.where, "text that is Unicode", f"the lone surrogate {surrogate}", "mend the text")
-    return text
-
-
-def lone_surrogate(texts: Sequence[str]) -> str | None:
-    """The first code point that no encoding has, as ``U+D83D``, or None; it comes of text that was cut in an emoji."""
-    return next((f"U+{ord(c):04X}" for text in texts for c in text if 0xD800 <= ord(c) <= 0xDFFF), None)

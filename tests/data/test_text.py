@@ -116,7 +116,7 @@ def test_what_has_no_white_space_is_cut_where_the_piece_is_full():
         ({"prompt": "a"}, "expected the field answers or answer or output or completion, got the fields prompt"),
         ({"prompt": "a", "answers": []}, "to be text or a list of texts"),
         ({"prompt": "a", "answers": ["b", ""]}, "to be text or a list of texts"),
-        ({"instruction": "a", "input": 3, "output": "b"}, "expected the field input to be text, got int"),
+        ({"instruction": "a", "input": 3, "output": "b"}, "expected the field input to be text, got int 3"),
         ({"prompt": "a", "answer": "b", "id": [1]}, "id or question_id to be text"),
         ({"prompt": "a", "answer": "b", "type": "document"}, "another type of question, got 'document'"),
         ({"prompt": "a", "answer": "b", "id": "1"}, "an id of its own, got 1 again"),

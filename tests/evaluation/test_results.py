@@ -18,7 +18,7 @@ from safe_train.evaluation.results import (
 from safe_train.evaluation.samples import Sample
 from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap, cluster_bootstrap_ratio
 from safe_train.metrics.non_inferiority import non_inferiority
-from safe_train.report.plain import from_plain
+from safe_train.plain import from_plain
 
 KINDS = ("color",) * 25 + ("count",) * 25 + ("rare",) * 2
 ROWS = [Row(f"v{k}", "what?", ("right",), kind=kind, cluster=f"image {k // 2}") for k, kind in enumerate(KINDS)]

@@ -13,7 +13,8 @@ from safe_train.stage_a import StageA
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    write_dataset(root, DatasetSizes(train_questions=60, val_questions=20, train_clips=40, val_clips=12))
+    none = {"train_text": 0, "val_text": 0, "train_documents": 0, "val_documents": 0}
+    write_dataset(root, DatasetSizes(train_questions=60, val_questions=20, train_clips=40, val_clips=12, **none))
     return root
 
 
