@@ -5,7 +5,8 @@
     python -m experiments.non_inferiority table runs/non_inferiority --json docs/results/non_inferiority.json
 
 The margin is ``evaluation.margin``, declared before: 0.5 points. Only a fifth of the questions have a clip that
-contradicts them: that condition is measured on 40,000 questions, the others on the first 10,000 of these.
+contradicts them: that condition is measured on 40,000 questions, the others on the first 10,000 of these. Text-only
+questions are as many as the procedural data have for validation, and at most 10,000.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def run_all(share: str, seeds: Sequence[int], questions: int, contradicted: int,
         "data.root": str(embedded_data_root(DatasetSizes(val_questions=questions))),
         "data.silence_share": share,
         "evaluation.max_vl": str(questions),
+        "evaluation.max_text": str(questions),
         "evaluation.conditions": json.dumps(CONDITIONS),
     }
     for seed in seeds:
@@ -77,17 +79,24 @@ def read_all(root: Path) -> dict[str, list[RunSummary]]:
     return {share: sorted(runs, key=lambda run: run.metrics["seed"]) for share, runs in found.items()}
 
 
-def figures(run: RunSummary) -> dict[str, Figures]:
-    """By condition: rows, change from the base and its lower limit in points, and what the test says."""
-    return {name: _figures(_with_most_rows(run, name)) for name in CONDITIONS}
+def figures(run: RunSummary, part: str = "vl") -> dict[str, Figures]:
+    """By condition: rows, change from the base and its lower limit in points, and what the test says.
+
+    Args:
+        run: a finished run.
+        part: ``vl`` or ``text``; conditions that it has no row of are left out.
+    """
+    found = {name: _with_most_rows(run, part, name) for name in CONDITIONS}
+    return {name: _figures(result) for name, result in found.items() if result is not None}
 
 
 def markdown(by_seed: Mapping[int, Mapping[str, Figures]]) -> str:
     """A line for each seed: change and one-sided 97.5 % limit; * where a loss of the margin is not ruled out."""
-    columns = ("seed", *(name.replace("_", " ") for name in CONDITIONS))
+    names = [name for name in CONDITIONS if any(name in by_condition for by_condition in by_seed.values())]
+    columns = ("seed", *(name.replace("_", " ") for name in names))
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for seed, by_condition in by_seed.items():
-        cells = [str(seed), *(_cell(by_condition[name]) for name in CONDITIONS)]
+        cells = [str(seed), *(_cell(by_condition[name]) if name in by_condition else "" for name in names)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -110,11 +119,15 @@ def main() -> None:
         questions = arguments.questions, arguments.contradicted
         run_all(arguments.silence_share, arguments.seeds, *questions, arguments.output_root)
         return
-    by_share = {
-        share: {run.metrics["seed"]: figures(run) for run in runs} for share, runs in read_all(arguments.root).items()
-    }
+    runs_by_share = read_all(arguments.root)
+    by_share, of_text = (
+        {share: {run.metrics["seed"]: figures(run, part) for run in runs} for share, runs in runs_by_share.items()}
+        for part in ("vl", "text")
+    )
     for share, by_seed in by_share.items():
         print(f"\nsilence share {share}\n\n{markdown(by_seed)}")
+        if any(of_text[share].values()):
+            print(f"\nsilence share {share}, text-only questions\n\n{markdown(of_text[share])}")
     if arguments.json is not None:
         content = {
             "machine": machine(),
@@ -122,18 +135,19 @@ def main() -> None:
             "versions": versions(),
             "units": "points",
             "silence_share": by_share,
+            "text_only": of_text,
         }
         write_text(arguments.json, json_text(content))
 
 
-def _with_most_rows(run: RunSummary, condition: str) -> Mapping[str, Any]:
-    """A condition's result in the training's own evaluation, or in a later one with more rows."""
-    found = [run.metrics["evaluation"]["vl"][condition]]
+def _with_most_rows(run: RunSummary, part: str, condition: str) -> Mapping[str, Any] | None:
+    """A condition's result in the training's own evaluation, or in a later one with more rows; None without rows."""
+    evaluations = [run.metrics["evaluation"]]
     assert run.folder is not None  # a summary that was read from a folder
     for path in sorted(run.folder.glob("evaluation/*/results.json")):
-        evaluated = json.loads(path.read_text(encoding="utf-8"))["evaluation"]["vl"]
-        found += [evaluated[condition]] if condition in evaluated else []
-    return max(found, key=lambda result: result["rows"])
+        evaluations.append(json.loads(path.read_text(encoding="utf-8"))["evaluation"])
+    results = [evaluation.get(part, {}).get(condition) for evaluation in evaluations]
+    return max((result for result in results if result), key=lambda result: result["rows"], default=None)
 
 
 def _figures(result: Mapping[str, Any]) -> Figures:

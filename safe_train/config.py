@@ -94,7 +94,7 @@ class DataSettings(_Section):
     """VL rows used for retention, drawn by the seed; None for all."""
     max_train_text: int | None = Field(default=None, ge=1)
     """Text-only rows used for retention, drawn by the seed; None for all."""
-    text_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    text_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
     document_tokens: int = Field(default=8, ge=1)
     """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them

@@ -236,7 +236,7 @@ class RowStream:
         *,
         seed: int,
         image_share: float,
-        text_share: float = 0.25,
+        text_share: float = 0.5,
         protected_audio: ProtectedAudio = ProtectedAudio(),
         gains_db: Sequence[float] = (),
         shuffle_audio: bool = False,

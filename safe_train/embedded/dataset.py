@@ -23,6 +23,7 @@ from safe_train.embedded.scenes import render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, SAMPLE_RATE, synthesize
 from safe_train.embedded.text_skills import (
     IN_CONTEXT,
+    SKILLS,
     TEXT_TYPES,
     TextQuestion,
     known_questions,
@@ -201,9 +202,7 @@ def _write_text(folder: Path, split: str, num_questions: int, num_documents: int
 
 def _text_questions(split: str) -> Iterator[TextQuestion]:
     """Distinct questions of a split without end, the types in turn; a type that has no more is left out."""
-    sources = {
-        kind: _asked_in_context(kind, split) if kind in IN_CONTEXT else _known(kind, split) for kind in TEXT_TYPES
-    }
+    sources = {kind: _asked_in_context(kind, split) if kind in IN_CONTEXT else _known(kind, split) for kind in SKILLS}
     while True:
         for source in sources.values():
             yield from islice(source, 1)

@@ -57,10 +57,12 @@ def pack(small_data, tmp_path):
     return write_pack(tmp_path / "pack", small_data)
 
 
-def test_without_a_choice_rows_are_those_of_audiocaps_and_vqa(small_data):
+def test_without_a_choice_rows_are_those_of_audiocaps_vqa_and_text(small_data):
     rows = load_rows(configuration(small_data))
+    texts = [len((small_data / f"text/{split}.jsonl").read_text().splitlines()) for split in ("train", "val")]
+    assert min(texts) > 0
     assert {part: len(indices) for part, indices in rows.indices.items()} == {
-        "train_audio": 40, "train_vl": 60, "val_audio": 24, "val_vl": 40, "train_text": 0, "val_text": 0,
+        "train_audio": 40, "train_vl": 60, "val_audio": 24, "val_vl": 40, "train_text": texts[0], "val_text": texts[1],
     }  # fmt: skip
     assert all(row.audio.is_relative_to(small_data / "audiocaps/audio/train") for row in rows.train_audio)
     assert all(row.image.is_relative_to(small_data / "vqa/val2014") for row in rows.val_vl)

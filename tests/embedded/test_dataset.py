@@ -16,7 +16,7 @@ from safe_train.data.vqa import load_vqa
 from safe_train.embedded import dataset
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root, write_dataset
 from safe_train.embedded.questions import QUESTION_TYPES
-from safe_train.embedded.text_skills import TEXT_TYPES
+from safe_train.embedded.text_skills import SKILLS
 from safe_train.errors import InputError
 from tests.files import assert_same_bytes
 from tests.tolerances import CLIP_RMS
@@ -155,7 +155,7 @@ def test_text_is_questions_of_all_types_and_documents(text_rows, split):
     assert (len(questions), len(documents)) == (600, 100)
     assert questions + documents == text_rows[split]
     counts = Counter(row["type"] for row in questions)
-    assert set(counts) == set(TEXT_TYPES)
+    assert set(counts) == set(SKILLS)
     assert min(counts.values()) >= 40
     assert all(set(row) == {"id", "prompt", "answer", "type", "cluster"} for row in questions)
     assert all(set(row) == {"id", "text"} for row in documents)

@@ -19,7 +19,7 @@ from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.embedded.models import build_audio_encoder, build_base, build_feature_extractor
 from safe_train.embedded.questions import QUESTION_TYPES
 from safe_train.embedded.sounds import ALL_SOUNDS, synthesize
-from safe_train.embedded.text_skills import TEXT_TYPES
+from safe_train.embedded.text_skills import SKILLS
 from safe_train.evaluation import base_answers
 from safe_train.model import AudioEncoder, Base, load_audio_encoder
 
@@ -104,7 +104,7 @@ def bits_per_byte(base, documents):
 
 def test_the_base_answers_questions_without_an_image(embedded_base, validation_text):
     overall, by_kind = accuracies(embedded_base, validation_text[0])
-    assert set(by_kind) == set(TEXT_TYPES)
+    assert set(by_kind) == set(SKILLS)
     assert overall >= LEAST_TEXT
     assert min(by_kind.values()) >= LEAST_TEXT_TYPE, by_kind
 

@@ -38,6 +38,21 @@ def test_a_loss_that_is_not_ruled_out_is_marked(root):
     assert by_seed[2]["silence"]["interval_95"] == pytest.approx([-1.6, 0.4])
 
 
+def test_text_only_questions_have_a_table_of_their_own_without_conditions_that_have_no_row(root):
+    run = root / "0" / "1" / "run"
+    values = json.loads((run / "metrics.json").read_text())
+    vl = values["evaluation"]["vl"]
+    lost = vl["loud"] | {"difference": vl["loud"]["difference"] | {"mean": -0.004}}
+    values["evaluation"]["text"] = {"silence": vl["silence"], "loud": lost}
+    (run / "metrics.json").write_text(json.dumps(values))
+    by_seed = {found.metrics["seed"]: figures(found, "text") for found in read_all(root)["0"]}
+    assert by_seed[2] == {}
+    assert {name: result["change"] for name, result in by_seed[1].items()} == {"silence": 0.0, "loud": -0.4}
+    table = markdown({1: by_seed[1]})
+    assert table.splitlines()[0] == "| seed | silence | loud |"
+    assert table.splitlines()[2] == "| 1 | +0.00 (> -0.20) | -0.40 (> -0.20) |"
+
+
 def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_one_is_left_alone(root, monkeypatch):
     commands = []
     monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
@@ -47,7 +62,8 @@ def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_on
     assert command[:3] == [sys.executable, "-m", "safe_train"]
     settings = dict(word.split("=", 1) for word in command if "=" in word)
     assert settings.pop("evaluation.conditions") == json.dumps(CONDITIONS)
-    assert settings == {"data.root": "data-300", "data.silence_share": "0.1", "evaluation.max_vl": "300"}
+    limits = {"evaluation.max_vl": "300", "evaluation.max_text": "300"}
+    assert settings == {"data.root": "data-300", "data.silence_share": "0.1"} | limits
     assert command[command.index("--seed") + 1] == "7"
     assert command[command.index("--output-root") + 1] == str(root / "0.1" / "7")
 
