@@ -24,7 +24,8 @@ from tests.huggingface.made import conversation
 
 SETTINGS = {
     "optimization.max_steps": "3", "optimization.audio_batch_size": "4", "optimization.vl_batch_size": "4",
-    "variant": "soft_retention", "evaluation.max_vl": "12", "evaluation.max_audio": "8", "evaluation.batch_size": "12",
+    "variant": "soft_retention", "evaluation.max_vl": "12", "evaluation.batch_size": "12",
+    "evaluation.max_audio": "8", "evaluation.max_text": "16",
 }  # fmt: skip
 
 
@@ -117,11 +118,9 @@ def test_other_data_keep_the_name_of_their_format(run, tmp_path):
             path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     export(other, tmp_path / "named")
     data = SafeConfig.from_pretrained(tmp_path / "named").retention["data"]
-    assert (data["vl"], data["audio"]) == ("vqa", "audiocaps")
-    assert (
-        "evaluated on data in the format of vqa and data in the format of audiocaps (val)"
-        in (tmp_path / "named" / "README.md").read_text()
-    )
+    assert data == {"vl": "vqa", "text": "text", "audio": "audiocaps", "split": "val"}
+    formats = " and ".join(f"data in the format of {name}" for name in ("vqa", "audiocaps", "text"))
+    assert f"evaluated on {formats} (val)" in (tmp_path / "named" / "README.md").read_text()
 
 
 def test_an_exported_adapter_keeps_every_figure_when_it_is_saved_again(exported, tmp_path):
