@@ -13,8 +13,12 @@ import numpy as np
 from safe_train.embedded.scenes import COLORS, SHAPES
 from safe_train.embedded.sounds import KINDS, PITCHES
 
-TEXT_TYPES = ("sum", "more", "next", "opposite", "fact", "member", "repeat", "reverse", "recall")
-"""Kinds of questions: the first six ask for knowledge, the last three for words of the question itself."""
+TEXT_TYPES = ("sum", "more", "next", "opposite", "fact", "member", "repeat", "reverse")
+"""Types of questions: the first six ask for knowledge, the last two for words of the question itself."""
+
+PRACTICED_TYPES = (*TEXT_TYPES, "recall")
+"""What the base is trained on. It does not learn ``recall``, which of two people has a thing, but names one of them by
+chance; the procedural data therefore do not ask for it."""
 
 IN_CONTEXT = ("repeat", "reverse", "recall")
 
@@ -98,7 +102,7 @@ class TextQuestion:
     Attributes:
         prompt: the question.
         answer: its only right answer.
-        kind: one of ``TEXT_TYPES``.
+        kind: one of ``PRACTICED_TYPES``.
         item: what has to be known, the same for all wordings.
     """
 

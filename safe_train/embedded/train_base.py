@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrain
 from safe_train.embedded.questions import QUESTION_TYPES, Question, questions_about
 from safe_train.embedded.scenes import COLORS, SHAPES, SIZES, Scene, render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, AUDIO_QUESTION
-from safe_train.embedded.text_skills import TEXT_TYPES, sample_document, sample_text_question
+from safe_train.embedded.text_skills import PRACTICED_TYPES, sample_document, sample_text_question
 
 logger = logging.getLogger(__name__)
 
@@ -213,8 +213,9 @@ def _draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[
 
 def _text_questions(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
     """Questions without an image; the types that are harder to learn come up more often."""
-    weight = np.array([{"recall": 2.5, "reverse": 1.6, "sum": 1.6, "fact": 1.3}.get(kind, 1.0) for kind in TEXT_TYPES])
-    kinds = rng.choice(TEXT_TYPES, size=count, p=weight / weight.sum())
+    often = {"recall": 2.5, "reverse": 1.6, "sum": 1.6, "fact": 1.3}
+    weight = np.array([often.get(kind, 1.0) for kind in PRACTICED_TYPES])
+    kinds = rng.choice(PRACTICED_TYPES, size=count, p=weight / weight.sum())
     drawn = [sample_text_question(str(kind), rng) for kind in kinds]
     return [(question.prompt, question.answer) for question in drawn]
 

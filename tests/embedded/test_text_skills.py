@@ -16,6 +16,7 @@ from safe_train.embedded.text_skills import (
     CATEGORIES,
     IN_CONTEXT,
     OPPOSITES,
+    PRACTICED_TYPES,
     TEXT_TYPES,
     known_questions,
     sample_document,
@@ -159,11 +160,11 @@ def test_a_thing_is_of_its_kind_and_of_no_other():
 def test_no_question_is_asked_twice_and_types_differ_from_those_about_images():
     prompts = [question.prompt for question in known_questions()]
     assert len(set(prompts)) == len(prompts)
-    assert not set(TEXT_TYPES) & set(QUESTION_TYPES)
+    assert not set(PRACTICED_TYPES) & set(QUESTION_TYPES)
     assert {question.kind for question in known_questions()} == set(TEXT_TYPES) - set(IN_CONTEXT)
 
 
-@pytest.mark.parametrize("kind", TEXT_TYPES)
+@pytest.mark.parametrize("kind", PRACTICED_TYPES)
 def test_answers_can_be_told_apart_after_normalization(kind):
     """An article as an answer would be compared as nothing."""
     answers = {question.answer for question in (*drawn(kind), *known_questions()) if question.kind == kind}
@@ -186,7 +187,7 @@ def test_wordings_of_an_item_are_on_one_side():
 def test_captions_name_answers_that_a_validation_question_has():
     """Otherwise no clip could contradict an answer."""
     said = {*KINDS, *PITCHES, "1", "2", "3"}
-    for kind in ("sum", "more", "next", "opposite", "fact", "recall"):
+    for kind in ("sum", "more", "next", "opposite", "fact"):
         val = {
             normalize_answer(q.answer)
             for q in (*known_questions(), *drawn(kind))
@@ -243,7 +244,7 @@ def test_all_words_are_one_piece():
     tokenizer = build_tokenizer()
     rng = np.random.default_rng(7)
     texts = [sample_document(rng) for _ in range(200)]
-    texts += [f"{q.prompt} {q.answer}" for kind in TEXT_TYPES for q in drawn(kind)]
+    texts += [f"{q.prompt} {q.answer}" for kind in PRACTICED_TYPES for q in drawn(kind)]
     texts += [f"{question.prompt} {question.answer}" for question in known_questions()]
     for text in texts:
         pieces = tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False).input_ids)
@@ -253,6 +254,6 @@ def test_all_words_are_one_piece():
 
 
 def test_drawing_is_a_function_of_the_generator():
-    for kind in TEXT_TYPES:
+    for kind in PRACTICED_TYPES:
         assert drawn(kind) == drawn(kind)
     assert sample_document(np.random.default_rng(3)) == sample_document(np.random.default_rng(3))
