@@ -80,7 +80,7 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     held = bytes_held(stage)
     calibrated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     extra = peak_extra_bytes(lambda: stage.train_step(measure=False), device)
-    inputs = stage._vl_batch(0).inputs
+    inputs = stage._protected_batches(0)[0].inputs
 
     @torch.no_grad()
     def bypass() -> None:
@@ -89,7 +89,7 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     def encode() -> None:
         stage._audio_batches(stage.step)
         if stage.stack.adds_loss:
-            stage._vl_batch(stage.step)
+            stage._protected_batches(stage.step)
 
     arms = {"bypass": bypass, "encode": encode, "step": lambda: stage.train_step(measure=False)}
     found = step_seconds(arms, rounds, device)

@@ -60,11 +60,11 @@ class UnsharedModel(ProtectedSafeModel):
 
 
 def train_on_vl_rows(stage: StageA) -> None:
-    """Forward and backward pass of the next step's VL rows under plain cross-entropy."""
-    batch = stage._vl_batch(stage.step)
-    hidden = stage.model.last_hidden_state(batch.inputs, batch.features)
-    logits = stage.model.base.head(hidden[batch.token_rows, batch.token_positions])
-    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    """Forward and backward pass of the next step's protected rows under plain cross-entropy."""
+    for batch in stage._protected_batches(stage.step):
+        hidden = stage.model.last_hidden_state(batch.inputs, batch.features)
+        logits = stage.model.base.head(hidden[batch.token_rows, batch.token_positions])
+        torch.nn.functional.cross_entropy(logits, batch.labels).backward()
 
 
 def cpu_seconds(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -143,6 +143,7 @@ def main() -> None:
 def _with_most_rows(run: RunSummary, part: str, condition: str) -> Mapping[str, Any] | None:
     """A condition's result in the training's own evaluation, or in a later one with more rows; None without rows."""
     evaluations = [run.metrics["evaluation"]]
+    assert run.folder is not None  # a summary that was read from a folder
     for path in sorted(run.folder.glob("evaluation/*/results.json")):
         evaluations.append(json.loads(path.read_text(encoding="utf-8"))["evaluation"])
     results = [evaluation.get(part, {}).get(condition) for evaluation in evaluations]

@@ -260,7 +260,9 @@ def _by_seed(value: Any) -> list[float]:
 
 def _rate(run: RunSummary) -> float | None:
     """The run's learning rate, if it has kept its settings."""
-    return read_config(run.folder).optimization.lr_adapter if (run.folder / CONFIG).is_file() else None
+    if run.folder is None or not (run.folder / CONFIG).is_file():
+        return None
+    return read_config(run.folder).optimization.lr_adapter
 
 
 def _one_or_all(values: Sequence[float | None]) -> Any:

@@ -22,7 +22,7 @@ SEEDS = (7, 8)
 """Seeds of the tuning; the evaluation has others."""
 
 TUNING_SPLIT = "tune"
-TUNING_SIZES = DatasetSizes(tune_questions=500, tune_clips=200)
+TUNING_SIZES = DatasetSizes(tune_questions=500, tune_clips=200, tune_text=250, tune_documents=50)
 """The procedural data with rows for tuning beside those of the training and the validation, which stay the same."""
 
 WITHIN = 1.0

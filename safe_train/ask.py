@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_train.data.rows import Row
+from safe_train.evaluation.lengths import LONGEST
 from safe_train.experiment import attach, load_base_model, row_encoder
 from safe_train.run import load_trained, read_config
 
@@ -36,6 +37,6 @@ def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Ans
     row = Row("question", question, (), image, audio)
     features = encoder.features_of([row])
     inputs = encoder.prompt_batch([row]).inputs
-    options = {"max_new_tokens": config.evaluation.max_new_tokens, "do_sample": False}
+    options = {"max_new_tokens": config.evaluation.max_new_tokens or LONGEST, "do_sample": False}
     base, heard = (encoder.decode(model.generate(inputs, given, **options))[0] for given in (None, features))
     return Answers(base, heard)

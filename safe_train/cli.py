@@ -60,7 +60,7 @@ def safe() -> None:
 @click.option("--model-config", help=f"Base and audio encoders by name: {', '.join(MODEL_CONFIGS)}.")
 @click.option("--base-model", help="Vision-language model: hub id or local folder.")
 @click.option("--audio-encoder", multiple=True, help="Audio encoder: hub id or local folder; may be given twice.")
-@click.option("--data-root", help="Folder with audiocaps/ and vqa/; by default the procedural data.")
+@click.option("--data-root", help="Folder with audiocaps/, vqa/ and text/; by default the procedural data.")
 @click.option("--output-root", help="Folder for run folders [runs].")
 @click.option("--seed", type=int, help="Seed of data order, initialization and sampling [42].")
 @click.option("--max-steps", type=int, help="Optimizer steps.")
@@ -184,6 +184,7 @@ def variants() -> None:
 )
 @click.option("--data-root", help="Folder with the rows; default as in training.")
 @click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
+@click.option("--max-text", type=click.IntRange(1), help="Text-only rows; default as in training.")
 @click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
 @click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
 @click.option(
@@ -204,7 +205,8 @@ def evaluate(run: Path, names: str, data_root: str | None, positive_control: boo
     quiet_libraries()
     from safe_train.console import StopRequest, watching
     from safe_train.evaluation import select
-    from safe_train.run import evaluate_run
+    from safe_train.evaluation.meaning import meaning
+    from safe_train.run import evaluate_run, read_config
 
     conditions = select([name.strip() for name in names.split(",")]) if names else None
     settings = {key: value for key, value in changes.items() if value is not None}
@@ -212,6 +214,10 @@ def evaluate(run: Path, names: str, data_root: str | None, positive_control: boo
     with watching(StopRequest()) as observer:
         evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
     _tell(json.dumps(evaluation.to_dict(), indent=2))
+    if find_launch().is_main:
+        margin = settings.get("margin", read_config(run).evaluation.margin)
+        for line in meaning(evaluation, margin=margin).lines():
+            click.echo(line, err=True)
     if positive_control and (passed := evaluation.passed_although_damaged()):
         click.echo(f"the positive control did not fail: {', '.join(passed)}", err=True)
         sys.exit(1)
@@ -334,7 +340,7 @@ def embedded_data(val_questions: int | None) -> None:
 
 @data_group.command("check")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--set", "sets", multiple=True, help="audiocaps, wavcaps, avqa, vqa or pack; default all that are there.")
+@click.option("--set", "sets", multiple=True, help="audiocaps, wavcaps, avqa, vqa, text or pack; default all there.")
 @click.option("--split", "splits", multiple=True, help="Splits to read; default those of train, val, test there.")
 @click.option("--json", "report_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @one_line_errors

@@ -69,7 +69,7 @@ class DataSettings(_Section):
     """Where the rows come from and how they are mixed."""
 
     root: str = EMBEDDED_DATA
-    """Folder with ``audiocaps/`` and ``vqa/``; ``embedded`` makes the procedural data."""
+    """Folder with ``audiocaps/``, ``vqa/`` and, for text alone, ``text/``; ``embedded`` makes the procedural data."""
     train_split: str = "train"
     """Split that is trained on."""
     val_split: str = "val"
@@ -94,16 +94,19 @@ class DataSettings(_Section):
     """VL rows used for retention, drawn by the seed; None for all."""
     max_train_text: int | None = Field(default=None, ge=1)
     """Text-only rows used for retention, drawn by the seed; None for all."""
-    text_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    text_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
+    document_tokens: int = Field(default=8, ge=1)
+    """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
+    would outweigh the answers, which have two or three."""
     image_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
     silence_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of protected VL rows that hear silence instead of an unrelated clip; without any, some seeds lose there."""
+    """Share of protected rows that hear silence instead of an unrelated clip; without any, some seeds lose there."""
     loud_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected VL rows whose unrelated clip is 20 dB louder."""
+    """Share of protected rows whose unrelated clip is 20 dB louder."""
     noise_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected VL rows that hear white noise instead of an unrelated clip."""
+    """Share of protected rows that hear white noise instead of an unrelated clip."""
     gains_db: tuple[float, ...] = ()
     """Gains in dB of which one is drawn for the clip of each training row, so that loud clips are heard; 0 is drawn as
     often as each of them. None are drawn if there are none."""
@@ -129,7 +132,8 @@ class DataSettings(_Section):
 
     @model_validator(mode="after")
     def _pack_has_a_folder(self) -> DataSettings:
-        sources = (self.train_audio_source, self.train_vl_source, self.val_audio_source, self.val_vl_source)
+        audio_and_vl = (self.train_audio_source, self.train_vl_source, self.val_audio_source, self.val_vl_source)
+        sources = (*audio_and_vl, self.train_text_source, self.val_text_source)
         if "pack" in sources and self.pack_root is None:
             raise ValueError("the source pack needs data.pack_root, the folder of a pack")
         return self
@@ -143,7 +147,7 @@ class OptimizationSettings(_Section):
     audio_batch_size: int = Field(default=16, ge=1)
     """Audio rows a micro-batch."""
     vl_batch_size: int = Field(default=16, ge=1)
-    """VL rows a micro-batch, each with an audio clip that has nothing to do with it."""
+    """Protected rows a micro-batch, VL and text-only, each with an audio clip that has nothing to do with it."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Micro-batches an optimizer step."""
     lr_projector: float = Field(default=4e-3, gt=0.0)

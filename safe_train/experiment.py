@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +15,21 @@ from safe_train.cache import cache_root
 from safe_train.config import DataSettings, ModelSettings, StageAConfig
 from safe_train.data.batch import RowEncoder
 from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.rows import ProtectedAudio, Row, RowStream
-from safe_train.data.sources import read_audio_rows, read_vl_rows, split_pack_questions
+from safe_train.data.rows import ProtectedAudio, Row, RowStream, Subset
+from safe_train.data.sources import (
+    find_text_source,
+    read_audio_rows,
+    read_text_rows,
+    read_vl_rows,
+    split_pack_questions,
+    split_pack_text,
+)
 from safe_train.data.tensor_store import TensorFolder, TensorStore
 from safe_train.errors import InputError
 from safe_train.model import AdapterConfig, AudioEncoder, Base, SafeModel, load_audio_encoder, load_base
 from safe_train.teacher_cache import TeacherCache
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,7 +58,10 @@ class Rows:
 
 
 def load_rows(config: StageAConfig) -> Rows:
-    """Reads the four sources and draws the subsets of the seed.
+    """Reads the six sources and draws the subsets of the seed.
+
+    Where no text-only rows are found for training or for evaluation, and the settings do not say that there are to be
+    none, that is told in one warning.
 
     Raises:
         InputError: a file is missing or malformed, or a VL row has no answer.
@@ -64,16 +77,44 @@ def load_rows(config: StageAConfig) -> Rows:
     else:
         train_vl = read_vl_rows(data.train_vl_source, data, data.train_split)
         val_vl = read_vl_rows(data.val_vl_source, data, data.val_split)
+    train_text, val_text = _text_subsets(data)
     drawn = {
         "train_audio": train_audio,
         "train_vl": train_vl.draw(data.max_train_vl, seed),
         "val_audio": val_audio.draw(limits.max_audio, seed),
         "val_vl": val_vl.draw(limits.max_vl, seed),
+        "train_text": train_text.draw(data.max_train_text, seed),
+        "val_text": val_text.draw(limits.max_text, seed),
     }
     return Rows(
         **{part: subset.rows for part, subset in drawn.items()},
         indices={part: subset.indices for part, subset in drawn.items()},
     )
+
+
+def _text_subsets(data: DataSettings) -> tuple[Subset, Subset]:
+    """All text-only rows to protect and to evaluate on."""
+    train = find_text_source(data.train_text_source, data.train_vl_source, data)
+    val = find_text_source(data.val_text_source, data.val_vl_source, data)
+    lacking = [
+        name
+        for name, asked, found in (
+            ("protected", data.train_text_source, train),
+            ("measured", data.val_text_source, val),
+        )
+        if asked == "auto" and found == "none"
+    ]
+    if lacking:
+        logger.warning(
+            "no text-only rows: answers to questions without an image are %s; put questions or documents into "
+            "text/%s.jsonl and text/%s.jsonl of the data root, or set data.train_text_source and data.val_text_source",
+            "neither protected nor measured" if len(lacking) == 2 else f"not {lacking[0]}",
+            data.train_split,
+            data.val_split,
+        )
+    if train == val == "pack":
+        return split_pack_text(data)
+    return read_text_rows(train, data, data.train_split), read_text_rows(val, data, data.val_split)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -140,7 +181,13 @@ def load_audio_encoders(config: StageAConfig, load: Callable[..., AudioEncoder] 
         raise InputError("model.audio_features", expected, got, "name pooled or grid once for each")
     load = load or partial(load_audio_encoder, device=resolve_device(config.device))
     return [
-        load(source, dtype=precision_dtype(config), features=kind, seconds=settings.audio_seconds)
+        load(
+            source,
+            dtype=precision_dtype(config),
+            features=kind,
+            seconds=settings.audio_seconds,
+            level_db=settings.audio_level_db,
+        )
         for source, kind in zip(sources, kinds, strict=True)
     ]
 
@@ -179,7 +226,14 @@ def row_encoder(model: SafeModel, data: DataSettings | None = None) -> RowEncode
     data = data or DataSettings()
     encoders = [encoder for encoder in model.encoders]
     features = FeatureCache(encoders, data.num_workers, tensor_store(data, "features"))  # type: ignore[arg-type]
-    return RowEncoder(model.base.processor, features, model.base.model.device, data.num_workers)
+    return RowEncoder(
+        model.base.processor,
+        features,
+        model.base.model.device,
+        data.num_workers,
+        document_tokens=data.document_tokens,
+        max_positions=getattr(model.base.model.config.get_text_config(), "max_position_embeddings", None),
+    )
 
 
 def teacher_cache(model: SafeModel, encoder: RowEncoder, config: StageAConfig) -> TeacherCache | None:
@@ -201,8 +255,11 @@ def row_stream(rows: Rows, config: StageAConfig) -> RowStream:
     return RowStream(
         rows.train_audio,
         rows.train_vl,
+        rows.train_text,
         seed=config.seed,
         image_share=config.data.image_share,
+        text_share=config.data.text_share,
         protected_audio=ProtectedAudio(config.data.silence_share, config.data.loud_share, config.data.noise_share),
+        gains_db=config.data.gains_db,
         shuffle_audio=config.data.shuffle_audio,
     )

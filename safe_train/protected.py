@@ -14,7 +14,7 @@ from safe_train.teacher_cache import TeacherCache
 
 
 class ProtectedSafeModel:
-    """A :class:`~safe_train.retention.ProtectedModel` over batches of VL rows with audio attached.
+    """A :class:`~safe_train.retention.ProtectedModel` over batches of protected rows with audio attached.
 
     Student and teacher run the same operations up to the first fused layer. What the teacher's pass computed of them
     is kept for the student's pass on the same batch, if that comes next. With a cache of the teacher's states there is

@@ -17,14 +17,17 @@ from typing import Any
 import torch
 
 from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints
-from safe_train.config import StageAConfig, build_config
-from safe_train.data.rows import Row
+from safe_train.config import EvaluationSettings, StageAConfig, build_config
+from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.rows import CAPTION, Row
 from safe_train.errors import InputError
 from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
+from safe_train.evaluation.audio_metric import resolve_audio_metric
 from safe_train.evaluation.damage import damage_fusions
 from safe_train.evaluation.key import base_key, evaluation_key, versions
+from safe_train.evaluation.lengths import answer_lengths
 from safe_train.evaluation.run_folder import base_store, safe_store, write_results
-from safe_train.evaluation.samples import BASE, NoStore
+from safe_train.evaluation.samples import BASE, NoStore, SampleStore
 from safe_train.experiment import (
     Rows,
     attach,
@@ -35,6 +38,7 @@ from safe_train.experiment import (
     row_stream,
 )
 from safe_train.files import append_line, json_text, write_text
+from safe_train.metrics.captions import require_aac_metrics
 from safe_train.model import SafeModel
 from safe_train.parallel import Processes, connected
 from safe_train.run_lines import EVALUATION_LINES
@@ -209,16 +213,32 @@ def _evaluate(
 ) -> Evaluation:
     """Evaluates the model as it stands, into the run's folder."""
     final, settings, processes = prepared.final, config.evaluation, prepared.processes
-    key = evaluation_key(prepared.base_key, config, final.model, final.audio_rows, step=step, damage=damage)
-    of_base = base_store(folder, prepared.base_key, final.vl_rows, processes)
-    samples = final.base.samples
-    of_base.complete("vl", BASE, final.vl_rows, lambda rows: samples[: len(rows)], len(samples))
-    store = final.store = safe_store(folder, key, final.vl_rows, final.audio_rows, processes)
-    evaluation = final.run(progress, conditions or select(settings.conditions))
+    vl, text, audio = final.vl_rows, final.text_rows, final.audio_rows
+    key = evaluation_key(prepared.base_key, config, final.model, audio, final.lengths, step=step, damage=damage)
+    of_base = base_store(folder, prepared.base_key, vl, processes, text)
+    of_base.complete("vl", BASE, vl, lambda rows: final.base.samples[: len(rows)], len(vl))
+    if text:
+        of_base.complete("text", BASE, text, lambda rows: final.base.text[: len(rows)], len(text))
+    store = final.store = safe_store(folder, key, vl, audio, processes, text)
+    evaluation = _at_gate(final, settings.gate, progress, conditions or select(settings.conditions))
     with processes.together():
         if processes.is_main:
             write_results(store, key, of_base, evaluation)
     return evaluation
+
+
+def _at_gate(
+    evaluator: Evaluator,
+    gate: float,
+    progress: Callable[[str], None] = lambda _words: None,
+    conditions: Selection | None = None,
+) -> Evaluation:
+    """Evaluates with the model's gate set; it is open again afterwards."""
+    evaluator.model.gate = gate
+    try:
+        return evaluator.run(progress, conditions)
+    finally:
+        evaluator.model.gate = 1.0
 
 
 def load_trained(folder: Path, model: SafeModel) -> Checkpoint:
@@ -243,7 +263,10 @@ def read_config(folder: Path) -> StageAConfig:
         raise InputError(path, "the configuration of a run", " ".join(str(error).split()), way_out) from error
     if not isinstance(values, dict):
         raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
-    return build_config({key: value for key, value in values.items() if key not in _DERIVED}, {}, where=str(path))
+    settings = {key: value for key, value in values.items() if key not in _DERIVED}
+    if isinstance(data := settings.get("data", {}), dict):  # a run from before there were text-only rows has none
+        settings["data"] = {"train_text_source": "none"} | data
+    return build_config(settings, {}, where=str(path))
 
 
 def _prepare(
@@ -253,30 +276,42 @@ def _prepare(
     settings = config.evaluation
     observer.stage("loading")
     torch.manual_seed(config.seed)  # of a new process it is another each time; a checkpoint brings its own
+    vl, text, audio = rows.val_vl, rows.val_text, rows.val_audio
     with processes.together():
         select(settings.conditions)  # a wrong name is told before the work
+        metric = _require_scores(settings, rows)
         require_rows_for_all(config.optimization, processes)
         shards = config.parallel.shard_base and not processes.is_alone
         base = load_base_model(config, torch.device("cpu") if shards else None)
-        key = base_key(config, base, rows.val_vl)
+        lengths = answer_lengths(settings, RowEncoder(base.processor, FeatureCache([])), vl, text, audio)
+        key = base_key(config, base, vl, lengths, text)
     if shards:
         shard_base(base, processes, resolve_device(config.device))
-    observer.stage("VL, base")
     no_store = NoStore(processes)
-    store = base_store(folder, key, rows.val_vl, processes) if folder else no_store
-    final = base_answers(base, rows.val_vl, settings, store)
-    midway = base_answers(base, _tenth(rows.val_vl), settings, no_store) if settings.every else None
+    store = base_store(folder, key, vl, processes, text) if folder else no_store
+
+    def of_base(
+        vl: list[Row], text: list[Row], kept: SampleStore | NoStore, tell: Callable[[str], None]
+    ) -> BaseAnswers:
+        return base_answers(base, vl, settings, kept, text=text, lengths=lengths, progress=tell)
+
+    final = of_base(vl, text, store, observer.stage)
+    parts = _tenth(vl), _tenth_of_text(text), _tenth_of_audio(audio)
+    midway = of_base(parts[0], parts[1], no_store, lambda _words: None) if settings.every else None
     with processes.together():
         model = attach(base, config)
         encoder = row_encoder(model, config.data)
 
-    def evaluator(vl: list[Row], audio: list[Row], reference: BaseAnswers) -> Evaluator:
-        return Evaluator(model, encoder, vl, audio, reference, settings, config.seed, processes)
+    def evaluator(vl: list[Row], text: list[Row], audio: list[Row], reference: BaseAnswers) -> Evaluator:
+        return Evaluator(
+            model, encoder, vl, audio, reference, settings, config.seed, processes,
+            text_rows=text, lengths=lengths, audio_metric=metric,
+        )  # fmt: skip
 
     prepared = _Prepared(
         stage_a=StageA(config, model, encoder, row_stream(rows, config), processes),
-        final=evaluator(rows.val_vl, rows.val_audio, final),
-        midway=evaluator(_tenth(rows.val_vl), _tenth(rows.val_audio), midway) if midway else None,
+        final=evaluator(vl, text, audio, final),
+        midway=evaluator(*parts, midway) if midway else None,
         base_key=key,
         processes=processes,
     )
@@ -284,9 +319,38 @@ def _prepare(
     return prepared
 
 
+def _require_scores(settings: EvaluationSettings, rows: Rows) -> str:
+    """The metric of audio rows, once it is sure that the evaluation's figures can be computed from these rows.
+
+    Raises:
+        InputError: there is a single document, or what is asked for needs aac-metrics, which is not installed.
+    """
+    documents = sum(row.is_document for row in rows.val_text)
+    if documents == 1:
+        expected = "at least two documents, or parts of one: bits per byte of one tell nothing of others"
+        raise InputError(
+            "text-only rows to evaluate on", expected, "1", "raise evaluation.max_text, or give two or none"
+        )
+    if settings.caption_metrics:
+        require_aac_metrics()
+    return resolve_audio_metric(settings.audio_metric, rows.val_audio, rows.train_audio)
+
+
 def _tenth(rows: list[Row]) -> list[Row]:
     """Every tenth row, or all of fewer than twenty."""
     return rows[::10] if len(rows) >= 20 else rows
+
+
+def _tenth_of_text(rows: list[Row]) -> list[Row]:
+    """A tenth of the questions, then one of the documents, so that there are two of each or none."""
+    questions, documents = ([row for row in rows if row.is_document == asked] for asked in (False, True))
+    return [*_tenth(questions), *_tenth(documents)]
+
+
+def _tenth_of_audio(rows: list[Row]) -> list[Row]:
+    """A tenth of the captions, then one of the questions about clips: CIDEr-D needs two captions."""
+    captions, questions = ([row for row in rows if (row.kind == CAPTION) == asked] for asked in (True, False))
+    return [*_tenth(captions), *_tenth(questions)]
 
 
 def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path, observer: Observer) -> RunOutcome:
@@ -294,8 +358,8 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
 
     def evaluate_midway(step: int) -> None:
         assert midway is not None
-        stage_a.model.gate = 1.0  # the next step sets its own
-        line = json.dumps({"step": step} | midway.run().to_dict())
+        evaluation = _at_gate(midway, config.evaluation.gate)  # the next step sets its own
+        line = json.dumps({"step": step} | evaluation.to_dict())
         with prepared.processes.together():
             if prepared.processes.is_main:
                 append_line(folder / EVALUATION_LINES, line)
@@ -309,7 +373,6 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
     )
     if not training.finished:
         return RunOutcome(folder, training, None)
-    stage_a.model.gate = 1.0
     try:
         evaluation = _evaluate(folder, config, prepared, _stopping(observer, prepared.processes), training.steps)
     except _StoppedError:

@@ -1,4 +1,4 @@
-"""Stage A: trains projectors and fusions on audio rows while the variant's mechanisms hold the VL answers."""
+"""Stage A: trains projectors and fusions on audio rows while the variant's mechanisms hold the base's answers."""
 
 from __future__ import annotations
 
@@ -207,12 +207,12 @@ class StageA:
         """The audio rows and the protected rows of each micro-batch of the step that is next, of all processes."""
         settings = self.config.optimization
         audio = [self.stream.audio_batch(number, settings.audio_batch_size) for number in self._numbers()]
-        vl = [self.stream.vl_batch(number, settings.vl_batch_size) for number in self._numbers()]
-        return {"audio": audio, "vl": vl if self.stack.adds_loss else []}
+        protected = [self.stream.protected_batch(number, settings.vl_batch_size) for number in self._numbers()]
+        return {"audio": audio, "vl": protected if self.stack.adds_loss else []}  # the name that replay reads, too
 
     def encode(self, kind: str, rows: Sequence[Row]) -> Batch:
         """Audio rows, or protected rows; audio is attached to each of these, silence where it has no clip."""
-        batch = self.encoder.training_batch(rows)
+        batch = self.encoder.training_batch(rows, protected=kind != "audio")
         return batch if kind == "audio" else replace(batch, features=self.encoder.features_of(rows))
 
     def _save(self, run: Path) -> None:
@@ -235,8 +235,9 @@ class StageA:
         self.stack.observe(measure)
         self._calibrate_if_due()
         audio = [batch for number in self._numbers() for batch in self._audio_batches(number)]
-        vl = [self._vl_batch(number) for number in self._numbers()] if self.stack.adds_loss else []
-        losses = self.losses_and_gradient(audio, vl)
+        numbers = self._numbers() if self.stack.adds_loss else ()
+        protected = [batch for number in numbers for batch in self._protected_batches(number)]
+        losses = self.losses_and_gradient(audio, protected)
         with self.processes.together():
             _require_finite(self.step + 1, losses)
         norm = losses["gradient_norm"]
@@ -264,19 +265,19 @@ class StageA:
             line = " ".join(str(error).split())
             raise NonFiniteLossError(f"step {self.step + 1}, calibration: {line}") from error
 
-    def losses_and_gradient(self, audio: Sequence[Batch], vl: Sequence[Batch]) -> dict[str, float]:
+    def losses_and_gradient(self, audio: Sequence[Batch], protected: Sequence[Batch]) -> dict[str, float]:
         """Both backward passes of a step, from no gradient; the clipped gradient is left in the parameters.
 
         Args:
             audio: this process's share of each micro-batch of audio rows.
-            vl: the same of protected rows; empty where no mechanism adds a loss.
+            protected: the same of protected rows; empty where no mechanism adds a loss.
 
         Returns:
             The audio loss and the retention loss, means over answer tokens, and the gradient's norm before clipping.
         """
         audio_loss = self._backward(audio, self._audio_loss)
         self.stack.after_audio_backward()
-        retention_loss = self._backward(vl, self._retention_loss) if vl else torch.zeros(())
+        retention_loss = self._backward(protected, self._retention_loss) if protected else torch.zeros(())
         self.stack.after_retention_backward()
 
         parameters, largest = self.model.trainable_parameters().values(), self.config.optimization.clip_norm
@@ -323,33 +324,35 @@ class StageA:
         return range(self.step * count, (self.step + 1) * count)
 
     def _audio_batches(self, number: int) -> list[Batch]:
-        """This process's audio rows; with length buckets, those with and without an image apart."""
-        rows = self.stream.audio_batch(number, self.config.optimization.audio_batch_size)
+        """This process's audio rows."""
+        return self._bucketed("audio", self.stream.audio_batch(number, self.config.optimization.audio_batch_size))
+
+    def _protected_batches(self, number: int) -> list[Batch]:
+        """This process's protected rows, VL and text-only."""
+        return self._bucketed("vl", self._protected_rows(number))
+
+    def _protected_rows(self, number: int) -> list[Row]:
+        return self.stream.protected_batch(number, self.config.optimization.vl_batch_size)
+
+    def _bucketed(self, kind: str, rows: Sequence[Row]) -> list[Batch]:
+        """This process's share of the rows; with length buckets, those with and without an image apart."""
         with self.processes.together():
             share = self.processes.share(rows)
             buckets = length_buckets(share) if self.config.data.length_buckets else [share]
-            batches = [self.encode("audio", bucket) for bucket in buckets]
+            batches = [self.encode(kind, bucket) for bucket in buckets]
         return batches
-
-    def _vl_batch(self, number: int) -> Batch:
-        """This process's protected rows."""
-        rows = self.stream.vl_batch(number, self.config.optimization.vl_batch_size)
-        return self._encoded("vl", rows)
-
-    def _encoded(self, kind: str, rows: Sequence[Row]) -> Batch:
-        with self.processes.together():
-            batch = self.encode(kind, self.processes.share(rows))
-        return batch
 
     def _calibration_batches(self, num_samples: int) -> Iterator[Batch]:
         """The coming protected rows, at least ``num_samples`` of them in all processes.
 
-        The activation subspace counts the inputs at padding too, so a share is padded as the whole batch would be.
+        The activation subspace counts the inputs at padding too, so a share is padded as the whole batch would be, and
+        there are no length buckets.
         """
         size = self.config.optimization.vl_batch_size
         first = self._numbers().start
         for number in range(first, first + -(-num_samples // size)):
-            batch = self._vl_batch(number)
+            with self.processes.together():
+                batch = self.encode("vl", self.processes.share(self._protected_rows(number)))
             lengths = self.processes.gather(batch.inputs["input_ids"].shape[1])
             yield _padded(batch, max(lengths), self.encoder.processor.tokenizer.pad_token_id)
 

@@ -31,15 +31,17 @@ class TeacherCache:
 
     @torch.no_grad()
     def states(self, rows: Sequence[Row]) -> Tensor:
-        """States [N, H] of the rows' answer tokens, row by row, on the model's device."""
-        return torch.cat([self._of_row(row) for row in rows]).to(self.model.base.model.device)
+        """States [N, H] of the answer tokens that protected rows bring, row by row, on the model's device."""
+        whole = [(row, self._of_row(row)) for row in rows]
+        chosen = [states[list(self.encoder.spoken_for(row, len(states)))] for row, states in whole]
+        return torch.cat(chosen).to(self.model.base.model.device)
 
     def _of_row(self, row: Row) -> Tensor:
         @cache
         def alone() -> Batch:
             return self.encoder.training_batch([replace(row, audio=None)])
 
-        item = (row.image, row.question, row.answers[0])
+        item = (row.is_document, row.image, row.question, row.answers[0])
         tensors = self.store.find(item, lambda: self._key(alone()))
         if tensors is None:
             tensors = self.store.add(item, lambda: self._key(alone()), {"hidden": self._computed(alone())})

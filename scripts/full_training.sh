@@ -16,7 +16,7 @@ set -euo pipefail
 
 VARIANT_ORDER=${VARIANT_ORDER:-no_retention fisher_retention full_retention}
 SEED=${SEED:-42}
-DATA_ROOT=${DATA_ROOT:-}                # audiocaps/ (wavcaps/) and vqa/
+DATA_ROOT=${DATA_ROOT:-}                # audiocaps/ (wavcaps/), vqa/ and text/
 OUTPUT_ROOT=${OUTPUT_ROOT:-runs}
 MODEL_CONFIG=${MODEL_CONFIG:-${DATA_ROOT:+full}}
 TRAIN_SPLIT=${TRAIN_SPLIT:-train}
@@ -36,6 +36,8 @@ WAVCAPS_RATIO=${WAVCAPS_RATIO:-1}       # share of WavCaps among the clips; only
 GRADIENT_ACCUMULATION_STEPS=${GRADIENT_ACCUMULATION_STEPS:-}
 MAX_AUDIO_VAL_SAMPLES=${MAX_AUDIO_VAL_SAMPLES:-}
 MAX_VQA_VAL_SAMPLES=${MAX_VQA_VAL_SAMPLES:-}
+MAX_TEXT_VAL_SAMPLES=${MAX_TEXT_VAL_SAMPLES:-}  # empty: all
+TEXT_SHARE=${TEXT_SHARE:-}              # share of the protected rows that are text-only, if there are any
 SAFE_SET=${SAFE_SET:-}                  # more settings, as for safe-train --set: "key=value key=value"
 
 # In a job, the script itself lies in a spool folder.
@@ -81,6 +83,8 @@ unit_command() {
   set_to evaluation.batch_size "$VAL_BS"
   set_to evaluation.max_audio "$MAX_AUDIO_VAL_SAMPLES"
   set_to evaluation.max_vl "$MAX_VQA_VAL_SAMPLES"
+  set_to evaluation.max_text "$MAX_TEXT_VAL_SAMPLES"
+  set_to data.text_share "$TEXT_SHARE"
   for pair in $SAFE_SET; do settings+=(--set "$pair"); done
   if [ -n "$NUM_EPOCHS" ]; then
     settings+=(--set "optimization.max_steps=$("${launch[@]}" python scripts/steps_of_epochs.py "$NUM_EPOCHS" "${settings[@]}")")

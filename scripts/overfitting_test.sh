@@ -22,6 +22,9 @@ SUBSET_SIZE=${SUBSET_SIZE:-400}
 TRAIN_SOURCE=${TRAIN_SOURCE:-pack}
 VAL_SOURCE=${VAL_SOURCE:-pack_vl}
 VAL_SIZE=${VAL_SIZE:-500}
+TEXT_SOURCE=${TEXT_SOURCE:-auto}        # text-only rows: auto, text, pack, embedded or none
+TEXT_SHARE=${TEXT_SHARE:-}              # share of the protected rows that are text-only, if there are any
+MAX_TEXT_VAL_SAMPLES=${MAX_TEXT_VAL_SAMPLES:-}  # empty: all
 NUM_EPOCHS=${NUM_EPOCHS:-30}
 TRAIN_BS=${TRAIN_BS:-8}
 VAL_BS=${VAL_BS:-16}
@@ -48,6 +51,9 @@ unit_command() {
     --subset-size "$SUBSET_SIZE" --train-source "$TRAIN_SOURCE" --val-source "$VAL_SOURCE" --val-size "$VAL_SIZE"
     --num-epochs "$NUM_EPOCHS" --train-batch-size "$TRAIN_BS" --val-batch-size "$VAL_BS"
     --num-workers "$NUM_WORKERS" --model-config "$MODEL_CONFIG" --generation-max-new-tokens "$GEN_MAX_NEW_TOKENS")
+  unit+=(--text-source "$TEXT_SOURCE")
+  [ -z "$TEXT_SHARE" ] || unit+=(--text-share "$TEXT_SHARE")
+  [ -z "$MAX_TEXT_VAL_SAMPLES" ] || unit+=(--text-val-size "$MAX_TEXT_VAL_SAMPLES")
   [ -z "$DATA_ROOT" ] || unit+=(--data-path "$DATA_ROOT")
   [ -z "$PACK_ROOT" ] || unit+=(--pack-root "$PACK_ROOT")
   [ -z "$MAX_EVAL_BATCHES" ] || unit+=(--max-eval-batches "$MAX_EVAL_BATCHES")

@@ -1,6 +1,8 @@
 """From rows to tensors: answer positions, padding, silence, and templates that do not fit."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from configs.model_configs import EMBEDDED
 from safe_train.data.audio_input import SYNTHETIC_SECONDS
 from safe_train.data.batch import FeatureCache, RowEncoder
-from safe_train.data.rows import Row, vl_rows
+from safe_train.data.rows import DOCUMENT, Row, vl_rows
 from safe_train.data.vqa import load_vqa
 from safe_train.data.waveform import load_waveform
 from safe_train.errors import InputError
@@ -205,3 +207,98 @@ def test_a_file_that_cannot_be_read_is_told_with_its_name(encoder, tmp_path, fie
     with pytest.raises(InputError) as caught:
         encoder.training_batch([Row("r", "what?", ("x",), **{field: path})])
     assert str(path) in str(caught.value)
+
+
+DOCUMENTS = [
+    Row("d", "", ("a red star, and one blue circle; a zebra!",), kind=DOCUMENT, cluster="d"),
+    Row("e", "", ("ж: two words",), kind=DOCUMENT, cluster="e"),
+]
+
+
+def test_every_token_of_a_document_is_learned_and_predicted_by_the_one_before(embedded_base, encoder, rows):
+    """In a batch with questions, some about images: their positions are as ever."""
+    batch = encoder.training_batch([rows[0], *DOCUMENTS, rows[-2]])
+    tokenizer = embedded_base.processor.tokenizer
+    ids = batch.inputs["input_ids"]
+    assert torch.equal(ids[batch.token_rows, batch.token_positions + 1], batch.labels)
+    for index, row in enumerate(DOCUMENTS, start=1):
+        own = batch.token_rows == index
+        expected = tokenizer(row.answers[0], add_special_tokens=False).input_ids
+        assert batch.labels[own].tolist() == expected
+        assert batch.token_positions[own].tolist() == list(range(len(expected)))
+        assert ids[index, 0] == tokenizer.bos_token_id
+        assert int(batch.inputs["attention_mask"][index].sum()) == 1 + len(expected)
+    alone = encoder.training_batch([rows[0]])
+    assert torch.equal(batch.labels[batch.token_rows == 0], alone.labels)
+
+
+def test_a_protected_document_brings_as_many_tokens_as_the_setting_says(embedded_base, audio_encoder, encoder, rows):
+    """Others at each turn, the same on any machine; answers bring all of theirs."""
+    limited = RowEncoder(embedded_base.processor, FeatureCache([audio_encoder]), document_tokens=3)
+    heard = [
+        replace(DOCUMENTS[0], audio=Path(folder) / f"{name}.wav") for folder, name in (("a", 1), ("b", 1), ("b", 2))
+    ]
+    drawn = [limited.spoken_for(row, 40) for row in (*heard, DOCUMENTS[0])]
+    assert all(len(set(places)) == 3 and list(places) == sorted(places) for places in drawn)
+    assert drawn[0] == drawn[1] != drawn[2]
+    turns = [replace(DOCUMENTS[0], audio=Path(f"{turn}.wav")) for turn in range(200)]
+    assert {place for row in turns for place in limited.spoken_for(row, 40)} == set(range(40))
+    batch = limited.training_batch([rows[0], DOCUMENTS[0]], protected=True)
+    whole = encoder.training_batch([rows[0], DOCUMENTS[0]])
+    assert torch.equal(batch.inputs["input_ids"], whole.inputs["input_ids"])
+    assert torch.equal(whole.inputs["input_ids"][batch.token_rows, batch.token_positions + 1], batch.labels)
+    answer = int((whole.token_rows == 0).sum())
+    assert torch.bincount(batch.token_rows).tolist() == [answer, 3]
+    assert len(limited.training_batch([rows[0], DOCUMENTS[0]]).labels) == len(whole.labels)  # evaluation reads all
+
+
+def test_bits_of_documents_in_a_batch_are_those_of_each_alone(embedded_base, encoder, rows):
+    """Bits a byte, from the batch's columns and from the definition: -log2 p of the text, over its UTF-8 bytes."""
+    base = embedded_base
+    batch = encoder.training_batch([*DOCUMENTS, rows[0]])
+    assert batch.num_bytes[:2] == (len("a red star, and one blue circle; a zebra!"), len("ж: two words") + 1)
+    logits = logits_at(base, batch.inputs)[batch.token_rows, batch.token_positions].double()
+    nats = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+    for index, row in enumerate(DOCUMENTS):
+        tokenizer = base.processor.tokenizer
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(row.answers[0], add_special_tokens=False).input_ids]])
+        probabilities = logits_at(base, {"input_ids": ids})[0, :-1].double().log_softmax(dim=-1)
+        expected = -probabilities.gather(1, ids[0, 1:, None]).sum()
+        found = nats[batch.token_rows == index].sum()
+        assert relative_error(found, expected) < LOGITS[torch.float32]
+
+
+def test_nothing_can_be_asked_before_a_document(encoder):
+    with pytest.raises(ValueError, match="rows must be questions, got the document d"):
+        encoder.prompt_batch(DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row("r", "what is <image>?", ("x",)),
+        Row("r", "what?", ("an <image>",)),
+        Row("r", "", ("an <image> of it",), kind=DOCUMENT),
+    ],
+)
+def test_a_placeholder_in_a_text_is_refused_in_one_line(encoder, row):
+    """It would be taken for an image that is not there."""
+    with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
+        encoder.training_batch([row])
+
+
+def test_a_document_longer_than_the_base_is_refused(embedded_base, audio_encoder):
+    length = 1 + len(embedded_base.processor.tokenizer(DOCUMENTS[0].answers[0], add_special_tokens=False).input_ids)
+    for most, refused in ((length, False), (length - 1, True)):
+        encoder = RowEncoder(embedded_base.processor, FeatureCache([audio_encoder]), max_positions=most)
+        if not refused:
+            assert len(encoder.training_batch(DOCUMENTS[:1]).labels) == length - 1
+            continue
+        with pytest.raises(InputError, match=f"row d: expected a document of at most {most} tokens"):
+            encoder.training_batch(DOCUMENTS[:1])
+
+
+def test_a_question_of_the_type_document_is_a_question(encoder):
+    batch = encoder.training_batch([Row("q", "what?", ("red",), kind=DOCUMENT)])
+    plain = encoder.training_batch([Row("q", "what?", ("red",))])
+    assert torch.equal(batch.inputs["input_ids"], plain.inputs["input_ids"])

@@ -1,7 +1,9 @@
 """Rows in an order that depends on the seed and the batch number alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,12 +32,12 @@ def test_a_batch_is_a_function_of_seed_and_number(seed, number, size):
     used = stream(seed)
     for earlier in range(3):
         used.audio_batch(earlier, size)
-        used.vl_batch(earlier, size)
+        used.protected_batch(earlier, size)
     assert used.audio_batch(number, size) == stream(seed).audio_batch(number, size)
-    assert used.vl_batch(number, size) == stream(seed).vl_batch(number, size)
+    assert used.protected_batch(number, size) == stream(seed).protected_batch(number, size)
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("audio_batch", AUDIO), ("vl_batch", VL)])
+@pytest.mark.parametrize(("kind", "rows"), [("audio_batch", AUDIO), ("protected_batch", VL)])
 @pytest.mark.parametrize("size", [1, 3, 7, 16])
 def test_every_epoch_is_a_permutation(kind, rows, size):
     given_ids = [row_id for n in range(6 * len(rows)) for row_id in ids(getattr(stream(), kind)(n, size))]
@@ -47,7 +49,7 @@ def test_every_epoch_is_a_permutation(kind, rows, size):
 
 def test_the_permutation_check_finds_drawing_with_replacement():
     """Negative control."""
-    lent = [row.audio for n in range(20) for row in stream().vl_batch(n, len(AUDIO))]
+    lent = [row.audio for n in range(20) for row in stream().protected_batch(n, len(AUDIO))]
     epochs = [lent[start : start + len(AUDIO)] for start in range(0, 20 * len(AUDIO), len(AUDIO))]
     assert any(len(set(epoch)) < len(AUDIO) for epoch in epochs)
 
@@ -59,7 +61,7 @@ def test_another_seed_is_another_order():
 def test_vl_rows_always_get_a_clip_and_keep_the_rest():
     by_id = {row.row_id: row for row in VL}
     for number in range(30):
-        for row in stream().vl_batch(number, 5):
+        for row in stream().protected_batch(number, 5):
             own = by_id[row.row_id]
             assert row.audio in {other.audio for other in AUDIO}
             assert (row.image, row.question, row.answers, row.kind, row.cluster) == (
@@ -68,7 +70,7 @@ def test_vl_rows_always_get_a_clip_and_keep_the_rest():
 
 
 def test_every_clip_is_lent_to_vl_rows_sooner_or_later():
-    assert {row.audio for n in range(40) for row in stream().vl_batch(n, 5)} == {row.audio for row in AUDIO}
+    assert {row.audio for n in range(40) for row in stream().protected_batch(n, 5)} == {row.audio for row in AUDIO}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -90,7 +92,9 @@ def test_the_share_of_images_does_not_change_the_order_of_the_clips():
 
 
 def heard(protected, number=60, **settings):
-    return [row.audio for n in range(number) for row in stream(protected_audio=protected, **settings).vl_batch(n, 10)]
+    return [
+        row.audio for n in range(number) for row in stream(protected_audio=protected, **settings).protected_batch(n, 10)
+    ]
 
 
 def test_protected_rows_hear_silence_loud_clips_and_noise_in_their_shares():
@@ -119,8 +123,119 @@ def test_a_share_of_one_leaves_nothing_else(protected, wanted):
 
 
 def test_what_protected_rows_hear_does_not_change_their_order():
-    batches = [stream(protected_audio=ProtectedAudio(silence=share)).vl_batch(3, 8) for share in (0.0, 0.7)]
+    batches = [stream(protected_audio=ProtectedAudio(silence=share)).protected_batch(3, 8) for share in (0.0, 0.7)]
     assert ids(batches[0]) == ids(batches[1])
+
+
+TEXT = [Row(f"t{k}", f"{k}?", (str(k),), kind="sum", cluster=str(k)) for k in range(5)]
+
+
+def before_text_rows(seed, number, size):
+    """The protected batch as it was defined before there were text-only rows, with NumPy alone."""
+    order = [np.random.default_rng([seed, 1, epoch]).permutation(len(VL)) for epoch in range(number * size + size)]
+    rng = np.random.default_rng([seed, 2, number])
+    lent, draws = rng.integers(len(AUDIO), size=size), rng.random(size)
+    found = []
+    for place in range(size):
+        epoch, offset = divmod(number * size + place, len(VL))
+        clip = None if draws[place] < 0.3 else AUDIO[lent[place]].audio
+        found.append((VL[order[epoch][offset]].row_id, clip))
+    return found
+
+
+@given(seed=st.integers(0, 2**31), number=st.integers(0, 20), size=st.integers(1, 20))
+def test_without_text_rows_every_draw_is_what_it_was(seed, number, size):
+    silent = ProtectedAudio(silence=0.3)
+    for settings in ({"text_share": 0.5}, {"text": TEXT, "text_share": 0.0}):
+        batch = stream(seed, protected_audio=silent, **settings).protected_batch(number, size)
+        assert [(row.row_id, row.audio) for row in batch] == before_text_rows(seed, number, size)
+    with_text = stream(seed, protected_audio=silent, text=TEXT, text_share=0.5)
+    assert with_text.audio_batch(number, size) == stream(seed).audio_batch(number, size)
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "each"), [(16, 0.25, 4), (8, 0.25, 2), (10, 0.3, 3), (4, 1.0, 4), (4, 0.0, 0)]
+)
+def test_so_many_rows_of_a_batch_are_text_only(size, share, each):
+    for number in range(10):
+        batch = stream(text=TEXT, text_share=share).protected_batch(number, size)
+        kinds = [row.image is None for row in batch]
+        assert (sum(kinds), len(batch)) == (each, size)
+        assert kinds == sorted(kinds)  # VL rows come first
+
+
+@given(size=st.integers(1, 7), share=st.floats(0, 1), count=st.integers(1, 40))
+def test_small_batches_have_their_share_of_text_rows_in_the_long_run(size, share, count):
+    used = stream(text=TEXT, text_share=share)
+    batches = [used.protected_batch(number, size) for number in range(count)]
+    assert all(len(batch) == size for batch in batches)
+    text = [row.row_id for batch in batches for row in batch if row.image is None]
+    vl = [row.row_id for batch in batches for row in batch if row.image is not None]
+    assert abs(len(text) - share * size * count) <= 0.5 + 1e-9
+    for ids_of, rows in ((text, TEXT), (vl, VL)):  # each of them in whole epochs
+        epochs = [ids_of[start : start + len(rows)] for start in range(0, len(ids_of), len(rows))]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+
+
+def test_negative_control_rounding_each_batch_never_protects_a_text_row_of_small_batches():
+    assert round(2 * 0.2) == 0
+    rows = [row for n in range(10) for row in stream(text=TEXT, text_share=0.2).protected_batch(n, 2)]
+    assert sum(row.image is None for row in rows) == 4
+
+
+def test_two_micro_batches_are_the_rows_of_one_batch_with_text_rows_too():
+    used = stream(text=TEXT, text_share=0.25)
+    for number in range(6):
+        whole = ids(used.protected_batch(number, 8))
+        assert sorted(ids(used.protected_batch(2 * number, 4)) + ids(used.protected_batch(2 * number + 1, 4))) == (
+            sorted(whole)
+        )
+
+
+def test_text_rows_hear_what_vl_rows_hear():
+    protected = ProtectedAudio(silence=0.2, loud=0.2, noise=0.2)
+    used = stream(text=TEXT, text_share=0.5, protected_audio=protected)
+    heard_by_text = [row.audio for n in range(100) for row in used.protected_batch(n, 10) if row.image is None]
+    for kind in (type(None), Amplified, WhiteNoise):
+        share = sum(isinstance(audio, kind) for audio in heard_by_text) / len(heard_by_text)
+        assert abs(share - 0.2) < 4 * (0.2 * 0.8 / len(heard_by_text)) ** 0.5, kind
+    assert {audio for audio in heard_by_text if isinstance(audio, Path)} == {row.audio for row in AUDIO}
+
+
+def gain_of(row):
+    return row.audio.gain_db if isinstance(row.audio, Amplified) else 0.0
+
+
+@pytest.mark.parametrize("kind", ["audio_batch", "protected_batch"])
+def test_each_gain_and_none_is_drawn_as_often(kind):
+    used = stream(gains_db=(-20.0, 20.0), text=TEXT)
+    rows = [row for n in range(150) for row in getattr(used, kind)(n, 10)]
+    for gain in (-20.0, 0.0, 20.0):
+        count = sum(gain_of(row) == gain for row in rows)
+        assert abs(count - 500) < 4 * (1500 * 2 / 9) ** 0.5, gain
+    assert not any(row.audio.gain_db == 0 for row in rows if isinstance(row.audio, Amplified))
+
+
+@pytest.mark.parametrize("settings", [{}, {"shuffle_audio": True}, {"text": TEXT}])
+def test_gains_change_nothing_but_the_level(settings):
+    plain = stream(protected_audio=ProtectedAudio(0.2, 0.1, 0.2), **settings)
+    loud = stream(protected_audio=ProtectedAudio(0.2, 0.1, 0.2), gains_db=(10.0,), **settings)
+    amplified = 0
+    for number in range(20):
+        for kind in ("audio_batch", "protected_batch"):
+            for before, after in zip(getattr(plain, kind)(number, 9), getattr(loud, kind)(number, 9), strict=True):
+                if isinstance(before.audio, Path) and after.audio != before.audio:
+                    assert after.audio == Amplified(before.audio, 10.0)
+                    amplified += 1
+                    after = replace(after, audio=before.audio)
+                assert after == before  # silence, noise and clips that are loud already stay what they are
+    assert amplified > 50
+
+
+def test_audio_and_protected_rows_draw_their_gains_apart():
+    used = stream(gains_db=(10.0, 20.0))
+    drawn = [[gain_of(row) for row in getattr(used, kind)(0, 60)] for kind in ("audio_batch", "protected_batch")]
+    assert drawn[0] != drawn[1]
 
 
 def test_shuffled_audio_keeps_the_clips_and_loses_their_rows():

@@ -30,6 +30,27 @@ SETTINGS = (
 )  # fmt: skip
 
 
+TEXT = {
+    "train": 20, "val": 12,
+}  # fmt: skip
+"""Text-only questions; each split has two documents beside them."""
+
+
+@pytest.fixture(scope="module")
+def small_data(small_data, tmp_path_factory):
+    """The small data with text-only rows of this file's own."""
+    root = tmp_path_factory.mktemp("with_text") / "data"
+    shutil.copytree(small_data, root)
+    for split, count in TEXT.items():
+        rows = [
+            {"id": f"{split}{k}", "question": f"is {k} a digit?", "answer": "yes" if k < 10 else "no"}
+            for k in range(count)
+        ] + [{"id": f"{split} text {k}", "text": f"a {k} and two low bells"} for k in range(2)]
+        (root / "text").mkdir(exist_ok=True)
+        (root / "text" / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return root
+
+
 def invoke(*arguments):
     result = CliRunner().invoke(safe, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -82,7 +103,7 @@ def test_the_configuration_is_whole(run, small_data):
 def test_subsets_are_told_by_index(run):
     indices = json.loads((run / "subset_indices.json").read_text())
     assert {name: len(values) for name, values in indices.items()} == {
-        "train_audio": 40, "train_vl": 60, "val_audio": 20, "val_vl": 24,
+        "train_audio": 40, "train_vl": 60, "train_text": 22, "val_audio": 20, "val_vl": 24, "val_text": 14,
     }  # fmt: skip
     assert max(indices["val_vl"]) < 40
 
@@ -113,6 +134,27 @@ def test_the_bypass_is_the_base_bit_for_bit_and_the_fusion_was_at_work(run):
     assert all(vl[name]["is_measurement"] and vl[name]["fusion_calls"] > 0 for name in ("silence", "distractor"))
 
 
+def test_text_only_rows_are_measured_like_vl_rows(run):
+    evaluation = metrics_of(run)["evaluation"]
+    for kind, rows in (("text", 12), ("documents", 2)):
+        results = evaluation[kind]
+        assert set(results) == {"bypass", "silence", "distractor"}
+        assert {result["rows"] for result in results.values()} == {rows}
+        assert results["bypass"]["bit_equal"] is True
+        assert results["silence"]["is_measurement"]
+    assert evaluation["base_bits_per_byte"]["mean"] > 0
+    (base,) = run.glob("evaluation/base-*")
+    (safe,) = set(run.glob("evaluation/*/")) - {base}
+    assert {path.name for path in base.iterdir()} == {
+        "key.json", "rows.vl.jsonl", "rows.audio.jsonl", "rows.text.jsonl", "vl.base.jsonl", "text.base.jsonl",
+    }  # fmt: skip
+    assert {f"text.{name}.jsonl" for name in ("bypass", "silence", "distractor")} <= {p.name for p in safe.iterdir()}
+    key = json.loads((safe / "key.json").read_text())
+    assert (key["max_new_tokens"], key["text_max_new_tokens"]) == (12, 12)
+    (line,) = (json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines())
+    assert (line["text"]["silence"]["rows"], line["documents"]["silence"]["rows"]) == (12, 2)  # too few for a tenth
+
+
 def test_the_closing_table_is_printed_and_kept(finished):
     run, result = finished
     table = (run / "summary.txt").read_text()
@@ -132,7 +174,10 @@ def test_the_picture_is_one(run):
 
 def test_the_log_tells_the_stages(finished):
     stages = re.findall(r"^\[ *[\d.]+ s\] (.*)$", finished[1].stderr, flags=re.MULTILINE)
-    assert stages[:3] == ["loading", "VL, base", "training"]
+    assert stages[:4] == ["loading", "VL, base", "text, base", "training"]
+    assert [words for words in stages if words.startswith("text, ")][1:] == [
+        "text, bypass", "text, silence", "text, distractor",
+    ]  # fmt: skip
     assert stages[-1] == "audio, distractor"
 
 
@@ -202,8 +247,111 @@ def test_eval_with_other_rows(copied):
     assert len(list(copied.glob("evaluation/*/results.json"))) == 2  # other rows, another folder
 
 
+def test_eval_with_fewer_text_only_rows_or_at_another_gate(copied):
+    arguments = ("--conditions", "silence", "--max-text", 3)
+    (found, of_three) = (json.loads(invoke("eval", copied, *words).stdout) for words in (arguments[:2], arguments))
+    counts = [
+        sum(result["silence"]["rows"] for result in (r["text"], r["documents"]) if result) for r in (found, of_three)
+    ]
+    assert counts == [14, 3]
+    set_gate(copied, 0.5)
+    half = json.loads(invoke("eval", copied, *arguments[:2]).stdout)
+    ratio = half["documents"]["silence"]["updates"][0] / found["documents"]["silence"]["updates"][0]
+    assert ratio == pytest.approx(0.5, rel=1e-3)  # the first fused layer reads what no fusion has changed
+    keys = [json.loads(path.read_text())["key"] for path in copied.glob("evaluation/*/results.json")]
+    assert sorted(key.get("gate", 1.0) for key in keys) == [0.5, 1.0, 1.0]
+
+
+def set_gate(run, gate):
+    config = json.loads((run / "config.json").read_text())
+    config["evaluation"]["gate"] = gate
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied):
+    """Its configuration knows none of the new settings, its data no text, and its results none of the new figures."""
+    shutil.rmtree(copied / "evaluation")
+    config = json.loads((copied / "config.json").read_text())
+    for section, names in {
+        "evaluation": ("max_text", "gate", "audio_metric"),
+        "data": ("train_text_source", "val_text_source", "max_train_text", "text_share", "gains_db"),
+        "model": ("audio_level_db",),
+    }.items():
+        for name in names:
+            config[section].pop(name)
+    config["evaluation"]["max_new_tokens"] = 12
+    root = copied.parent / "older"
+    shutil.copytree(config["data"]["root"], root)
+    shutil.rmtree(root / "text")
+    config["data"]["root"] = str(root)
+    (copied / "config.json").write_text(json.dumps(config))
+    invoke("eval", copied, "--conditions", "silence")
+    (path,) = copied.glob("evaluation/*/results.json")
+    stored = json.loads(path.read_text())
+    assert not [name for name in stored["key"] if "text" in name]
+    assert not list(copied.glob("evaluation/*/*text*"))
+    for name in NEW_FIGURES:
+        stored["evaluation"].pop(name)
+    path.write_text(json.dumps(stored))
+    answers = {file: file.stat().st_mtime_ns for file in copied.glob("evaluation/*/vl.silence.jsonl")}
+    found = json.loads(invoke("eval", copied, "--conditions", "distractor").stdout)
+    assert set(found["vl"]) == {"bypass", "distractor"}
+    (again,) = copied.glob("evaluation/*/results.json")
+    assert again == path  # the same key
+    assert set(json.loads(path.read_text())["evaluation"]["vl"]) == {"bypass", "silence", "distractor"}
+    invoke("eval", copied, "--conditions", "silence")
+    assert {file: file.stat().st_mtime_ns for file in answers} == answers
+
+
+NEW_FIGURES = (
+    "guessing", "base_above_guessing", "text", "base_text", "base_text_format_errors", "text_guessing",
+    "base_text_above_guessing", "documents", "base_bits_per_byte", "audio_metric",
+)  # fmt: skip
+
+
+def test_eval_tells_what_its_figures_are_no_measurement_of(copied):
+    """Six steps teach nobody to hear."""
+    told = invoke("eval", copied).stderr.splitlines()
+    (line,) = [line for line in told if line.startswith("hearing: ")]
+    assert "is not surely above 0; train more steps" in line
+    assert not [line for line in told if line.startswith("VL: ")]
+
+
+def test_figures_of_another_metric_are_not_put_beside_those_of_this_one(copied):
+    first = json.loads(invoke("eval", copied, "--conditions", "distractor").stdout)
+    set_metric(copied, {"token_f1": "exact_match", "exact_match": "token_f1"}[first["audio_metric"]])
+    second = json.loads(invoke("eval", copied, "--conditions", "loud").stdout)
+    assert {first["audio_metric"], second["audio_metric"]} == {"exact_match", "token_f1"}
+    (path,) = copied.glob("evaluation/*/results.json")
+    kept = json.loads(path.read_text())["evaluation"]
+    assert set(kept["audio"]) == {"matched", "silence", "loud"}
+    assert set(kept["audio_gain"]) == {"silence", "loud"}
+    assert {"distractor", "loud"} <= set(kept["vl"])
+
+
+def set_metric(run, metric):
+    config = json.loads((run / "config.json").read_text())
+    config["evaluation"]["audio_metric"] = metric
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_a_single_document_is_refused_before_the_work(copied, tmp_path):
+    root = Path(shutil.copytree(read_config(copied).data.root, tmp_path / "one"))
+    (root / "text" / "val.jsonl").write_text(json.dumps({"text": "one low bell"}) + "\n")
+    result = CliRunner().invoke(safe, ["eval", str(copied), "--data-root", str(root)])
+    assert result.exit_code == 2
+    assert "at least two documents" in result.stderr.splitlines()[-1]
+
+
 def test_the_positive_control_fails_and_keeps_its_own_answers(copied):
-    control = json.loads(invoke("eval", copied, "--positive-control").stdout)
+    result = CliRunner().invoke(safe, ["eval", str(copied), "--positive-control"])
+    # The base is no better than chance on this file's own text: there, damage has nothing to take away.
+    assert result.exit_code == 1
+    told = result.stderr.splitlines()[-1]
+    assert told.startswith("the positive control did not fail: text silence")
+    assert "VL" not in told
+    assert "gain" not in told
+    control = json.loads(result.stdout)
     assert control["vl"]["bypass"]["bit_equal"] is True
     assert control["vl"]["silence"]["difference"]["high"] < 0
     damages = [json.loads(path.read_text())["key"]["damage"] for path in copied.glob("evaluation/*/results.json")]
@@ -368,3 +516,14 @@ def test_a_disk_without_room_is_one_line_and_leaves_nothing_half_written(small_d
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.partial"))
     assert not list(tmp_path.glob("*/checkpoints/step-*"))
+
+
+def test_a_run_from_before_there_were_text_only_rows_goes_on_without_them(finished, tmp_path):
+    """Its configuration does not name their source; that of a new run always does."""
+    folder, _ = finished
+    values = json.loads((folder / "config.json").read_text())
+    assert values["data"].pop("train_text_source") == "auto"
+    assert read_config(folder).data.train_text_source == "auto"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_config(tmp_path).data.train_text_source == "none"
+    assert read_config(tmp_path).data.val_text_source == "auto"  # what it lost can be measured nevertheless

@@ -64,3 +64,10 @@ LOGITS = {torch.float64: 1e-12, torch.float32: 2e-5}
 # Two processes against one: change of the weights over six steps, Fisher diagonal and metrics. Shares are padded to
 # other lengths and summed in another order, and AdamW's first steps divide the smallest gradients by their own size.
 PARALLEL = {torch.float32: 2e-4}
+
+# Bits of a text against log-softmax in float64: the hidden states of a row alone and in a padded batch differ by
+# rounding (2e-5 of the logits), which averages out over tokens.
+BITS = 1e-5
+
+# Root mean square of a procedural clip: it is given to six decimals, and other processors round a sine otherwise.
+CLIP_RMS = 2e-6

@@ -8,6 +8,8 @@ from pathlib import Path
 from experiments.overfitting.create_subset_manifest import draw_clips
 from experiments.overfitting.create_val_manifest import draw_questions
 from experiments.overfitting.package_subset import package_subset
+from safe_train.data.manifest import find_manifest
+from safe_train.data.text import TEXT_SET
 from safe_train.embedded.dataset import embedded_data_root
 from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
@@ -43,7 +45,7 @@ def _make(data: Path, pack: Path) -> None:
         for path, manifest in zip(lists, (clips, questions), strict=True):
             write_text(path, json_text(manifest.to_dict()))
         made = Path(folder, "pack")
-        package_subset(lists[0], data / "audiocaps", made, lists[1])
+        package_subset(lists[0], data / "audiocaps", made, lists[1], find_manifest(data / TEXT_SET, TEXT_SET, "val"))
         try:
             made.rename(pack)
         except OSError as error:

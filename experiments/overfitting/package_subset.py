@@ -4,7 +4,8 @@ r"""Copies the clips of a manifest, and the images of a validation manifest, int
         --source-root data/audiocaps --dest-root experiments/overfitting/data_pack
     tar czf safe_overfit_pack.tgz -C experiments/overfitting data_pack
 
-Images are looked for in the folder ``vqa`` beside the source root. Files that are not there are counted and listed in
+Images are looked for in the folder ``vqa`` beside the source root. A list of text-only rows, in the form of
+``text/val.jsonl`` in a data root, comes along with ``--text-list``. Files that are not there are counted and listed in
 ``missing_files.log`` of the pack. The pack appears when it is complete; an older pack is replaced.
 """
 
@@ -19,9 +20,10 @@ from pathlib import Path
 
 from experiments.overfitting import create_subset_manifest, create_val_manifest
 from experiments.overfitting.arguments import OneLineParser
-from safe_train.data.manifest import resolve
-from safe_train.data.pack import CAPTIONS, IMAGES, SUBSET_MANIFESTS, VAL_MANIFEST
+from safe_train.data.manifest import read_records, resolve
+from safe_train.data.pack import CAPTIONS, IMAGES, SUBSET_MANIFESTS, TEXT_LIST, VAL_MANIFEST
 from safe_train.data.pack_manifest import PackedClip, SubsetManifest, ValManifest
+from safe_train.data.text import FIELDS, read_text_list
 from safe_train.errors import InputError
 from safe_train.files import json_text, staged_folder
 from safe_train.usage import one_line_errors
@@ -39,15 +41,21 @@ class PackingReport:
         num_clips: audio files in it.
         num_images: images in it.
         missing: files that its lists name and that were not found, relative to the pack.
+        num_texts: entries of text-only rows in it.
     """
 
     num_clips: int
     num_images: int
     missing: tuple[str, ...]
+    num_texts: int = 0
 
 
 def package_subset(
-    manifest_path: Path, source_root: Path, dest_root: Path, val_manifest_path: Path | None
+    manifest_path: Path,
+    source_root: Path,
+    dest_root: Path,
+    val_manifest_path: Path | None,
+    text_list_path: Path | None = None,
 ) -> PackingReport:
     """Makes the pack ``dest_root``.
 
@@ -55,7 +63,8 @@ def package_subset(
         manifest_path: the list of clips.
         source_root: the folder that the paths in it are relative to.
         dest_root: the pack; must not exist, be empty, or be an older pack, which is replaced.
-        val_manifest_path: the list of questions, or None for a pack of clips alone.
+        val_manifest_path: the list of questions, or None for a pack without them.
+        text_list_path: the list of text-only rows, or None for a pack without them.
 
     Raises:
         InputError: a list is malformed, a path leaves its folder, no clip is there, ``dest_root`` holds something
@@ -63,6 +72,7 @@ def package_subset(
     """
     manifest = SubsetManifest.read(manifest_path)
     questions = ValManifest.read(val_manifest_path) if val_manifest_path else None
+    texts = _texts(text_list_path) if text_list_path else []
     clips = _clip_files(manifest, manifest_path, source_root)
     images = _image_files(questions, val_manifest_path, source_root.parent / "vqa") if questions else {}
     present = {name for name, path in (clips | images).items() if path is not None}
@@ -70,7 +80,7 @@ def package_subset(
         raise InputError(source_root, "audio files of the manifest", f"none of {len(clips)}", "mend --source-root")
     _require_replaceable(dest_root)
     missing = tuple(sorted((clips | images).keys() - present))
-    report = PackingReport(len(present & clips.keys()), len(present & images.keys()), missing)
+    report = PackingReport(len(present & clips.keys()), len(present & images.keys()), missing, len(texts))
     with staged_folder(dest_root) as staging:
         _copy(clips | images, staging)
         for name in SUBSET_MANIFESTS:
@@ -79,9 +89,18 @@ def package_subset(
         (staging / CAPTIONS).write_text(_json_lines(packed), encoding="utf-8")
         if questions:
             (staging / VAL_MANIFEST).write_text(json_text(questions.to_dict()), encoding="utf-8")
+        if texts:
+            (staging / TEXT_LIST).write_text("".join(texts), encoding="utf-8")
         (staging / README).write_text(_readme(manifest, questions, report), encoding="utf-8")
         (staging / MISSING).write_text("".join(f"{name}\n" for name in missing), encoding="utf-8")
     return report
+
+
+def _texts(path: Path) -> list[str]:
+    """The entries of a list of text-only rows as lines of JSON, with the fields that are read."""
+    read_text_list(path)
+    known = ({name: record.fields[name] for name in FIELDS if name in record.fields} for record in read_records(path))
+    return [json.dumps(fields, ensure_ascii=False) + "\n" for fields in known]
 
 
 def _clip_files(manifest: SubsetManifest, where: Path, source_root: Path) -> dict[str, Path | None]:
@@ -147,6 +166,8 @@ def _readme(manifest: SubsetManifest, questions: ValManifest | None, report: Pac
             f"Questions: {len(questions.entries)} ({questions.source_dataset}, seed {questions.seed})",
             f"Images: {report.num_images}",
         ]
+    if report.num_texts:
+        lines.append(f"Text-only rows: {report.num_texts}")
     lines += [
         f"Files missing when the pack was made: {len(report.missing)}, listed in {MISSING}",
         "",
@@ -173,12 +194,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--val-manifest", type=Path, help=f"list of questions; if not given, {create_val_manifest.OUTPUT} if it exists"
     )
+    parser.add_argument("--text-list", type=Path, help="list of text-only rows, as text/val.jsonl; if not given, none")
     given = parser.parse_args(arguments)
     if not given.manifest.is_file():
         way_out = "make it with python -m experiments.overfitting.create_subset_manifest"
         raise InputError(given.manifest, "a list of clips", "no such file", way_out)
-    report = package_subset(given.manifest, given.source_root, given.dest_root, _val_manifest(given.val_manifest))
-    print(f"{given.dest_root}: {report.num_clips} clips, {report.num_images} images")
+    questions = _val_manifest(given.val_manifest)
+    report = package_subset(given.manifest, given.source_root, given.dest_root, questions, given.text_list)
+    texts = f", {report.num_texts} text-only rows" if report.num_texts else ""
+    print(f"{given.dest_root}: {report.num_clips} clips, {report.num_images} images{texts}")
     if report.missing:
         print(f"WARNING {len(report.missing)} files were not found, see {given.dest_root / MISSING}")
 

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
-from experiments.overfitting.settings import COMPANIONS, TRAIN_SOURCES, VAL_SOURCES, stage_a_config, with_epochs
+from experiments.overfitting.settings import (
+    COMPANIONS,
+    TEXT_SOURCES,
+    TRAIN_SOURCES,
+    VAL_SOURCES,
+    stage_a_config,
+    with_epochs,
+)
 from safe_train.config import StageAConfig
 from safe_train.usage import one_line_errors
 
@@ -48,7 +55,10 @@ def build_parser() -> OneLineParser:
     add("--train-source", choices=TRAIN_SOURCES, default="pack", help="clips to train on; mock: procedural")
     add("--val-source", choices=VAL_SOURCES, default="pack_vl", help="rows to evaluate on, see above")
     add("--val-size", type=at_least_one, default=500, help="rows to evaluate on, in each condition")
-    add("--train-batch-size", type=at_least_one, default=8, help="clips a step, and as many protected VL rows")
+    add("--text-source", choices=TEXT_SOURCES, default="auto", help="text-only rows; auto: those beside the VL rows")
+    add("--text-share", type=float, default=0.25, help="share of protected rows that are text-only, if there are any")
+    add("--text-val-size", type=at_least_one, help="text-only rows to evaluate on; if not given, all")
+    add("--train-batch-size", type=at_least_one, default=8, help="clips a step, and as many protected rows")
     add("--val-batch-size", type=at_least_one, default=16, help="rows a batch of the evaluation")
     add("--num-epochs", type=at_least_one, default=30, help="times that each clip is shown")
     add("--lr-projector", type=float, default=1e-4, help="peak learning rate of the projectors")
@@ -93,7 +103,7 @@ def configure(given: argparse.Namespace, seed: int) -> StageAConfig:
 
 def _pack(given: argparse.Namespace) -> tuple[str | None, bool]:
     """The pack's folder, or None if no source is one, and whether it is the procedural one."""
-    if "pack" not in (given.train_source, VAL_SOURCES[given.val_source].vl):
+    if "pack" not in (given.train_source, VAL_SOURCES[given.val_source].vl, given.text_source):
         return None, False
     if given.pack_root is None and not PACK.is_dir():
         from experiments.overfitting.embedded_pack import embedded_pack_root
@@ -112,6 +122,7 @@ def notes(given: argparse.Namespace, rows: Rows) -> dict[str, Any]:
         "num_epochs": given.num_epochs,
         "train_source": given.train_source,
         "val_source": given.val_source,
+        "text_source": given.text_source,
         "num_rows": {part: len(indices) for part, indices in rows.indices.items()},
     }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from configs.retention_variants import OVERFITTING_VARIANTS
-from safe_train.config import StageAConfig, build_config
+from safe_train.config import StageAConfig, TextSource, build_config
 
 COMPANIONS = 100
 """Rows of the kind that a validation source is not about: without them the closing table could not be read."""
@@ -32,6 +32,7 @@ class ValidationSource:
 
 
 TRAIN_SOURCES = {"mock": "embedded", "audiocaps": "audiocaps", "avqa": "avqa", "pack": "pack"}
+TEXT_SOURCES = get_args(TextSource)
 VAL_SOURCES = {
     "mock_vl": ValidationSource("embedded", "trained", ("vl",), "procedural questions"),
     "vqa": ValidationSource("vqa", "trained", ("vl",), "VQA v2 validation questions of --data-path"),
@@ -68,6 +69,9 @@ def stage_a_config(given: argparse.Namespace, seed: int, *, pack_root: str | Non
             "train_vl_source": protected,
             "val_audio_source": source.audio,
             "val_vl_source": source.vl,
+            "train_text_source": given.text_source,
+            "val_text_source": given.text_source,
+            "text_share": given.text_share,
             "pack_root": pack_root,
             "max_train_audio": given.subset_size,
             "silence_share": 0.0,  # protected rows hear clips alone, as they always did in this ablation
@@ -87,6 +91,7 @@ def stage_a_config(given: argparse.Namespace, seed: int, *, pack_root: str | Non
         "evaluation": {
             "max_vl": limits["vl"],
             "max_audio": limits["audio"],
+            "max_text": text_limit(given.text_val_size, given.max_eval_batches, given.val_batch_size),
             "batch_size": given.val_batch_size,
             "max_new_tokens": given.generation_max_new_tokens,
         },
@@ -102,6 +107,12 @@ def evaluation_limits(
     limits = {kind: share if kind in source.about else min(share, COMPANIONS) for kind in ("vl", "audio")}
     most = math.inf if max_batches is None else max_batches * batch_size
     return {kind: int(min(limit, most)) for kind, limit in limits.items()}
+
+
+def text_limit(val_size: int | None, max_batches: int | None, batch_size: int) -> int | None:
+    """At most how many text-only rows are evaluated, in each condition; None for all."""
+    limits = [val_size, None if max_batches is None else max_batches * batch_size]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def with_epochs(config: StageAConfig, num_epochs: int, num_clips: int) -> StageAConfig:

@@ -21,6 +21,9 @@ _FORMATS = {".wav": ("WAV", "WAVEX", "RF64"), ".flac": ("FLAC",), ".ogg": ("OGG"
 # How load_waveform tells what it refuses.
 _KINDS = {"audio": DefectKind.EMPTY_AUDIO, "a whole file": DefectKind.TRUNCATED_AUDIO}
 
+# Characters of a text by which its defect is named.
+_LONGEST_NAME = 160
+
 # Bytes of a file in which its format chunk is looked for; other chunks may come first.
 _HEADER_BYTES = 4096
 
@@ -33,7 +36,7 @@ def check_root(root: Path, *, sets: Sequence[str] = (), splits: Sequence[str] = 
 
     Args:
         root: the data root, or a data pack.
-        sets: names from ``audiocaps wavcaps avqa vqa pack``; none for all that are there.
+        sets: names from ``audiocaps wavcaps avqa vqa text pack``; none for all that are there.
         splits: none for those of train, val and test that are there.
 
     Raises:
@@ -90,12 +93,20 @@ def _check(root: Path, set_name: str, split: str) -> SetReport:
             tally.add_defect(found)
             continue
         tally.add_item(found)
-        if found.question is not None and IMAGE_TOKEN in found.question:
-            tally.add_defect(
-                Defect(DefectKind.TOKEN, found.question, "the model's processor would take it for an image")
-            )
+        for text in (found.question or "", *found.answers):
+            if IMAGE_TOKEN in text:
+                detail = "the model's processor would take it for an image"
+                tally.add_defect(Defect(DefectKind.TOKEN, _excerpt(text), detail))
         _open_files(found, tally)
     return tally.report(set_name, split)
+
+
+def _excerpt(text: str) -> str:
+    """A question whole; of a longer text, what its placeholder stands in."""
+    if len(text) <= _LONGEST_NAME:
+        return text
+    place = text.index(IMAGE_TOKEN)
+    return f"... {text[max(0, place - _LONGEST_NAME // 2) : place + _LONGEST_NAME // 2]} ..."
 
 
 def _open_files(item: Item, tally: Tally) -> None:

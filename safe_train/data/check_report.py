@@ -67,15 +67,16 @@ class SetReport:
     """One split of one data set.
 
     Attributes:
-        name: ``audiocaps``, ``wavcaps``, ``avqa``, ``vqa`` or ``pack``.
+        name: ``audiocaps``, ``wavcaps``, ``avqa``, ``vqa``, ``text`` or ``pack``.
         split: empty for a pack.
-        entries: questions, and clips with captions, that could be read.
+        entries: questions, clips with captions, and documents, that could be read.
         questions: those of them that ask something.
         clips: different audio files that are listed and there.
         images: different image files that are listed and could be read.
         durations: None where no clip could be decoded.
         answers: None where nothing has an answer.
         defects: by kind.
+        documents: entries that are texts which nothing was asked for.
     """
 
     name: str
@@ -87,13 +88,15 @@ class SetReport:
     durations: Durations | None
     answers: AnswerStatistics | None
     defects: tuple[DefectCount, ...]
+    documents: int = 0
 
     def __str__(self) -> str:
         """A line of counts, and one each for lengths, answers and every kind of defect."""
         where = f"{self.name} {self.split}".strip()
         counts = (
             _counted(self.questions, "question"),
-            _counted(self.entries - self.questions, "captioned clip"),
+            _counted(self.documents, "document"),
+            _counted(self.entries - self.questions - self.documents, "captioned clip"),
             _counted(self.clips, "audio file"),
             _counted(self.images, "image"),
         )
@@ -118,7 +121,7 @@ class Tally:
     def __init__(self, root: Path) -> None:
         self._prefixes = (f"{root}/", f"{root.absolute()}/")
         self._seen: set[Path] = set()
-        self._entries = self._questions = self._clips = self._images = 0
+        self._entries = self._questions = self._documents = self._clips = self._images = 0
         self._seconds = array("d")
         self._numbers_of_answers: Counter[int] = Counter()
         self._answers: Counter[str] = Counter()
@@ -134,6 +137,9 @@ class Tally:
         """Counts an entry and its answers."""
         self._entries += 1
         self._questions += item.question is not None
+        self._documents += item.is_document
+        if item.is_document:
+            return
         self._numbers_of_answers[len(item.answers)] += 1
         if item.question is not None:
             self._answers.update(answer.strip().lower() for answer in item.answers)
@@ -165,6 +171,7 @@ class Tally:
             durations=self._durations(),
             answers=self._answer_statistics(),
             defects=tuple(_defect_count(kind, self._defects[kind]) for kind in DefectKind if self._defects[kind]),
+            documents=self._documents,
         )
 
     def _durations(self) -> Durations | None:

@@ -20,7 +20,8 @@ class DefectKind(StrEnum):
     DUPLICATE = "id that stands twice"
     ANSWERS = "answers that are missing or empty"
     OUTSIDE = "path that leaves the root"
-    TOKEN = f"question with the literal {IMAGE_TOKEN}"
+    TOKEN = f"question or text with the literal {IMAGE_TOKEN}"
+    SURROGATE = "text with half a character (a lone surrogate)"
     MISSING_AUDIO = "audio file that is missing"
     EMPTY_AUDIO = "audio without samples"
     ZERO_RATE = "audio with a rate of 0 Hz"
@@ -56,13 +57,15 @@ class Item:
     """One entry of a list: a question, or a clip with its captions.
 
     Attributes:
-        question: None where the answers are captions.
-        answers: the references; empty where a split has none.
+        question: None where the answers are captions, and for a document.
+        answers: the references, or the document's text; empty where a split has none.
         audio: its audio file, which may be missing.
         image: its image file, which may be missing.
+        is_document: whether it is a text that nothing was asked for.
     """
 
     question: str | None
     answers: tuple[str, ...]
-    audio: Path | None
-    image: Path | None
+    audio: Path | None = None
+    image: Path | None = None
+    is_document: bool = False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from safe_train.data.avqa import avqa_question
 from safe_train.data.defects import Defect, DefectKind, Item
-from safe_train.data.manifest import Record, resolve
+from safe_train.data.manifest import UNICODE, Record, resolve
+from safe_train.data.text import TEXT_SET, text_answers, text_cluster, text_id, text_kind, text_question
 from safe_train.errors import InputError
 
 _Value = TypeVar("_Value")
@@ -46,14 +48,21 @@ _FIELDS = {
 }
 
 
+def text_item(record: Record) -> Item:
+    """A text-only entry that is right."""
+    question = text_question(record)
+    return Item(question, text_answers(record), is_document=question is None)
+
+
 def scan_entries(root: Path, set_name: str, records: list[Record]) -> Iterator[Item | Defect]:
     """The entries of a manifest with what of them can be read, and the defects of their fields.
 
     An audio file that an entry does not name, for it is found by the entry's id, is not looked for.
     """
     seen: set[str] = set()
-    for record in records:
-        entry = _Entry(root, set_name, record)
+    for number, record in enumerate(records, start=1):
+        is_text = set_name == TEXT_SET
+        entry = _TextEntry(record, number) if is_text else _MediaEntry(root, set_name, record)
         identifier = entry.take(DefectKind.ENTRY, lambda entry=entry: entry.identifier())
         if identifier in seen:
             entry.defects.append(Defect(DefectKind.DUPLICATE, str(identifier), record.where))
@@ -67,17 +76,24 @@ def scan_entries(root: Path, set_name: str, records: list[Record]) -> Iterator[I
 class _Entry:
     """An entry whose fields are taken one by one; those that are wrong become defects."""
 
-    def __init__(self, root: Path, set_name: str, record: Record) -> None:
-        self.root, self.set_name, self.record = root, set_name, record
-        self.fields = _FIELDS[set_name]
+    def __init__(self, record: Record) -> None:
+        self.record = record
         self.defects: list[Defect] = []
 
     def take(self, kind: DefectKind, read: Callable[[], _Value]) -> _Value | None:
         try:
             return read()
         except InputError as error:
-            self.defects.append(Defect.of(kind, error))
+            self.defects.append(Defect.of(DefectKind.SURROGATE if error.expected == UNICODE else kind, error))
             return None
+
+
+class _MediaEntry(_Entry):
+    """An entry that names an audio file, an image, or both."""
+
+    def __init__(self, root: Path, set_name: str, record: Record) -> None:
+        super().__init__(record)
+        self.root, self.set_name, self.fields = root, set_name, _FIELDS[set_name]
 
     def identifier(self) -> str | None:
         """What needs to be unique; None for a caption of a YouTube clip, of which a clip may have many."""
@@ -108,3 +124,26 @@ class _Entry:
             return None
         folder = self.root / self.set_name
         return self.take(DefectKind.OUTSIDE, lambda: resolve(self.root, folder, written, self.record.where))
+
+
+class _TextEntry(_Entry):
+    """An entry of text-only rows, which has one of several forms and may have its number for an id."""
+
+    def __init__(self, record: Record, number: int) -> None:
+        super().__init__(record)
+        self.number = number
+
+    def identifier(self) -> str | None:
+        return text_id(self.record, self.number)
+
+    def item(self) -> Item:
+        for read in (text_kind, text_cluster):
+            self.take(DefectKind.ENTRY, partial(read, self.record))
+        known = len(self.defects)
+        question = self.take(DefectKind.ENTRY, partial(text_question, self.record))
+        if len(self.defects) > known:  # whether it is to have answers cannot be told
+            return Item(question, ())
+        is_document = question is None
+        kind = DefectKind.ENTRY if is_document else DefectKind.ANSWERS
+        answers = self.take(kind, partial(text_answers, self.record))
+        return Item(question, answers or (), is_document=is_document)

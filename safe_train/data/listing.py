@@ -13,20 +13,28 @@ from safe_train.data.audiocaps import read_audiocaps
 from safe_train.data.avqa import find_avqa, read_avqa
 from safe_train.data.clips import AudioExample, MissingClips
 from safe_train.data.defects import Defect, DefectKind, Item
-from safe_train.data.entries import scan_entries
-from safe_train.data.manifest import Record, find_manifest, read_records
-from safe_train.data.pack import CAPTIONS, SUBSET_MANIFESTS, VAL_MANIFEST, read_pack_clips, read_pack_questions
+from safe_train.data.entries import scan_entries, text_item
+from safe_train.data.manifest import Record, find_manifest, read_records, require_manifest, set_folder
+from safe_train.data.pack import (
+    CAPTIONS,
+    SUBSET_MANIFESTS,
+    TEXT_LIST,
+    VAL_MANIFEST,
+    read_pack_clips,
+    read_pack_questions,
+)
+from safe_train.data.text import TEXT_SET, read_text_list
 from safe_train.data.vqa import VQAExample, load_vqa, read_official
 from safe_train.data.wavcaps import find_wavcaps, read_wavcaps
 from safe_train.errors import InputError
 
 PACK = "pack"
-SETS = ("audiocaps", "wavcaps", "avqa", "vqa")
+SETS = ("audiocaps", "wavcaps", "avqa", "vqa", TEXT_SET)
 
 
 def is_pack(root: Path) -> bool:
     """Whether the folder has a list of a data pack."""
-    return any((root / name).is_file() for name in (*SUBSET_MANIFESTS, CAPTIONS, VAL_MANIFEST))
+    return any((root / name).is_file() for name in (*SUBSET_MANIFESTS, CAPTIONS, VAL_MANIFEST, TEXT_LIST))
 
 
 def has_split(root: Path, set_name: str, split: str) -> bool:
@@ -55,12 +63,17 @@ def list_items(root: Path, set_name: str, split: str) -> Iterator[Item | Defect]
     try:
         yield from _READERS[set_name](root, split)
     except InputError as error:
-        defects = 0
-        for found in scan_entries(root, set_name, _records(root / set_name, set_name, split)):
-            defects += isinstance(found, Defect) or not _is_complete(found)
-            yield found
-        if not defects:  # what the reader refuses is in no single entry
-            yield Defect.of(DefectKind.LIST, error)
+        yield from _scanned(root, set_name, _records(root / set_name, set_name, split), error)
+
+
+def _scanned(root: Path, set_name: str, records: list[Record], error: InputError) -> Iterator[Item | Defect]:
+    """The entries of a list that a reader has refused with this error."""
+    defects = 0
+    for found in scan_entries(root, set_name, records):
+        defects += isinstance(found, Defect) or not _is_complete(found)
+        yield found
+    if not defects:  # what the reader refuses is in no single entry
+        yield Defect.of(DefectKind.LIST, error)
 
 
 def _records(folder: Path, set_name: str, split: str) -> list[Record]:
@@ -68,6 +81,10 @@ def _records(folder: Path, set_name: str, split: str) -> list[Record]:
     manifest = find_avqa(folder, split) if set_name == "avqa" else find_manifest(folder, set_name, split)
     if manifest is None or any(path.is_file() for path in _official_files(folder, set_name, split)):
         return []
+    return _readable(manifest)
+
+
+def _readable(manifest: Path) -> list[Record]:
     try:
         return read_records(manifest)
     except InputError:  # the reader has said it
@@ -97,6 +114,12 @@ def _questions(examples: list[VQAExample]) -> list[Item | Defect]:
     return [Item(example.question, example.answers, None, example.image_path) for example in examples]
 
 
+def _text_items(path: Path) -> list[Item | Defect]:
+    """Questions as they are, and documents whole, one an entry."""
+    read_text_list(path)
+    return [text_item(record) for record in read_records(path)]
+
+
 def _vqa_files(folder: Path, split: str) -> tuple[Path, Path]:
     name = f"{split}{2015 if split.startswith('test') else 2014}"
     return folder / f"v2_OpenEnded_mscoco_{name}_questions.json", folder / f"v2_mscoco_{name}_annotations.json"
@@ -112,9 +135,14 @@ def _pack_items(root: Path) -> Iterator[Item | Defect]:
             examples, missing = read_pack_questions(root)
         except InputError as error:
             yield Defect.of(DefectKind.LIST, error)
-            return
-        yield from (Defect(DefectKind.MISSING_IMAGE, str(path), f"listed in {VAL_MANIFEST}") for path in missing)
-        yield from _questions(examples)
+        else:
+            yield from (Defect(DefectKind.MISSING_IMAGE, str(path), f"listed in {VAL_MANIFEST}") for path in missing)
+            yield from _questions(examples)
+    if (root / TEXT_LIST).is_file():
+        try:
+            yield from _text_items(root / TEXT_LIST)
+        except InputError as error:
+            yield from _scanned(root, TEXT_SET, _readable(root / TEXT_LIST), error)
 
 
 _READERS: dict[str, Callable[[Path, str], list[Item | Defect]]] = {
@@ -122,4 +150,5 @@ _READERS: dict[str, Callable[[Path, str], list[Item | Defect]]] = {
     "wavcaps": lambda root, split: _clips(*read_wavcaps(root, split)),
     "avqa": lambda root, split: _clips(*read_avqa(root, split)),
     "vqa": _vqa_items,
+    TEXT_SET: lambda root, split: _text_items(require_manifest(set_folder(root, TEXT_SET), TEXT_SET, split)),
 }

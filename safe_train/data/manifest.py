@@ -11,6 +11,9 @@ from typing import Any
 
 from safe_train.errors import InputError
 
+UNICODE = "text that is Unicode"
+"""What is expected of a text with a lone surrogate, by which the error is known."""
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -43,7 +46,7 @@ class Record:
         if not _is_text(value):
             expected = f"{_alternatives(names)} to be text"
             raise InputError(self.where, expected, _shown(value), "write a non-empty string")
-        return value
+        return self._encodable(value)
 
     def optional_text(self, *names: str) -> str | None:
         """A text that is not blank, or None if none of the fields is present; InputError otherwise."""
@@ -56,7 +59,13 @@ class Record:
         if not values or not all(_is_text(item) for item in values):
             expected = f"{_alternatives(names)} to be text or a list of texts"
             raise InputError(self.where, expected, _shown(value), "write non-empty strings")
-        return tuple(values)
+        return tuple(self._encodable(item) for item in values)
+
+    def _encodable(self, text: str) -> str:
+        """The text; JSON may hold half of a character, as of an emoji that was cut in two, which no encoding has."""
+        if found := next((character for character in text if 0xD800 <= ord(character) <= 0xDFFF), None):
+            raise InputError(self.where, UNICODE, f"the lone surrogate U+{ord(found):04X}", "mend the text")
+        return text
 
     def integer(self, *names: str) -> int:
         """A whole number, also as digits in a string; InputError otherwise."""

@@ -4,6 +4,7 @@ pack/
   manifest.json, subset_manifest.json   the clips (same content)
   captions.jsonl                        one entry a line, those whose audio was there
   val_manifest.json                     the questions
+  text.jsonl                            text-only rows, if there are any, as in root/text/
   audio/train/*.wav   images/*          the files
   README.txt   missing_files.log        for people
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from safe_train.data.clips import AudioExample, MissingClips, require_clips, separate_missing
 from safe_train.data.manifest import read_records, resolve
 from safe_train.data.pack_manifest import PackedClip, SubsetManifest, ValManifest, clips_from_records
+from safe_train.data.text import TextExample, read_text_list
 from safe_train.data.vqa import VQAExample
 from safe_train.errors import InputError
 
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 SUBSET_MANIFESTS = ("manifest.json", "subset_manifest.json")
 CAPTIONS = "captions.jsonl"
 VAL_MANIFEST = "val_manifest.json"
+TEXT_LIST = "text.jsonl"
 IMAGES = "images"
 _NAMES_SHOWN = 5
 
@@ -93,6 +96,19 @@ def read_pack_questions(root: Path) -> tuple[list[VQAExample], list[Path]]:
         # The pack keeps no question types.
         examples.append(VQAExample(entry.question_id, entry.image_id, entry.question, entry.answers, image, "", ""))
     return examples, missing
+
+
+def load_pack_text(root: Path) -> list[TextExample]:
+    """Reads the text-only rows of a pack, in the order of its list.
+
+    Raises:
+        InputError: there is no list, or it is malformed; see :func:`~safe_train.data.text.read_text_list`.
+    """
+    _require_folder(root)
+    if not (root / TEXT_LIST).is_file():
+        way_out = "pack one with package_subset --text-list, or take text-only rows from elsewhere"
+        raise InputError(root, f"a data pack with {TEXT_LIST}", "none", way_out)
+    return read_text_list(root / TEXT_LIST)
 
 
 def _clip_list(root: Path) -> Path:

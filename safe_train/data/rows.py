@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +16,22 @@ from safe_train.data.clips import AudioExample
 from safe_train.data.vqa import VQAExample
 from safe_train.errors import InputError
 
+if TYPE_CHECKING:
+    from safe_train.data.text import TextExample
+
 # Streams of random numbers that must not depend on each other.
-_AUDIO_ORDER, _VL_ORDER, _DISTRACTORS, _IMAGES, _SUBSET, _SPLIT, _SHUFFLE = range(7)
+(
+    _AUDIO_ORDER,
+    _VL_ORDER,
+    _DISTRACTORS,
+    _IMAGES,
+    _SUBSET,
+    _SPLIT,
+    _SHUFFLE,
+    _TEXT_ORDER,
+    _AUDIO_GAINS,
+    _PROTECTED_GAINS,
+) = range(10)
 
 CAPTION, QUESTION = "caption", "question"
 """Kinds of audio rows: what is heard is to be described, or a question about it answered."""
@@ -45,6 +61,11 @@ class Row:
     audio: AudioInput | None = None
     kind: str = ""
     cluster: str = ""
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a text that nothing was asked for; a question may have any type, even ``document``."""
+        return self.kind == DOCUMENT and not self.question and self.image is None
 
 
 def vl_rows(examples: Sequence[VQAExample]) -> list[Row]:
@@ -88,6 +109,20 @@ def _audio_row(example: AudioExample, default_question: str, suffix: str) -> Row
     )
 
 
+def text_rows(examples: Sequence[TextExample]) -> list[Row]:
+    """Text-only rows, the majority answer first."""
+    return [
+        Row(
+            row_id=example.text_id,
+            question=example.question,
+            answers=_majority_first(example.answers),
+            kind=example.kind,
+            cluster=example.cluster,
+        )
+        for example in examples
+    ]
+
+
 def _majority_first(answers: tuple[str, ...]) -> tuple[str, ...]:
     if not answers:
         return answers
@@ -129,8 +164,12 @@ class Subset:
         rows, chosen = draw_subset(self.rows, limit, seed)
         return Subset(rows, [self.indices[index] for index in chosen])
 
-    def split(self, share: float) -> tuple[Subset, Subset]:
+    def split(self, share: float, *, of: str = "images") -> tuple[Subset, Subset]:
         """Two parts without a common cluster: ``share`` of the clusters and the others, the same for every seed.
+
+        Args:
+            share: of the clusters, the first part's.
+            of: what the clusters are, for the error's message.
 
         Raises:
             InputError: there are fewer than two clusters.
@@ -138,7 +177,7 @@ class Subset:
         clusters = sorted({row.cluster for row in self.rows})
         if len(clusters) < 2:
             way_out = "give more rows, or take the two from different sources"
-            raise InputError("rows to protect and to evaluate", "at least two images", str(len(clusters)), way_out)
+            raise InputError("rows to protect and to evaluate", f"at least two {of}", str(len(clusters)), way_out)
         order = np.random.default_rng(_SPLIT).permutation(len(clusters))
         first = {clusters[index] for index in order[: max(1, round(share * len(clusters)))]}
         parts = [
@@ -157,7 +196,7 @@ def length_buckets(rows: Sequence[Row]) -> list[list[Row]]:
 
 @dataclass(frozen=True)
 class ProtectedAudio:
-    """What protected VL rows hear; the rest hear an unrelated clip as it is.
+    """What protected rows hear; the rest hear an unrelated clip as it is.
 
     Attributes:
         silence: share that hears silence.
@@ -184,49 +223,78 @@ class RowStream:
     """Batches of training rows as a pure function of seed and batch number, so that resuming needs no state.
 
     Every epoch is a new permutation. Audio rows without an image get an unrelated one with probability
-    ``image_share`` and, with ``shuffle_audio``, another row's clip; VL rows hear what ``protected_audio`` says.
+    ``image_share`` and, with ``shuffle_audio``, another row's clip; protected rows hear what ``protected_audio`` says.
+    With ``gains_db``, every clip that is not altered yet is played at its own level or at one of these gains, each as
+    often as the others.
     """
 
     def __init__(
         self,
         audio: Sequence[Row],
         vl: Sequence[Row],
+        text: Sequence[Row] = (),
         *,
         seed: int,
         image_share: float,
+        text_share: float = 0.5,
         protected_audio: ProtectedAudio = ProtectedAudio(),
+        gains_db: Sequence[float] = (),
         shuffle_audio: bool = False,
     ) -> None:
-        self.audio, self.vl = list(audio), list(vl)
+        self.audio, self.vl, self.text = list(audio), list(vl), list(text)
         self.seed, self.image_share, self.protected_audio = seed, image_share, protected_audio
+        self.text_share = text_share if self.text else 0.0
+        self.gains_db = (0.0, *gains_db)
         if shuffle_audio:
             order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.audio))
             self.audio = [replace(row, audio=self.audio[i].audio) for row, i in zip(self.audio, order, strict=True)]
 
     def audio_batch(self, number: int, size: int) -> list[Row]:
         """The ``number``-th batch of audio rows."""
-        rows = self._take(self.audio, _AUDIO_ORDER, number, size)
+        rows = self._take(self.audio, _AUDIO_ORDER, number * size, size)
         rng = np.random.default_rng([self.seed, _IMAGES, number])
         show = rng.random(size) < self.image_share
         lent = rng.integers(len(self.vl), size=size)
-        return [
+        rows = [
             replace(row, image=self.vl[other].image) if shown and row.image is None else row
             for row, shown, other in zip(rows, show, lent, strict=True)
         ]
+        return self._amplified(rows, _AUDIO_GAINS, number)
 
-    def vl_batch(self, number: int, size: int) -> list[Row]:
-        """The ``number``-th batch of VL rows with what they hear; none stands for silence."""
-        rows = self._take(self.vl, _VL_ORDER, number, size)
+    def protected_batch(self, number: int, size: int) -> list[Row]:
+        """The ``number``-th batch of protected rows with what they hear; none stands for silence.
+
+        Of all protected rows up to a batch's end, ``text_share`` are text-only, rounded to a whole row, so that a
+        batch too small for one has one now and then. VL rows come first.
+        """
+        text_start, text_end = self._text_rows_before(number * size), self._text_rows_before((number + 1) * size)
+        num_text = text_end - text_start
+        rows = self._take(self.vl, _VL_ORDER, number * size - text_start, size - num_text)
+        rows += self._take(self.text, _TEXT_ORDER, text_start, num_text)
         rng = np.random.default_rng([self.seed, _DISTRACTORS, number])
         lent = rng.integers(len(self.audio), size=size)
         draws = rng.random(size)
-        return [
+        hearing = [
             replace(row, audio=self.protected_audio.choose(self.audio[other].audio, draw, int(other)))
             for row, other, draw in zip(rows, lent, draws, strict=True)
         ]
+        return self._amplified(hearing, _PROTECTED_GAINS, number)
 
-    def _take(self, rows: list[Row], stream: int, number: int, size: int) -> list[Row]:
-        start = number * size
+    def _text_rows_before(self, position: int) -> int:
+        """How many of the first so many protected rows are text-only."""
+        return math.floor(position * self.text_share + 0.5)
+
+    def _amplified(self, rows: list[Row], stream: int, number: int) -> list[Row]:
+        if len(self.gains_db) == 1:
+            return rows
+        drawn = np.random.default_rng([self.seed, stream, number]).integers(len(self.gains_db), size=len(rows))
+        gains = [self.gains_db[index] for index in drawn]
+        return [
+            replace(row, audio=Amplified(row.audio, gain)) if gain and isinstance(row.audio, Path) else row
+            for row, gain in zip(rows, gains, strict=True)
+        ]
+
+    def _take(self, rows: list[Row], stream: int, start: int, size: int) -> list[Row]:
         orders: dict[int, np.ndarray] = {}
         taken = []
         for position in range(start, start + size):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safe_train.config import EMBEDDED_DATA, AudioSource, DataSettings, VLSource
+from safe_train.config import EMBEDDED_DATA, AudioSource, DataSettings, TextSource, VLSource
 from safe_train.data.audiocaps import load_audiocaps
 from safe_train.data.avqa import load_avqa
 from safe_train.data.clips import AudioExample
-from safe_train.data.pack import load_pack_clips, load_pack_questions
-from safe_train.data.rows import Subset, audio_rows, vl_rows
+from safe_train.data.pack import TEXT_LIST, load_pack_clips, load_pack_questions, load_pack_text
+from safe_train.data.rows import Subset, audio_rows, text_rows, vl_rows
+from safe_train.data.text import TEXT_SET, load_text
 from safe_train.data.vqa import VQAExample, load_vqa
 from safe_train.data.wavcaps import load_wavcaps
 from safe_train.embedded.dataset import embedded_data_root
@@ -49,6 +50,43 @@ def split_pack_questions(data: DataSettings) -> tuple[Subset, Subset]:
         InputError: the pack's questions are missing or malformed, or they are all about one image.
     """
     return read_vl_rows("pack", data, "").split(PROTECTED_SHARE)
+
+
+def find_text_source(source: TextSource, beside: VLSource, data: DataSettings) -> TextSource:
+    """The source that a setting stands for; ``auto`` is the one that stands beside the VL rows, or none.
+
+    Procedural VL rows come with procedural text-only rows, those of a pack with its list, if it has one; otherwise
+    there is the folder ``text/`` of the root.
+    """
+    if source != "auto":
+        return source
+    if beside == "embedded" or (beside == "vqa" and data.root == EMBEDDED_DATA):
+        return "embedded" if (embedded_data_root() / TEXT_SET).is_dir() else "none"
+    if beside == "pack" and (_pack_root(data) / TEXT_LIST).is_file():
+        return "pack"
+    return "text" if (_data_root(data) / TEXT_SET).is_dir() else "none"
+
+
+def read_text_rows(source: TextSource, data: DataSettings, split: str) -> Subset:
+    """All text-only rows of a source, which is not ``auto``; a pack has no splits.
+
+    Raises:
+        InputError: a file is missing or malformed.
+    """
+    if source == "none":
+        return Subset.whole([])
+    if source == "pack":
+        return Subset.whole(text_rows(load_pack_text(_pack_root(data))))
+    return Subset.whole(text_rows(load_text(embedded_data_root() if source == "embedded" else _data_root(data), split)))
+
+
+def split_pack_text(data: DataSettings) -> tuple[Subset, Subset]:
+    """The pack's text-only rows to protect, a fifth of their clusters, and those to evaluate on, the others.
+
+    Raises:
+        InputError: the list is missing or malformed, or all rows are of one cluster.
+    """
+    return read_text_rows("pack", data, "").split(PROTECTED_SHARE, of="texts")
 
 
 def _clips(source: AudioSource, data: DataSettings, split: str) -> list[AudioExample]:

@@ -1,4 +1,4 @@
-"""Writes the procedural data in the official formats: VQA v2 (JSON and images) and AudioCaps (CSV and WAV)."""
+"""Writes the procedural data: VQA v2 (JSON and images), AudioCaps (CSV and WAV) and text (JSON, one object a line)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from safe_train.cache import cache_root
 from safe_train.embedded.questions import sample_question
 from safe_train.embedded.scenes import render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, SAMPLE_RATE, synthesize
+from safe_train.embedded.text_skills import (
+    IN_CONTEXT,
+    SKILLS,
+    TEXT_TYPES,
+    TextQuestion,
+    known_questions,
+    sample_document,
+    sample_text_question,
+    split_of,
+)
 from safe_train.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +43,7 @@ _QUESTIONS_PER_IMAGE = 2
 
 @dataclass(frozen=True)
 class DatasetSizes:
-    """Rows of each split.
+    """Rows of each split; ``questions`` are those about images.
 
     The split ``tune``, for choosing settings on rows that no evaluation sees, is written where it has rows.
     """
@@ -41,8 +52,14 @@ class DatasetSizes:
     val_questions: int = 2_000
     train_clips: int = 600
     val_clips: int = 400
+    train_text: int = 600
+    val_text: int = 600
+    train_documents: int = 100
+    val_documents: int = 100
     tune_questions: int = 0
     tune_clips: int = 0
+    tune_text: int = 0
+    tune_documents: int = 0
 
 
 def embedded_data_root(sizes: DatasetSizes = DatasetSizes()) -> Path:
@@ -81,19 +98,21 @@ def _write_whole(folder: Path, sizes: DatasetSizes) -> None:
 
 
 def write_dataset(root: Path, sizes: DatasetSizes) -> None:
-    """Writes ``root/vqa`` and ``root/audiocaps``, split by split, with disjoint scenes and clips.
+    """Writes ``root/vqa``, ``root/audiocaps`` and ``root/text``, split by split.
 
-    The digits of the validation are scans of their own; those of the split ``tune`` are the training's.
+    The splits share no scene, clip, document and nothing that a question without an image asks for. The digits of the
+    validation are scans of their own; those of the split ``tune`` are the training's.
     """
-    for split, questions, clips in (
-        ("train", sizes.train_questions, sizes.train_clips),
-        ("val", sizes.val_questions, sizes.val_clips),
-        ("tune", sizes.tune_questions, sizes.tune_clips),
-    ):
+    for split in _SPLIT_SEEDS:
+        questions, clips, text, documents = (
+            getattr(sizes, f"{split}_{rows}") for rows in ("questions", "clips", "text", "documents")
+        )
         if questions:
             _write_vqa(root / "vqa", split, questions)
         if clips:
             _write_audiocaps(root / "audiocaps", split, clips)
+        if text or documents:
+            _write_text(root / "text", split, text, documents)
 
 
 def _write_vqa(folder: Path, split: str, num_questions: int) -> None:
@@ -161,12 +180,66 @@ def _clips(split: str, num_clips: int) -> Iterator[tuple[int, Any, np.ndarray]]:
         yield index, sound, synthesize(sound, rng)
 
 
+def _write_text(folder: Path, split: str, num_questions: int, num_documents: int) -> None:
+    folder.mkdir(exist_ok=True)
+    rows: list[dict[str, str]] = [
+        {
+            "id": f"{split}-text-{number:05d}",
+            "prompt": question.prompt,
+            "answer": question.answer,
+            "type": question.kind,
+            "cluster": question.item,
+        }
+        for number, question in enumerate(islice(_text_questions(split), num_questions), start=1)
+    ]
+    rows += [
+        {"id": f"{split}-document-{number:05d}", "text": text}
+        for number, text in enumerate(islice(_documents(split), num_documents), start=1)
+    ]
+    lines = (json.dumps(row) + "\n" for row in rows)
+    (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _text_questions(split: str) -> Iterator[TextQuestion]:
+    """Distinct questions of a split without end, the types in turn; a type that has no more is left out."""
+    sources = {kind: _asked_in_context(kind, split) if kind in IN_CONTEXT else _known(kind, split) for kind in SKILLS}
+    while True:
+        for source in sources.values():
+            yield from islice(source, 1)
+
+
+def _known(kind: str, split: str) -> Iterator[TextQuestion]:
+    rng = np.random.default_rng([_SPLIT_SEEDS[split], 2, TEXT_TYPES.index(kind)])
+    questions = [question for question in known_questions() if (question.kind, question.split) == (kind, split)]
+    return (questions[index] for index in rng.permutation(len(questions)))
+
+
+def _asked_in_context(kind: str, split: str) -> Iterator[TextQuestion]:
+    rng = np.random.default_rng([_SPLIT_SEEDS[split], 2, TEXT_TYPES.index(kind)])
+    seen: set[str] = set()
+    while True:
+        question = sample_text_question(kind, rng)
+        if question.split == split and question.prompt not in seen:
+            seen.add(question.prompt)
+            yield question
+
+
+def _documents(split: str) -> Iterator[str]:
+    rng = np.random.default_rng([_SPLIT_SEEDS[split], 3])
+    seen: set[str] = set()
+    while True:
+        text = sample_document(rng)
+        if split_of(text) == split and text not in seen:
+            seen.add(text)
+            yield text
+
+
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _digest(sizes: DatasetSizes) -> str:
     digest = hashlib.sha256(json.dumps(asdict(sizes), sort_keys=True).encode())
-    for name in ("dataset.py", "questions.py", "scenes.py", "sounds.py"):
+    for name in ("dataset.py", "questions.py", "scenes.py", "sounds.py", "text_skills.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:12]

@@ -26,6 +26,7 @@ from transformers import (
 from safe_train.embedded.questions import questions_about
 from safe_train.embedded.scenes import COLORS, IMAGE_SIZE, POSITIONS, SHAPES, SIZES, Item, Scene
 from safe_train.embedded.sounds import ALL_SOUNDS, AUDIO_QUESTION, CLIP_SECONDS, SAMPLE_RATE
+from safe_train.embedded.text_skills import text_words
 
 PATCH_SIZE = 24
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
@@ -45,7 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def vocabulary() -> list[str]:
-    """Every word that the procedural questions, answers and captions use, sorted."""
+    """Every word that the procedural questions, answers, captions and documents use, sorted."""
     everything = Scene(
         tuple(
             Item(k, shape, color, size)
@@ -57,7 +58,7 @@ def vocabulary() -> list[str]:
     sentences = [AUDIO_QUESTION, "user: assistant: note:", *POSITIONS, *COLORS, *SIZES]
     sentences += [sound.caption for sound in ALL_SOUNDS] + list(string.digits)
     sentences += [f"{q.text} {q.answer}" for scene in (everything, lone_digit) for q in questions_about(scene)]
-    return sorted({word.rstrip("?.") for sentence in sentences for word in sentence.split()})
+    return sorted({word.rstrip("?.") for sentence in sentences for word in sentence.split()} | text_words())
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -106,7 +107,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_base(processor: LlavaProcessor, seed: int = 0) -> LlavaForConditionalGeneration:
-    """An untrained LLaVA of 1.2 M parameters."""
+    """An untrained LLaVA of 1.3 M parameters."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(

@@ -1,4 +1,4 @@
-"""Trains the embedded vision-language model: the vision tower on dense labels first, then question answering."""
+"""Trains the embedded vision-language model: the vision tower on dense labels, then questions and documents."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
 
 from safe_train.embedded.questions import QUESTION_TYPES, Question, questions_about
 from safe_train.embedded.scenes import COLORS, SHAPES, SIZES, Scene, render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, AUDIO_QUESTION
+from safe_train.embedded.text_skills import TEXT_TYPES, sample_document, sample_text_question
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,12 @@ class BaseRecipe:
     questions_per_image: int = 6
     vision_steps: int = 1_000
     vision_lr: float = 1.5e-3
-    answer_steps: int = 3_000
+    answer_steps: int = 4_500
     answer_lr: float = 1.5e-3
-    note_every: int = 7
-    """One step in this many teaches the words for sounds: a note in the prompt says what can be heard."""
+    cycle: str = "nitiitidiitiit"
+    """What a step learns, in turn: questions about ``i``mages, questions without one (``t``ext), ``d``ocuments, or the
+    words for sounds (``n``ote: the prompt says what can be heard)."""
+    document_batch_size: int = 24
 
 
 class ScenePool:
@@ -98,17 +101,43 @@ def train_answers(
     running = 0.0
     for step, batch in enumerate(pool.batches(recipe.batch_size, recipe.answer_steps, recipe.seed + 1)):
         _set_lr(optimizer, recipe.answer_lr, step, recipe.answer_steps)
-        if step % recipe.note_every == 0:
-            texts = [_note_questions(rng, recipe.questions_per_image // 2) for _ in batch]
-            pixels = pool.pixels[batch] if step % (2 * recipe.note_every) else None
+        cycle, place = divmod(step, len(recipe.cycle))
+        what = recipe.cycle[place]
+        if what == "d":
+            documents = [sample_document(rng) for _ in range(recipe.document_batch_size)]
+            loss = document_losses(model, processor.tokenizer, documents).mean()
         else:
-            texts = [_draw_questions(pool.scenes[i], rng, recipe.questions_per_image) for i in batch.tolist()]
-            pixels = pool.pixels[batch]
-        loss = packer.loss(model, texts, pixels)
+            loss = packer.loss(model, *_question_batch(what, cycle, pool, batch, rng, recipe))
         _step(optimizer, loss, parameters)
         running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if step % 100 == 99:
             logger.info("answer step %d: loss %.4f", step + 1, running)
+
+
+def _question_batch(
+    what: str, cycle: int, pool: ScenePool, batch: Tensor, rng: np.random.Generator, recipe: BaseRecipe
+) -> tuple[list[list[tuple[str, str]]], Tensor | None]:
+    """Questions with answers, a list per row, and the rows' images; notes come with images in every other cycle."""
+    if what == "t":
+        return [_text_questions(rng, recipe.questions_per_image) for _ in batch], None
+    if what == "n":
+        texts = [_note_questions(rng, recipe.questions_per_image // 2) for _ in batch]
+        return texts, pool.pixels[batch] if cycle % 2 else None
+    texts = [_draw_questions(pool.scenes[i], rng, recipe.questions_per_image) for i in batch.tolist()]
+    return texts, pool.pixels[batch]
+
+
+def document_losses(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, documents: list[str]
+) -> Tensor:
+    """Cross-entropies in nats of every token of the documents, one after the other; each follows ``<s>``."""
+    rows = [tokenizer("<s>" + text, add_special_tokens=False).input_ids for text in documents]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    is_token = torch.tensor([[place < len(row) for place in range(width)] for row in rows])
+    hidden = model.model(input_ids=ids, attention_mask=is_token.long(), use_cache=False).last_hidden_state
+    kept = is_token[:, 1:]
+    return F.cross_entropy(model.lm_head(hidden[:, :-1][kept]), ids[:, 1:][kept], reduction="none")
 
 
 class QuestionPacker:
@@ -180,6 +209,14 @@ def _draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[
         question = fitting[rng.integers(len(fitting))]
         drawn.append((question.text, question.answer))
     return drawn
+
+
+def _text_questions(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """Questions without an image; the types that are harder to learn come up more often."""
+    weight = np.array([{"recall": 2.5, "reverse": 1.6, "sum": 1.6, "fact": 1.3}.get(kind, 1.0) for kind in TEXT_TYPES])
+    kinds = rng.choice(TEXT_TYPES, size=count, p=weight / weight.sum())
+    drawn = [sample_text_question(str(kind), rng) for kind in kinds]
+    return [(question.prompt, question.answer) for question in drawn]
 
 
 def _note_questions(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:

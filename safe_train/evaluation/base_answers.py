@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from safe_train.config import EvaluationSettings
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.batch import Batch, FeatureCache, RowEncoder
 from safe_train.data.rows import Row
+from safe_train.evaluation.lengths import AnswerLengths, answer_lengths
 from safe_train.evaluation.samples import BASE, NoStore, Sample, SampleStore
+from safe_train.evaluation.text_rows import bits_by_row, by_form, num_bytes, state_digests
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.model import Base
 
 
 @dataclass(frozen=True)
 class BaseAnswers:
-    """One sample a VL row, in their order.
+    """One sample a VL row and a text-only row, in their order.
 
     Attributes:
-        samples: answers, scores and digests of the logits.
+        samples: answers to VL rows, scores and digests of the logits.
+        text: the same of text-only rows, documents with their bits.
     """
 
     samples: list[Sample]
+    text: list[Sample] = field(default_factory=list)
 
     @property
     def answers(self) -> list[str]:
-        """The answers alone."""
+        """The answers to VL rows alone."""
         return [sample.answer for sample in self.samples]
 
     @property
@@ -39,36 +43,83 @@ class BaseAnswers:
 
 
 def base_answers(
-    base: Base, rows: Sequence[Row], settings: EvaluationSettings, store: SampleStore | NoStore | None = None
+    base: Base,
+    rows: Sequence[Row],
+    settings: EvaluationSettings,
+    store: SampleStore | NoStore | None = None,
+    *,
+    text: Sequence[Row] = (),
+    lengths: AnswerLengths | None = None,
+    progress: Callable[[str], None] = lambda _words: None,
 ) -> BaseAnswers:
-    """Answers and logits of the base as it was loaded; call it before SAFE is attached."""
-    encoder = RowEncoder(base.processor, FeatureCache([]), base.model.device)
-    options = {"max_new_tokens": settings.max_new_tokens, "do_sample": False}
+    """Answers and logits of the base as it was loaded; call it before SAFE is attached.
 
-    @torch.no_grad()
-    def answer(chunk: Sequence[Row]) -> list[Sample]:
+    Questions without an image are scored as those with one: by VQA accuracy where they have four references or more,
+    which with fewer, and so with one, is exact match after the same normalization.
+
+    Args:
+        base: the base.
+        rows: VL rows.
+        settings: rows a batch, and the longest answer.
+        store: where the answers are kept, and read if they are there.
+        text: text-only rows, questions and documents.
+        lengths: longest answers, if not those that the settings give for these rows.
+        progress: told before each kind of rows.
+    """
+    positions = getattr(base.text_config, "max_position_embeddings", None)
+    encoder = RowEncoder(base.processor, FeatureCache([]), base.model.device, max_positions=positions)
+    store = store or NoStore()
+    lengths = lengths or answer_lengths(settings, encoder, rows, text)
+
+    def generate(chunk: Sequence[Row], max_new_tokens: int) -> list[Sample]:
         prompts = encoder.prompt_batch(chunk).inputs
+        options = {"max_new_tokens": max_new_tokens, "do_sample": False}
         generated = base.model.generate(**prompts, **options)[:, prompts["input_ids"].shape[1] :]
-        logits = base.model(**encoder.training_batch(chunk).inputs, use_cache=False).logits
         return [
-            Sample(
-                row_id=row.row_id,
-                answer=text,
-                score=vqa_accuracy(text, row.answers, normalize_unanimous=True),
-                ended=ended,
-                logits_sha256=digest,
-            )
-            for row, text, ended, digest in zip(
-                chunk,
-                encoder.decode(generated),
-                ends(generated, base, settings.max_new_tokens),
-                digests(logits),
-                strict=True,
+            Sample(row.row_id, answer, vqa_accuracy(answer, row.answers, normalize_unanimous=True), ended=ended)
+            for row, answer, ended in zip(
+                chunk, encoder.decode(generated), ends(generated, base, max_new_tokens), strict=True
             )
         ]
 
-    unheard = [Row(row.row_id, row.question, row.answers, row.image, None, row.kind, row.cluster) for row in rows]
-    return BaseAnswers((store or NoStore()).complete("vl", BASE, unheard, answer, settings.batch_size))
+    @torch.no_grad()
+    def answer(chunk: Sequence[Row]) -> list[Sample]:
+        samples = generate(chunk, lengths.vl)
+        logits = base.model(**encoder.training_batch(chunk).inputs, use_cache=False).logits
+        return [replace(sample, logits_sha256=sha) for sample, sha in zip(samples, digests(logits), strict=True)]
+
+    @torch.no_grad()
+    def answer_text(chunk: Sequence[Row]) -> list[Sample]:
+        samples = generate(chunk, lengths.text)
+        inputs = encoder.training_batch(chunk).inputs
+        found = state_digests(base.head, base.last_hidden_state(**inputs), inputs["attention_mask"])
+        return [replace(sample, logits_sha256=sha) for sample, sha in zip(samples, found, strict=True)]
+
+    @torch.no_grad()
+    def read(chunk: Sequence[Row]) -> list[Sample]:
+        batch = encoder.training_batch(chunk)
+        return document_samples(base, chunk, batch, base.last_hidden_state(**batch.inputs))
+
+    progress("VL, base")
+    unheard = [replace(row, audio=None) for row in rows]
+    samples = store.complete("vl", BASE, unheard, answer, settings.batch_size)
+    if not text:
+        return BaseAnswers(samples)
+    progress("text, base")
+    unheard = [replace(row, audio=None) for row in text]
+    answer_both = by_form(unheard, answer_text, read, in_step=store.processes.in_step)
+    return BaseAnswers(samples, store.complete("text", BASE, unheard, answer_both, settings.batch_size))
+
+
+def document_samples(base: Base, rows: Sequence[Row], batch: Batch, hidden: Tensor) -> list[Sample]:
+    """Bits and digests of documents from the base's own hidden states [B, T, H]."""
+    bits = bits_by_row(base.head, hidden[batch.token_rows, batch.token_positions], batch)
+    counts = torch.bincount(batch.token_rows, minlength=len(rows)).tolist()
+    found = state_digests(base.head, hidden, batch.inputs["attention_mask"])
+    return [
+        Sample(row.row_id, "", 0.0, tokens=count, logits_sha256=sha, bits=row_bits, num_bytes=num_bytes(row))
+        for row, count, sha, row_bits in zip(rows, counts, found, bits, strict=True)
+    ]
 
 
 def ends(generated: Tensor, base: Base, max_new_tokens: int) -> list[bool]:

@@ -58,16 +58,21 @@ class Distractors:
     def contradicting(self, rows: Sequence[Row]) -> list[Path | None]:
         """For each row a clip whose caption names another answer to that kind of question, None where there is none.
 
-        "Two low bells" contradicts the answer 3 to "how many shapes": both 2 and 3 answer questions of that kind.
+        "Two low bells" contradicts the answer 3 to "how many shapes": both 2 and 3 answer questions of that kind. No
+        clip contradicts a document, which answers nothing.
         """
         vocabulary: dict[str, set[str]] = defaultdict(set)
         for row in rows:
-            vocabulary[row.kind].add(normalize_answer(row.answers[0]))
+            if not row.is_document:
+                vocabulary[row.kind].add(normalize_answer(row.answers[0]))
         rng = np.random.default_rng([self._seed, _STREAM, 1])
         draws = rng.random(len(rows))
         fitting: dict[tuple[str, str], list[Path]] = {}
         found: list[Path | None] = []
         for row, draw in zip(rows, draws, strict=True):
+            if row.is_document:
+                found.append(None)
+                continue
             key = (row.kind, normalize_answer(row.answers[0]))
             if key not in fitting:
                 wrong = vocabulary[row.kind] - {normalize_answer(answer) for answer in row.answers}
@@ -155,7 +160,7 @@ VL_CONDITIONS: Mapping[str, Condition] = MappingProxyType(
     | {f"gain_{db:+g}": Condition(f"an unrelated clip, {db:+g} dB", _at_gain(db, _unrelated)) for db in GAINS_DB}
     | {f"gate_{gate:g}": Condition(f"an unrelated clip, gate {gate:g}", _unrelated, gate=gate) for gate in GATES}
 )
-"""Conditions on VL rows by name."""
+"""Conditions on VL rows, and on text-only rows, by name."""
 
 AUDIO_CONDITIONS: Mapping[str, Condition] = MappingProxyType(
     {
@@ -176,6 +181,11 @@ class Selection:
 
     vl: tuple[str, ...]
     audio: tuple[str, ...]
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """Those on text-only rows, which are those on VL rows."""
+        return self.vl
 
 
 def select(names: Sequence[str]) -> Selection:

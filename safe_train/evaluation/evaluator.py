@@ -14,9 +14,10 @@ from transformers import StoppingCriteria
 from safe_kernels import linear_kl_divergence
 from safe_train.config import EvaluationSettings
 from safe_train.data.audio_input import describe
-from safe_train.data.batch import RowEncoder
+from safe_train.data.batch import Batch, RowEncoder
 from safe_train.data.rows import Row
-from safe_train.evaluation.base_answers import BaseAnswers, digests, ended_rows, ends
+from safe_train.evaluation.audio_metric import resolve_audio_metric
+from safe_train.evaluation.base_answers import BaseAnswers, digests, document_samples, ended_rows, ends
 from safe_train.evaluation.conditions import (
     AUDIO_CONDITIONS,
     VL_CONDITIONS,
@@ -25,8 +26,10 @@ from safe_train.evaluation.conditions import (
     Selection,
     select,
 )
+from safe_train.evaluation.lengths import AnswerLengths, answer_lengths
 from safe_train.evaluation.results import Evaluation, summarize
 from safe_train.evaluation.samples import Answer, Kind, NoStore, Sample, SampleStore
+from safe_train.evaluation.text_rows import bits_by_row, by_form, num_bytes, state_digests
 from safe_train.metrics.text_overlap import token_f1
 from safe_train.metrics.vqa_accuracy import exact_match, vqa_accuracy
 from safe_train.model import SafeModel
@@ -41,6 +44,12 @@ class Evaluator:
     Attributes:
         model: SAFE.
         encoder: its row encoder, whose feature cache is shared with training.
+        vl_rows: VL rows.
+        text_rows: text-only rows, questions and documents.
+        audio_rows: audio rows.
+        base: the base's answers to the VL rows and the text-only rows.
+        lengths: longest answers.
+        audio_metric: what captions are scored by.
         store: where the answers are kept.
     """
 
@@ -54,9 +63,16 @@ class Evaluator:
         settings: EvaluationSettings,
         seed: int,
         processes: Processes = ALONE,
+        *,
+        text_rows: Sequence[Row] = (),
+        lengths: AnswerLengths | None = None,
+        audio_metric: str | None = None,
     ) -> None:
         self.model, self.encoder, self.settings = model, encoder, settings
         self.vl_rows, self.audio_rows, self.base = list(vl_rows), list(audio_rows), base
+        self.text_rows = list(text_rows)
+        self.lengths = lengths or answer_lengths(settings, encoder, vl_rows, text_rows, audio_rows)
+        self.audio_metric = audio_metric or resolve_audio_metric(settings.audio_metric, audio_rows)
         self.processes = processes
         self.store: SampleStore | NoStore = NoStore(processes)
         self.distractors = Distractors(audio_rows, seed)
@@ -76,10 +92,14 @@ class Evaluator:
         start = time.perf_counter()
         conditions = conditions or select(self.settings.conditions)
         vl: dict[str, list[Sample]] = {}
+        text: dict[str, list[Sample]] = {}
         audio: dict[str, list[Sample]] = {}
         for name in conditions.vl:
             progress(f"VL, {name}")
             vl[name] = self.vl_samples(name)
+        for name in conditions.text if self.text_rows else ():
+            progress(f"text, {name}")
+            text[name] = self.text_samples(name)
         for name in conditions.audio:
             progress(f"audio, {name}")
             audio[name] = self.audio_samples(name)
@@ -92,6 +112,10 @@ class Evaluator:
             margin=self.settings.margin,
             seconds=time.perf_counter() - start,
             with_captions=self.settings.caption_metrics,
+            base_text=self.base.text,
+            text=text,
+            text_rows=self.text_rows,
+            audio_metric=self.audio_metric,
         )
 
     def vl_samples(self, name: str) -> list[Sample]:
@@ -99,11 +123,29 @@ class Evaluator:
         condition = VL_CONDITIONS[name]
 
         def answer(rows: Sequence[Row]) -> list[Sample]:
-            samples = self._generate(rows, condition)
+            samples = self._generate(rows, condition, self.lengths.vl)
             with torch.no_grad():
                 return self._with_divergence(samples, rows) if condition.attach else self._with_digests(samples, rows)
 
         return self._at_gate("vl", name, condition, self.vl_rows, answer)
+
+    def text_samples(self, name: str) -> list[Sample]:
+        """The answers to the text-only questions, and the bits of the documents, under a condition on VL rows."""
+        condition = VL_CONDITIONS[name]
+
+        def answer(rows: Sequence[Row]) -> list[Sample]:
+            samples = self._generate(rows, condition, self.lengths.text)
+            with torch.no_grad():
+                if condition.attach:
+                    return self._with_divergence(samples, rows)
+                return self._with_state_digests(samples, rows)
+
+        def read(rows: Sequence[Row]) -> list[Sample]:
+            with torch.no_grad():
+                return self._read(rows, condition)
+
+        both = by_form(self.text_rows, answer, read, in_step=self.processes.in_step)
+        return self._at_gate("text", name, condition, self.text_rows, both)
 
     def audio_samples(self, name: str) -> list[Sample]:
         """The answers to the audio rows under a condition."""
@@ -116,7 +158,7 @@ class Evaluator:
                     score=exact_match(sample.answer, row.answers),
                     token_f1=token_f1(sample.answer, row.answers),
                 )
-                for sample, row in zip(self._generate(rows, condition), rows, strict=True)
+                for sample, row in zip(self._generate(rows, condition, self.lengths.audio), rows, strict=True)
             ]
 
         return self._at_gate("audio", name, condition, self.audio_rows, answer)
@@ -139,12 +181,12 @@ class Evaluator:
             self.model.gate = gate
         return samples
 
-    def _generate(self, rows: Sequence[Row], condition: Condition) -> list[Sample]:
+    def _generate(self, rows: Sequence[Row], condition: Condition, max_new_tokens: int) -> list[Sample]:
         """Answers and what the fusion did; a row without a clip hears silence if audio is attached."""
         statistics = self.model.statistics = FusionStatistics()
         prompts = self.encoder.prompt_batch(rows).inputs
         features = self.encoder.features_of(rows) if condition.attach else None
-        options: dict[str, Any] = {"max_new_tokens": self.settings.max_new_tokens, "do_sample": False}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if self.processes.in_step:
             options["stopping_criteria"] = [_EndOfRecord(self.model, prompts["input_ids"].shape[1])]
         generated = self.model.generate(prompts, features, **options)
@@ -163,7 +205,7 @@ class Evaluator:
             for row, text, ended, update in zip(
                 rows,
                 self.encoder.decode(generated),
-                ends(generated, self.model.base, self.settings.max_new_tokens),
+                ends(generated, self.model.base, max_new_tokens),
                 updates,
                 strict=True,
             )
@@ -173,27 +215,61 @@ class Evaluator:
         """The samples with each row's mean KL from the bypass over its reference answer's tokens."""
         batch = replace(self.encoder.training_batch(rows), features=self.encoder.features_of(rows))
         teacher = self._protected.teacher(batch)  # first: the student's pass goes on from what it computed
+        return self._diverged(samples, self._protected.student(batch).hidden, teacher, batch)
+
+    def _diverged(self, samples: list[Sample], student: Tensor, teacher: Tensor, batch: Batch) -> list[Sample]:
+        """The samples with the mean KL over each row's tokens, from the hidden states [N, H] that predict them."""
         head = self._protected.head
         divergences = linear_kl_divergence(
-            self._protected.student(batch).hidden,
-            teacher,
-            head.weight,
-            head_bias=head.bias,
-            logit_softcap=head.logit_softcap,
-            reduction="none",
+            student, teacher, head.weight, head_bias=head.bias, logit_softcap=head.logit_softcap, reduction="none"
         )
-        sums = torch.zeros(len(rows), device=divergences.device).index_add_(0, batch.token_rows, divergences.float())
-        counts = torch.bincount(batch.token_rows, minlength=len(rows)).tolist()
+        sums = torch.zeros(batch.num_rows, device=divergences.device).index_add_(
+            0, batch.token_rows, divergences.float()
+        )
+        counts = torch.bincount(batch.token_rows, minlength=batch.num_rows).tolist()
         return [
             replace(sample, kl=total / count, tokens=count)
             for sample, total, count in zip(samples, sums.tolist(), counts, strict=True)
         ]
+
+    def _read(self, rows: Sequence[Row], condition: Condition) -> list[Sample]:
+        """Documents by teacher forcing: bits, divergence from the bypass, and what the fusion did."""
+        batch = self.encoder.training_batch(rows)
+        if not condition.attach:
+            return document_samples(self.model.base, rows, batch, self.model.last_hidden_state(batch.inputs, None))
+        batch = replace(batch, features=self.encoder.features_of(rows))
+        teacher = self._protected.teacher(batch)
+        statistics = self.model.statistics = FusionStatistics()
+        student = self._protected.student(batch).hidden
+        self.model.statistics = None
+        updates = statistics.updates() or [()] * len(rows)
+        samples = [
+            Sample(
+                row_id=row.row_id,
+                answer="",
+                score=0.0,
+                heard=describe(row.audio),
+                updates=update,
+                fusion_calls=sum(statistics.calls.values()),
+                bits=bits,
+                num_bytes=num_bytes(row),
+            )
+            for row, update, bits in zip(rows, updates, bits_by_row(self._protected.head, student, batch), strict=True)
+        ]
+        return self._diverged(samples, student, teacher, batch)
 
     def _with_digests(self, samples: list[Sample], rows: Sequence[Row]) -> list[Sample]:
         """The samples with the digest of each row's logits in the bypass."""
         with self.model.bypass():
             logits = self.model.base.model(**self.encoder.training_batch(rows).inputs, use_cache=False).logits
         return [replace(sample, logits_sha256=digest) for sample, digest in zip(samples, digests(logits), strict=True)]
+
+    def _with_state_digests(self, samples: list[Sample], rows: Sequence[Row]) -> list[Sample]:
+        """The same of text-only questions, for which no logits were ever kept otherwise: a few tokens at a time."""
+        inputs = self.encoder.training_batch(rows).inputs
+        hidden = self.model.last_hidden_state(inputs, None)
+        found = state_digests(self.model.base.head, hidden, inputs["attention_mask"])
+        return [replace(sample, logits_sha256=digest) for sample, digest in zip(samples, found, strict=True)]
 
 
 class _EndOfRecord(StoppingCriteria):

@@ -11,6 +11,7 @@ from typing import Any
 from safe_train.config import EvaluationSettings, StageAConfig
 from safe_train.data.rows import Row
 from safe_train.digests import tensors_sha256, versions
+from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.model import Base, SafeModel
 
 
@@ -19,23 +20,43 @@ def rows_sha256(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps([asdict(row) for row in rows], default=str).encode()).hexdigest()
 
 
-def base_key(config: StageAConfig, base: Base, vl: Sequence[Row]) -> dict[str, Any]:
-    """What the base's answers depend on; call it before anything is attached to the base."""
+def base_key(
+    config: StageAConfig, base: Base, vl: Sequence[Row], lengths: AnswerLengths, text: Sequence[Row] = ()
+) -> dict[str, Any]:
+    """What the base's answers depend on; call it before anything is attached to the base.
+
+    Without text-only rows it is what it was before there were any, so that older answers are found.
+    """
     settings: EvaluationSettings = config.evaluation
+    of_text = {"text_rows_sha256": rows_sha256(text), "text_max_new_tokens": lengths.text} if text else {}
     return {
         "base": {"source": base.source, "sha256": tensors_sha256(base.model.named_parameters())},
         "vl_rows_sha256": rows_sha256(vl),
         "batch_size": settings.batch_size,
-        "max_new_tokens": settings.max_new_tokens,
+        "max_new_tokens": lengths.vl,
         "precision": config.precision,
         "versions": versions(),
+        **of_text,
     }
 
 
 def evaluation_key(
-    base: Mapping[str, Any], config: StageAConfig, model: SafeModel, audio: Sequence[Row], *, step: int, damage: float
+    base: Mapping[str, Any],
+    config: StageAConfig,
+    model: SafeModel,
+    audio: Sequence[Row],
+    lengths: AnswerLengths,
+    *,
+    step: int,
+    damage: float,
 ) -> dict[str, Any]:
-    """What SAFE's answers depend on: what the base's do, the trained parts, the encoders and the audio rows."""
+    """What SAFE's answers depend on: what the base's do, the trained parts, the encoders and the audio rows.
+
+    The gate is named where it is not fully open, the longest answer to audio rows where it is not that to VL rows.
+    """
+    unusual: dict[str, Any] = {"gate": config.evaluation.gate} if config.evaluation.gate != 1.0 else {}
+    if lengths.audio != lengths.vl:
+        unusual["audio_max_new_tokens"] = lengths.audio
     return {
         **base,
         "variant": config.variant,
@@ -48,6 +69,7 @@ def evaluation_key(
             for encoder in model.encoders
         ],
         "audio_rows_sha256": rows_sha256(audio),
+        **unusual,
     }
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from safe_train.data.rows import CAPTION, Row
+from safe_train.evaluation.audio_metric import audio_scores
 from safe_train.evaluation.samples import Sample
 from safe_train.metrics.captions import caption_scores
-from safe_train.metrics.intervals import Estimate, cluster_bootstrap, cluster_bootstrap_ratio
+from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap, cluster_bootstrap_ratio
 from safe_train.metrics.non_inferiority import NonInferiority, mcnemar, non_inferiority
+from safe_train.metrics.vqa_accuracy import normalize_answer, vqa_accuracy
 
 RIGHT = 0.5
 """From this score on an answer counts as right where only right and wrong are told apart."""
@@ -42,9 +45,11 @@ class AnswerResult:
     Attributes:
         condition: its name.
         rows: rows it was measured on.
-        accuracy: VQA accuracy.
+        accuracy: VQA accuracy; of questions with fewer than four references, as text-only ones commonly are, exact
+            match after the same normalization.
         difference: accuracy minus the base's on the same rows, paired.
-        retention_ratio: accuracy over the base's on the same rows; None where the base has none right.
+        retention_ratio: accuracy over the base's on the same rows; None where the base has none right, or all rows are
+            of one cluster.
         answer_change_rate: share of rows answered otherwise than by the base.
         right_to_wrong: share of rows whose accuracy fell.
         wrong_to_right: share of rows whose accuracy rose.
@@ -133,7 +138,8 @@ class AudioResult:
     Attributes:
         condition: its name.
         rows: rows it was measured on.
-        accuracy: exact match with a reference after normalization.
+        accuracy: exact match with a reference after normalization, or of captions what ``Evaluation.audio_metric``
+            names: token F1, or a tenth of CIDEr-D, which runs from 0 to 10.
         token_f1: largest F1 of the answer's words with a reference's.
         format_errors: share of answers that are empty, run over several lines or had to be cut off.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
@@ -147,6 +153,20 @@ class AudioResult:
     format_errors: float
     updates: list[float]
     captions: CaptionFigures | None = None
+
+
+class Worst(NamedTuple):
+    """The condition that is furthest below the base.
+
+    Attributes:
+        kind: ``VL`` or ``text``.
+        condition: its name.
+        difference: accuracy minus the base's.
+    """
+
+    kind: str
+    condition: str
+    difference: Estimate
 
 
 @dataclass(frozen=True)
@@ -200,16 +220,36 @@ class Evaluation:
         differences = [result.difference for name, result in self.vl.items() if is_retention_condition(name)]
         return min(differences, key=lambda estimate: estimate.mean)
 
-    def passed_although_damaged(self) -> list[str]:
-        """What a positive control should have failed: conditions without a loss, and hearing that still helps."""
+    @property
+    def worst_difference(self) -> Worst | None:
+        """The same over VL and text-only questions; None where no such condition was measured."""
         found = [
-            f"VL {name}"
-            for name, result in self.vl.items()
+            Worst(kind, name, result.difference)
+            for kind, results in (("VL", self.vl), ("text", self.text))
+            for name, result in results.items()
+            if is_retention_condition(name)
+        ]
+        return min(found, key=lambda worst: worst.difference.mean, default=None)
+
+    def passed_although_damaged(self) -> list[str]:
+        """What a positive control should have failed: conditions without a loss, and hearing that still helps.
+
+        Documents must be told worse, by more bits per byte than chance.
+        """
+        found = [
+            f"{kind} {name}"
+            for kind, results in (("VL", self.vl), ("text", self.text))
+            for name, result in results.items()
             if is_retention_condition(name) and (result.non_inferiority.established or result.difference.high >= 0.0)
         ]
+        found += [
+            f"documents {name}"
+            for name, result in self.documents.items()
+            if is_retention_condition(name) and result.difference.low <= 0.0
+        ]
         found += ["audio gain"] if self.audio_gain["silence"].low > 0.0 else []
-        bypass = self.vl["bypass"]
-        return [*found, *([] if bypass.bit_equal else ["the bypass, which is to stay the base,"])]
+        bypasses = [results["bypass"] for results in (self.vl, self.text, self.documents) if "bypass" in results]
+        return [*found, *([] if all(b.bit_equal for b in bypasses) else ["the bypass, which is to stay the base,"])]
 
 
 def is_retention_condition(name: str) -> bool:
@@ -220,7 +260,15 @@ def is_retention_condition(name: str) -> bool:
 def answer_result(
     condition: str, samples: Sequence[Sample], base: Sequence[Sample], rows: Sequence[Row], margin: float
 ) -> AnswerResult:
-    """The figures of a condition; where rows were answered several times, each row's worst answer counts."""
+    """The figures of a condition on questions; where rows were answered several times, each row's worst answer counts.
+
+    Args:
+        condition: its name.
+        samples: the answers, draw after draw.
+        base: the base's answers to the same rows.
+        rows: the rows, VL or text-only.
+        margin: of non-inferiority.
+    """
     reference = {sample.row_id: sample for sample in base}
     row_of = {row.row_id: row for row in rows}
     worst = _worst_answers(samples)
@@ -237,9 +285,9 @@ def answer_result(
     return AnswerResult(
         condition=condition,
         rows=len(worst),
-        accuracy=cluster_bootstrap(scores, clusters),
-        difference=cluster_bootstrap(changes, clusters),
-        retention_ratio=cluster_bootstrap_ratio(scores, [sample.score for sample in before], clusters),
+        accuracy=cluster_bootstrap(scores, clusters, bounds=SHARE),
+        difference=cluster_bootstrap(changes, clusters, bounds=DIFFERENCE),
+        retention_ratio=_retention_ratio(scores, [sample.score for sample in before], clusters),
         answer_change_rate=_share([new.answer != old.answer for new, old in zip(worst, before, strict=True)]),
         right_to_wrong=_share([change < 0 for change in changes]),
         wrong_to_right=_share([change > 0 for change in changes]),
@@ -256,8 +304,68 @@ def answer_result(
     )
 
 
+def _retention_ratio(scores: Sequence[float], before: Sequence[float], clusters: Sequence[str]) -> Estimate | None:
+    """Ratio of sums; where no score changed, its limits are those of the difference over the base's accuracy."""
+    found = cluster_bootstrap_ratio(scores, before, clusters)
+    if found is None or any(new != old for new, old in zip(scores, before, strict=True)):
+        return found
+    change = cluster_bootstrap([0.0] * len(scores), clusters, bounds=DIFFERENCE)
+    mean = sum(before) / len(before)
+    return Estimate(found.mean, max(0.0, 1.0 + change.low / mean), 1.0 + change.high / mean)
+
+
+def document_result(
+    condition: str, samples: Sequence[Sample], base: Sequence[Sample], rows: Sequence[Row]
+) -> DocumentResult:
+    """The figures of a condition on documents; of several draws, the one that takes most bits counts for each row.
+
+    Where all rows are parts of one document, the parts are what is drawn: their intervals tell of this document alone.
+
+    Raises:
+        ValueError: there is one row only, which tells nothing of others.
+    """
+    if len({sample.row_id for sample in samples}) < 2:
+        raise ValueError("expected at least two documents, or parts of one, got one")
+    reference = {sample.row_id: sample for sample in base}
+    cluster_of = {row.row_id: row.cluster for row in rows}
+    worst = _worst_answers(samples)
+    before = [reference[sample.row_id] for sample in worst]
+    clusters = [cluster_of[sample.row_id] for sample in worst]
+    if len(set(clusters)) < 2:
+        clusters = [sample.row_id for sample in worst]
+    sizes = [float(sample.num_bytes) for sample in worst]
+    more = [_bits(new) - _bits(old) for new, old in zip(worst, before, strict=True)]
+    tokens = sum(sample.tokens for sample in worst)
+    updates = _mean_updates(worst)
+    bypassed = condition == "bypass"
+    return DocumentResult(
+        condition=condition,
+        rows=len(worst),
+        bytes=sum(sample.num_bytes for sample in worst),
+        bits_per_byte=_per_byte([_bits(sample) for sample in worst], sizes, clusters),
+        difference=_per_byte(more, sizes, clusters),
+        kl=sum((sample.kl or 0.0) * sample.tokens for sample in worst) / tokens if tokens else 0.0,
+        fusion_calls=sum(sample.fusion_calls for sample in worst),
+        updates=updates,
+        is_measurement=any(update > 0.0 for update in updates),
+        bit_equal=all(_is_bit_equal(new, old) for new, old in zip(worst, before, strict=True)) if bypassed else None,
+    )
+
+
+def _per_byte(bits: Sequence[float], sizes: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    found = cluster_bootstrap_ratio(bits, sizes, clusters)
+    if found is None:
+        raise ValueError("expected documents of at least one byte, got an empty one")
+    return found
+
+
 def audio_result(
-    condition: str, samples: Sequence[Sample], rows: Sequence[Row], *, with_captions: bool = False
+    condition: str,
+    samples: Sequence[Sample],
+    rows: Sequence[Row],
+    *,
+    metric: str = "exact_match",
+    with_captions: bool = False,
 ) -> AudioResult:
     """The figures of a condition; caption metrics take seconds, and come only if they are asked for.
 
@@ -269,8 +377,8 @@ def audio_result(
     return AudioResult(
         condition=condition,
         rows=len(samples),
-        accuracy=cluster_bootstrap([sample.score for sample in samples], clusters),
-        token_f1=cluster_bootstrap([sample.token_f1 or 0.0 for sample in samples], clusters),
+        accuracy=cluster_bootstrap(audio_scores(samples, rows, metric), clusters, bounds=SHARE),
+        token_f1=cluster_bootstrap([sample.token_f1 or 0.0 for sample in samples], clusters, bounds=SHARE),
         format_errors=_share([_is_malformed(sample) for sample in samples]),
         updates=_mean_updates(samples),
         captions=_caption_figures(samples, rows) if with_captions else None,
@@ -302,38 +410,189 @@ def summarize(
     margin: float,
     seconds: float,
     with_captions: bool = False,
+    base_text: Sequence[Sample] = (),
+    text: Mapping[str, Sequence[Sample]] = MappingProxyType({}),
+    text_rows: Sequence[Row] = (),
+    audio_metric: str = "exact_match",
 ) -> Evaluation:
-    """All figures of an evaluation; a condition without a single row is left out."""
+    """All figures of an evaluation; a condition without a single row is left out.
+
+    Args:
+        base: the base's answers to the VL rows.
+        vl: answers to the VL rows by condition.
+        audio: answers to the audio rows by condition.
+        vl_rows: VL rows.
+        audio_rows: audio rows.
+        margin: of non-inferiority.
+        seconds: how long it took.
+        with_captions: whether captions are scored by the caption metrics.
+        base_text: the base's answers to the text-only rows; of documents, their bits.
+        text: samples of the text-only rows by condition.
+        text_rows: text-only rows, questions and documents.
+        audio_metric: what captions are scored by; see :func:`audio_scores`.
+    """
     cluster_of = {row.row_id: row.cluster for row in audio_rows}
-    matched = {sample.row_id: sample.score for sample in audio["matched"]}
+    scores = {
+        name: dict(
+            zip((sample.row_id for sample in samples), audio_scores(samples, audio_rows, audio_metric), strict=True)
+        )
+        for name, samples in audio.items()
+    }
     gains = {}
-    for name, samples in audio.items():
+    for name, of_rows in scores.items():
         if name != "matched":
-            lost = [matched[sample.row_id] - sample.score for sample in samples]
-            gains[name] = cluster_bootstrap(lost, [cluster_of[sample.row_id] for sample in samples])
-    clusters = {row.row_id: row.cluster for row in vl_rows}
+            lost = [scores["matched"][row_id] - score for row_id, score in of_rows.items()]
+            gains[name] = cluster_bootstrap(lost, [cluster_of[row_id] for row_id in of_rows], bounds=DIFFERENCE)
+    of_base = _base_figures(base, vl_rows)
+    questions, documents = ([row for row in text_rows if row.is_document == asked] for asked in (False, True))
+    base_questions, base_documents = (_only(base_text, rows) for rows in (questions, documents))
+    of_base_text = _base_figures(base_questions, questions) if questions else None
     return Evaluation(
-        base=cluster_bootstrap([sample.score for sample in base], [clusters[sample.row_id] for sample in base]),
-        base_format_errors=_share([_is_malformed(sample) for sample in base]),
+        base=of_base.accuracy,
+        base_format_errors=of_base.format_errors,
         vl={name: answer_result(name, samples, base, vl_rows, margin) for name, samples in vl.items() if samples},
         audio={
-            name: audio_result(name, samples, audio_rows, with_captions=with_captions)
+            name: audio_result(name, samples, audio_rows, metric=audio_metric, with_captions=with_captions)
             for name, samples in audio.items()
             if samples
         },
         audio_gain=gains,
         seconds=seconds,
+        guessing=of_base.guessing,
+        base_above_guessing=of_base.above_guessing,
+        text={
+            name: answer_result(name, chosen, base_questions, questions, margin)
+            for name, samples in text.items()
+            if (chosen := _only(samples, questions))
+        },
+        base_text=of_base_text and of_base_text.accuracy,
+        base_text_format_errors=of_base_text and of_base_text.format_errors,
+        text_guessing=of_base_text and of_base_text.guessing,
+        base_text_above_guessing=of_base_text and of_base_text.above_guessing,
+        documents={
+            name: document_result(name, chosen, base_documents, documents)
+            for name, samples in text.items()
+            if (chosen := _only(samples, documents))
+        },
+        base_bits_per_byte=_base_bits_per_byte(base_documents, documents) if documents else None,
+        audio_metric=audio_metric,
     )
 
 
+def _only(samples: Sequence[Sample], rows: Sequence[Row]) -> list[Sample]:
+    ids = {row.row_id for row in rows}
+    return [sample for sample in samples if sample.row_id in ids]
+
+
+@dataclass(frozen=True)
+class _BaseFigures:
+    """The base's accuracy, that of guessing, the one minus the other, paired, and the base's format errors."""
+
+    accuracy: Estimate
+    guessing: Estimate
+    above_guessing: Estimate
+    format_errors: float
+
+
+def _base_figures(base: Sequence[Sample], rows: Sequence[Row]) -> _BaseFigures:
+    cluster_of = {row.row_id: row.cluster for row in rows}
+    clusters = [cluster_of[sample.row_id] for sample in base]
+    guessed = dict(zip((row.row_id for row in rows), guessing_scores(rows), strict=True))
+    of_rows = [guessed[sample.row_id] for sample in base]
+    scores = [sample.score for sample in base]
+    return _BaseFigures(
+        accuracy=cluster_bootstrap(scores, clusters, bounds=SHARE),
+        guessing=cluster_bootstrap(of_rows, clusters, bounds=SHARE),
+        above_guessing=cluster_bootstrap(
+            [score - guess for score, guess in zip(scores, of_rows, strict=True)], clusters, bounds=DIFFERENCE
+        ),
+        format_errors=_share([_is_malformed(sample) for sample in base]),
+    )
+
+
+def _base_bits_per_byte(base: Sequence[Sample], rows: Sequence[Row]) -> Estimate:
+    return document_result("base", base, base, rows).bits_per_byte
+
+
+def guessing_scores(rows: Sequence[Row]) -> list[float]:
+    """What each row would score if it were given the answer most common among other clusters' rows of its kind.
+
+    Answers are the rows' first references, normalized. Answers that are equally common are each given a share, and so
+    is one that is the most common only while the row's own cluster counts: of answers that are as common as each other,
+    leaving a row out would make its own the rarer one, and guessing would seem worse than it is. A row whose kind comes
+    in no other cluster scores 0.
+    """
+    total: dict[str, Counter[str]] = defaultdict(Counter)
+    own: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        answer = normalize_answer(row.answers[0])
+        total[row.kind][answer] += 1
+        own[row.kind, row.cluster][answer] += 1
+    levels = {kind: Counter(counts.values()) for kind, counts in total.items()}
+    guesses = {key: _Guesses.of(total[key[0]], levels[key[0]], counts) for key, counts in own.items()}
+    return [guesses[row.kind, row.cluster].score(row) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Guesses:
+    """The answers that a cluster's rows of a kind are given, each a share; there may be thousands, so none is listed.
+
+    Attributes:
+        total: how often each answer is given to questions of the kind.
+        own: how often within the cluster.
+        most: how often the most common answer is given outside of the cluster.
+        number: of the answers.
+        highest: how often the most common answer of all is given.
+    """
+
+    total: Mapping[str, int]
+    own: Mapping[str, int]
+    most: int
+    number: int
+    highest: int
+
+    @classmethod
+    def of(cls, total: Mapping[str, int], levels: Counter[int], own: Mapping[str, int]) -> _Guesses:
+        """Of ``total``, with the number of answers that are given each number of times."""
+        elsewhere = levels - Counter(total[answer] for answer in own)
+        most = max([*elsewhere, *(total[answer] - count for answer, count in own.items())])
+        found = cls(total, own, most, 0, max(levels))
+        return replace(found, number=elsewhere[most] + sum(found.holds(answer) for answer in own))
+
+    def holds(self, answer: str) -> bool:
+        """Whether the answer is among them."""
+        count = self.total.get(answer, 0)
+        others = count - self.own.get(answer, 0)
+        return others > 0 and (others == self.most or count == self.highest)
+
+    def score(self, row: Row) -> float:
+        """The mean score of the answers; only those that are among the references have any."""
+        right = {answer for reference in row.answers if self.holds(answer := normalize_answer(reference))}
+        total = sum(vqa_accuracy(answer, row.answers, normalize_unanimous=True) for answer in right)
+        return total / self.number if right else 0.0
+
+
 def _worst_answers(samples: Sequence[Sample]) -> list[Sample]:
-    """For each row its lowest score, and of equal ones the largest divergence, rows in the order of the first draw."""
+    """For each row its worst sample, rows in the order of the first draw.
+
+    Of a question that is the lowest score, of a document the most bits; of equal ones the largest divergence.
+    """
     worst: dict[str, Sample] = {}
     for sample in samples:
         other = worst.get(sample.row_id)
-        if other is None or (sample.score, -(sample.kl or 0.0)) < (other.score, -(other.kl or 0.0)):
+        if other is None or _goodness(sample) < _goodness(other):
             worst[sample.row_id] = sample
     return list(worst.values())
+
+
+def _goodness(sample: Sample) -> tuple[float, float, float]:
+    return (sample.score, -(sample.bits or 0.0), -(sample.kl or 0.0))
+
+
+def _bits(sample: Sample) -> float:
+    if sample.bits is None:
+        raise ValueError(f"row {sample.row_id}: expected the bits of a document, got an answer")
+    return sample.bits
 
 
 def _worst_group(changes: Sequence[float], kinds: Sequence[str], clusters: Sequence[str]) -> Group | None:
@@ -345,7 +604,9 @@ def _worst_group(changes: Sequence[float], kinds: Sequence[str], clusters: Seque
         return None
     worst = min(large, key=lambda kind: sum(changes[index] for index in large[kind]) / len(large[kind]))
     indices = large[worst]
-    difference = cluster_bootstrap([changes[index] for index in indices], [clusters[index] for index in indices])
+    difference = cluster_bootstrap(
+        [changes[index] for index in indices], [clusters[index] for index in indices], bounds=DIFFERENCE
+    )
     return Group(worst, len(indices), difference)
 
 

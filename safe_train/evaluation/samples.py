@@ -15,7 +15,7 @@ from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
 from safe_train.parallel import ALONE, Processes
 
-Kind = Literal["vl", "audio"]
+Kind = Literal["vl", "text", "audio"]
 KEY = "key.json"
 BASE = "base"
 
@@ -26,17 +26,20 @@ class Sample:
 
     Attributes:
         row_id: of the row.
-        answer: what was generated.
-        score: VQA accuracy on VL rows, exact match on audio rows, in 0..1.
+        answer: what was generated; empty for documents.
+        score: VQA accuracy on VL and text-only questions, exact match on audio rows, in 0..1; 0 for documents.
         token_f1: largest F1 of the answer's words with a reference's; audio rows only, else None.
         ended: whether the answer ended by itself within the longest length that is allowed.
         heard: the clip, noise or silence; None where no audio was attached.
         draw: the number of the draw in a repeated condition.
-        kl: KL(base || SAFE) in nats, mean over the reference answer's tokens; VL rows with audio attached only.
+        kl: KL(base || SAFE) in nats, mean over the tokens of the reference answer or document; VL and text-only rows
+            with audio attached only.
         tokens: how many tokens that mean is over.
         updates: for each fused layer, ``|gate * update| / |hidden|``, mean over its calls; empty where none ran.
         fusion_calls: times that a fusion layer changed the row's hidden states.
-        logits_sha256: of the row's logits with its reference answer; base and bypass only.
+        logits_sha256: of the row's logits with its reference answer or text; base and bypass only.
+        bits: of documents, ``-sum log2 p(token | tokens before)`` over the text; None for questions.
+        num_bytes: of documents, length of the text in UTF-8; 0 for questions.
     """
 
     row_id: str
@@ -51,6 +54,8 @@ class Sample:
     updates: tuple[float, ...] = ()
     fusion_calls: int = 0
     logits_sha256: str | None = None
+    bits: float | None = None
+    num_bytes: int = 0
 
 
 Answer = Callable[[Sequence[Row]], list[Sample]]
@@ -63,7 +68,8 @@ class SampleStore:
     Of several processes, the main one reads and writes; all of them answer, and all get every sample.
 
     Attributes:
-        folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``.
+        folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``; with
+            text-only rows also ``rows.text.jsonl`` and ``text.<condition>.jsonl``.
     """
 
     def __init__(self, folder: Path, processes: Processes = ALONE) -> None:
@@ -77,6 +83,7 @@ class SampleStore:
         vl: Sequence[Row],
         audio: Sequence[Row],
         processes: Processes = ALONE,
+        text: Sequence[Row] = (),
     ) -> SampleStore:
         """The store of an evaluation; what is there already is kept, since ``folder`` is named after the key.
 
@@ -86,7 +93,7 @@ class SampleStore:
         with processes.together():
             if processes.is_main:
                 write_text(folder / KEY, json_text(key))
-                for kind, rows in (("vl", vl), ("audio", audio)):
+                for kind, rows in (("vl", vl), ("audio", audio), *([("text", text)] if text else [])):
                     lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
                     write_text(folder / f"rows.{kind}.jsonl", "".join(f"{line}\n" for line in lines))
         return cls(folder, processes)

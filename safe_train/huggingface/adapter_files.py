@@ -11,6 +11,7 @@ from torch import Tensor
 
 from safe_train.errors import InputError
 from safe_train.files import write_text
+from safe_train.huggingface.binding import with_own_figures
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.processing import write_processor_config
@@ -22,6 +23,8 @@ MODEL_CARD = "README.md"
 def write_adapter(folder: Path, config: SafeConfig, tensors: Mapping[str, Tensor], repo_id: str | None = None) -> None:
     """Writes ``config.json``, ``model.safetensors``, the model card and ``processor_config.json``.
 
+    Figures that were measured on other weights are written nowhere.
+
     Args:
         folder: made if it is not there; other files in it stay.
         config: of the adapter.
@@ -31,6 +34,7 @@ def write_adapter(folder: Path, config: SafeConfig, tensors: Mapping[str, Tensor
     Raises:
         InputError: the folder cannot be written.
     """
+    config = with_own_figures(config, tensors)
     write_text(folder / MODEL_CARD, model_card(config, sum(tensor.numel() for tensor in tensors.values()), repo_id))
     config.save_pretrained(folder)
     write_processor_config(folder, config)

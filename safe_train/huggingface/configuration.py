@@ -30,10 +30,14 @@ class SafeConfig(PretrainedConfig):
         audio_encoders: hub id or local folder of each audio encoder.
         audio_features: ``pooled`` or ``grid`` for each encoder; None is each encoder's own.
         audio_seconds: for each encoder, what is heard of a clip where its extractor does not say; None is the default.
+        audio_level_db: level in dB below full scale that a clip is brought to before it is encoded; None for none.
         adapter: the fields of :class:`~safe_train.model.AdapterConfig`.
         gate: scalar in [0, 1] on the fusion; 0 is the base.
         license: license of the adapter, as the hub writes it.
         retention: figures of the run it comes from (see :mod:`safe_train.huggingface.results`), or None.
+        not_evaluated: why there are no figures, where an earlier version of the adapter had some; else None.
+        base_sha256: digest of the base's parameters, where the base was a folder and ``base_model`` is the name under
+            which its author publishes it; else None.
     """
 
     model_type = "safe"
@@ -45,10 +49,13 @@ class SafeConfig(PretrainedConfig):
         audio_encoders: Sequence[str] = (EMBEDDED,),
         audio_features: Sequence[str] | None = None,
         audio_seconds: Sequence[float] | None = None,
+        audio_level_db: float | None = None,
         adapter: Mapping[str, Any] | None = None,
         gate: float = 1.0,
         license: str = "unknown",
         retention: Mapping[str, Any] | None = None,
+        not_evaluated: str | None = None,
+        base_sha256: str | None = None,
         **options: Any,
     ) -> None:
         self.base_model = base_model
@@ -56,10 +63,13 @@ class SafeConfig(PretrainedConfig):
         self.audio_encoders = list(audio_encoders)
         self.audio_features = None if audio_features is None else list(audio_features)
         self.audio_seconds = None if audio_seconds is None else list(audio_seconds)
+        self.audio_level_db = audio_level_db
         self.adapter = None if adapter is None else dict(adapter)
         self.gate = gate
         self.license = license
         self.retention = None if retention is None else dict(retention)
+        self.not_evaluated = not_evaluated
+        self.base_sha256 = base_sha256
         super().__init__(**options)
 
     @property
@@ -84,7 +94,11 @@ class SafeConfig(PretrainedConfig):
         kinds = self.audio_features or [None] * len(self.audio_encoders)
         seconds = self.audio_seconds or [None] * len(self.audio_encoders)
         return [
-            {name: value for name, value in (("features", kind), ("seconds", length)) if value is not None}
+            {
+                name: value
+                for name, value in (("features", kind), ("seconds", length), ("level_db", self.audio_level_db))
+                if value is not None
+            }
             for kind, length in zip(kinds, seconds, strict=True)
         ]
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from safe_train.checkpoint import latest_checkpoint
+from safe_train.digests import tensors_sha256
 from safe_train.errors import InputError
 from safe_train.huggingface.adapter_files import write_adapter
+from safe_train.huggingface.base_name import published_base
+from safe_train.huggingface.binding import bind
 from safe_train.huggingface.configuration import SafeConfig
-from safe_train.huggingface.results import retention_figures
+from safe_train.huggingface.results import evaluated_run, retention_figures
 from safe_train.model import AdapterConfig
 from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from safe_train.run import read_config
@@ -40,25 +43,33 @@ def export_run(run: Path, folder: Path, publication: Publication | None = None) 
     """Writes the adapter of a finished run with a model card that carries the run's retention results.
 
     Raises:
-        InputError: the run is not finished, its checkpoint was not evaluated, or the folder is there already.
+        InputError: the run is not finished, its checkpoint was not evaluated, the folder is there already, or the base
+            is to be published under the name of another.
     """
     given = publication or Publication()
     if folder.exists() and any(folder.iterdir()):
         raise InputError(folder, "a new or empty folder", "one with files", "name another")
     checkpoint = latest_checkpoint(run)
     described = json.loads((checkpoint.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    settings = read_config(run)
+    settings, tensors = read_config(run), load_file(checkpoint.folder / ADAPTER_WEIGHTS)
+    evaluated = evaluated_run(run, checkpoint.step, tensors_sha256(tensors.items()))
+    figures, base = retention_figures(evaluated), evaluated.evaluation.key["base"]
+    base_model, base_sha256 = published_base(settings, base, given.base_model, given.base_revision)
     config = SafeConfig(
-        base_model=given.base_model or described["base_model"],
+        base_model=base_model,
         base_revision=given.base_revision,
+        base_sha256=base_sha256,
         audio_encoders=described["audio_encoders"],
         audio_features=described["audio_features"],
         audio_seconds=[settings.model.audio_seconds] * len(described["audio_encoders"]),
+        audio_level_db=settings.model.audio_level_db,
         adapter={field.name: described[field.name] for field in dataclasses.fields(AdapterConfig)},
+        gate=figures["gate"],
         license=given.license,
-        retention=retention_figures(run, checkpoint.step),
+        retention=figures,
         dtype=_DTYPES[settings.precision],
         architectures=["SafeForConditionalGeneration"],
     )
-    write_adapter(folder, config, load_file(checkpoint.folder / ADAPTER_WEIGHTS))
+    bind(config)
+    write_adapter(folder, config, tensors)
     return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers.utils.hub import cached_file
 
 from safe_train.errors import InputError
 from safe_train.huggingface.adapter_files import WEIGHTS, write_adapter
+from safe_train.huggingface.binding import OTHER_WEIGHTS, why_stale
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
 from safe_train.huggingface.processing import SafeProcessor
 from safe_train.model import AudioFeatures, SafeModel, load_audio_encoder, load_base
@@ -72,13 +74,21 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def from_safe_model(
         cls, model: SafeModel, *, license: str = "unknown", retention: Mapping[str, Any] | None = None
     ) -> SafeForConditionalGeneration:
-        """Wraps a model that was trained here; it shares the weights."""
+        """Wraps a model that was trained here; it shares the weights.
+
+        Args:
+            model: the model, with its gate as it is to be published.
+            license: of the adapter, as the hub writes it.
+            retention: figures of its run. They are saved only beside the weights whose digest they name as
+                ``weights_sha256``.
+        """
         encoders: Any = model.encoders
         config = SafeConfig(
             base_model=model.base.source,
             audio_encoders=[encoder.source for encoder in encoders],
             audio_features=[encoder.features for encoder in encoders],
             audio_seconds=[encoder.window / encoder.sampling_rate for encoder in encoders],
+            audio_level_db=encoders[0].level_db,
             adapter=_plain(model),
             gate=model.gate,
             license=license,
@@ -98,6 +108,8 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **options: Any,
     ) -> SafeForConditionalGeneration:
         """Loads the base and the encoders from their own sources, then the adapter from a folder or hub id.
+
+        A warning tells where the figures of ``config.json`` were measured on other weights.
 
         Args:
             pretrained_model_name_or_path: folder or hub id with ``config.json`` and ``model.safetensors``.
@@ -129,6 +141,8 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         path = cached_file(pretrained_model_name_or_path, WEIGHTS, **hub)
         assert path is not None  # cached_file raises for what cannot be found
         load_trained_parts(model.safe_model, Path(path))
+        if why_stale(config, model.safe_model.trainable_parameters()) == OTHER_WEIGHTS:
+            warnings.warn(f"{path}: {OTHER_WEIGHTS}; the figures of config.json are not theirs", stacklevel=2)
         return model if device_map is None else model.to(torch.device(device_map))  # type: ignore[arg-type]
 
     @property
@@ -235,6 +249,9 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **_options: Any,
     ) -> None:
         """Writes configuration, model card, processor configuration and the trained parts; never the base's weights.
+
+        The figures in ``config.retention`` are written if they were measured on these very weights. Otherwise card and
+        configuration say that the weights have not been evaluated.
 
         Args:
             save_directory: the folder; other files in it stay.

@@ -2,66 +2,115 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safe_train.errors import InputError
+from safe_train.evaluation.meaning import meaning
+from safe_train.evaluation.results import AnswerResult, DocumentResult
+from safe_train.huggingface.data_names import data_names
 from safe_train.metrics.intervals import Estimate
 from safe_train.report.runs import Run, read_runs
 
+_BYPASS = "bypass"
 
-def retention_figures(folder: Path, step: int) -> dict[str, Any]:
-    """The figures of a finished run, from its evaluation with the most conditions.
 
-    Shares are in 0..1, intervals ``[mean, low, high]`` with 95 %, clustered by image.
+def evaluated_run(folder: Path, step: int, weights_sha256: str) -> Run:
+    """A finished run, if the evaluation that counts is that of its newest checkpoint.
 
     Args:
         folder: the run's folder.
-        step: of the checkpoint whose results they are to be.
+        step: of the checkpoint.
+        weights_sha256: digest of the checkpoint's trained parts.
 
     Raises:
-        InputError: the run has no stored evaluation, or only one of another step.
+        InputError: the run has no stored evaluation, or only one of another step or of other weights.
     """
     found = read_runs([folder])
     if not found.runs:
         reason = found.left_out[0].reason
         raise InputError(folder, "a run with stored answers", reason, f"evaluate it: safe eval {folder}")
     run = found.runs[0]
-    measured = run.evaluation.key["step"]
-    if measured != step:
-        got = f"one of step {measured}, and a checkpoint of step {step}"
-        raise InputError(folder, "an evaluation of the newest checkpoint", got, f"evaluate it: safe eval {folder}")
-    return _figures(run)
+    key = run.evaluation.key
+    expected, way_out = "an evaluation of the newest checkpoint", f"evaluate it: safe eval {folder}"
+    if key["step"] != step:
+        raise InputError(folder, expected, f"one of step {key['step']}, and a checkpoint of step {step}", way_out)
+    if key["trained_parts_sha256"] != weights_sha256:
+        raise InputError(folder, expected, f"one of other weights of step {step}", way_out)
+    return run
 
 
-def _figures(run: Run) -> dict[str, Any]:
-    result, data = run.evaluation.result, run.config.data
+def retention_figures(run: Run) -> dict[str, Any]:
+    """The figures of a run, from its evaluation that counts.
+
+    Shares are in 0..1, intervals ``[mean, low, high]`` with 95 %, clustered by image or document. ``weights_sha256``
+    says which weights they are of: :func:`~safe_train.digests.tensors_sha256` over the trained parts.
+    """
+    result, key = run.evaluation.result, run.evaluation.key
+    margin = result.vl[_BYPASS].non_inferiority.margin
+    equal = [r.bit_equal for part in (result.vl, result.text, result.documents) if (r := part.get(_BYPASS)) is not None]
     return {
+        "weights_sha256": key["trained_parts_sha256"],
         "variant": run.config.variant,
         "seed": run.config.seed,
-        "step": run.evaluation.key["step"],
-        "data": {"vl": data.val_vl_source, "audio": data.val_audio_source, "split": data.val_split},
-        "margin": run.config.evaluation.margin,
-        "base_accuracy": _interval(result.base),
-        "bypass_bit_equal": result.vl["bypass"].bit_equal,
-        "vl": {
-            name: {
-                "rows": condition.rows,
-                "accuracy": _interval(condition.accuracy),
-                "difference": _interval(condition.difference),
-                "kl": condition.kl,
-                "non_inferior": condition.non_inferiority.established,
-                "is_measurement": condition.is_measurement,
-            }
-            for name, condition in result.vl.items()
-            if name != "bypass"
+        "step": key["step"],
+        "gate": key.get("gate", 1.0),
+        "precision": key["precision"],
+        "data": data_names(run),
+        "margin": margin,
+        "meaning": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(meaning(result, margin=margin)).items()
         },
+        "base_accuracy": _interval(result.base),
+        "base_text_accuracy": _optional(result.base_text),
+        "base_bits_per_byte": _optional(result.base_bits_per_byte),
+        "bypass_bit_equal": all(equal),
+        "vl": _answers(result.vl),
+        "text": _answers(result.text),
+        "documents": _documents(result.documents),
+        "audio_metric": result.audio_metric,
         "audio": {
             name: {"rows": condition.rows, "accuracy": _interval(condition.accuracy)}
             for name, condition in result.audio.items()
         },
         "audio_gain": {name: _interval(gain) for name, gain in result.audio_gain.items()},
     }
+
+
+def _answers(results: dict[str, AnswerResult]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "rows": condition.rows,
+            "accuracy": _interval(condition.accuracy),
+            "difference": _interval(condition.difference),
+            "answer_change_rate": condition.answer_change_rate,
+            "kl": condition.kl,
+            "non_inferior": condition.non_inferiority.established,
+            "is_measurement": condition.is_measurement,
+        }
+        for name, condition in results.items()
+        if name != _BYPASS
+    }
+
+
+def _documents(results: dict[str, DocumentResult]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "rows": condition.rows,
+            "bits_per_byte": _interval(condition.bits_per_byte),
+            "difference": _interval(condition.difference),
+            "kl": condition.kl,
+            "is_measurement": condition.is_measurement,
+        }
+        for name, condition in results.items()
+        if name != _BYPASS
+    }
+
+
+def _optional(estimate: Estimate | None) -> list[float] | None:
+    return None if estimate is None else _interval(estimate)
 
 
 def _interval(estimate: Estimate) -> list[float]:

@@ -107,6 +107,15 @@ def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
     return _score("CIDEr-D", WORDS, by_sample["cider_d"].tolist())
 
 
+def require_aac_metrics() -> None:
+    """Finds out before the work whether caption metrics can be computed.
+
+    Raises:
+        InputError: aac-metrics is not installed.
+    """
+    _import("aac_metrics.functional.cider_d")
+
+
 def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     if len(predictions) < 2 or len(predictions) != len(references):
         counts = f"{len(predictions)} and {len(references)}"

@@ -83,15 +83,15 @@ def non_inferiority(
     gains, losses = (float((change == sign).sum()) / effect for sign in (1.0, -1.0))
     statistic = _score(gains, losses, n, -margin)
     quantile = float(norm.ppf(CONFIDENCE))
+    # At its least, that is more than the z^2 (1 - margin) / margin rows that unchanged answers need.
     discordance = max((gains + losses) / n, margin)
     power_rows = (quantile + float(norm.ppf(POWER))) ** 2 * discordance / margin**2
-    floor_rows = quantile**2 * (1.0 - margin) / margin
     return NonInferiority(
         margin=margin,
         lower_limit=_lower_limit(gains, losses, n, quantile),
         p_value=float(norm.sf(statistic)),
         established=bool(statistic > quantile),
-        rows_needed=math.ceil(effect * max(power_rows, floor_rows)),
+        rows_needed=math.ceil(effect * power_rows),
     )
 
 

@@ -21,6 +21,10 @@ FeatureKind = Literal["pooled", "grid"]
 
 DEFAULT_SECONDS = 30.0
 
+SILENCE_RMS = 1e-5
+"""Root mean square, of full scale 1, below which a clip counts as silence and is left as it is: -100 dB, less than the
+rounding of 16-bit samples."""
+
 
 @dataclass(frozen=True)
 class AudioFeatures:
@@ -58,6 +62,7 @@ class AudioEncoder(nn.Module):
         features: whether a clip gives one feature or a grid.
         num_features: F, features a clip.
         feature_size: D.
+        level_db: level that each clip is brought to before it is encoded, or None; see :func:`leveled`.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class AudioEncoder(nn.Module):
         *,
         features: FeatureKind | None = None,
         seconds: float = DEFAULT_SECONDS,
+        level_db: float | None = None,
     ) -> None:
         """Finds the number and the size of the features by encoding silence.
 
@@ -77,6 +83,7 @@ class AudioEncoder(nn.Module):
             source: where both were loaded from.
             features: None for CLAP's embedding of a clip and the grid of every other model.
             seconds: the window of a model whose extractor takes clips of any length.
+            level_db: level in dB of full scale that each clip is brought to; None leaves clips as loud as they are.
 
         Raises:
             InputError: the model gives the same number of features for clips of any length, and its extractor does not
@@ -86,6 +93,7 @@ class AudioEncoder(nn.Module):
         self.model: Any = model.requires_grad_(False).eval()
         self.extractor = extractor
         self.source = source
+        self.level_db = level_db
         self.sampling_rate: int = extractor.sampling_rate
         self.features: FeatureKind = features or ("pooled" if model.config.model_type in CLAP_TYPES else "grid")
         self._reading = reading_of(model, pooled=self.features == "pooled")
@@ -104,7 +112,9 @@ class AudioEncoder(nn.Module):
         of a clip are always the same. For the same reason each clip is encoded by itself: in a batch, models without a
         mask hear the padding, and normalize over it. A clip without samples has no feature that is not masked.
         """
-        return AudioFeatures.cat([self._encode(waveform[: self.window]) for waveform in waveforms])
+        heard = (waveform[: self.window] for waveform in waveforms)
+        clips = heard if self.level_db is None else (leveled(clip, self.level_db) for clip in heard)
+        return AudioFeatures.cat([self._encode(clip) for clip in clips])
 
     def _encode(self, clip: Tensor) -> AudioFeatures:
         found = self._read(clip)
@@ -130,6 +140,16 @@ class AudioEncoder(nn.Module):
         return read(self.model, self.extractor, self._reading, clip)
 
 
+def leveled(clip: Tensor, level_db: float) -> Tensor:
+    """The clip times the factor that makes its root mean square ``10^(level_db / 20)`` of full scale 1.
+
+    A clip below ``SILENCE_RMS`` stays as it is, so that silence is not made noise. Samples that come to lie beyond full
+    scale are kept: no file is written of them, and cutting them would make loud clips sound otherwise than soft ones.
+    """
+    rms = clip.double().square().mean().sqrt().item() if clip.numel() else 0.0
+    return clip if rms < SILENCE_RMS else clip * (10.0 ** (level_db / 20.0) / rms)
+
+
 def load_audio_encoder(
     source: str,
     *,
@@ -137,6 +157,7 @@ def load_audio_encoder(
     device: str | torch.device = "cpu",
     features: FeatureKind | None = None,
     seconds: float = DEFAULT_SECONDS,
+    level_db: float | None = None,
 ) -> AudioEncoder:
     """Loads an audio encoder by local folder or hub id; ``"embedded"`` is the one in the package.
 
@@ -160,4 +181,4 @@ def load_audio_encoder(
     if not hasattr(extractor, "sampling_rate"):
         raise InputError(folder, "a feature extractor of audio", type(extractor).__name__, "choose an audio encoder")
     nn.Module.to(model, device)
-    return AudioEncoder(model, extractor, source, features=features, seconds=seconds)
+    return AudioEncoder(model, extractor, source, features=features, seconds=seconds, level_db=level_db)

@@ -1,4 +1,8 @@
-"""How a question is put to a base: by its chat template, or, for PaliGemma, as the prefix of the answer."""
+"""How a question is put to a base: by its chat template, or, for PaliGemma, as the prefix of the answer.
+
+A document is put to it bare, as evaluation harnesses do: one token that begins a text (``bos``, or ``eos`` where the
+tokenizer has no other), then the text and nothing that ends it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from torch import Tensor
 from transformers import PaliGemmaProcessor
 
 from safe_train.errors import InputError
+
+_PLACEHOLDERS = ("image_token", "boi_token", "fake_image_token", "video_token", "audio_token")
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,29 @@ class Turn:
     answer: str | None = None
 
 
-class Prompts(Protocol):
-    """Puts turns into the form that a base was trained on."""
+@dataclass(frozen=True)
+class Document:
+    """A text that no question comes before.
 
-    def encode(self, turns: Sequence[Turn], images: Sequence[Sequence[Any]], padding_side: str) -> dict[str, Tensor]:
-        """What the base takes, for turns with the images of each, padded to the longest."""
+    Attributes:
+        text: the text.
+    """
+
+    text: str
+    num_images = 0
+
+
+class Prompts(Protocol):
+    """Puts turns and documents into the form that a base was trained on."""
+
+    def encode(
+        self, turns: Sequence[Turn | Document], images: Sequence[Sequence[Any]], padding_side: str
+    ) -> dict[str, Tensor]:
+        """What the base takes, for turns with the images of each and documents, padded to the longest."""
         ...
 
-    def answer_ids(self, turn: Turn) -> list[int]:
-        """The tokens that follow the prompt: the answer and what ends it."""
+    def answer_ids(self, turn: Turn | Document) -> list[int]:
+        """The tokens that follow the prompt: the answer and what ends it; of a document, all behind the first."""
         ...
 
 
@@ -61,13 +81,26 @@ class ChatPrompts:
         added = processor.tokenizer.added_tokens_decoder.values()
         self._markers = [token.content for token in added if token.special]
 
-    def encode(self, turns: Sequence[Turn], images: Sequence[Sequence[Any]], padding_side: str) -> dict[str, Tensor]:
+    def encode(
+        self, turns: Sequence[Turn | Document], images: Sequence[Sequence[Any]], padding_side: str
+    ) -> dict[str, Tensor]:
         """See :class:`Prompts`."""
+        asked = [(turn, of_turn) for turn, of_turn in zip(turns, images, strict=True) if isinstance(turn, Turn)]
+        # Documents alone: what else the base takes for each token is found by a question.
+        encoded = self._conversations(asked or [(Turn("?"), [])], padding_side)
+        if len(asked) == len(turns):
+            return encoded
+        texts = [None if isinstance(turn, Turn) else document_ids(self.processor.tokenizer, turn) for turn in turns]
+        return _with_documents(encoded, texts, self.processor.tokenizer.pad_token_id, padding_side)
+
+    def _conversations(self, asked: Sequence[tuple[Turn, Sequence[Any]]], padding_side: str) -> dict[str, Tensor]:
+        """What the base takes for turns with the images of each, padded to the longest."""
+        images = [list(of_turn) for _, of_turn in asked]
         encoded = self.processor(
-            text=[self.text(turn) for turn in turns],
+            text=[self.text(turn) for turn, _ in asked],
             # One list a turn: Gemma 3 and SmolVLM take a flat list for the images of one turn, and LLaVA-OneVision
             # treats a turn's only image in another way than one of several.
-            images=[list(of_turn) for of_turn in images] if any(images) else None,
+            images=images if any(images) else None,
             padding=True,
             padding_side=padding_side,
             add_special_tokens=False,  # the chat template has written them
@@ -75,12 +108,14 @@ class ChatPrompts:
         )
         return dict(encoded)
 
-    def answer_ids(self, turn: Turn) -> list[int]:
+    def answer_ids(self, turn: Turn | Document) -> list[int]:
         """See :class:`Prompts`.
 
         Raises:
             InputError: the template writes another prompt when the answer is known.
         """
+        if isinstance(turn, Document):
+            return document_ids(self.processor.tokenizer, turn)[1:]
         texts = [self.text(Turn(turn.question, turn.num_images)), self.text(turn)]
         prompt, full = (self.processor.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
         if full[: len(prompt)] != prompt or (turn.answer or "").strip() not in texts[1][len(texts[0]) :]:
@@ -114,7 +149,8 @@ class ChatPrompts:
 class PrefixPrompts:
     """PaliGemma's form: images, ``<bos>``, the question and a line break, all attending to each other; then the answer.
 
-    Answer and ``<eos>`` attend backwards. ``token_type_ids`` are 0 up to the line break and 1 behind it. Its own
+    Answer and ``<eos>`` attend backwards. ``token_type_ids`` are 0 up to the line break and 1 behind it. Of a document,
+    ``<bos>`` alone is the prefix, so that each of its tokens attends to those before it and to no later one. Its own
     processor takes no turn without an image, and misplaces ``<bos>`` in one beside turns with images, so the text is
     put together here. Source: Beyer et al. 2024, arXiv:2407.07726, section 3.
     """
@@ -122,10 +158,13 @@ class PrefixPrompts:
     def __init__(self, processor: PaliGemmaProcessor) -> None:
         self.processor: Any = processor
 
-    def encode(self, turns: Sequence[Turn], images: Sequence[Sequence[Any]], padding_side: str) -> dict[str, Tensor]:
+    def encode(
+        self, turns: Sequence[Turn | Document], images: Sequence[Sequence[Any]], padding_side: str
+    ) -> dict[str, Tensor]:
         """See :class:`Prompts`."""
         prefixes = [self._prefix_ids(turn) for turn in turns]
-        suffixes = [[] if turn.answer is None else self.answer_ids(turn) for turn in turns]
+        waits = [isinstance(turn, Turn) and turn.answer is None for turn in turns]
+        suffixes = [[] if waiting else self.answer_ids(turn) for turn, waiting in zip(turns, waits, strict=True)]
         pad, rows = self.processor.tokenizer.pad_token_id, list(zip(prefixes, suffixes, strict=True))
         inputs = {
             "input_ids": _padded([[*prefix, *suffix] for prefix, suffix in rows], pad, padding_side),
@@ -135,16 +174,59 @@ class PrefixPrompts:
         flat = [image for of_turn in images for image in of_turn]
         return inputs | (dict(self.processor.image_processor(flat, return_tensors="pt")) if flat else {})
 
-    def answer_ids(self, turn: Turn) -> list[int]:
+    def answer_ids(self, turn: Turn | Document) -> list[int]:
         """See :class:`Prompts`."""
+        if isinstance(turn, Document):
+            return document_ids(self.processor.tokenizer, turn)[1:]
         return [*self._ids(turn.answer or ""), self.processor.tokenizer.eos_token_id]
 
-    def _prefix_ids(self, turn: Turn) -> list[int]:
+    def _prefix_ids(self, turn: Turn | Document) -> list[int]:
+        if isinstance(turn, Document):
+            return document_ids(self.processor.tokenizer, turn)[:1]
         image_tokens = self.processor.image_token * (self.processor.image_seq_length * turn.num_images)
         return self._ids(image_tokens + self.processor.tokenizer.bos_token + turn.question + "\n")
 
     def _ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def document_ids(tokenizer: Any, document: Document) -> list[int]:
+    """The token that begins a text, and the tokens of the document.
+
+    Raises:
+        InputError: the tokenizer has no such token.
+    """
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise InputError("tokenizer", "a token that begins or ends texts", "neither", "choose a base with one")
+    return [first, *tokenizer(document.text, add_special_tokens=False).input_ids]
+
+
+def placeholder_in(processor: Any, text: str) -> str | None:
+    """The first of the processor's placeholders for images, videos or sound that stands in a text, or None."""
+    tokens = (getattr(processor, name, None) for name in _PLACEHOLDERS)
+    return next((str(token) for token in tokens if token and str(token) in text), None)
+
+
+def _with_documents(
+    encoded: dict[str, Tensor], texts: Sequence[list[int] | None], pad: int, side: str
+) -> dict[str, Tensor]:
+    """Encoded conversations with documents among them; the ``None`` of ``texts`` are the conversations, in order.
+
+    Whatever has a value a token (such as the type of a token, of which text has 0) is padded along; images are left
+    alone, since documents have none.
+    """
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    result = dict(encoded)
+    for name, value in encoded.items():
+        if value.shape != ids.shape:
+            continue
+        conversations = (row[real.bool()].tolist() for row, real in zip(value, mask, strict=True))
+        of_documents = {"input_ids": lambda text: text, "attention_mask": lambda text: [1] * len(text)}
+        filled = of_documents.get(name, lambda text: [0] * len(text))
+        rows = [next(conversations) if text is None else filled(text) for text in texts]
+        result[name] = _padded(rows, pad if name == "input_ids" else 0, side).to(value.dtype)
+    return result
 
 
 def _behind(prompt: str, whole: str) -> str:

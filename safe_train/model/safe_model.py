@@ -253,6 +253,7 @@ class SafeModel(nn.Module):
             "base_model": self.base.source,
             "audio_encoders": [encoder.source for encoder in self.encoders],
             "audio_features": [encoder.features for encoder in self.encoders],
+            "audio_level_db": [encoder.level_db for encoder in self.encoders],
             "gate": self.gate,
         }
         (folder / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n")

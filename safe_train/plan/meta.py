@@ -160,8 +160,8 @@ class MetaStageA(StageA):
         return Batch({name: value.to(META) for name, value in batch.inputs.items()}, features, *columns)
 
     def protected_batch(self) -> Batch:
-        """A micro-batch of protected rows."""
-        return self._vl_batch(0)
+        """A micro-batch of protected rows, as a calibration gets it."""
+        return self.encode("vl", self._protected_rows(0))
 
 
 class KeptTeacher(ProtectedSafeModel):

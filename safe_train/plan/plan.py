@@ -66,6 +66,9 @@ class Plan:
         vision_is_estimated: whether the vision tower was not run, but counted at two FLOP a parameter and patch.
         encoding_seconds: time in which this machine encoded the rows of that step, one after the other.
         num_audio_rows: audio rows of the data set.
+        num_vl_rows, num_text_rows: rows to protect, with an image and text-only.
+        num_documents: of the text-only rows, those that are documents.
+        text_rows_a_batch: text-only rows of the micro-batch of protected rows that was traced.
     """
 
     config: StageAConfig
@@ -80,6 +83,10 @@ class Plan:
     vision_is_estimated: bool
     encoding_seconds: float
     num_audio_rows: int
+    num_vl_rows: int
+    num_text_rows: int
+    num_documents: int
+    text_rows_a_batch: int
 
     @property
     def held_bytes(self) -> int:
@@ -154,6 +161,10 @@ def plan_run(config: StageAConfig) -> Plan:
         vision_is_estimated=vision_takes_values(inputs),
         encoding_seconds=encoding_seconds,
         num_audio_rows=len(rows.train_audio),
+        num_vl_rows=len(rows.train_vl),
+        num_text_rows=len(rows.train_text),
+        num_documents=sum(row.is_document for row in rows.train_text),
+        text_rows_a_batch=sum(row.image is None for row in stage.step_rows()["vl"][0]) if stage.stack.adds_loss else 0,
     )
 
 

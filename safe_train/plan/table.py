@@ -17,9 +17,18 @@ def _parameters(plan: Plan) -> list[str]:
     settings = plan.config.optimization
     return [
         f"{plan.config.variant}, {plan.config.precision}, batches of {settings.audio_batch_size} audio and "
-        f"{settings.vl_batch_size} VL rows, {settings.max_steps} steps",
+        f"{settings.vl_batch_size} protected rows, {settings.max_steps} steps",
+        _rows(plan),
         f"parameters: {plan.trained:,} trained, {plan.frozen:,} frozen",
     ]
+
+
+def _rows(plan: Plan) -> str:
+    documents = f", {plan.num_documents:,} of them documents" if plan.num_documents else ""
+    return (
+        f"rows: {plan.num_audio_rows:,} audio; to protect, {plan.num_vl_rows:,} with an image and "
+        f"{plan.num_text_rows:,} text-only{documents}"
+    )
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -42,6 +51,13 @@ def _work(plan: Plan) -> list[str]:
         f"calibration, {name}: {phase.cost.flops / 1e12:,.4g} TFLOP, {plan.num_calibrations[name]} in the run"
         for name, phase in plan.calibrations.items()
     ]
+    if tokens.vl:
+        lines.append(
+            f"protected rows of a micro-batch: {plan.text_rows_a_batch} of {plan.config.optimization.vl_batch_size} "
+            f"text-only; of a step, {tokens.vl:,} positions"
+        )
+    if plan.num_documents:
+        lines.append("the documents of other steps may be longer than those of the step that was run through")
     if plan.vision_is_estimated:
         lines.append("the vision tower was not run, but counted at 2 FLOP a parameter and patch")
     return [*lines, f"rows of a step encoded here in {plan.encoding_seconds:.2f} s"]

@@ -6,14 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from safe_train.evaluation.results import AnswerResult, AudioResult, is_retention_condition
+from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation, is_retention_condition
 from safe_train.evaluation.results import Group as QuestionType
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import holm
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import Group, Member
 from safe_train.report.seeds import Interval, any_seed, over_seeds
+from safe_train.report.standing import Part, Standing, standing
+from safe_train.summary import AUDIO_METRICS, without_change
 
-Status = Literal["bit-equal", "differs", "not a measurement", "non-inferior", "worse", "open"]
+Status = Literal["bit-equal", "differs", "not a measurement", "not retention", "non-inferior", "worse", "open"]
+"""Of a cell; "not retention": the fusion acted, but there was nothing that could have been lost."""
+
+ResultPart = Literal["vl", "text", "documents", "audio"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class Margin:
 
 
 @dataclass(frozen=True)
-class VLCell:
-    """An arm under a condition on VL rows; shares in 0..1, means over seeds.
+class AnswerCell:
+    """An arm under a condition on VL rows or text-only questions; shares in 0..1, means over seeds.
 
     Attributes:
         seeds: the seeds it was measured with.
@@ -81,6 +86,36 @@ class VLCell:
     bit_equal: bool | None
     status: Status
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether the change from the base says anything about retention."""
+        return self.status not in ("not a measurement", "not retention")
+
+
+@dataclass(frozen=True)
+class DocumentCell:
+    """An arm under a condition on documents, means over seeds.
+
+    Attributes:
+        seeds: the seeds it was measured with.
+        rows: documents or parts of them, one number a seed.
+        bits_per_byte: of their text.
+        change: bits per byte minus the base's, paired; above 0 the text is told worse.
+        change_by_seed: its mean in each seed.
+        kl: KL(base || SAFE) in nats, mean over tokens.
+        is_measurement: whether the fusion had an effect in every seed.
+        bit_equal: for the bypass, whether it is the base bit for bit in every seed; None elsewhere.
+    """
+
+    seeds: list[int]
+    rows: list[int]
+    bits_per_byte: float
+    change: Interval
+    change_by_seed: list[float]
+    kl: float
+    is_measurement: bool
+    bit_equal: bool | None
+
 
 @dataclass(frozen=True)
 class AudioCell:
@@ -89,7 +124,7 @@ class AudioCell:
     Attributes:
         seeds: the seeds it was measured with.
         rows: rows, one number a seed.
-        accuracy: exact match with a reference.
+        accuracy: mean score, by the arm's ``audio_metric``.
         token_f1: largest F1 of the answer's words with a reference's.
         gain: accuracy with the matched clip minus that here, paired; None for the matched clip itself.
         format_errors: share of malformed answers, mean over seeds.
@@ -141,9 +176,21 @@ class Arm:
         base: accuracy of the untouched base on the VL rows.
         base_format_errors: share of the base's answers that are malformed.
         vl: by condition.
+        text: text-only questions by condition; empty where there were none.
+        base_text: accuracy of the untouched base on them; None where there were none.
+        base_text_format_errors: share of its answers that are malformed; None where there were none.
+        documents: by condition; empty where there were none.
+        base_bits_per_byte: of the untouched base on them; None where there were none.
         audio: by condition.
-        worst_condition: with audio attached and the gate open, the one furthest below the base; None if there is none.
+        audio_metric: how answers to audio rows are scored, in words.
+        worst_condition: on VL rows with audio attached and the gate open, the one furthest below the base; None if
+            there is none.
+        worst_text_condition: the same on text-only questions.
+        worst_part: which of the two lies further below the base; text-only questions compete where they are a
+            retention measurement. None where VL rows are none, or nothing was measured.
+        standing: what the figures can be taken for.
         lora: whether low-rank updates of the language model are trained too.
+        procedural: whether the program made the rows that it was evaluated on.
         cost: what it took.
     """
 
@@ -153,16 +200,42 @@ class Arm:
     seeds: list[int]
     base: Interval
     base_format_errors: float
-    vl: dict[str, VLCell]
+    vl: dict[str, AnswerCell]
+    text: dict[str, AnswerCell]
+    base_text: Interval | None
+    base_text_format_errors: float | None
+    documents: dict[str, DocumentCell]
+    base_bits_per_byte: Interval | None
     audio: dict[str, AudioCell]
+    audio_metric: str
     worst_condition: str | None
+    worst_text_condition: str | None
+    worst_part: Part | None
+    standing: Standing
     lora: bool
+    procedural: bool
     cost: Cost
 
     @property
-    def worst(self) -> VLCell | None:
-        """The cell of the worst condition."""
-        return None if self.worst_condition is None else self.vl[self.worst_condition]
+    def worst(self) -> AnswerCell | None:
+        """The cell of the worst condition, over VL rows and text-only questions."""
+        name, part = self.worst_name, self.worst_part
+        return None if name is None or part is None else self.answers(part)[name]
+
+    @property
+    def worst_name(self) -> str | None:
+        """The condition of :attr:`worst`."""
+        by_part = {"VL": self.worst_condition, "text": self.worst_text_condition}
+        return None if self.worst_part is None else by_part[self.worst_part]
+
+    def answers(self, part: Part) -> dict[str, AnswerCell]:
+        """The cells of a part, by condition."""
+        return self.vl if part == "VL" else self.text
+
+    def judged_parts(self) -> list[Part]:
+        """The parts whose changes are a retention measurement, in every seed."""
+        parts: list[Part] = [] if self.standing.not_retention else ["VL"]
+        return [*parts, "text"] if self.text and not self.standing.not_text_retention else parts
 
     @property
     def gain(self) -> Interval | None:
@@ -173,34 +246,39 @@ class Arm:
 def build_arms(groups: Sequence[Group]) -> list[Arm]:
     """All arms, with Holm's correction over those that are no positive control, for each condition."""
     arms = [_arm(group) for group in groups]
+    vl, text = _corrected(arms, "VL"), _corrected(arms, "text")
+    return [replace(arm, vl=vl[arm.name], text=text[arm.name]) for arm in arms]
+
+
+def _corrected(arms: Sequence[Arm], part: Part) -> dict[str, dict[str, AnswerCell]]:
+    """The cells of a part with corrected p-values, by arm and condition."""
     corrected: dict[str, dict[str, float]] = {}
-    for condition in dict.fromkeys(name for arm in arms for name in arm.vl):
-        tested = {arm.name: arm.vl[condition].mcnemar_p for arm in arms if condition in arm.vl and not arm.damage}
-        corrected[condition] = holm(tested)
-    return [
-        replace(
-            arm,
-            vl={
-                name: replace(cell, mcnemar_p_holm=corrected[name].get(arm.name) if name != "bypass" else None)
-                for name, cell in arm.vl.items()
-            },
-        )
+    for condition in dict.fromkeys(name for arm in arms for name in arm.answers(part)):
+        having = [arm for arm in arms if condition in arm.answers(part) and not arm.damage]
+        corrected[condition] = holm({arm.name: arm.answers(part)[condition].mcnemar_p for arm in having})
+    return {
+        arm.name: {
+            name: replace(cell, mcnemar_p_holm=corrected[name].get(arm.name) if name != "bypass" else None)
+            for name, cell in arm.answers(part).items()
+        }
         for arm in arms
-    ]
+    }
 
 
 def _arm(group: Group) -> Arm:
     evaluations = [member.evaluation.result for member in group.members]
-    vl_names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.vl))
-    audio_names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.audio))
-    vl = {name: _vl_cell(name, [(m.seed, e.vl[name]) for m, e in _having(group, "vl", name)]) for name in vl_names}
-    audio = {
-        name: _audio_cell(
-            [(m.seed, e.audio[name], e.audio_gain.get(name)) for m, e in _having(group, "audio", name)],
-        )
-        for name in audio_names
-    }
-    compared = {name: cell.change.mean for name, cell in vl.items() if is_retention_condition(name)}
+    stands = standing(group)
+    vl = _answers(group, "vl", void=bool(stands.not_retention))
+    text = _answers(group, "text", void=bool(stands.not_text_retention))
+    worst_vl, worst_text = _worst(vl), _worst(text)
+    competing: dict[Part, float] = {}
+    if worst_vl is not None and not stands.not_retention:
+        competing["VL"] = vl[worst_vl].change.mean
+    if competing and worst_text is not None and not stands.not_text_retention:
+        competing["text"] = text[worst_text].change.mean
+    bases = [evaluation.base_text for evaluation in evaluations if evaluation.base_text is not None]
+    malformed = [e.base_text_format_errors for e in evaluations if e.base_text_format_errors is not None]
+    bits = [evaluation.base_bits_per_byte for evaluation in evaluations if evaluation.base_bits_per_byte is not None]
     return Arm(
         name=group.name,
         variant=group.variant,
@@ -209,31 +287,63 @@ def _arm(group: Group) -> Arm:
         base=over_seeds([evaluation.base for evaluation in evaluations]),
         base_format_errors=_mean([evaluation.base_format_errors for evaluation in evaluations]),
         vl=vl,
-        audio=audio,
-        worst_condition=min(compared, key=compared.__getitem__) if compared else None,
+        text=text,
+        base_text=over_seeds(bases) if bases else None,
+        base_text_format_errors=_mean(malformed) if malformed else None,
+        documents={
+            name: _document_cell([(member.seed, result.documents[name]) for member, result in measured])
+            for name, measured in _by_condition(group, "documents").items()
+        },
+        base_bits_per_byte=over_seeds(bits) if bits else None,
+        audio={
+            name: _audio_cell([(m.seed, e.audio[name], e.audio_gain.get(name)) for m, e in measured])
+            for name, measured in _by_condition(group, "audio").items()
+        },
+        audio_metric=", ".join(dict.fromkeys(AUDIO_METRICS[evaluation.audio_metric] for evaluation in evaluations)),
+        worst_condition=worst_vl,
+        worst_text_condition=worst_text,
+        worst_part=min(competing, key=competing.__getitem__) if competing else None,
+        standing=stands,
         lora=any(member.run.config.model.lora_rank > 0 for member in group.members),
+        procedural=any(member.run.is_procedural for member in group.members),
         cost=_cost(group),
     )
 
 
-def _having(group: Group, part: Literal["vl", "audio"], condition: str) -> list:
-    pairs = [(member, member.evaluation.result) for member in group.members]
-    return [(member, result) for member, result in pairs if condition in getattr(result, part)]
+def _by_condition(group: Group, part: ResultPart) -> dict[str, list[tuple[Member, Evaluation]]]:
+    """By condition, the runs that measured it, with their evaluations."""
+    found: dict[str, list[tuple[Member, Evaluation]]] = {}
+    for member in group.members:
+        for name in getattr(member.evaluation.result, part):
+            found.setdefault(name, []).append((member, member.evaluation.result))
+    return found
 
 
-def _vl_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]]) -> VLCell:
+def _answers(group: Group, part: Literal["vl", "text"], *, void: bool) -> dict[str, AnswerCell]:
+    return {
+        name: _answer_cell(name, [(m.seed, getattr(e, part)[name]) for m, e in measured], void=void)
+        for name, measured in _by_condition(group, part).items()
+    }
+
+
+def _worst(cells: dict[str, AnswerCell]) -> str | None:
+    compared = {name: cell.change.mean for name, cell in cells.items() if is_retention_condition(name)}
+    return min(compared, key=compared.__getitem__) if compared else None
+
+
+def _answer_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]], *, void: bool) -> AnswerCell:
     results = [result for _, result in measured]
 
     def mean(value: Callable[[AnswerResult], float]) -> float:
         return _mean([value(result) for result in results])
 
     ratios = [result.retention_ratio.mean for result in results if result.retention_ratio is not None]
-    change = over_seeds([result.difference for result in results])
+    change = over_seeds([without_change(result.difference, result.rows) for result in results])
     margin = _margin(results, change)
     measures = all(result.is_measurement for result in results)
     flags = [result.bit_equal for result in results if result.bit_equal is not None]
     bit_equal = all(flags) if flags else None
-    return VLCell(
+    return AnswerCell(
         seeds=[seed for seed, _ in measured],
         rows=[result.rows for result in results],
         change=change,
@@ -252,15 +362,19 @@ def _vl_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]]) -> VL
         updates=_mean_by_layer([result.updates for result in results]),
         is_measurement=measures,
         bit_equal=bit_equal,
-        status=_status(condition, change, margin, measures=measures, bit_equal=bit_equal),
+        status=_status(condition, change, margin, measures=measures, void=void, bit_equal=bit_equal),
     )
 
 
-def _status(condition: str, change: Interval, margin: Margin, *, measures: bool, bit_equal: bool | None) -> Status:
+def _status(
+    condition: str, change: Interval, margin: Margin, *, measures: bool, void: bool, bit_equal: bool | None
+) -> Status:
     if condition == "bypass":
         return "bit-equal" if bit_equal else "differs"
     if not measures:
         return "not a measurement"
+    if void:
+        return "not retention"
     if margin.established:
         return "non-inferior"
     return "worse" if change.high < -margin.margin else "open"
@@ -284,8 +398,23 @@ def _worst_group(results: Sequence[AnswerResult]) -> QuestionType | None:
     return min(groups, key=lambda group: group.difference.mean, default=None)
 
 
+def _document_cell(measured: Sequence[tuple[int, DocumentResult]]) -> DocumentCell:
+    results = [result for _, result in measured]
+    flags = [result.bit_equal for result in results if result.bit_equal is not None]
+    return DocumentCell(
+        seeds=[seed for seed, _ in measured],
+        rows=[result.rows for result in results],
+        bits_per_byte=_mean([result.bits_per_byte.mean for result in results]),
+        change=over_seeds([result.difference for result in results]),
+        change_by_seed=[result.difference.mean for result in results],
+        kl=_mean([result.kl for result in results]),
+        is_measurement=all(result.is_measurement for result in results),
+        bit_equal=all(flags) if flags else None,
+    )
+
+
 def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) -> AudioCell:
-    gains = [gain for _, _, gain in measured if gain is not None]
+    gains = [without_change(gain, result.rows) for _, result, gain in measured if gain is not None]
     captions = [result.captions for _, result, _ in measured if result.captions is not None]
     whole = len(captions) == len(measured)
     shared = [name for name in captions[0].means if all(name in c.means for c in captions)] if whole else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safe_train.data.rows import DOCUMENT
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.evaluation.samples import BASE, Kind, Sample, SampleStore
@@ -17,8 +18,11 @@ from safe_train.report.media import Clip, Picture, clip, picture
 
 Change = Literal["right to wrong", "wrong to right", "unchanged", "heard"]
 
-CHANGED, UNCHANGED, HEARD = 6, 3, 3
-"""How many examples of each kind at most."""
+CHANGED, CHANGED_TEXT, UNCHANGED, HEARD = 6, 3, 3, 3
+"""How many examples of each kind at most: changed answers on VL rows and on text-only questions, then the others."""
+
+PARTS: dict[Kind, str] = {"vl": "VL", "text": "text", "audio": "audio"}
+"""Names of the kinds of rows on the page."""
 
 _A_CONDITION = 6  # how many answers of an arm under one condition are candidates
 
@@ -30,6 +34,7 @@ class Example:
     Attributes:
         arm: its arm.
         seed: of the run.
+        part: ``VL``, ``text`` or ``audio``.
         condition: what was heard.
         change: what became of the answer; ``heard`` for an audio row, where the base has nothing to say.
         row_id: of the row.
@@ -40,12 +45,13 @@ class Example:
         clip: what was heard.
         base: the base's answer; for an audio row SAFE's answer in silence.
         safe: SAFE's answer.
-        base_score: VQA accuracy or exact match.
+        base_score: VQA accuracy, or by the metric of audio rows.
         safe_score: the same of SAFE's answer.
     """
 
     arm: str
     seed: int
+    part: str
     condition: str
     change: Change
     row_id: str
@@ -66,6 +72,7 @@ class _Candidate:
 
     group: Group
     member: Member
+    part: str
     condition: str
     change: Change
     row: dict[str, Any]
@@ -74,27 +81,32 @@ class _Candidate:
 
 
 def choose_examples(groups: Sequence[Group]) -> list[Example]:
-    """At most ``CHANGED + UNCHANGED + HEARD`` examples, arms in turn, no row twice; of each arm the first seed's."""
+    """At most ``CHANGED + CHANGED_TEXT + UNCHANGED + HEARD``, arms in turn, no row twice; the first seed's."""
     trained = [group for group in groups if not group.damage]
     seen: set[str] = set()
     chosen = [
         candidate
-        for limit, candidates_of in ((CHANGED, _changed), (UNCHANGED, _unchanged), (HEARD, _heard))
+        for limit, candidates_of in (
+            (CHANGED, lambda group: _changed(group, "vl")),
+            (CHANGED_TEXT, lambda group: _changed(group, "text")),
+            (UNCHANGED, _unchanged),
+            (HEARD, _heard),
+        )
         for candidate in itertools.islice(_in_turn([candidates_of(group) for group in trained], seen), limit)
     ]
     return [_example(candidate) for candidate in chosen]
 
 
-def _changed(group: Group) -> Iterator[_Candidate]:
+def _changed(group: Group, kind: Kind) -> Iterator[_Candidate]:
     """Answers whose score changed, under every condition in turn, the lost ones before the won ones."""
     found: list[tuple[int, _Candidate]] = []
-    for condition, pairs in _conditions(group):
+    for condition, pairs in _conditions(group, kind):
         flips = sorted(
             (pair for pair in pairs if pair[2].score != pair[1].score), key=lambda p: p[2].score > p[1].score
         )
         for rank, (row, base, safe) in enumerate(flips[:_A_CONDITION]):
             change: Change = "right to wrong" if safe.score < base.score else "wrong to right"
-            found.append((rank, _Candidate(group, group.members[0], condition, change, row, base, safe)))
+            found.append((rank, _Candidate(group, group.members[0], PARTS[kind], condition, change, row, base, safe)))
     yield from _by_rank(found)
 
 
@@ -105,10 +117,10 @@ def _by_rank(found: Sequence[tuple[int, _Candidate]]) -> Iterator[_Candidate]:
 
 def _unchanged(group: Group) -> Iterator[_Candidate]:
     found: list[tuple[int, _Candidate]] = []
-    for condition, pairs in _conditions(group):
+    for condition, pairs in _conditions(group, "vl"):
         same = [pair for pair in pairs if pair[1].answer == pair[2].answer]
         for rank, (row, base, safe) in enumerate(same[:_A_CONDITION]):
-            found.append((rank, _Candidate(group, group.members[0], condition, "unchanged", row, base, safe)))
+            found.append((rank, _Candidate(group, group.members[0], "VL", condition, "unchanged", row, base, safe)))
     yield from _by_rank(found)
 
 
@@ -119,18 +131,22 @@ def _heard(group: Group) -> Iterator[_Candidate]:
     silent = {sample.row_id: sample for sample in store.read("audio", "silence")}
     for sample in store.read("audio", "matched"):
         if sample.row_id in rows and sample.row_id in silent:
-            yield _Candidate(group, member, "matched", "heard", rows[sample.row_id], silent[sample.row_id], sample)
+            yield _Candidate(
+                group, member, "audio", "matched", "heard", rows[sample.row_id], silent[sample.row_id], sample
+            )
 
 
-def _conditions(group: Group) -> Iterator[tuple[str, list[tuple[dict[str, Any], Sample, Sample]]]]:
+def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict[str, Any], Sample, Sample]]]]:
     """Row, base's answer and SAFE's answer, condition by condition, with audio attached and the gate open."""
     member = group.members[0]
     store = SampleStore(member.evaluation.folder)
-    rows = _rows(store, "vl")
-    base = {sample.row_id: sample for sample in SampleStore(member.evaluation.base_folder).read("vl", BASE)}
+    if kind == "text" and not member.evaluation.result.text:
+        return
+    rows = {row_id: row for row_id, row in _rows(store, kind).items() if row["kind"] != DOCUMENT}
+    base = {sample.row_id: sample for sample in SampleStore(member.evaluation.base_folder).read(kind, BASE)}
     for name, condition in VL_CONDITIONS.items():
         if condition.attach and condition.gate == 1.0 and condition.draws == 1:
-            samples = store.read("vl", name)
+            samples = store.read(kind, name)
             known = [sample for sample in samples if sample.row_id in rows and sample.row_id in base]
             yield name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
 
@@ -164,6 +180,7 @@ def _example(candidate: _Candidate) -> Example:
     return Example(
         arm=candidate.group.name,
         seed=candidate.member.seed,
+        part=candidate.part,
         condition=candidate.condition,
         change=candidate.change,
         row_id=row["row_id"],
@@ -181,5 +198,5 @@ def _example(candidate: _Candidate) -> Example:
 
 def describe_condition(name: str, kind: Kind) -> str:
     """What rows hear under a condition, in a few words; empty for a condition that is no longer registered."""
-    registry = VL_CONDITIONS if kind == "vl" else AUDIO_CONDITIONS
+    registry = AUDIO_CONDITIONS if kind == "audio" else VL_CONDITIONS
     return registry[name].description if name in registry else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.config import StageAConfig
-from safe_train.report.runs import LeftOut, Run, StoredEvaluation
+from safe_train.report.runs import LeftOut, Run, StoredEvaluation, weight
 
 _OF_THE_RUN = ("seed", "label", "device", "output_root", "checkpoint_every", "log_every", "evaluation")
 """Settings in which the runs of one arm may differ; of those of the evaluation all but the margin."""
@@ -60,15 +60,18 @@ def settings(config: StageAConfig) -> dict[str, Any]:
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
     """Arms in the order of the registry of variants, positive controls last.
 
-    Of two runs with the same settings and seed the one that was evaluated later counts; the other is left out.
+    Of two runs with the same settings and seed the one whose evaluation has more rows counts, of equal ones the one
+    with more conditions, and of these the newer; the other is left out.
     """
     by_arm: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
     left_out: list[LeftOut] = []
-    for run in sorted(runs, key=lambda run: run.evaluation.finished_at):
+    for run in sorted(runs, key=lambda run: weight(run.evaluation)):
         arm = by_arm[_base_name(run), json.dumps(settings(run.config))]
         if run.config.seed in arm:
             older = arm[run.config.seed].folder
-            left_out.append(LeftOut(str(older), f"the same settings and seed as {run.folder}, which is newer"))
+            left_out.append(
+                LeftOut(str(older), f"the same settings and seed as {run.folder}, whose evaluation is larger or newer")
+            )
         arm[run.config.seed] = run
     groups: list[Group] = []
     for (base_name, _settings), by_seed in by_arm.items():

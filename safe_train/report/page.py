@@ -24,6 +24,8 @@ from safe_train.report.charts.panel import Look, swatch
 from safe_train.report.document import Report
 from safe_train.report.examples import describe_condition
 from safe_train.report.grouping import Group
+from safe_train.report.verdict import headline
+from safe_train.summary import TEXT_UNMEASURED
 
 _OVERVIEW = ("bypass", "silence", "distractor", "contradictory", "noise", "loud")
 """Columns of the first table, with the worst of several clips; the sweeps have charts."""
@@ -41,6 +43,12 @@ def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
     environment.filters |= {
         "points": wording.points,
         "percent": wording.percent,
+        "score": wording.score,
+        "score_limits": wording.score_limits,
+        "score_change": wording.score_change,
+        "score_change_limits": wording.score_change_limits,
+        "bits": wording.bits,
+        "bits_limits": wording.bits_limits,
         "points_limits": wording.points_limits,
         "percent_limits": wording.percent_limits,
         "p_value": wording.p_value,
@@ -64,12 +72,25 @@ def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
     arms = report.arms
     looks = {arm.name: Look(number, control=arm.damage > 0) for number, arm in enumerate(arms)}
     vl_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.vl])
+    text_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.text])
+    document_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.documents])
     heard = [name for name in vl_names if name != "bypass"]
+    overview = {
+        part: [name for name in names if name in _OVERVIEW or name.startswith("worst_of_")]
+        for part, names in (("VL", vl_names), ("text", text_names), ("documents", document_names))
+    }
     return {
         "report": report,
+        "headline": headline(arms),
         "swatches": {name: swatch(look) for name, look in looks.items()},
-        "overview": [name for name in vl_names if name in _OVERVIEW or name.startswith("worst_of_")],
+        "overview": overview,
         "vl_conditions": {name: describe_condition(name, "vl") for name in vl_names},
+        "text_conditions": {name: describe_condition(name, "text") for name in text_names},
+        "text_unmeasured": TEXT_UNMEASURED,
+        "without_text": [arm.name for arm in arms if not arm.standing.protected_text],
+        "audio_metrics": list(dict.fromkeys(arm.audio_metric for arm in arms)),
+        "gain_unit": "points" if all(arm.audio_metric != wording.CIDER_D for arm in arms) else "",
+        "not_drawn": [arm.name for arm in arms if arm.standing.not_retention],
         "audio_conditions": {
             name: describe_condition(name, "audio")
             for name in _in_order(list(AUDIO_CONDITIONS), [name for arm in arms for name in arm.audio])

@@ -22,7 +22,10 @@ class RunCard:
         step: of the checkpoint that was evaluated.
         finished_at: end of the evaluation, local time.
         vl_rows: rows of the condition with the most.
+        text_rows: the same for text-only questions and documents.
         audio_rows: the same for audio rows.
+        data: what the rows are: procedural, or the sources' names.
+        not_shown: rows of the run's other evaluations, which are smaller or older.
         margin: the loss that is accepted.
         max_new_tokens: longest answer.
         batch_size: rows a batch of the evaluation.
@@ -37,7 +40,10 @@ class RunCard:
     step: int
     finished_at: str
     vl_rows: int
+    text_rows: int
     audio_rows: int
+    data: str
+    not_shown: list[str]
     margin: float
     max_new_tokens: int
     batch_size: int
@@ -88,13 +94,16 @@ def _described(member: Member) -> dict[str, Any]:
 
 
 def _card(group: Group, member: Member) -> RunCard:
-    key, result = member.evaluation.key, member.evaluation.result
+    key, result, rows = member.evaluation.key, member.evaluation.result, member.evaluation.rows
+    data = member.run.config.data
     hashes = {
         "trained parts": key["trained_parts_sha256"],
         f"base {key['base']['source']}": key["base"]["sha256"],
         "VL rows": key["vl_rows_sha256"],
         "audio rows": key["audio_rows_sha256"],
-    } | {f"audio encoder {encoder['source']}": encoder["sha256"] for encoder in key["audio_encoders"]}
+    }
+    hashes |= {"text-only rows": key["text_rows_sha256"]} if "text_rows_sha256" in key else {}
+    hashes |= {f"audio encoder {encoder['source']}": encoder["sha256"] for encoder in key["audio_encoders"]}
     return RunCard(
         arm=group.name,
         seed=member.seed,
@@ -102,8 +111,11 @@ def _card(group: Group, member: Member) -> RunCard:
         evaluation=str(member.evaluation.folder.relative_to(member.run.folder)),
         step=key["step"],
         finished_at=member.evaluation.finished_at,
-        vl_rows=max((cell.rows for cell in result.vl.values()), default=0),
-        audio_rows=max((cell.rows for cell in result.audio.values()), default=0),
+        vl_rows=rows.vl,
+        text_rows=rows.text,
+        audio_rows=rows.audio,
+        data="procedural" if member.run.is_procedural else f"{data.val_vl_source}, {data.val_audio_source}",
+        not_shown=[] if group.damage else [str(other.rows) for other in member.run.not_shown],
         margin=max((cell.non_inferiority.margin for cell in result.vl.values()), default=0.0),
         max_new_tokens=key["max_new_tokens"],
         batch_size=key["batch_size"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from safe_train.config import StageAConfig, build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS
-from safe_train.report.plain import from_plain
+from safe_train.plain import from_plain
 from safe_train.run import CONFIG, METRICS
 from safe_train.run_lines import METRICS_LINES
-from safe_train.summary import RunSummary, read_summary
+from safe_train.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts
 
 _DERIVED = ("effective", "versions", "notes", "job")
 
@@ -47,8 +47,19 @@ class StoredEvaluation:
 
     @property
     def conditions(self) -> int:
-        """How many conditions were measured, on both kinds of rows."""
-        return len(self.result.vl) + len(self.result.audio)
+        """How many conditions were measured, on all kinds of rows."""
+        result = self.result
+        return len(result.vl) + len(result.text) + len(result.documents) + len(result.audio)
+
+    @property
+    def rows(self) -> RowCounts:
+        """How many rows were evaluated."""
+        return row_counts(self.result)
+
+    @property
+    def step(self) -> int:
+        """Of the checkpoint that was evaluated."""
+        return int(self.key["step"])
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,9 @@ class Run:
         described: ``config.json`` as it is, with what was derived from the settings.
         metrics: ``metrics.json`` as it is.
         curves: the lines of ``metrics.jsonl``, by step.
-        evaluation: of the trained parts as they are.
+        evaluation: of the trained parts as they are; see :func:`fullest`.
         controls: of deliberately damaged parts, by damage.
+        not_shown: other evaluations of the trained parts, smaller or older than the one that counts.
     """
 
     folder: Path
@@ -72,6 +84,18 @@ class Run:
     curves: list[dict[str, float]]
     evaluation: StoredEvaluation
     controls: list[StoredEvaluation]
+    not_shown: list[StoredEvaluation] = field(default_factory=list)
+
+    @property
+    def is_procedural(self) -> bool:
+        """Whether the program made the rows that were evaluated."""
+        return is_procedural(self.config.data.model_dump())
+
+    @property
+    def source(self) -> Source:
+        """Where the figures come from."""
+        shown = self.evaluation
+        return Source(shown.rows, shown.step, shown.finished_at, tuple(other.rows for other in self.not_shown))
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,7 @@ class Found:
     """What lies under the paths that were named.
 
     Attributes:
-        summaries: of every finished run, for the closing table.
+        summaries: of every finished run, for the closing table, with the evaluation that the page shows.
         runs: those that the page shows.
         left_out: the others, with the reason.
     """
@@ -119,13 +143,13 @@ def read_runs(paths: Iterable[Path]) -> Found:
             left_out.append(LeftOut(str(folder), _unfinished(folder, error)))
             errors.append(error)
             continue
-        summaries.append(summary)
-        if any(run.folder.resolve() == folder.resolve() for run in runs):
-            continue
-        try:
-            runs.append(_read_run(folder, summary.metrics))
-        except InputError as error:
-            left_out.append(LeftOut(str(folder), f"{error.got}; {error.way_out}"))
+        known = next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
+        if known is None:
+            try:
+                runs.append(known := _read_run(folder, summary.metrics))
+            except InputError as error:
+                left_out.append(LeftOut(str(folder), f"{error.got}; {error.way_out}"))
+        summaries.append(summary.showing(known.evaluation.result, known.source) if known is not None else summary)
     if not summaries:
         raise errors[0]
     return Found(summaries, runs, left_out)
@@ -156,20 +180,30 @@ def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
             folder / EVALUATIONS, "stored answers", "no stored answers", f"make them with: safe eval {folder}"
         )
     damaged = {evaluation.damage for evaluation in evaluations if evaluation.damage}
+    shown = fullest(whole)
     return Run(
         folder=folder,
         config=build_config(settings, {}, where=str(folder / CONFIG)),
         described=described,
         metrics=metrics,
         curves=_read_curves(folder / METRICS_LINES),
-        evaluation=fullest(whole),
+        evaluation=shown,
         controls=[fullest([e for e in evaluations if e.damage == damage]) for damage in sorted(damaged)],
+        not_shown=[evaluation for evaluation in whole if evaluation is not shown],
     )
 
 
 def fullest(evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
-    """The evaluation with the most conditions, and of equal ones the newest."""
-    return max(evaluations, key=lambda evaluation: (evaluation.conditions, evaluation.finished_at))
+    """The evaluation with the most rows, of equal ones that with the most conditions, and of these the newest.
+
+    A look at a few rows is often the last that is done; it must not take the place of the measurement.
+    """
+    return max(evaluations, key=weight)
+
+
+def weight(evaluation: StoredEvaluation) -> tuple[int, int, str]:
+    """By what evaluations are ordered: rows, conditions, time."""
+    return evaluation.rows.total, evaluation.conditions, evaluation.finished_at
 
 
 def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
@@ -185,6 +219,7 @@ def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
                 finished_at=str(content["finished_at"]),
             )
             float(evaluation.key["damage"])
+            int(evaluation.key["step"])
         except (KeyError, TypeError, ValueError) as error:
             got = f"no {error}" if isinstance(error, KeyError) else str(error)
             way_out = f"evaluate again with: safe eval {folder}"

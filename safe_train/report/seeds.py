@@ -26,7 +26,8 @@ class Interval:
         low: lower limit.
         high: upper limit.
         kind: ``seeds``: 95 % t-interval over three seeds or more; ``range``: smallest and largest of two seeds;
-            ``rows``: the 95 % interval of one run, over its rows.
+            ``rows``: the 95 % interval of one run, over its rows, or of several with exactly the same mean the
+            intervals of all: runs that agree do not make certain what none of them knows.
     """
 
     mean: float
@@ -49,6 +50,8 @@ def over_seeds(estimates: Sequence[Estimate]) -> Interval:
     mean, n = math.fsum(means) / len(means), len(means)
     if n == 1:
         return Interval(mean, estimates[0].low, estimates[0].high, "rows")
+    if min(means) == max(means):
+        return Interval(mean, min(e.low for e in estimates), max(e.high for e in estimates), "rows")
     if n < ENOUGH_SEEDS:
         return Interval(mean, min(means), max(means), "range")
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in means) / (n - 1))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from safe_train.report.seeds import Interval
+from safe_train.summary import AUDIO_METRICS
+
+CIDER_D = AUDIO_METRICS["cider_d"]
 
 _MINUS = "\u2212"
 
@@ -28,6 +31,41 @@ def percent_limits(interval: Interval) -> str:
     """The limits of a share in percent, kept within what a share can be."""
     low, high = max(0.0, interval.low), min(1.0, interval.high)
     return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def score(value: float, metric: str) -> str:
+    """The score of audio rows: a share in percent; CIDEr-D, of which results hold a tenth, from 0 to 10."""
+    return f"{10 * value:.2f}" if metric == CIDER_D else percent(value)
+
+
+def score_limits(interval: Interval, metric: str) -> str:
+    """Its limits."""
+    if metric == CIDER_D:
+        return f"{10 * max(0.0, interval.low):.2f} to {10 * interval.high:.2f}"
+    return percent_limits(interval)
+
+
+def score_change(value: float, metric: str) -> str:
+    """A gain in it."""
+    return points(value / 10, 2) if metric == CIDER_D else points(value)
+
+
+def score_change_limits(interval: Interval, metric: str) -> str:
+    """The limits of a gain in it."""
+    if metric == CIDER_D:
+        return f"{points(interval.low / 10, 2)} to {points(interval.high / 10, 2)}"
+    return points_limits(interval)
+
+
+def bits(value: float) -> str:
+    """A change that is no share, such as bits per byte, with its sign; one that rounds to zero has none."""
+    text = f"{value:+.3f}"
+    return text[1:] if float(text) == 0.0 else text.replace("-", _MINUS)
+
+
+def bits_limits(interval: Interval) -> str:
+    """Its limits."""
+    return f"{bits(interval.low)} to {bits(interval.high)}"
 
 
 def p_value(value: float) -> str:

@@ -34,7 +34,7 @@ class Distillation(Mechanism):
     ) -> None:
         self.head, self.weight, self.temperature, self.processes = head, weight, temperature, processes
         self.divergence: Literal["forward", "reverse", "jsd"] = divergence
-        self._last: Tensor | None = None
+        self._sum: Tensor | None = None
         self._tokens = 0
         self._largest: Tensor | None = None
 
@@ -42,6 +42,10 @@ class Distillation(Mechanism):
     def was_active(self) -> bool:
         """Whether the divergence was ever above zero."""
         return self._acted or (self._largest is not None and self._largest.item() > 0.0)
+
+    def before_step(self, step: int, rows_seen: int) -> None:
+        """Begins a new mean."""
+        self._sum, self._tokens = None, 0
 
     def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
         """The weighted divergence."""
@@ -56,13 +60,17 @@ class Distillation(Mechanism):
             temperature=self.temperature,
             divergence=self.divergence,
         )
-        self._last, self._tokens = value.detach(), len(student.labels)
-        self._largest = self._last if self._largest is None else self._largest.maximum(self._last)
+        found, tokens = value.detach(), len(student.labels)
+        part = found.double() * tokens
+        self._sum, self._tokens = part if self._sum is None else self._sum + part, self._tokens + tokens
+        self._largest = found if self._largest is None else self._largest.maximum(found)
         return self.weight * value
 
     def observations(self) -> dict[str, float]:
-        """The unweighted divergence in nats a token, over the rows of all processes."""
-        return {} if self._last is None else {"kl": self.processes.mean(self._last.item(), self._tokens)}
+        """The unweighted divergence in nats a token, over the step's rows in all processes."""
+        if self._sum is None:
+            return {}
+        return {"kl": self.processes.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whether the divergence was ever above zero."""

@@ -21,7 +21,7 @@ class Replay(Mechanism):
 
     def __init__(self, head: LogitHead, *, weight: float, processes: Processes = ALONE) -> None:
         self.head, self.weight, self.processes = head, weight, processes
-        self._last: Tensor | None = None
+        self._sum: Tensor | None = None
         self._tokens = 0
 
     @property
@@ -29,15 +29,23 @@ class Replay(Mechanism):
         """Whether a protected row was ever trained on."""
         return self._acted
 
+    def before_step(self, step: int, rows_seen: int) -> None:
+        """Begins a new mean."""
+        self._sum, self._tokens = None, 0
+
     def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor:
         """The weighted cross-entropy."""
-        value = negative_log_likelihood(self.head, student) / max(1, len(student.labels))
-        self._last, self._tokens, self._acted = value.detach(), len(student.labels), True
-        return self.weight * value
+        total, tokens = negative_log_likelihood(self.head, student), len(student.labels)
+        part = total.detach().double()
+        self._sum, self._tokens = part if self._sum is None else self._sum + part, self._tokens + tokens
+        self._acted = True
+        return self.weight * (total / max(1, tokens))
 
     def observations(self) -> dict[str, float]:
-        """The unweighted cross-entropy in nats a token, over the rows of all processes."""
-        return {} if self._last is None else {"replay_loss": self.processes.mean(self._last.item(), self._tokens)}
+        """The unweighted cross-entropy in nats a token, over the step's rows in all processes."""
+        if self._sum is None:
+            return {}
+        return {"replay_loss": self.processes.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whether a protected row was ever trained on."""

@@ -14,6 +14,7 @@ from PIL import Image
 from safe_train.cli import safe
 from safe_train.data.check import check_audio, check_root
 from safe_train.data.defects import DefectKind
+from safe_train.data.vqa import load_vqa
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 
@@ -28,7 +29,11 @@ def write_audio(path, seconds=1.0, **options):
 
 def write_list(path, entries):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(entries, ensure_ascii=False))
+    text = json.dumps(entries, ensure_ascii=False)
+    halves = (
+        f"\\u{ord(c):04x}" if 0xD800 <= ord(c) <= 0xDFFF else c for c in text
+    )  # which no file can hold as they are
+    path.write_text("".join(halves))
 
 
 @pytest.fixture
@@ -122,11 +127,15 @@ def test_the_report_and_its_exit_code(root):
 
 
 def test_official_files_and_every_file_opened(tmp_path):
-    sizes = DatasetSizes(train_questions=12, val_questions=8, train_clips=4, val_clips=4)
+    sizes = DatasetSizes(
+        train_questions=12, val_questions=8, train_clips=4, val_clips=4,
+        train_text=6, val_text=5, train_documents=2, val_documents=3,
+    )  # fmt: skip
     write_dataset(tmp_path, sizes)
     found = list(check_root(tmp_path))
     assert [(r.name, r.split, r.entries, r.defects) for r in found] == [
         ("audiocaps", "train", 4, ()), ("audiocaps", "val", 4, ()), ("vqa", "train", 12, ()), ("vqa", "val", 8, ()),
+        ("text", "train", 8, ()), ("text", "val", 8, ()),
     ]  # fmt: skip
     clip = next((tmp_path / "audiocaps/audio/val").iterdir())
     clip.write_bytes(clip.read_bytes()[:500])
@@ -217,7 +226,7 @@ ENTRY_DAMAGE = {
     "blank answer": ({"answers": ["red", ""]}, "answers that are missing or empty", "vqa/val.json: entry 1"),
     "outside": ({"image": "../a.png"}, "path that leaves the root", "vqa/val.json: entry 1"),
     "absolute": ({"image": "/etc/passwd"}, "path that leaves the root", "vqa/val.json: entry 1"),
-    "token": ({"question": "Is <image> red?"}, "question with the literal <image>", "Is <image> red?"),
+    "token": ({"question": "Is <image> red?"}, "question or text with the literal <image>", "Is <image> red?"),
 }
 
 
@@ -299,6 +308,7 @@ def test_damaged_official_tables(tmp_path):
     found = {(r.name, r.split): r for r in check_root(tmp_path)}
     assert {key: [defect.kind for defect in report.defects] for key, report in found.items()} == {
         ("audiocaps", "train"): ["list"], ("audiocaps", "val"): [], ("vqa", "train"): [], ("vqa", "val"): ["list"],
+        ("text", "train"): [], ("text", "val"): [],
     }  # fmt: skip
     assert "an audiocap_id of its own" in str(found["audiocaps", "train"])
 
@@ -467,3 +477,96 @@ def test_the_data_are_left_as_they_are(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     run(root)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+# --- text-only rows
+
+
+QUESTION = {"id": "q", "prompt": "2 + 2?", "answers": ["4", "four"]}
+
+
+@pytest.fixture
+def text_root(tmp_path):
+    (tmp_path / "text").mkdir()
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    write_list(tmp_path / "text/train.json", [QUESTION, {"messages": chat}, {"id": "d", "text": "a document " * 500}])
+    return tmp_path
+
+
+def test_text_only_rows_are_counted(text_root):
+    """A document is one entry however many pieces it is read in; its text is no answer."""
+    (report,) = check_root(text_root)
+    assert (report.name, report.split, report.defects) == ("text", "train", ())
+    assert (report.entries, report.questions, report.documents, report.clips, report.images) == (3, 2, 1, 0, 0)
+    assert (report.answers.fewest, report.answers.most, report.answers.mean) == (1, 2, 1.5)
+    code, printed, _ = run(text_root, "--set", "text")
+    assert code == 0
+    assert "text train: 2 questions, 1 document\n" in printed
+    assert "captioned" not in printed
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"id": "x", "prompt": " ", "answer": "a"}, "entry with a field that is missing or malformed"),
+        ({"id": "x", "answer": "a"}, "entry with a field that is missing or malformed"),
+        ({"id": "x", "text": ""}, "entry with a field that is missing or malformed"),
+        ({"id": "x", "prompt": "?", "answer": "a", "type": 3}, "entry with a field that is missing or malformed"),
+        ({"id": "x", "messages": []}, "entry with a field that is missing or malformed"),
+        ({"id": "x", "prompt": "?"}, "answers that are missing or empty"),
+        ({"id": "x", "prompt": "?", "answers": ["a", ""]}, "answers that are missing or empty"),
+        ({"id": "q", "prompt": "?", "answer": "a"}, "id that stands twice"),
+        ({"id": "x", "prompt": "cut \ud83d", "answer": "a"}, "text with half a character (a lone surrogate)"),
+        ({"id": "x", "prompt": "?", "answer": "\ud83d"}, "text with half a character (a lone surrogate)"),
+        ({"id": "x", "text": "\udc00"}, "text with half a character (a lone surrogate)"),
+        ({"id": "x", "prompt": "an <image>?", "answer": "a"}, "question or text with the literal <image>"),
+        ({"id": "x", "prompt": "?", "answer": "an <image>"}, "question or text with the literal <image>"),
+        ({"id": "x", "text": "long " * 900 + "<image>" + " long" * 900}, "question or text with the literal <image>"),
+    ],
+)
+def test_each_defect_of_text_only_rows_is_told_and_is_the_only_one(text_root, entry, words):
+    write_list(text_root / "text/val.json", [QUESTION, entry, {"text": "sound"}])
+    reports_of = list(check_root(text_root))
+    assert [report.split for report in reports_of] == ["train", "val"]
+    found = {defect.words: defect.count for defect in reports_of[1].defects}
+    assert found == {words: 1}
+    assert run(text_root)[0] == 2
+
+
+def test_all_defects_of_a_list_are_told_and_not_the_first_alone(text_root):
+    bad = [{"prompt": "?"}, {"answer": "a"}, {"prompt": "\ud83d", "answer": "a"}, QUESTION, QUESTION]
+    write_list(text_root / "text/val.json", bad)
+    found = next(check_root(text_root, splits=["val"]))
+    assert sum(defect.count for defect in found.defects) == 4
+
+
+def test_a_piece_with_the_name_of_an_entry_is_a_defect_of_the_list(text_root):
+    write_list(text_root / "text/val.json", [{"id": "d", "text": "a " * 2_000}, {"id": "d#2", "text": "b"}])
+    (found,) = check_root(text_root, splits=["val"])
+    assert [defect.words for defect in found.defects] == ["list that cannot be read"]
+
+
+def test_text_of_a_pack(text_root):
+    pack = text_root / "pack"
+    (pack / "audio").mkdir(parents=True)
+    write_audio(pack / "audio/a.wav")
+    clip = {"audiocap_id": "1", "youtube_id": "y", "start_time": 0, "caption": "c", "audio_relpath": "audio/a.wav"}
+    (pack / "captions.jsonl").write_text(json.dumps(clip))
+    (pack / "text.jsonl").write_text(json.dumps(QUESTION) + "\n" + json.dumps({"text": "a document"}))
+    (report,) = check_root(pack)
+    assert (report.name, report.questions, report.documents, report.clips) == ("pack", 1, 1, 1)
+    assert report.defects == ()
+    (pack / "text.jsonl").write_text(json.dumps({"prompt": "?"}))
+    (report,) = check_root(pack)
+    assert [defect.words for defect in report.defects] == ["answers that are missing or empty"]
+    (pack / "text.jsonl").write_text("{")
+    (report,) = check_root(pack)
+    assert [defect.words for defect in report.defects] == ["list that cannot be read"]
+
+
+@pytest.mark.parametrize("field", ["question", "answers"])
+def test_half_a_character_is_a_defect_of_any_set(root, field):
+    change(root / "vqa/val.json", 1, **{field: "cut \ud83d"})
+    assert list(defects(reports(root)["vqa"])) == ["text with half a character (a lone surrogate)"]
+    with pytest.raises(InputError, match=r"the lone surrogate U\+D83D"):
+        load_vqa(root, "val")

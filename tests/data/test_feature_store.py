@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from configs.model_configs import EMBEDDED
+from safe_train.data import feature_cache
 from safe_train.data.audio_input import Amplified, WhiteNoise
 from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.tensor_store import TensorFolder, TensorStore
@@ -214,6 +215,20 @@ def test_another_encoder_does_not_find_the_features(tmp_path, clips):
     half, of_half = load_audio_encoder(EMBEDDED, dtype=torch.bfloat16), store(tmp_path / "cache")
     FeatureCache([half], store=of_half).get(clips[:1])
     assert counts(of_half) == (0, 0, 1)
+
+
+def test_another_level_does_not_find_the_features(tmp_path, clips):
+    """And the features of clips as loud as they are keep the keys that they had before there were levels."""
+    encoders = [load_audio_encoder(EMBEDDED, level_db=level) for level in (None, -20.0, -23.0, -23.0)]
+    computed = []
+    for encoder in encoders:
+        kept = store(tmp_path / "cache")
+        FeatureCache([encoder], store=kept).get(clips[:2])
+        computed.append(kept.computed)
+    assert computed == [2, 2, 2, 0]
+    without = load_audio_encoder(EMBEDDED)
+    del without.level_db
+    assert feature_cache._encoder_sha256(without) == feature_cache._encoder_sha256(encoders[0])
 
 
 def test_a_clip_that_vanished_is_told_with_its_name(tmp_path, audio_encoder):

@@ -1,4 +1,4 @@
-"""Where the four kinds of rows come from, and that the pack's questions to protect are never evaluated."""
+"""Where the six kinds of rows come from, and that the pack's questions to protect are never evaluated."""
 
 import json
 import threading
@@ -57,10 +57,12 @@ def pack(small_data, tmp_path):
     return write_pack(tmp_path / "pack", small_data)
 
 
-def test_without_a_choice_rows_are_those_of_audiocaps_and_vqa(small_data):
+def test_without_a_choice_rows_are_those_of_audiocaps_vqa_and_text(small_data):
     rows = load_rows(configuration(small_data))
+    texts = [len((small_data / f"text/{split}.jsonl").read_text().splitlines()) for split in ("train", "val")]
+    assert min(texts) > 0
     assert {part: len(indices) for part, indices in rows.indices.items()} == {
-        "train_audio": 40, "train_vl": 60, "val_audio": 24, "val_vl": 40,
+        "train_audio": 40, "train_vl": 60, "val_audio": 24, "val_vl": 40, "train_text": texts[0], "val_text": texts[1],
     }  # fmt: skip
     assert all(row.audio.is_relative_to(small_data / "audiocaps/audio/train") for row in rows.train_audio)
     assert all(row.image.is_relative_to(small_data / "vqa/val2014") for row in rows.val_vl)
@@ -115,6 +117,119 @@ def test_the_evaluated_questions_are_the_same_for_every_seed(small_data, pack):
     sources = {"data__train_vl_source": "pack", "data__val_vl_source": "pack"}
     first, second = (load_rows(configuration(small_data, pack, seed=seed, **sources)) for seed in (1, 2))
     assert first.indices["val_vl"] == second.indices["val_vl"]
+
+
+def write_text(folder, count, stem="", name="text/{}.jsonl", splits=("train", "val")):
+    """Lists of ``count`` questions, two in a cluster, their ids beginning with ``stem`` and the split."""
+    for split in splits:
+        path = folder / name.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entries = [
+            {"id": f"{stem}{split}{i}", "prompt": f"{i}?", "answer": "a", "cluster": f"c{i // 2}"} for i in range(count)
+        ]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+@pytest.fixture
+def root(small_data, tmp_path):
+    """A data root beside the shared one, to which a folder of text may be added."""
+    for name in ("vqa", "audiocaps"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for path in (small_data / name).iterdir():
+            (tmp_path / "root" / name / path.name).symlink_to(path)
+    return tmp_path / "root"
+
+
+def text_ids(rows):
+    return [[row.row_id for row in part] for part in (rows.train_text, rows.val_text)]
+
+
+def test_text_rows_that_stand_beside_the_vl_rows_are_found(root, caplog):
+    write_text(root, 3)
+    rows = load_rows(configuration(root))
+    assert text_ids(rows) == [["train0", "train1", "train2"], ["val0", "val1", "val2"]]
+    assert (rows.indices["train_text"], rows.indices["val_text"]) == ([0, 1, 2], [0, 1, 2])
+    assert "text-only" not in caplog.text
+
+
+def test_without_text_rows_one_warning_says_what_is_missing_and_how_to_add_it(root, caplog):
+    assert text_ids(load_rows(configuration(root))) == [[], []]
+    (line,) = [record.getMessage() for record in caplog.records if "text-only" in record.getMessage()]
+    assert "neither protected nor measured" in line
+    assert "text/train.jsonl and text/val.jsonl" in line
+    caplog.clear()
+    load_rows(configuration(root, data__val_text_source="none"))
+    assert "are not protected" in caplog.text
+    caplog.clear()
+    load_rows(configuration(root, data__train_text_source="none", data__val_text_source="none"))
+    assert not caplog.records
+
+
+def test_text_rows_asked_for_by_name_must_be_there(root, pack):
+    with pytest.raises(InputError, match="the folder of the data set text"):
+        load_rows(configuration(root, data__train_text_source="text"))
+    with pytest.raises(InputError, match=r"expected a data pack with text\.jsonl"):
+        load_rows(configuration(root, pack, data__val_text_source="pack"))
+    with pytest.raises(InputError, match=r"the source pack needs data\.pack_root"):
+        configuration(root, data__val_text_source="pack")
+
+
+def test_a_list_of_one_split_alone_is_an_error(root):
+    write_text(root, 3, splits=("train",))
+    with pytest.raises(InputError, match=r"text_val\.jsonl"):
+        load_rows(configuration(root))
+    rows = load_rows(configuration(root, data__val_text_source="none"))
+    assert [len(part) for part in text_ids(rows)] == [3, 0]
+
+
+def test_limits_on_text_rows_are_drawn_by_the_seed_and_change_no_other_draw(root):
+    write_text(root, 30)
+    limits = {
+        "data__max_train_vl": 20,
+        "evaluation__max_vl": 10,
+        "evaluation__max_audio": 5,
+        "data__max_train_audio": 9,
+    }
+    plain = load_rows(configuration(root, data__train_text_source="none", data__val_text_source="none", **limits))
+    found = [
+        load_rows(configuration(root, seed=seed, data__max_train_text=7, evaluation__max_text=4, **limits))
+        for seed in (42, 42, 43)
+    ]
+    assert [len(part) for part in text_ids(found[0])] == [7, 4]
+    assert found[0].indices == found[1].indices
+    assert found[0].indices["train_text"] != found[2].indices["train_text"]
+    assert [row.row_id for row in found[0].val_text] == [f"val{index}" for index in found[0].indices["val_text"]]
+    for part in ("train_audio", "train_vl", "val_audio", "val_vl"):
+        assert found[0].indices[part] == plain.indices[part]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_text_rows_of_the_pack_are_protected_or_evaluated(root, pack, seed):
+    write_text(root, 3)
+    write_text(pack, 20, "pack", "text.jsonl", splits=("",))
+    rows = load_rows(configuration(root, pack, seed=seed, data__train_vl_source="pack", data__val_vl_source="pack"))
+    train, val = text_ids(rows)
+    assert sorted(train + val) == sorted(f"pack{i}" for i in range(20))
+    assert len(train) == 4  # a fifth of ten clusters of two
+    assert not {row.cluster for row in rows.train_text} & {row.cluster for row in rows.val_text}
+    mixed = load_rows(configuration(root, pack, seed=seed, data__val_vl_source="pack"))
+    assert [len(part) for part in text_ids(mixed)] == [3, 20]  # those beside the VL rows of each
+
+
+def test_a_pack_without_a_list_leaves_the_roots_text_rows(root, pack):
+    write_text(root, 3)
+    rows = load_rows(configuration(root, pack, data__train_vl_source="pack", data__val_vl_source="pack"))
+    assert [len(part) for part in text_ids(rows)] == [3, 3]
+
+
+def test_procedural_text_rows_come_with_procedural_vl_rows(root, pack, monkeypatch):
+    write_text(root, 3, "embedded")
+    monkeypatch.setattr("safe_train.data.sources.embedded_data_root", lambda: root)
+    sources = {f"data__{part}_source": "embedded" for part in ("train_audio", "train_vl", "val_vl", "val_audio")}
+    beside = load_rows(configuration("/nowhere", pack, **sources))
+    default = load_rows(configuration("embedded"))
+    assert text_ids(beside) == text_ids(default)
+    assert text_ids(beside)[0] == ["embeddedtrain0", "embeddedtrain1", "embeddedtrain2"]
 
 
 def test_one_image_cannot_be_split():

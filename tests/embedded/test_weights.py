@@ -1,5 +1,8 @@
 """What the embedded models promise: they answer, and they tell sounds apart. This is measured anew at each test run."""
 
+import json
+import math
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -9,32 +12,50 @@ from sklearn.linear_model import LogisticRegression
 
 from configs.model_configs import EMBEDDED
 from safe_train.config import EvaluationSettings
-from safe_train.data.rows import vl_rows
+from safe_train.data.rows import Row, vl_rows
 from safe_train.data.vqa import load_vqa
 from safe_train.embedded import weights
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.embedded.models import build_audio_encoder, build_base, build_feature_extractor
 from safe_train.embedded.questions import QUESTION_TYPES
 from safe_train.embedded.sounds import ALL_SOUNDS, synthesize
+from safe_train.embedded.text_skills import SKILLS, TEXT_TYPES, sample_text_question
 from safe_train.evaluation import base_answers
 from safe_train.model import AudioEncoder, Base, load_audio_encoder
 
 LEAST_VL, LEAST_VL_TYPE, LEAST_AUDIO = 0.93, 0.85, 0.97
+LEAST_TEXT, LEAST_TEXT_TYPE, MOST_BITS = 0.97, 0.90, 0.30
 TRAIN_SEED, TEST_SEED = 90_001, 90_002  # the recipe's seeds are 0
 MAX_BYTES = 8_000_000
 
 
 @pytest.fixture(scope="module")
-def validation_rows(tmp_path_factory):
-    """The 2,000 validation questions; the other sets are kept small, since they do not change this one."""
+def validation_root(tmp_path_factory):
+    """All of the validation split; the other sets are kept small, since they do not change this one."""
     root = tmp_path_factory.mktemp("validation")
     write_dataset(root, DatasetSizes(train_questions=2, train_clips=2, val_clips=2))
-    rows = vl_rows(load_vqa(root, "val"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def validation_rows(validation_root):
+    rows = vl_rows(load_vqa(validation_root, "val"))
     assert len(rows) == 2_000
     return rows
 
 
-def vl_accuracies(base, rows):
+@pytest.fixture(scope="module")
+def validation_text(validation_root):
+    """The 600 questions without an image, and the 100 documents."""
+    lines = (validation_root / "text" / "val.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    questions = [Row(r["id"], r["prompt"], (r["answer"],), kind=r["type"]) for r in records if "prompt" in r]
+    documents = [record["text"] for record in records if "text" in record]
+    assert (len(questions), len(documents)) == (600, 100)
+    return questions, documents
+
+
+def accuracies(base, rows):
     """Accuracy by ``generate``, over all rows and by question type."""
     scores = base_answers(base, rows, EvaluationSettings()).scores
     by_kind = defaultdict(list)
@@ -44,7 +65,7 @@ def vl_accuracies(base, rows):
 
 
 def test_the_base_answers_the_validation_questions(embedded_base, validation_rows):
-    overall, by_kind = vl_accuracies(embedded_base, validation_rows)
+    overall, by_kind = accuracies(embedded_base, validation_rows)
     assert set(by_kind) == set(QUESTION_TYPES)
     assert overall >= LEAST_VL
     assert min(by_kind.values()) >= LEAST_VL_TYPE, by_kind
@@ -54,7 +75,7 @@ def test_an_untrained_base_does_not(embedded_base, validation_rows):
     """Negative control, and proof that answers cannot be guessed from the questions."""
     processor = embedded_base.processor
     untrained = Base(build_base(processor).requires_grad_(False).eval(), processor, "untrained")
-    overall, _ = vl_accuracies(untrained, validation_rows[:200])
+    overall, _ = accuracies(untrained, validation_rows[:200])
     assert overall < LEAST_VL_TYPE
 
 
@@ -65,8 +86,60 @@ def test_a_base_that_sees_the_wrong_image_does_not(embedded_base, validation_row
         type(row)(row.row_id, row.question, row.answers, other.image, row.audio, row.kind, row.cluster)
         for row, other in zip(rows, rows[100:] + rows[:100], strict=True)
     ]
-    overall, _ = vl_accuracies(embedded_base, swapped)
+    overall, _ = accuracies(embedded_base, swapped)
     assert overall < LEAST_VL_TYPE
+
+
+def bits_per_byte(base, documents):
+    """One document at a time, each token's probability by its definition in float64."""
+    tokenizer = base.processor.tokenizer
+    bits = 0.0
+    for text in documents:
+        ids = tokenizer(f"<s>{text}", add_special_tokens=False, return_tensors="pt").input_ids
+        with torch.no_grad():
+            probabilities = base.model(input_ids=ids).logits[0].double().softmax(-1)
+        bits -= sum(math.log2(probabilities[place - 1, ids[0, place]]) for place in range(1, ids.shape[1]))
+    return bits / sum(len(text.encode("utf-8")) for text in documents)
+
+
+def test_the_base_answers_questions_without_an_image(embedded_base, validation_text):
+    overall, by_kind = accuracies(embedded_base, validation_text[0])
+    assert set(by_kind) == set(SKILLS)
+    assert overall >= LEAST_TEXT
+    assert min(by_kind.values()) >= LEAST_TEXT_TYPE, by_kind
+
+
+def test_the_base_predicts_documents(embedded_base, validation_text):
+    assert bits_per_byte(embedded_base, validation_text[1][:40]) <= MOST_BITS
+
+
+def test_an_untrained_base_does_neither(embedded_base, validation_text):
+    """Negative control; one that gave every token the same probability would need about two bits a byte."""
+    processor = embedded_base.processor
+    untrained = Base(build_base(processor).requires_grad_(False).eval(), processor, "untrained")
+    questions, documents = validation_text
+    assert accuracies(untrained, questions[:100])[0] < 0.1
+    assert bits_per_byte(untrained, documents[:5]) > 5 * MOST_BITS
+
+
+def test_the_card_says_what_is_measured(embedded_base, validation_rows, validation_text):
+    """The figures of the card, of the base's own recipe, taken again by other means."""
+    card = (weights.base_folder() / "README.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| (.+?) \| ([\d.]+) \|$", card, flags=re.MULTILINE)
+    images, text = (accuracies(embedded_base, rows) for rows in (validation_rows, validation_text[0]))
+    expected = [
+        *sorted({"all": images[0], **images[1]}.items()),
+        *sorted({"all": text[0], **text[1]}.items()),
+    ]
+    assert [(name, value) for name, value in said[: len(expected)]] == [
+        (name, f"{100 * value:.1f}") for name, value in expected
+    ]
+    bits = [value for name, value in said if name == "the base"]
+    assert bits == [f"{bits_per_byte(embedded_base, validation_text[1]):.3f}"]
+    rng = np.random.default_rng([0, TEXT_TYPES.index("recall")])
+    drawn = [sample_text_question("recall", rng) for _ in range(200)]
+    recall = [Row(str(n), q.prompt, (q.answer,), kind=q.kind) for n, q in enumerate(drawn)]
+    assert dict(said)["recall"] == f"{100 * accuracies(embedded_base, recall)[0]:.1f}"
 
 
 def features_and_labels(encoder, num_clips, seed):

@@ -1,12 +1,13 @@
 """Conditions: which clip a row hears, and that a clip called contradictory contradicts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe_train.data.audio_input import Amplified, WhiteNoise
+from safe_train.data.audio_input import NOISE_DB, NOISE_SEEDS, Amplified, WhiteNoise
 from safe_train.data.rows import Row
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors, select
@@ -108,6 +109,35 @@ def test_a_selection_keeps_the_registry_s_order_and_what_is_always_needed():
     assert chosen.audio == ("matched", "silence", "loud")
     assert select(["all"]).vl == tuple(VL_CONDITIONS)
     assert select(["all"]).audio == tuple(AUDIO_CONDITIONS)
+
+
+def test_noise_differs_between_rows_and_comes_in_as_many_kinds_as_are_kept():
+    rows = [replace(VL[0], row_id=f"v{k}") for k in range(2 * NOISE_SEEDS + 1)]
+    seeds = [audio.seed for audio in heard(VL_CONDITIONS, "noise", rows)]
+    assert seeds == [*range(NOISE_SEEDS)] * 2 + [0]
+    assert {audio.level_db for audio in heard(VL_CONDITIONS, "noise", rows)} == {NOISE_DB}
+
+
+def test_a_clip_that_also_names_the_right_answer_contradicts_nothing():
+    """Two cats and three dogs are heard: 2 and 3 are both said, so that only "one bell" contradicts 2 and 3."""
+    clips = [
+        Row("b0", "what?", ("2 cats and 3 dogs",), audio=Path("both.wav")),
+        Row("b1", "what?", ("one bell",), audio=Path("one.wav")),
+    ]
+    asked = [Row(f"n{k}", "how many?", (str(k),), kind="count") for k in (1, 2, 3)]
+    for seed in range(10):
+        found = Distractors(clips, seed).contradicting(asked)
+        assert found == [Path("both.wav"), Path("one.wav"), Path("one.wav")]
+
+
+def test_every_reference_of_a_row_counts_as_right_when_wrong_answers_are_sought():
+    """Somebody said 2, so that a clip that names 2 alone does not contradict the row."""
+    clips = [
+        Row("b0", "what?", ("two cats",), audio=Path("two.wav")),
+        Row("b1", "what?", ("one bell",), audio=Path("one.wav")),
+    ]
+    asked = [Row("n0", "?", ("3", "2"), kind="count"), Row("n1", "?", ("2",), kind="count")]
+    assert Distractors(clips, 0).contradicting(asked) == [None, None]  # 1 is no answer to that kind of question
 
 
 def test_an_unknown_condition_is_told_with_the_nearest():

@@ -9,7 +9,8 @@ from safe_train.config import EvaluationSettings
 from safe_train.data.audiocaps import load_audiocaps
 from safe_train.data.rows import audio_rows, vl_rows
 from safe_train.data.vqa import load_vqa
-from safe_train.evaluation import Evaluator, base_answers
+from safe_train.evaluation import Evaluator, base_answers, select
+from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.experiment import row_encoder
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.summary import RunSummary, format_table
@@ -76,10 +77,12 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
         assert not any(result.updates)
         assert not result.is_measurement
     assert evaluation.vl["distractor"].fusion_calls > 0
-    assert warnings_of(evaluation) == [
+    *unmeasured, deaf = warnings_of(evaluation)
+    assert unmeasured == [
         f"WARNING run: {name}: the fusion had no effect; this is not a retention measurement"
         for name in ("silence", "distractor")
     ]
+    assert deaf.startswith("WARNING run: nothing shows that it hears: ")
 
 
 def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass(evaluator):
@@ -94,7 +97,8 @@ def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass
         assert min(result.updates) > 0.1
     bypass = evaluation.vl["bypass"]
     assert (bypass.bit_equal, bypass.answer_change_rate, bypass.kl, bypass.fusion_calls) == (True, 0.0, 0.0, 0)
-    assert warnings_of(evaluation) == []
+    (deaf,) = warnings_of(evaluation)
+    assert deaf.startswith("WARNING run: nothing shows that it hears: ")
     assert evaluation.worst_vl_difference.mean == min(
         evaluation.vl[name].difference.mean for name in ("silence", "distractor")
     )
@@ -107,8 +111,10 @@ def test_a_shut_gate_is_no_retention_measurement(evaluator):
     evaluation = shut.run()
     for condition in ("silence", "distractor"):
         assert (evaluation.vl[condition].fusion_calls, evaluation.vl[condition].answer_change_rate) == (0, 0.0)
-    assert len(warnings_of(evaluation)) == 2
-    assert all("not a retention measurement" in line for line in warnings_of(evaluation))
+    *unmeasured, deaf = warnings_of(evaluation)
+    assert len(unmeasured) == 2
+    assert all("not a retention measurement" in line for line in unmeasured)
+    assert "nothing shows that it hears" in deaf
 
 
 @pytest.mark.parametrize("parameter", ["lm_head.weight", "model.language_model.layers.0.mlp.up_proj.weight"])
@@ -202,3 +208,67 @@ def test_evaluating_twice_gives_the_same(evaluator):
     measured = evaluator(output_scale=PARTLY_DAMAGED)
     first, second = (dataclasses.replace(measured.run(), seconds=0.0) for _ in range(2))
     assert first == second
+
+
+def test_a_gate_condition_scales_the_gate_and_the_gate_is_as_before_afterwards(evaluator):
+    """The first fused layer reads hidden states that no fusion has changed: its update is proportional to the gate."""
+    measured = evaluator(output_scale=1.0)
+    measured.lengths = AnswerLengths(vl=1, text=1, audio=1)  # longer answers would differ, and so would their tokens
+    for gate in (1.0, 0.6):
+        measured.model.gate = gate
+        evaluation = measured.run(conditions=select(["distractor", "gate_0.25", "gate_0.5", "gate_0.75"]))
+        assert measured.model.gate == gate
+        for results in (evaluation.vl, evaluation.audio):
+            updates = {name: result.updates[0] for name, result in results.items() if name != "bypass"}
+            full = updates["distractor"] if results is evaluation.vl else updates["matched"]
+            ratios = [updates[f"gate_{part:g}"] / full for part in (0.25, 0.5, 0.75)]
+            assert ratios == pytest.approx([0.25, 0.5, 0.75], rel=1e-4)
+
+
+def test_the_gate_is_as_before_when_a_condition_is_broken_off(evaluator):
+    measured = evaluator(output_scale=1.0)
+
+    def fail(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    measured.model.generate = fail
+    with pytest.raises(KeyboardInterrupt):
+        measured.vl_samples("gate_0.5")
+    assert measured.model.gate == 1.0
+
+
+def test_answers_are_compared_after_normalization_also_where_all_people_agree(embedded_base, evaluator, vl, audio):
+    """Ten people wrote "Two." where the base says "2": the published program would call that wrong."""
+    words = dict(enumerate(("Zero.", "One.", "Two.", "Three.", "Four.", "Five.", "Six.")))
+    counted = [row for row in vl if row.answers[0] in {str(number) for number in words}]
+    people = [dataclasses.replace(row, answers=(words[int(row.answers[0])],) * 10) for row in counted]
+    assert len(people) > 3
+    plain, spelled = (base_answers(embedded_base, rows, SETTINGS) for rows in (counted, people))
+    assert sum(plain.scores) > 3
+    assert spelled.scores == plain.scores
+    measured = evaluator(output_scale=0.0)
+    measured.vl_rows, measured.base = people, spelled
+    assert measured.run().vl["silence"].accuracy.mean == sum(plain.scores) / len(plain.scores)
+    assert vqa_accuracy("2", ("Two.",) * 10) == 0.0  # negative control
+
+
+def test_the_base_s_answers_do_not_depend_on_what_a_row_hears(embedded_base, vl, audio, reference):
+    """Rows of the distractor condition carry a clip; the base is asked without it."""
+    hearing = [dataclasses.replace(row, audio=audio[0].audio) for row in vl]
+    assert base_answers(embedded_base, hearing, SETTINGS).samples == reference.samples
+
+
+def test_answers_end_where_their_kind_of_rows_does(evaluator):
+    """One token for each kind in turn: its answers alone become shorter."""
+
+    def said(**lengths):
+        measured = evaluator(output_scale=0.0)
+        measured.lengths = dataclasses.replace(measured.lengths, **lengths)
+        return [[s.answer for s in of("silence")] for of in (measured.vl_samples, measured.audio_samples)]
+
+    vl, audio = said()
+    assert said(audio=1) == [vl, [answer.split()[0] if answer else "" for answer in audio]]
+    short_vl, same_audio = said(vl=1)
+    assert same_audio == audio
+    assert all(len(short) <= len(whole) for short, whole in zip(short_vl, vl, strict=True))
+    assert said(text=1) == [vl, audio]

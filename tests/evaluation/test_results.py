@@ -4,9 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from safe_train.data.rows import Row
-from safe_train.evaluation.results import answer_result, audio_result, summarize
+from safe_train.data.rows import DOCUMENT, Row
+from safe_train.evaluation.results import (
+    SMALLEST_GROUP,
+    Evaluation,
+    Worst,
+    answer_result,
+    audio_result,
+    document_result,
+    guessing_scores,
+    summarize,
+)
 from safe_train.evaluation.samples import Sample
+from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap, cluster_bootstrap_ratio
+from safe_train.metrics.non_inferiority import non_inferiority
+from safe_train.plain import from_plain
 
 KINDS = ("color",) * 25 + ("count",) * 25 + ("rare",) * 2
 ROWS = [Row(f"v{k}", "what?", ("right",), kind=kind, cluster=f"image {k // 2}") for k, kind in enumerate(KINDS)]
@@ -145,3 +157,319 @@ def test_questions_are_no_captions():
     rows = [replace(row, kind="question") for row in AUDIO]
     samples = [Sample(row.row_id, "bell", 1.0, 1.0) for row in rows]
     assert audio_result("matched", samples, rows, with_captions=True).captions is None
+
+
+def test_a_score_of_a_half_is_right_where_right_and_wrong_are_told_apart():
+    """One half is the score of an answer that some people gave; SAFE's 0.5 after the base's 1 is no lost answer."""
+    scores = [0.5] * 10 + [0.49] * 6 + [1.0] * 36
+    found = result(heard(scores))
+    assert found.mcnemar_p == pytest.approx(2 / 2**6)  # six lost, none gained
+    assert result(heard([0.5] * len(ROWS))).mcnemar_p == 1.0
+    before = [replace(sample, score=0.5) for sample in base()]
+    assert result(heard([1.0] * len(ROWS)), before).mcnemar_p == 1.0
+    assert result(heard([0.0] * len(ROWS)), before).mcnemar_p == pytest.approx(2 / 2**52)
+
+
+def uneven(rows=ROWS):
+    """Scores of which both rows of an image are lost together, as the base had them all right."""
+    return [float(k // 2 % 5 > 0) for k in range(len(rows))]
+
+
+def test_intervals_are_those_of_whole_images():
+    """Every interval is that of images, which is wider than that of rows."""
+    images = [row.cluster for row in ROWS]
+    apart = [row.row_id for row in ROWS]
+    scores = uneven()
+    changes = [score - 1.0 for score in scores]
+    before = [1.0] * 50 + [0.5] * 2
+    reference = [replace(sample, score=score) for sample, score in zip(base(), before, strict=True)]
+    found, exact = result(heard(scores)), result(heard(scores), reference)
+    assert found.accuracy == cluster_bootstrap(scores, images, bounds=SHARE)
+    assert found.difference == cluster_bootstrap(changes, images, bounds=DIFFERENCE)
+    assert exact.retention_ratio == cluster_bootstrap_ratio(scores, before, images)
+    lost = non_inferiority([True] * 52, [score > 0 for score in scores], images, MARGIN)
+    assert found.non_inferiority == lost
+    for one, other in (
+        (found.accuracy, cluster_bootstrap(scores, apart, bounds=SHARE)),
+        (found.difference, cluster_bootstrap(changes, apart, bounds=DIFFERENCE)),
+        (exact.retention_ratio, cluster_bootstrap_ratio(scores, before, apart)),
+    ):
+        assert one.high - one.low > 1.2 * (other.high - other.low)
+    assert lost.rows_needed > 1.5 * non_inferiority([True] * 52, [s > 0 for s in scores], apart, MARGIN).rows_needed
+
+
+def test_the_worst_group_s_interval_is_that_of_whole_images():
+    scores = [1.0] * 25 + uneven()[25:]
+    found = result(heard(scores)).worst_group
+    counted = range(25, 50)
+    changes = [scores[k] - 1.0 for k in counted]
+    assert found.kind == "count"
+    assert found.difference == cluster_bootstrap(changes, [ROWS[k].cluster for k in counted], bounds=DIFFERENCE)
+    assert found.difference != cluster_bootstrap(changes, [str(k) for k in counted], bounds=DIFFERENCE)
+
+
+@pytest.mark.parametrize(("size", "is_one"), [(SMALLEST_GROUP - 1, False), (SMALLEST_GROUP, True)])
+def test_a_group_is_large_enough_from_a_number_of_rows_on(size, is_one):
+    rows = [Row(f"v{k}", "?", ("right",), kind="kind", cluster=str(k)) for k in range(size)]
+    samples = [Sample(row.row_id, "right", 1.0, updates=(0.1,)) for row in rows]
+    assert (answer_result("silence", samples, samples, rows, MARGIN).worst_group is not None) == is_one
+
+
+def test_where_nothing_changed_no_interval_is_without_width():
+    """52 rows about 26 images, all right before and after."""
+    unseen = 1 - 0.025 ** (1 / 26)
+    found = result(heard([1.0] * len(ROWS)))
+    assert (found.difference.low, found.difference.high) == pytest.approx((-unseen, unseen))
+    assert (found.accuracy.low, found.accuracy.high) == pytest.approx((1 - unseen, 1.0))
+    assert (found.retention_ratio.low, found.retention_ratio.high) == pytest.approx((1 - unseen, 1 + unseen))
+    assert (found.worst_group.difference.low, found.worst_group.difference.high) != (0.0, 0.0)
+    half = [replace(sample, score=0.5) for sample in base()]
+    ratio = result([replace(sample, score=0.5) for sample in heard([1.0] * 52)], half).retention_ratio
+    assert (ratio.low, ratio.high) == pytest.approx((1 - unseen / 0.5, 1 + unseen / 0.5))
+
+
+def test_audio_intervals_are_those_of_whole_clips():
+    """Two questions about each clip, lost together."""
+    rows = [replace(row, cluster=f"clip {k // 2}") for k, row in enumerate(AUDIO)]
+    clips = [row.cluster for row in rows]
+    scores = [1.0] * 6 + [0.0] * 4
+    found = audio_result("matched", audio(6), rows)
+    assert found.accuracy == found.token_f1 == cluster_bootstrap(scores, clips, bounds=SHARE)
+    assert found.accuracy != cluster_bootstrap(scores, [row.row_id for row in rows], bounds=SHARE)
+    gains = summarize(base(), {"bypass": base()}, {"matched": audio(6), "silence": audio(0)}, ROWS, rows,
+                      margin=MARGIN, seconds=1.0).audio_gain["silence"]  # fmt: skip
+    assert gains == cluster_bootstrap(scores, clips, bounds=DIFFERENCE)
+
+
+def test_gains_are_paired_whatever_the_order_of_the_answers():
+    """The same rows are right in both, told in another order: nothing is gained on any row."""
+    backwards = [Sample(row_id=s.row_id, answer=s.answer, score=s.score, token_f1=s.score) for s in audio(5)[::-1]]
+    found = summarize(base(), {"bypass": base()}, {"matched": audio(5), "silence": backwards}, ROWS, AUDIO,
+                      margin=MARGIN, seconds=1.0).audio_gain["silence"]  # fmt: skip
+    unseen = 1 - 0.025 ** (1 / 10)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.0, -unseen, unseen))
+
+
+def test_of_equally_bad_answers_the_one_with_the_larger_divergence_counts():
+    draws = [*heard([0.0] * 52, kl=0.5), *heard([0.0] * 52, kl=2.0, draw=1), *heard([1.0] * 52, kl=9.0, draw=2)]
+    assert result(draws, condition="worst_of_4").kl == pytest.approx(2.0)
+
+
+def test_the_answer_is_compared_with_that_of_the_base_and_not_with_the_reference():
+    scores = [1.0] * len(ROWS)
+    said = [replace(sample, answer="something else") for sample in heard(scores)]
+    found = result(said)
+    assert (found.answer_change_rate, found.right_to_wrong, found.wrong_to_right) == (1.0, 0.0, 0.0)
+    same = [replace(sample, answer="something else") for sample in base()]
+    assert result(said, same).answer_change_rate == 0.0
+
+
+def test_updates_are_means_over_all_rows_by_layer():
+    samples = heard([1.0] * 52)
+    samples[0] = replace(samples[0], updates=(5.4, 0.4))
+    assert result(samples).updates == pytest.approx([(51 * 0.2 + 5.4) / 52, 0.4])
+
+
+def test_format_errors_of_the_base_and_of_audio_answers_are_counted():
+    cut = [replace(sample, ended=k > 1) for k, sample in enumerate(base())]
+    silent = [replace(sample, answer="" if k < 3 else "bell") for k, sample in enumerate(audio(10))]
+    found = summarize(cut, {"bypass": base()}, {"matched": silent}, ROWS, AUDIO, margin=MARGIN, seconds=1.0)
+    assert found.base_format_errors == 2 / 52
+    assert found.audio["matched"].format_errors == 0.3
+
+
+# --- guessing ---
+
+
+def asked(*answers, kind="k", clusters=None):
+    return [
+        Row(f"{kind}{k}", "?", answer if isinstance(answer, tuple) else (answer,), kind=kind,
+            cluster=clusters[k] if clusters else f"{kind}{k}")
+        for k, answer in enumerate(answers)
+    ]  # fmt: skip
+
+
+def test_guessing_names_the_most_common_answer_of_the_kind():
+    rows = [*asked("yes", "yes", "Yes.", "no", "yes"), *asked("2", "2", "2", "3", kind="count")]
+    assert guessing_scores(rows) == [1, 1, 1, 0, 1, 1, 1, 1, 0]
+
+
+def test_a_row_s_own_cluster_does_not_help_to_guess_it():
+    """All questions about one image have one answer, which nobody else gives."""
+    clusters = [*"aaaa", "b", "c", "d"]
+    assert guessing_scores(asked(*["cat"] * 4, *["dog"] * 3, clusters=clusters)) == [0] * 7
+    assert guessing_scores(asked(*["cat"] * 4, *["dog"] * 2)) == [1] * 4 + [0] * 2  # negative control: images apart
+    assert guessing_scores(asked("cat")) == guessing_scores(asked("cat", "cat", clusters=["a", "a"]))[:1] == [0]
+
+
+def test_answers_that_are_equally_common_are_guessed_in_turn():
+    """By hand: of 10 yes and 10 no, leaving a row out makes its own answer the rarer; guessing is still right half."""
+    assert guessing_scores(asked(*["yes"] * 10, *["no"] * 10)) == [0.5] * 20
+    three = guessing_scores(asked(*["a"] * 4, *["b"] * 4, *["c"] * 4))
+    assert three == pytest.approx([1 / 3] * 12)
+
+
+def test_answers_that_nobody_shares_cannot_be_guessed_in_any_time():
+    assert guessing_scores(asked(*map(str, range(3_000)))) == [0.0] * 3_000
+
+
+def test_guesses_are_scored_like_answers():
+    """Ten people: seven say red, three say blue; the others' majority is blue, worth 3 of 3 for most of them."""
+    people = ("red",) * 7 + ("blue",) * 3
+    rows = asked(people, "blue", "blue")
+    assert guessing_scores(rows)[0] == pytest.approx((7 * 1 + 3 * 2 / 3) / 10)
+
+
+def test_the_base_is_compared_with_guessing_row_by_row():
+    rows = [*asked(*["yes"] * 6, *["no"] * 4), *asked("2", "3", "4", kind="count")]
+    said = [Sample(row.row_id, "", float(k < 8), logits_sha256="x") for k, row in enumerate(rows)]
+    found = summarize(said, {"bypass": said}, {"matched": audio(5)}, rows, AUDIO, margin=MARGIN, seconds=1.0)
+    guessed = [1.0] * 6 + [0.0] * 7
+    clusters = [row.cluster for row in rows]
+    assert found.guessing == cluster_bootstrap(guessed, clusters, bounds=SHARE)
+    over = [sample.score - guess for sample, guess in zip(said, guessed, strict=True)]
+    assert found.base_above_guessing == cluster_bootstrap(over, clusters, bounds=DIFFERENCE)
+
+
+# --- text-only rows ---
+
+TEXT = [
+    *[Row(f"q{k}", "?", ("right",), kind="q", cluster=f"q{k}") for k in range(30)],
+    *[Row(f"d{k}", "", ("x" * (k + 1),), kind=DOCUMENT, cluster=f"d{k // 2}") for k in range(8)],
+]
+DOCUMENTS = TEXT[30:]
+
+
+def bits(factor, *, draw=0, kl=None, digest=None, updates=()):
+    """Documents of 1, 2, ... 8 bytes; a text of n bytes takes n^2 bits times the factor."""
+    return [
+        Sample(row.row_id, "", 0.0, bits=factor * (k + 1) ** 2, num_bytes=k + 1, tokens=k + 1, kl=kl, draw=draw,
+               logits_sha256=digest and f"{digest}{k}", updates=updates, fusion_calls=2 * len(updates))
+        for k, row in enumerate(DOCUMENTS)
+    ]  # fmt: skip
+
+
+def test_bits_per_byte_are_a_ratio_of_sums_over_whole_documents():
+    found = document_result("silence", bits(1.5, kl=0.25, updates=(0.1, 0.3)), bits(1.0), TEXT)
+    squares, sizes = [float(n * n) for n in range(1, 9)], [float(n) for n in range(1, 9)]
+    parts = [row.cluster for row in DOCUMENTS]
+    assert (found.rows, found.bytes) == (8, 36)
+    assert found.bits_per_byte.mean == pytest.approx(1.5 * 204 / 36)
+    assert found.bits_per_byte == cluster_bootstrap_ratio([1.5 * s for s in squares], sizes, parts)
+    assert found.difference == cluster_bootstrap_ratio([0.5 * s for s in squares], sizes, parts)
+    apart = cluster_bootstrap_ratio([0.5 * s for s in squares], sizes, [row.row_id for row in DOCUMENTS])
+    assert found.difference.high - found.difference.low > 1.1 * (apart.high - apart.low)
+    assert (found.kl, found.fusion_calls, found.updates) == (pytest.approx(0.25), 32, pytest.approx([0.1, 0.3]))
+    assert found.is_measurement
+    assert not document_result("silence", bits(1.0, updates=(0.0, 0.0)), bits(1.0), TEXT).is_measurement
+    assert found.bit_equal is None
+
+
+def test_kl_of_documents_is_the_mean_over_tokens():
+    samples = bits(1.0, kl=1.0)
+    samples[7] = replace(samples[7], kl=10.0)  # the longest, 8 tokens of 36
+    assert document_result("silence", samples, bits(1.0), TEXT).kl == pytest.approx((28 + 80) / 36)
+
+
+def test_the_draw_with_most_bits_counts_for_each_document():
+    draws = [bits(1.0), bits(1.0, draw=1), bits(1.0, draw=2)]
+    draws[1][3] = replace(draws[1][3], bits=100.0)
+    draws[2][5] = replace(draws[2][5], bits=0.0)
+    found = document_result("worst_of_4", [sample for draw in draws for sample in draw], bits(1.0), TEXT)
+    assert found.rows == 8
+    assert found.difference.mean == pytest.approx((100 - 16) / 36)
+
+
+@pytest.mark.parametrize("change", [{"logits_sha256": "x"}, {"logits_sha256": None}])
+def test_one_document_is_enough_to_break_the_bypass(change):
+    said = bits(1.0, digest="a")
+    assert document_result("bypass", said, said, TEXT).bit_equal is True
+    assert document_result("bypass", [*said[:4], replace(said[4], **change), *said[5:]], said, TEXT).bit_equal is False
+
+
+def test_parts_of_one_document_are_drawn_where_there_is_no_other():
+    rows = [replace(row, cluster="book") for row in DOCUMENTS]
+    found = document_result("silence", bits(2.0), bits(1.0), rows)
+    apart = [replace(row, cluster=row.row_id) for row in DOCUMENTS]
+    assert found == document_result("silence", bits(2.0), bits(1.0), apart)
+    assert found.difference.low < found.difference.high
+    with pytest.raises(ValueError, match="at least two documents"):
+        document_result("silence", bits(2.0)[:1], bits(1.0)[:1], rows)
+
+
+def said_of_text(right, factor, **options):
+    questions = [
+        Sample(row.row_id, "right" if k < right else "no", float(k < right), logits_sha256=f"{k}", kl=0.1, tokens=1,
+               updates=(0.2,))
+        for k, row in enumerate(TEXT[:30])
+    ]  # fmt: skip
+    return [*questions, *bits(factor, digest="a", **options)]
+
+
+def with_text(right=30, factor=1.0, vl=1.0, matched=10, silence=1, text_bypass=None):
+    text = {"bypass": text_bypass or said_of_text(30, 1.0), "silence": said_of_text(right, factor, updates=(0.3,))}
+    return summarize(base(), {"bypass": base(), "distractor": heard([vl] * 52)},
+                     {"matched": audio(matched), "silence": audio(silence)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0,
+                     base_text=said_of_text(30, 1.0), text=text, text_rows=TEXT)  # fmt: skip
+
+
+def test_questions_and_documents_are_told_apart():
+    found = with_text(right=24, factor=1.25)
+    assert (found.text["silence"].rows, found.documents["silence"].rows) == (30, 8)
+    assert found.text["silence"].difference.mean == pytest.approx(-6 / 30)
+    assert found.documents["silence"].difference.mean == pytest.approx(0.25 * 204 / 36)
+    assert (found.base_text.mean, found.base_bits_per_byte.mean) == (1.0, pytest.approx(204 / 36))
+    assert (found.text_guessing.mean, found.base_text_above_guessing.mean) == (1.0, 0.0)
+    assert found.base_text_format_errors == 0.0
+
+
+def test_questions_alone_and_documents_alone():
+    only = [row for row in TEXT if row.kind != DOCUMENT]
+    for rows, kept, gone in ((only, "text", "documents"), (DOCUMENTS, "documents", "text")):
+        said = [sample for sample in said_of_text(30, 1.0) if sample.row_id in {row.row_id for row in rows}]
+        found = summarize(base(), {"bypass": base()}, {"matched": audio(3)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0,
+                          base_text=said, text={"bypass": said}, text_rows=rows)  # fmt: skip
+        assert set(getattr(found, kept)) == {"bypass"}
+        assert getattr(found, gone) == {}
+        assert (found.base_text is None) == (kept == "documents")
+        assert (found.base_bits_per_byte is None) == (kept == "text")
+
+
+def test_the_worst_is_sought_among_vl_rows_and_text_only_questions():
+    assert with_text(right=20).worst_difference[:2] == ("text", "silence")
+    assert with_text(vl=0.0, right=20).worst_difference[:2] == ("VL", "distractor")
+    found = with_text(right=20)
+    assert found.worst_difference == Worst("text", "silence", found.text["silence"].difference)
+    assert evaluation(heard([1.0] * 52)).worst_difference[:2] == ("VL", "distractor")
+    bypass = summarize(base(), {"bypass": base()}, {"matched": audio(3)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0)
+    assert bypass.worst_difference is None
+
+
+def test_a_positive_control_must_fail_on_text_only_rows_too():
+    ruined = {"vl": 0.0, "matched": 1}
+    assert with_text(right=0, factor=3.0, **ruined).passed_although_damaged() == []
+    assert with_text(right=30, factor=3.0, **ruined).passed_although_damaged() == ["text silence"]
+    assert with_text(right=0, factor=1.0, **ruined).passed_although_damaged() == ["documents silence"]
+    broken = said_of_text(30, 1.0)
+    for place in (3, 33):
+        changed = [*broken[:place], replace(broken[place], logits_sha256="x"), *broken[place + 1 :]]
+        found = with_text(right=0, factor=3.0, text_bypass=changed, **ruined)
+        assert found.passed_although_damaged() == ["the bypass, which is to stay the base,"]
+
+
+def test_results_are_read_back_as_they_were_and_older_ones_too():
+    found = with_text(right=24, factor=1.25)
+    plain = found.to_dict()
+    assert from_plain(Evaluation, plain) == found
+    added = ("guessing", "base_above_guessing", "text", "base_text", "base_text_format_errors", "text_guessing",
+             "base_text_above_guessing", "documents", "base_bits_per_byte", "audio_metric")  # fmt: skip
+    older = from_plain(Evaluation, {name: value for name, value in plain.items() if name not in added})
+    assert (older.text, older.documents, older.guessing, older.audio_metric) == ({}, {}, None, "exact_match")
+    assert older.worst_difference[:2] == ("VL", "distractor")
+
+
+def test_a_gate_condition_and_the_bypass_never_are_the_worst():
+    samples = {"bypass": heard([0.0] * 52), "gate_0.5": heard([0.0] * 52), "loud": heard([1.0] * 51 + [0.0])}
+    found = summarize(base(), samples, {"matched": audio(3)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0)
+    assert found.worst_vl_difference == found.vl["loud"].difference
+    assert isinstance(found.base, Estimate)

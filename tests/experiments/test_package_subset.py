@@ -8,7 +8,8 @@ import tarfile
 import pytest
 
 from experiments.overfitting import package_subset
-from safe_train.data.pack import load_pack_clips, load_pack_questions
+from safe_train.data.pack import load_pack_clips, load_pack_questions, load_pack_text
+from safe_train.data.text import load_text
 
 
 def tree(root):
@@ -55,6 +56,30 @@ def test_the_pack_holds_what_the_format_promises(pack, manifests, small_data):
 def test_the_pack_loads(pack):
     assert len(load_pack_clips(pack)) == 12
     assert len(load_pack_questions(pack)) == 20
+
+
+def test_text_only_rows_come_along(make_pack, tmp_path):
+    """Every form and field that is read, in the order of the list; what is not read stays behind."""
+    entries = [
+        {"id": 5, "instruction": "Add.", "input": "2, 2", "output": "4", "type": "sum", "cluster": "c", "note": "x"},
+        {"messages": [{"role": "user", "content": "ü?"}, {"role": "assistant", "content": "a"}]},
+        {"id": "d", "text": "a long document " * 200},
+    ]
+    listed = tmp_path / "text/val.json"
+    listed.parent.mkdir()
+    listed.write_text(json.dumps(entries))
+    pack = make_pack(tmp_path / "pack", "--text-list", str(listed))
+    assert load_pack_text(pack) == load_text(tmp_path, "val")
+    assert "note" not in (pack / "text.jsonl").read_text()
+    assert "Text-only rows: 3\n" in (pack / "README.txt").read_text()
+
+
+def test_a_list_of_text_that_cannot_be_read_leaves_no_pack(make_pack, tmp_path, capsys):
+    listed = tmp_path / "val.json"
+    listed.write_text(json.dumps([{"prompt": "?"}]))
+    line = failing(make_pack, capsys, tmp_path / "pack", "--text-list", str(listed))
+    assert "expected the field answers" in line
+    assert not (tmp_path / "pack").exists()
 
 
 def test_packing_twice_gives_the_same_files(pack, make_pack, tmp_path):

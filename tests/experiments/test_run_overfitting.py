@@ -82,7 +82,7 @@ def test_variants_of_a_seed_have_the_same_order_and_initialization(pack):
     def start(variant, seed):
         config = short_configuration(pack, variant, seed)
         stream = row_stream(load_rows(config), config)
-        batches = [(stream.audio_batch(number, 4), stream.vl_batch(number, 4)) for number in range(5)]
+        batches = [(stream.audio_batch(number, 4), stream.protected_batch(number, 4)) for number in range(5)]
         parameters = attach(load_base_model(config), config).trainable_parameters()
         return batches, {name: parameter.detach() for name, parameter in parameters.items()}
 
@@ -172,7 +172,13 @@ def test_bad_input_is_one_line_and_leaves_no_run(tmp_path, capsys):
 
 def test_a_bare_machine_gets_a_procedural_pack(small_data, tmp_path, monkeypatch, caplog):
     data = tmp_path / "embedded-data-0"
-    data.symlink_to(small_data)
+    data.mkdir()
+    for name in ("vqa", "audiocaps"):
+        (data / name).symlink_to(small_data / name)
+    (data / "text").mkdir()
+    for split, count in (("train", 3), ("val", 2)):
+        entries = [{"id": f"{split}{number}", "prompt": "?", "answer": "a"} for number in range(count)]
+        (data / "text" / f"{split}.json").write_text(json.dumps(entries))
     for module in ("experiments.overfitting.embedded_pack", "safe_train.data.sources"):
         monkeypatch.setattr(f"{module}.embedded_data_root", lambda: data)
     monkeypatch.setattr(embedded_pack, "NUM_CLIPS", 10)
@@ -184,6 +190,9 @@ def test_a_bare_machine_gets_a_procedural_pack(small_data, tmp_path, monkeypatch
     assert config.data.pack_root == str(tmp_path / "embedded-pack-0")
     rows = load_rows(config)
     assert {part: len(indices) for part, indices in rows.indices.items()} == {
-        "train_audio": 10, "train_vl": 60, "val_audio": 10, "val_vl": 12,
+        "train_audio": 10, "train_vl": 60, "val_audio": 10, "val_vl": 12, "train_text": 3, "val_text": 2,
     }  # fmt: skip
     assert len(load_pack_clips(tmp_path / "embedded-pack-0")) == 10
+    assert [row.row_id for row in rows.train_text] == ["train0", "train1", "train2"]  # beside the procedural VL rows
+    assert [row.row_id for row in rows.val_text] == ["val0", "val1"]  # of the pack
+    assert config.data.val_text_source == "auto"

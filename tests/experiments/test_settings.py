@@ -13,6 +13,7 @@ FLAGS = (
     "--train-batch-size", "--val-batch-size", "--num-epochs", "--lr-projector", "--lr-adapter", "--null-space-rank",
     "--null-space-min-samples", "--null-space-refresh", "--num-workers", "--data-path", "--pack-root", "--output-root",
     "--model-config", "--max-eval-batches", "--generation-max-new-tokens",
+    "--text-source", "--text-share", "--text-val-size",
 )  # fmt: skip
 
 
@@ -53,6 +54,14 @@ def test_the_defaults_are_those_of_the_format():
         (["--val-source", "mock_vl"], "data.val_vl_source", "embedded"),
         (["--val-source", "pack_mixed"], "data.val_audio_source", "pack"),
         (["--val-size", 33], "evaluation.max_vl", 33),
+        (["--text-source", "none"], "data.train_text_source", "none"),
+        (["--text-source", "pack"], "data.val_text_source", "pack"),
+        ([], "data.train_text_source", "auto"),
+        (["--text-share", 0.5], "data.text_share", 0.5),
+        ([], "evaluation.max_text", None),
+        (["--text-val-size", 21], "evaluation.max_text", 21),
+        (["--text-val-size", 21, "--max-eval-batches", 1], "evaluation.max_text", 16),
+        (["--max-eval-batches", 2], "evaluation.max_text", 32),
         (["--train-batch-size", 3], "optimization.audio_batch_size", 3),
         (["--train-batch-size", 3], "optimization.vl_batch_size", 3),
         (["--val-batch-size", 5], "evaluation.batch_size", 5),

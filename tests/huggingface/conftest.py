@@ -14,7 +14,7 @@ from safe_train.data.sources import read_audio_rows, read_vl_rows
 from safe_train.experiment import row_encoder
 from safe_train.huggingface import SafeForConditionalGeneration
 from safe_train.model import SafeModel
-from tests.huggingface.made import RETENTION, loud_model
+from tests.huggingface.made import figures_of, loud_model
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,8 @@ def encoder(plain) -> RowEncoder:
 def folder(tmp_path_factory) -> Path:
     """The same model saved; other weights in memory than those of `plain`."""
     target = tmp_path_factory.mktemp("adapter")
-    SafeForConditionalGeneration.from_safe_model(loud_model(), retention=RETENTION).save_pretrained(target)
+    model = loud_model()
+    SafeForConditionalGeneration.from_safe_model(model, retention=figures_of(model)).save_pretrained(target)
     return target
 
 

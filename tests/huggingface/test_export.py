@@ -4,22 +4,28 @@ import json
 import shutil
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2VLConfig
 
 from safe_train.cli import safe
 from safe_train.config import build_config
 from safe_train.data.rows import Row
+from safe_train.digests import tensors_sha256
+from safe_train.embedded import weights
 from safe_train.experiment import attach, load_base_model, row_encoder
 from safe_train.huggingface import SafeConfig, SafeForConditionalGeneration
+from safe_train.model import load_audio_encoder, load_base
 from safe_train.run import Observer, load_trained, read_config, start_run
 from tests.huggingface.made import conversation
 
 SETTINGS = {
     "optimization.max_steps": "3", "optimization.audio_batch_size": "4", "optimization.vl_batch_size": "4",
-    "variant": "soft_retention", "evaluation.max_vl": "12", "evaluation.max_audio": "8", "evaluation.batch_size": "12",
+    "variant": "soft_retention", "evaluation.max_vl": "12", "evaluation.batch_size": "12",
+    "evaluation.max_audio": "8", "evaluation.max_text": "16",
 }  # fmt: skip
 
 
@@ -88,12 +94,48 @@ def test_the_metadata_are_what_the_hub_reads(run, exported):
     assert by_name["accuracy (VL, silence)"] == pytest.approx(measured["vl"]["silence"]["accuracy"]["mean"], abs=1e-6)
 
 
-def test_a_base_on_the_hub_is_named_as_such(run, tmp_path):
-    export(run, tmp_path / "named", "--base-model", "llava-hf/llava-1.5-13b-hf", "--base-revision", "v1")
-    found = metadata(tmp_path / "named")
-    assert (found["base_model"], found["base_model_relation"]) == ("llava-hf/llava-1.5-13b-hf", "adapter")
-    config = SafeConfig.from_pretrained(tmp_path / "named")
-    assert (config.base_model, config.base_revision) == ("llava-hf/llava-1.5-13b-hf", "v1")
+def test_procedural_data_are_published_as_such(run, exported, tmp_path):
+    card = (exported / "README.md").read_text()
+    figures = SafeConfig.from_pretrained(exported).retention
+    assert figures["data"] == {"vl": "procedural", "text": "procedural", "audio": "procedural", "split": "val"}
+    assert "vqa" not in card
+    assert "audiocaps" not in card
+    for result in ModelCard.load(exported / "README.md").data.eval_results:
+        assert (result.dataset_type, result.dataset_name) == ("procedural", "procedural data of SAFE, val")
+
+
+def test_other_data_keep_the_name_of_their_format(run, tmp_path):
+    """The same rows as a folder of one's own would have them: an official header, clips named after videos."""
+    other = shutil.copytree(run, tmp_path / "run")
+    questions = tmp_path / "data" / "vqa" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    questions.parent.mkdir(parents=True)
+    questions.write_text('{"info": {}, "data_type": "mscoco", "questions": []}')
+    for part, column, name in (("vl", "image", "vqa/val2014/1.jpg"), ("audio", "audio", "audiocaps/audio/val/x.wav")):
+        for path in (other / "evaluation").glob(f"*/rows.{part}.jsonl"):
+            rows = [
+                json.loads(line) | {column: str(tmp_path / "data" / name)} for line in path.read_text().splitlines()
+            ]
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    export(other, tmp_path / "named")
+    data = SafeConfig.from_pretrained(tmp_path / "named").retention["data"]
+    assert data == {"vl": "vqa", "text": "text", "audio": "audiocaps", "split": "val"}
+    formats = " and ".join(f"data in the format of {name}" for name in ("vqa", "audiocaps", "text"))
+    assert f"evaluated on {formats} (val)" in (tmp_path / "named" / "README.md").read_text()
+
+
+def test_an_exported_adapter_keeps_every_figure_when_it_is_saved_again(exported, tmp_path):
+    model = SafeForConditionalGeneration.from_pretrained(exported)
+    model.save_pretrained(tmp_path)
+    assert SafeConfig.from_pretrained(tmp_path).retention == SafeConfig.from_pretrained(exported).retention
+    assert (tmp_path / "README.md").read_text() == (exported / "README.md").read_text()
+
+
+def test_an_adapter_that_is_given_another_base_has_no_figures(exported, tmp_path):
+    model = SafeForConditionalGeneration.from_pretrained(exported)
+    model.config.base_model = "llava-hf/llava-1.5-7b-hf"
+    model.save_pretrained(tmp_path)
+    assert SafeConfig.from_pretrained(tmp_path).retention is None
+    assert "base_model was another" in (tmp_path / "README.md").read_text()
 
 
 def test_the_weights_are_the_checkpoints(run, exported):
@@ -118,6 +160,121 @@ def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
         path.write_text(json.dumps(content))
     assert "one of step 2, and a checkpoint of step 3" in refused(other, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_results_of_other_weights_are_not_told(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "run")
+    for path in (other / "evaluation").glob("*/results.json"):
+        content = json.loads(path.read_text())
+        content["key"]["trained_parts_sha256"] = "0" * 64
+        path.write_text(json.dumps(content))
+    assert "one of other weights of step 3" in refused(other, tmp_path / "adapter")
+
+
+def test_the_embedded_base_is_never_another(run, tmp_path):
+    line = refused(run, tmp_path / "adapter", "--base-model", "llava-hf/llava-1.5-7b-hf")
+    assert "the base that the run was trained with" in line
+    assert "a base on the hub" in refused(run, tmp_path / "adapter", "--base-revision", "v1")
+    assert not (tmp_path / "adapter").exists()
+
+
+@pytest.fixture(scope="module")
+def half_open(small_data, tmp_path_factory):
+    """A run whose base, an embedded one with other weights, lies in a folder; it is evaluated at half the gate."""
+    base = tmp_path_factory.mktemp("bases") / "mine"
+    shutil.copytree(weights.base_folder(), base)
+    tensors = load_file(base / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, base / "model.safetensors", {"format": "pt"})
+    settings = {
+        "data.root": str(small_data), "output_root": str(tmp_path_factory.mktemp("runs")),
+        "model.base_model": str(base), "evaluation.gate": "0.5", "model.audio_level_db": "-30",
+    }  # fmt: skip
+    return start_run(build_config({}, SETTINGS | settings), Observer()).folder, base
+
+
+def test_a_base_of_a_folder_may_be_named(half_open, tmp_path):
+    run, base = half_open
+    export(run, tmp_path / "named", "--base-model", "someone/her-base", "--base-revision", "v1")
+    found = metadata(tmp_path / "named")
+    assert (found["base_model"], found["base_model_relation"]) == ("someone/her-base", "adapter")
+    config = SafeConfig.from_pretrained(tmp_path / "named")
+    assert (config.base_model, config.base_revision) == ("someone/her-base", "v1")
+    digest = tensors_sha256(load_base(str(base)).model.named_parameters())
+    card = (tmp_path / "named" / "README.md").read_text()
+    assert "published as `someone/her-base` at `v1` by its author" in card
+    assert f"measured on a folder with weights sha256 `{digest}`" in card
+
+
+@pytest.mark.parametrize("option", ["--base-model", "--base-revision"])
+@pytest.mark.parametrize("text", ["a`b", "a\nb", "a b", "/folder", "<a>", "a/../b", "", "é"])
+def test_what_is_no_name_is_refused_in_one_line(half_open, tmp_path, option, text):
+    good = {"--base-model": "someone/her-base", "--base-revision": "v1"} | {option: text}
+    line = refused(half_open[0], tmp_path / "adapter", *(word for pair in good.items() for word in pair))
+    assert f"error: {option}: expected a " in line
+    assert line.endswith(f"got {text!r}; correct it")
+
+
+def test_a_copy_of_the_embedded_base_is_no_other_either(half_open, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    for path in (copied / "evaluation").glob("*/results.json"):
+        content = json.loads(path.read_text())
+        content["key"]["base"]["source"] = str(half_open[1])
+        path.write_text(json.dumps(content))
+    assert "the embedded one" in refused(copied, tmp_path / "adapter", "--base-model", "someone/her-base")
+
+
+def test_the_name_of_a_base_on_the_hub_is_its_own(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    for path in (copied / "evaluation").glob("*/results.json"):
+        content = json.loads(path.read_text())
+        content["key"]["base"] = {"source": "someone/her-base", "sha256": "0" * 64}
+        path.write_text(json.dumps(content))
+    line = refused(copied, tmp_path / "adapter", "--base-model", "someone/another")
+    assert "the run's own base someone/her-base, got someone/another" in line
+    assert export(copied, tmp_path / "adapter", "--base-model", "someone/her-base").exit_code == 0
+    assert SafeConfig.from_pretrained(tmp_path / "adapter").base_sha256 is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [({}, ""), ({"hidden_size": 96}, "which has "), ({"num_hidden_layers": 4}, "which has "), (None, "model_type")],
+)
+def test_a_named_base_that_is_on_this_machine_must_have_the_shapes(half_open, tmp_path, monkeypatch, change, complaint):
+    run, base = half_open
+    snapshot = tmp_path / "hub" / "models--someone--her-base" / "snapshots" / "0123"
+    (snapshot.parent.parent / "refs").mkdir(parents=True)
+    (snapshot.parent.parent / "refs" / "main").write_text("0123")
+    snapshot.mkdir(parents=True)
+    config = json.loads((base / "config.json").read_text())
+    if change is None:
+        config = Qwen2VLConfig().to_dict()
+    else:
+        config["text_config"] |= change
+    (snapshot / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    arguments = (run, tmp_path / "adapter", "--base-model", "someone/her-base")
+    if complaint:
+        line = refused(*arguments)
+        assert "a model of the same shapes" in line
+        assert complaint in line
+    else:
+        assert export(*arguments).exit_code == 0
+
+
+def test_gate_and_loudness_are_published_as_they_were_evaluated(half_open, tmp_path, heard):
+    run, _ = half_open
+    export(run, tmp_path / "adapter")
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "The gate is at 0.5, not fully open" in card
+    assert "evaluated at gate 0.5 on" in card
+    model = SafeForConditionalGeneration.from_pretrained(tmp_path / "adapter")
+    assert (model.safe_model.gate, model.config.audio_level_db) == (0.5, -30.0)
+    inputs = model.processor.apply_chat_template([conversation(heard[0])], tokenize=True, return_dict=True)
+    values, lengths = inputs["audio_values"], inputs["audio_lengths"]
+    own, ten_times = model.audio_features(values, lengths)[0], model.audio_features(10 * values, lengths)[0]
+    torch.testing.assert_close(own.values, ten_times.values)  # at one level, both are heard alike
+    plain = load_audio_encoder("embedded")
+    assert not torch.allclose(plain([values[0, 0]]).values, plain([10 * values[0, 0]]).values)
 
 
 def test_a_run_without_results_and_a_folder_with_files_are_refused(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMu
 
 from safe_train.errors import InputError
 from safe_train.huggingface import SafeConfig, SafeForConditionalGeneration, SafeProcessor
-from tests.huggingface.made import RETENTION, conversation, loud_model
+from tests.huggingface.made import conversation, figures_of, loud_model
 from tests.tolerances import LOGITS
 
 FILES = {"README.md", "config.json", "model.safetensors", "processor_config.json"}
@@ -31,7 +32,9 @@ def test_only_the_adapter_is_saved(folder, plain):
     assert stored.keys() == plain.trainable_parameters().keys()
     assert all(torch.equal(stored[name], p) for name, p in plain.trainable_parameters().items())
     config = json.loads((folder / "config.json").read_text())
-    assert (config["model_type"], config["base_model"], config["retention"]) == ("safe", "embedded", RETENTION)
+    assert (config["model_type"], config["base_model"], config["retention"]) == (
+        "safe", "embedded", figures_of(plain)
+    )  # fmt: skip
 
 
 def test_the_auto_classes_know_it(folder, heard, loaded, processor):
@@ -53,6 +56,19 @@ def test_rows_without_audio_are_the_base(loaded, processor, heard, embedded_base
         mixed, base = loaded(**inputs).logits, embedded_base.model(**text_and_image).logits
         assert torch.equal(loaded(**text_and_image).logits, base)
     assert [torch.equal(*row) for row in zip(mixed, base, strict=True)] == [False, True, False, True]
+
+
+def test_text_alone_is_the_base_and_with_a_clip_is_heard(loaded, processor, heard, embedded_base):
+    chat = [conversation(replace(heard[0], image=None), audio=audio) for audio in (False, True)]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    silent, loud = (processor.apply_chat_template([messages], **options) for messages in chat)
+    document = processor(text=["the circle is red and the square is blue"], return_tensors="pt")
+    with torch.no_grad():
+        for inputs in (silent, document):
+            assert not {"pixel_values", "audio_values"} & inputs.keys()
+            assert torch.equal(loaded(**inputs).logits, embedded_base.model(**inputs).logits)
+        assert torch.equal(loud["input_ids"], silent["input_ids"])
+        assert not torch.equal(loaded(**loud).logits, loaded(**silent).logits)
 
 
 def test_a_shut_gate_is_the_base(folder, processor, heard, embedded_base):

@@ -1,18 +1,21 @@
 """A plain `Trainer` trains the adapter alone, saves it alone and goes on from what it has saved."""
 
+import json
+
 import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from safe_train.huggingface import SafeForConditionalGeneration
-from tests.huggingface.made import conversation, loud_model
+from tests.huggingface.made import conversation, figures_of, loud_model
 
 STEPS = 4
 
 
-def train(folder, processor, rows, resume=None, stop_at=None):
-    """The trained model, and the base's weights as they were."""
-    model = SafeForConditionalGeneration.from_safe_model(loud_model())
+def train(folder, processor, rows, resume=None, stop_at=None, lr=1e-3):
+    """The trained model, which began with figures, and the base's weights as they were."""
+    start = loud_model()
+    model = SafeForConditionalGeneration.from_safe_model(start, retention=figures_of(start))
     before = {name: p.clone() for name, p in model.vision_language_model.named_parameters()}
 
     def collate(batch):
@@ -26,7 +29,7 @@ def train(folder, processor, rows, resume=None, stop_at=None):
             control.should_training_stop = state.global_step == stop_at
 
     arguments = TrainingArguments(
-        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=4, learning_rate=1e-3, report_to=[],
+        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=4, learning_rate=lr, report_to=[],
         save_strategy="steps", save_steps=2, use_cpu=True, disable_tqdm=True, remove_unused_columns=False,
         lr_scheduler_type="constant",
     )  # fmt: skip
@@ -62,3 +65,14 @@ def test_it_goes_on_from_there_to_the_same_bits(trained, tmp_path, processor, he
     again, _ = train(tmp_path, processor, heard[:16], resume=str(tmp_path / "checkpoint-2"))
     expected = trained[0].safe_model.trainable_parameters()
     assert all(torch.equal(p, expected[name]) for name, p in again.safe_model.trainable_parameters().items())
+
+
+def test_a_checkpoint_of_other_weights_has_no_figures(trained, tmp_path, processor, heard):
+    def told(folder):
+        card, config = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
+        return "matched 99.9 %" in card, "have not been evaluated" in card, config.get("retention") is not None
+
+    for step in (2, STEPS):
+        assert told(trained[2] / f"checkpoint-{step}") == (False, True, False)
+    train(tmp_path, processor, heard[:16], lr=0.0)  # the weights that were evaluated
+    assert told(tmp_path / f"checkpoint-{STEPS}") == (True, False, True)

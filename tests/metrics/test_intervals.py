@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import beta, binom, binomtest
 
-from safe_train.metrics.intervals import cluster_bootstrap, cluster_bootstrap_ratio
+from safe_train.metrics.intervals import DIFFERENCE, SHARE, cluster_bootstrap, cluster_bootstrap_ratio
 
 NUM_CLUSTERS, CLUSTER_SIZE, NUM_EXPERIMENTS = 60, 6, 400
 TRUE_MEAN = 0.4
@@ -75,7 +75,55 @@ def test_the_seed_decides():
     assert cluster_bootstrap(values, clusters) != cluster_bootstrap(values, clusters, seed=1)
 
 
-def test_equal_values_leave_no_doubt():
+def limits(values, clusters, bounds):
+    interval = cluster_bootstrap(values, clusters, bounds=bounds)
+    return interval.low, interval.mean, interval.high
+
+
+@pytest.mark.parametrize("count", [1, 2, 30, 2_000])
+def test_shares_that_are_all_0_or_all_1_have_the_limits_of_clopper_and_pearson(count):
+    """Two rows a cluster, which count once; the limits are those of beta quantiles and of scipy's exact interval."""
+    clusters = [str(row // 2) for row in range(2 * count)]
+    exact = binomtest(0, count).proportion_ci(0.95, "exact")
+    assert limits([0.0] * 2 * count, clusters, SHARE) == pytest.approx((0.0, 0.0, exact.high))
+    assert exact.high == pytest.approx(beta.ppf(0.975, 1, count))
+    exact = binomtest(count, count).proportion_ci(0.95, "exact")
+    assert limits([1.0] * 2 * count, clusters, SHARE) == pytest.approx((exact.low, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("count", [1, 30, 2_000])
+def test_differences_that_are_all_0_have_the_exact_limit_of_the_rate_of_change(count):
+    clusters = [str(row) for row in range(count)]
+    rate = binomtest(0, count).proportion_ci(0.95, "exact").high
+    assert limits([0.0] * count, clusters, DIFFERENCE) == pytest.approx((-rate, 0.0, rate))
+    assert limits([-1.0] * count, clusters, DIFFERENCE) == pytest.approx((-1.0, -1.0, -1.0 + 2 * rate))
+
+
+def test_clusters_of_one_mean_are_alike_though_their_rows_are_not():
+    """Each cluster has one right of two, or two of four: resampling gives a half every time."""
+    values, clusters = [0.0, 1.0] * 20, [str(row // 2) for row in range(40)]
+    values += [0.0, 0.0, 1.0, 1.0]
+    rate = binomtest(0, 21).proportion_ci(0.95, "exact").high
+    found = limits(values, [*clusters, *["large"] * 4], SHARE)
+    assert found == pytest.approx((0.5 - rate / 2, 0.5, 0.5 + rate / 2))
+
+
+def test_one_cluster_leaves_nearly_everything_open():
+    assert limits([0.0, 1.0, 1.0, 1.0], ["a"] * 4, SHARE) == pytest.approx((0.75 * 0.025, 0.75, 0.75 + 0.975 * 0.25))
+
+
+def test_the_limit_is_no_wider_than_it_must_be():
+    """A rate of change just below the limit stays unseen with a chance above 2.5 %, one just above it with less."""
+    rate = cluster_bootstrap([0.0] * 50, [str(row) for row in range(50)], bounds=DIFFERENCE).high
+    assert binom.pmf(0, 50, rate - 1e-6) > 0.025 > binom.pmf(0, 50, rate + 1e-6)
+
+
+def test_values_that_differ_are_resampled_whatever_their_bounds():
+    values, clusters = [1.0] * 40 + [0.0], [str(row) for row in range(41)]
+    assert cluster_bootstrap(values, clusters, bounds=SHARE) == cluster_bootstrap(values, clusters)
+
+
+def test_equal_values_without_bounds_have_no_width():
     interval = cluster_bootstrap([1.0] * 4, ["a", "a", "b", "c"])
     assert (interval.mean, interval.low, interval.high) == (1.0, 1.0, 1.0)
 
@@ -109,6 +157,10 @@ def test_the_ratio_interval_is_that_of_the_delta_method():
 
 def test_a_ratio_over_nothing_is_none():
     assert cluster_bootstrap_ratio([0.0, 0.0], [0.0, 0.0], ["a", "b"]) is None
+
+
+def test_a_ratio_of_a_single_cluster_is_none():
+    assert cluster_bootstrap_ratio([1.0, 2.0], [2.0, 3.0], ["a", "a"]) is None
 
 
 def test_a_ratio_of_unequal_lengths_is_refused():

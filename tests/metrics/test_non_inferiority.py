@@ -120,6 +120,47 @@ def test_the_needed_rows_give_the_promised_power():
     assert simulate(0.005, 0.005, rows=needed // 4, cluster_size=1, trials=400, seed=4) < low  # negative control
 
 
+Z_LIMIT, Z_POWER = norm.ppf(0.975), norm.ppf(0.9)
+
+
+def needed(losses, gains, n, margin, copies=1):
+    """``rows_needed`` of answers of which each is given ``copies`` times in a cluster."""
+    before, after, clusters = (values * copies for values in paired(n - losses - gains, losses, gains, 0))
+    return non_inferiority(before, after, clusters, margin).rows_needed
+
+
+@pytest.mark.parametrize(("losses", "gains"), [(60, 0), (0, 60), (40, 20)])
+def test_rows_needed_grow_with_the_answers_that_change_whichever_way(losses, gains):
+    """``(z_0.975 + z_0.9)^2 d / margin^2`` with the share d of answers that change."""
+    expected = math.ceil((Z_LIMIT + Z_POWER) ** 2 * (60 / 1_000) / 0.01**2)
+    assert needed(losses, gains, 1_000, 0.01) == expected
+
+
+def test_rows_needed_take_the_margin_for_the_share_that_changes_where_less_does():
+    """With no change, or one below the margin, power asks for ``(z_0.975 + z_0.9)^2 / margin`` rows."""
+    expected = math.ceil((Z_LIMIT + Z_POWER) ** 2 / 0.01)
+    assert needed(0, 0, 1_000, 0.01) == needed(2, 2, 1_000, 0.01) == expected
+    assert needed(6, 6, 1_000, 0.01) > expected
+
+
+def test_rows_needed_are_multiplied_by_the_design_effect():
+    """Three copies of each row in its cluster: three times the rows, not more and not fewer."""
+    change = np.array([-1.0] * 40 + [1.0] * 20 + [0.0] * 940)
+    copies = np.tile(change, 3)
+    effect = design_effect(copies, [str(row) for row in range(1_000)] * 3)
+    assert effect == pytest.approx(3.0)
+    single = (Z_LIMIT + Z_POWER) ** 2 * (60 / 1_000) / 0.01**2
+    assert needed(40, 20, 1_000, 0.01, copies=3) == math.ceil(3 * single)
+
+
+@pytest.mark.parametrize("margin", [0.005, 0.3, 0.7, 0.95])
+def test_rows_needed_are_enough_to_establish_the_margin_where_nothing_changes(margin):
+    """No fewer than ``z^2 (1 - margin) / margin``, below which even unchanged answers establish nothing."""
+    rows = needed(0, 0, 100, margin)
+    assert rows >= Z_LIMIT**2 * (1 - margin) / margin
+    assert non_inferiority([True] * rows, [True] * rows, [str(row) for row in range(rows)], margin).established
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_the_design_effect_of_rows_that_all_agree_is_their_number(size):
     values = np.repeat(np.tile([1.0, -1.0], 50), size)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection
 
 from configs.model_configs import EMBEDDED
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.experiment import load_audio_encoders
+from safe_train.huggingface import SafeForConditionalGeneration
 from safe_train.model import AdapterConfig, AudioEncoder, AudioFeatures, SafeModel, load_audio_encoder, load_base
+from safe_train.model.audio_encoder import leveled
 from tests.model.audio_models import AUDIO_MODELS
 from tests.tolerances import LOGITS, relative_error
 
@@ -207,3 +212,48 @@ def test_an_extractor_that_hides_its_window_is_refused(folders):
     known = load_audio_encoder(folders["whisper"])
     with pytest.raises(InputError, match="a feature extractor with n_samples, got Hiding"):
         AudioEncoder(known.model, Hiding(known.extractor), "hiding")
+
+
+def rms_db(waveform: torch.Tensor) -> float:
+    return 20 * math.log10(waveform.double().square().mean().sqrt())
+
+
+@given(gain_db=st.floats(-60, 40), level_db=st.floats(-60, 10))
+def test_a_leveled_clip_has_its_level_and_its_form(gain_db, level_db):
+    """Whatever its own level was; samples beyond full scale are kept."""
+    clip = 0.1 * torch.randn(4_000, generator=torch.Generator().manual_seed(0))
+    found = leveled(clip * 10 ** (gain_db / 20), level_db)
+    assert rms_db(found) == pytest.approx(level_db, abs=1e-3)
+    assert relative_error(found / found.norm(), clip / clip.norm()) < LOGITS[torch.float32]
+
+
+@pytest.mark.parametrize("clip", [torch.zeros(0), torch.zeros(100), torch.full((100,), 0.9e-5)])
+def test_silence_stays_silence(clip):
+    assert torch.equal(leveled(clip, -20.0), clip)
+
+
+def test_negative_control_just_above_the_floor_a_clip_is_brought_to_the_level():
+    assert rms_db(leveled(torch.full((100,), 1.1e-5), -20.0)) == pytest.approx(-20.0, abs=1e-3)
+
+
+def test_an_encoder_with_a_level_hears_loud_and_soft_clips_alike(folders, clips):
+    """What is heard is brought to the level: what lies behind the window does not count."""
+    encoder = load_audio_encoder(folders["clap grid"], features="grid", level_db=-20.0)
+    plain = load_audio_encoder(folders["clap grid"], features="grid")
+    loud, soft = (encoder([gain * clips[0]]).values for gain in (4.0, 0.02))
+    assert relative_error(loud, soft) < LOGITS[torch.float32]
+    assert relative_error(plain([4.0 * clips[0]]).values, plain([0.02 * clips[0]]).values) > 0.01
+    assert torch.equal(encoder([clips[0]]).values, plain([leveled(clips[0], -20.0)]).values)
+    assert torch.equal(encoder([torch.zeros(RATE)]).values, plain([torch.zeros(RATE)]).values)
+    long = torch.cat([0.1 * torch.randn(encoder.window, generator=torch.Generator().manual_seed(0)), torch.ones(RATE)])
+    assert torch.equal(encoder([long]).values, encoder([long[: encoder.window]]).values)
+
+
+def test_the_level_is_in_settings_and_in_what_is_saved(tmp_path, make_safe_model):
+    model = make_safe_model(**{"model.audio_level_db": "-23"})
+    assert [encoder.level_db for encoder in model.encoders] == [-23.0]
+    model.save_adapter(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["audio_level_db"] == [-23.0]
+    config = SafeForConditionalGeneration.from_safe_model(model).config
+    assert [options["level_db"] for options in config.audio_options] == [-23.0]
+    assert "level_db" not in SafeForConditionalGeneration.from_safe_model(make_safe_model()).config.audio_options[0]

@@ -35,6 +35,9 @@ ADAPTER = AdapterConfig(
 )
 
 
+DOCUMENT = Row("d", "", ("the red star is top left and nobody asked",), kind="document")
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def folder(request, tmp_path_factory) -> str:
     """A tiny random model of the class with its processor, as a user has it."""
@@ -116,6 +119,8 @@ def inputs_of(encoder: RowEncoder, rows: list[Row], images) -> dict[str, dict]:
         "one row with an image": encoder.prompt_batch(rows[1:2]).inputs,
         "rows without images": encoder.prompt_batch([rows[0], rows[4]]).inputs,
         "several images in a row": two,
+        "documents among questions": encoder.training_batch([DOCUMENT, *rows]).inputs,
+        "a document alone": encoder.training_batch([DOCUMENT]).inputs,
     }
 
 
@@ -141,6 +146,16 @@ def test_bypass_logits(attach, untouched, rows, images):
             with hearing.model.bypass():
                 assert torch.equal(logits(hearing.model.base, inputs), expected), name
         assert torch.equal(logits(hearing.model.base, inputs), expected), name
+
+
+def test_no_token_of_a_document_sees_a_later_one(untouched):
+    """Also where a base's questions attend to each other: what is scored is the probability of a text."""
+    inputs = RowEncoder(untouched.processor, FeatureCache([])).training_batch([DOCUMENT]).inputs
+    changed = inputs | {"input_ids": inputs["input_ids"].clone()}
+    changed["input_ids"][0, -2] = inputs["input_ids"][0, 1]
+    first, second = logits(untouched, inputs)[0], logits(untouched, changed)[0]
+    assert relative_error(second[:-2], first[:-2]) < LOGITS[torch.float32]
+    assert relative_error(second[-2:], first[-2:]) > 0.01
 
 
 def test_images_reach_the_answer(untouched, rows, images):

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from safe_train.errors import InputError
-from safe_train.model.prompting import ChatPrompts, PrefixPrompts, Turn, prompts_of
+from safe_train.model.prompting import ChatPrompts, Document, PrefixPrompts, Turn, placeholder_in, prompts_of
 from tests.model.families import FAMILIES
 
 ASKED = Turn("where is it?", 1)
@@ -133,3 +133,74 @@ def test_paligemma_takes_turns_without_an_image_too(processors, images):
         "<s>whatdoyouhear?\n", "<image><image><image><image><s>whereisit?\n"
     ]  # fmt: skip
     assert not encoded["token_type_ids"].any()
+
+
+DOCUMENT = Document("the red star is top left")
+
+
+def real_rows(encoded, name):
+    return [row[mask.bool()] for row, mask in zip(encoded[name], encoded["attention_mask"], strict=True)]
+
+
+# The token that begins a text: bos where the tokenizer has one, else eos.
+@pytest.mark.parametrize("name", [*CONVERSATIONS, "paligemma"])
+def test_a_document_is_one_token_that_begins_it_and_its_own_tokens(processors, name):
+    """Bare: no template, nothing that ends it; every token of the text is learned."""
+    processor, prompts = processors[name], prompts_of(processors[name])
+    tokenizer = processor.tokenizer
+    of_text = tokenizer(DOCUMENT.text, add_special_tokens=False).input_ids
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    (ids,) = real_rows(prompts.encode([DOCUMENT], [[]], "right"), "input_ids")
+    assert ids.tolist() == [first, *of_text]
+    assert prompts.answer_ids(DOCUMENT) == of_text
+
+
+def test_without_a_first_token_the_one_that_ends_texts_begins_a_document(processors):
+    processor = AutoProcessor.from_pretrained(processors["llava"].tokenizer.name_or_path)
+    processor.tokenizer.bos_token = None
+    (ids,) = prompts_of(processor).encode([DOCUMENT], [[]], "right")["input_ids"]
+    assert ids[0] == processor.tokenizer.eos_token_id
+    processor.tokenizer.eos_token = None
+    with pytest.raises(InputError, match="a token that begins or ends texts"):
+        prompts_of(processor).encode([DOCUMENT], [[]], "right")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", [*CONVERSATIONS, "paligemma"])
+def test_documents_and_conversations_in_one_batch_are_what_they_are_alone(processors, images, name, side):
+    """Token by token, on either side of the padding, and the images stay with their turns."""
+    prompts = prompts_of(processors[name])
+    turns = [DOCUMENT, ANSWERED, Document("red " * 60), Turn("what color?", 0, "red"), Turn("how many?", 1, "3")]
+    shown = [[], images[:1], [], [], images[1:2]]
+    mixed = prompts.encode(turns, shown, side)
+    asked = prompts.encode([turns[1], *turns[3:]], [images[:1], [], images[1:2]], side)
+    assert set(mixed) == set(asked)
+    for key, value in mixed.items():
+        if value.shape != mixed["input_ids"].shape:
+            assert torch.equal(value, asked[key]), key
+            continue
+        for index, (turn, of_turn) in enumerate(zip(turns, shown, strict=True)):
+            alone = prompts.encode([turn], [of_turn], side)
+            row = mixed[key][index][mixed["attention_mask"][index].bool()]
+            if key in alone:  # a base that tells images from text does so only where there is an image
+                assert torch.equal(row, alone[key][0][alone["attention_mask"][0].bool()]), (key, index)
+    padding = mixed["attention_mask"] == 0
+    assert (mixed["input_ids"][padding] == processors[name].tokenizer.pad_token_id).all()
+    edge = mixed["attention_mask"][:, 0 if side == "right" else -1]
+    assert edge.all()
+
+
+def test_paligemmas_document_attends_backwards_alone(processors):
+    """Type 0, all attending to each other, is the first token alone."""
+    prompts = prompts_of(processors["paligemma"])
+    encoded = prompts.encode([DOCUMENT, ANSWERED], [[], []], "right")
+    types, ids = real_rows(encoded, "token_type_ids"), real_rows(encoded, "input_ids")
+    assert types[0].tolist() == [0] + [1] * (len(ids[0]) - 1)
+
+
+def test_placeholders_are_found(processors):
+    assert placeholder_in(processors["llava"], "write <image> here") == "<image>"
+    assert placeholder_in(processors["qwen2_vl"], "write <|image_pad|> here") == "<|image_pad|>"
+    assert placeholder_in(processors["gemma3"], "<start_of_image>") == "<start_of_image>"
+    assert placeholder_in(processors["llava"], "an image, <img> and <|image_pad|>") is None

@@ -23,6 +23,8 @@ MORE = {
     "accumulated_lora": {
         "variant": "full_retention", "optimization.gradient_accumulation_steps": "2", "model.lora_rank": "2",
     },
+    # Five rows a batch, of which two or three are text-only, in length buckets.
+    "text": {"variant": "full_retention", "data.text_share": "0.5", "data.length_buckets": "true"},
 }  # fmt: skip
 SEED_VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"]
 SHARDED = [*SEED_VARIANTS, "accumulated_lora"]
@@ -32,7 +34,25 @@ pytestmark = pytest.mark.timeout(900)  # several processes, each of which import
 
 
 @pytest.fixture(scope="module")
-def configured(settings):
+def text_root(small_data, tmp_path_factory):
+    """The small data, and text-only rows beside them: questions, and documents longer than any question."""
+    root = tmp_path_factory.mktemp("data_with_text")
+    for path in small_data.iterdir():
+        if path.name != "text":
+            (root / path.name).symlink_to(path)
+    entries = [
+        {"id": f"q{n}", "prompt": "is it red?" * (n % 3 + 1), "answer": "a star" if n % 2 else "no"} for n in range(7)
+    ]
+    entries += [{"id": f"d{n}", "text": "a red star, " * (n + 2)} for n in range(4)]
+    (root / "text").mkdir()
+    for split in ("train", "val"):
+        (root / "text" / f"{split}.json").write_text(json.dumps(entries))
+    return root
+
+
+@pytest.fixture(scope="module")
+def configured(settings, text_root):
+    MORE["text"]["data.root"] = str(text_root)
     variants = {name: {"variant": name} for name in RETENTION_VARIANTS} | MORE
     return {name: settings | changes for name, changes in variants.items()}
 

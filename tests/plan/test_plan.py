@@ -1,5 +1,6 @@
 """A plan beside the run that it plans, and plans that are refused."""
 
+import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
@@ -122,7 +123,32 @@ def test_a_kept_teacher_and_length_buckets_save_what_they_say(full, small_data):
     assert kept.step.cost.flops < full.step.cost.flops
     assert kept.tokens == full.tokens
     assert apart.tokens.padding < full.tokens.padding
-    assert apart.tokens.vl == full.tokens.vl
+    assert apart.tokens.vl < full.tokens.vl  # protected rows with and without an image are apart, too
+
+
+def test_text_only_rows_are_counted_and_traced(full, small_data, tmp_path):
+    for path in small_data.iterdir():
+        if path.name != "text":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "text").mkdir()
+    entries = [{"id": n, "prompt": "is it red?", "answer": "yes"} for n in range(6)] + [{"id": "d", "text": "a star"}]
+    for split in ("train", "val"):
+        (tmp_path / "text" / f"{split}.json").write_text(json.dumps(entries))
+    plain, with_text = (
+        plan_run(
+            configuration(tmp_path, data__train_text_source=source, data__length_buckets=True, data__text_share=0.5)
+        )
+        for source in ("none", "text")
+    )
+    assert (plain.num_text_rows, plain.text_rows_a_batch) == (0, 0)
+    found = (with_text.num_audio_rows, with_text.num_vl_rows, with_text.num_text_rows, with_text.num_documents)
+    assert found == (40, 60, 7, 1)
+    assert with_text.text_rows_a_batch == 4  # of eight
+    assert with_text.tokens.vl < plain.tokens.vl  # images are most of the positions
+    assert with_text.step.cost.flops < plain.step.cost.flops
+    table = format_plan(with_text)
+    assert "rows: 40 audio; to protect, 60 with an image and 7 text-only, 1 of them documents" in table
+    assert f"protected rows of a micro-batch: 4 of 8 text-only; of a step, {with_text.tokens.vl:,} positions" in table
 
 
 def test_gradient_accumulation_costs_time_and_no_memory(full, small_data):

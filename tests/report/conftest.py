@@ -16,16 +16,18 @@ from PIL import Image
 from configs.retention_variants import get_variant_config
 from safe_train.config import build_config
 from safe_train.data.audio_input import describe
-from safe_train.data.rows import Row
+from safe_train.data.rows import DOCUMENT, Row
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
-from safe_train.evaluation.results import Evaluation, summarize
+from safe_train.evaluation.results import DocumentResult, Evaluation, answer_result, summarize
 from safe_train.evaluation.run_folder import base_store, safe_store, write_results
-from safe_train.evaluation.samples import BASE, Sample
+from safe_train.evaluation.samples import BASE, Sample, SampleStore
 from safe_train.files import json_text, write_text
+from safe_train.metrics.intervals import Estimate, cluster_bootstrap
 from safe_train.stage_a import TrainingOutcome
 
-VL_ROWS, AUDIO_ROWS = 60, 8
+VL_ROWS, TEXT_ROWS, AUDIO_ROWS = 60, 60, 8
 PLAIN = ("bypass", "silence", "distractor")
+EVERY = (*PLAIN, "contradictory", "loud", "noise", "worst_of_4")
 METRICS = {"audio_loss": 2.0, "retention_loss": 0.02, "kl": 0.1, "null_space_energy": 0.9, "null_space_leakage": 1e-7}
 
 
@@ -34,7 +36,13 @@ class Made:
     """How a run is to turn out.
 
     Attributes:
-        losses: for each condition, how many of the first rows are answered wrongly; the base is right on all.
+        losses: for each condition, how many of the first rows are answered otherwise, and wrongly; the base is right
+            on all, but for ``base_says``.
+        text_losses: the same of text-only questions; None for an evaluation without any.
+        bits: for each condition, by how many bits per byte documents change; empty for an evaluation without any.
+        base_says: what the base, and SAFE with it, answers to every VL row; empty for the right answer.
+        rows: how many of the VL rows are evaluated.
+        audio_metric: what scores audio rows.
         conditions: on VL rows.
         audio_conditions: on audio rows.
         heard: audio rows answered rightly with the matched clip; none is without it.
@@ -48,6 +56,11 @@ class Made:
     """
 
     losses: Mapping[str, int] = field(default_factory=dict)
+    text_losses: Mapping[str, int] | None = None
+    bits: Mapping[str, float] = field(default_factory=dict)
+    base_says: str = ""
+    rows: int = VL_ROWS
+    audio_metric: str = "exact_match"
     conditions: tuple[str, ...] = PLAIN
     audio_conditions: tuple[str, ...] = ("matched", "silence", "distractor")
     heard: int = 8
@@ -65,15 +78,24 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def vl_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """Two questions about each image."""
+    """Two questions about each image; half of them have four answers, and the others four others."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(VL_ROWS // 2):
         Image.new("RGB", (64, 48), (8 * number, 90, 160)).save(folder / f"{number}.png")
     return [
-        Row(f"v{number}", f"what is shown in {number}?", ("a circle",) * 10, folder / f"{number // 2}.png", None,
-            "shape" if number % 2 else "count", str(number // 2))
+        Row(f"v{number}", f"what is shown in {number}?", (str(number % 8),) * 10,
+            folder / f"{number // 2}.png", None, "shape" if number % 2 else "count", str(number // 2))
         for number in range(VL_ROWS)
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def text_rows() -> list[Row]:
+    """Questions without an image."""
+    return [
+        Row(f"t{number}", f"what is {number} plus {number}?", (str(2 * number),), None, None, "sum", str(number))
+        for number in range(TEXT_ROWS)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +111,7 @@ def audio_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 
 @pytest.fixture(scope="session")
-def make_run(vl_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
+def make_run(vl_rows: list[Row], text_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
     """Makes a finished run's folder, or adds an evaluation to one that is there."""
 
     def make(root: Path, variant: str = "full_retention", seed: int = 42, **made: Any) -> Path:
@@ -97,7 +119,8 @@ def make_run(vl_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
         settings = {"variant": variant, "seed": str(seed)} | dict(how.settings)
         folder = root / "_".join([variant, str(seed), *(value for value in how.settings.values())])
         config = build_config({}, settings)
-        evaluation = _evaluate(folder, how, vl_rows, audio_rows, variant, seed, config.evaluation.margin)
+        margin = config.evaluation.margin
+        evaluation = _evaluate(folder, how, vl_rows[: how.rows], text_rows, audio_rows, variant, seed, margin)
         if how.damage:
             return folder
         effective = {
@@ -124,11 +147,18 @@ def make_run(vl_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
 
 
 def _evaluate(
-    folder: Path, how: Made, vl_rows: list[Row], audio_rows: list[Row], variant: str, seed: int, margin: float
+    folder: Path,
+    how: Made,
+    vl_rows: list[Row],
+    text_rows: list[Row],
+    audio_rows: list[Row],
+    variant: str,
+    seed: int,
+    margin: float,
 ) -> Evaluation:
     base_key = {
-        "base": {"source": "embedded", "sha256": "b" * 64}, "vl_rows_sha256": f"{seed:064}", "batch_size": 7,
-        "max_new_tokens": 12, "precision": "fp32", "versions": {"python": "3.11.0", "torch": "2.12.1"},
+        "base": {"source": "embedded", "sha256": "b" * 64}, "vl_rows_sha256": f"{seed:032}{how.rows:032}",
+        "batch_size": 7, "max_new_tokens": 12, "precision": "fp32", "versions": {"python": "3.11.0", "torch": "2.12.1"},
     }  # fmt: skip
     key = base_key | {
         "variant": variant, "seed": seed, "step": 50, "damage": how.damage,
@@ -138,7 +168,7 @@ def _evaluate(
     }  # fmt: skip
     base = base_store(folder, base_key, vl_rows)
     store = safe_store(folder, key, vl_rows, audio_rows)
-    said = [Sample(row.row_id, "a circle", 1.0, logits_sha256=row.row_id) for row in vl_rows]
+    said = [_as_the_base(row, how) for row in vl_rows]
     base.complete("vl", BASE, vl_rows, lambda rows: said[: len(rows)], len(said))
     distractors = Distractors(audio_rows, seed)
 
@@ -170,15 +200,84 @@ def _evaluate(
         margin=margin,
         seconds=3.0,
     )
+    evaluation = replace(evaluation, audio_metric=how.audio_metric)
+    if how.text_losses is not None:
+        evaluation = _with_text(evaluation, how, text_rows, distractors, base, store, margin)
+    if how.bits:
+        evaluation = _with_documents(evaluation, how)
     write_results(store, key, base, evaluation)
     return evaluation
 
 
+def _with_text(
+    evaluation: Evaluation,
+    how: Made,
+    rows: list[Row],
+    distractors: Distractors,
+    base: SampleStore,
+    store: SampleStore,
+    margin: float,
+) -> Evaluation:
+    """The evaluation with text-only questions, whose answers are kept beside the others."""
+    lost_by = how.text_losses or {}
+    how = replace(how, base_says="")
+    text = {
+        "row_id": "d0", "question": "", "answers": ["a text"], "image": None, "audio": None, "kind": DOCUMENT,
+        "cluster": "d0",
+    }  # fmt: skip
+    lines = [json.dumps(asdict(row)) for row in rows] + [json.dumps(text)]
+    write_text(store.folder / "rows.text.jsonl", "".join(f"{line}\n" for line in lines))
+    said = base.complete("text", BASE, rows, lambda batch: [_as_the_base(row, how) for row in batch], len(rows))
+    results = {}
+    for name in how.conditions:
+        condition = VL_CONDITIONS[name]
+        heard = [row for draw in range(condition.draws) for row in condition.rows(rows, distractors, draw)]
+        lost = {row.row_id for row in rows[: lost_by.get(name, 0)]}
+
+        def answer(batch: Any, attached: bool = condition.attach, lost: set[str] = lost) -> list[Sample]:
+            return [_vl_sample(row, attached, row.row_id in lost, how) for row in batch]
+
+        samples = store.complete("text", name, heard, answer, 1_000)
+        if samples:
+            results[name] = answer_result(name, samples, said, rows, margin)
+    return replace(
+        evaluation,
+        text=results,
+        base_text=cluster_bootstrap([sample.score for sample in said], [row.cluster for row in rows]),
+        base_text_format_errors=0.0,
+        text_guessing=Estimate(0.0, 0.0, 0.0),
+        base_text_above_guessing=Estimate(1.0, 1.0, 1.0),
+    )
+
+
+def _with_documents(evaluation: Evaluation, how: Made) -> Evaluation:
+    """The evaluation with twenty documents of a hundred bytes each."""
+    results = {}
+    for name in how.conditions:
+        change = how.bits.get(name, 0.0)
+        bypassed = not VL_CONDITIONS[name].attach
+        results[name] = DocumentResult(
+            condition=name, rows=20, bytes=2_000,
+            bits_per_byte=Estimate(1.5 + change, 1.4 + change, 1.6 + change),
+            difference=Estimate(change, change - 0.01, change + 0.01),
+            kl=0.0 if bypassed else 0.02, fusion_calls=0 if bypassed else 6,
+            updates=[] if bypassed else list(how.updates), is_measurement=not bypassed,
+            bit_equal=True if bypassed else None,
+        )  # fmt: skip
+    return replace(evaluation, documents=results, base_bits_per_byte=Estimate(1.5, 1.4, 1.6))
+
+
+def _as_the_base(row: Row, how: Made) -> Sample:
+    answer = how.base_says or row.answers[0]
+    return Sample(row.row_id, answer, 0.0 if how.base_says else 1.0, logits_sha256=row.row_id)
+
+
 def _vl_sample(row: Row, attached: bool, lost: bool, how: Made) -> Sample:
+    said = _as_the_base(row, how)
     if not attached:
-        return Sample(row.row_id, "a circle", 1.0, logits_sha256=row.row_id if how.bypass_equal else "another")
-    sample = Sample(
-        row.row_id, "a circle", 1.0, heard=describe(row.audio), kl=0.001, tokens=3, updates=how.updates, fusion_calls=6
+        return said if how.bypass_equal else replace(said, logits_sha256="another")
+    sample = replace(
+        said, logits_sha256=None, heard=describe(row.audio), kl=0.001, tokens=3, updates=how.updates, fusion_calls=6
     )
     return replace(sample, answer=how.answer, score=0.0, kl=2.0) if lost else sample
 

@@ -78,18 +78,18 @@ def test_mcnemar_is_corrected_over_arms_and_not_over_controls(make_run, tmp_path
     )
 
 
-WIDE_MARGIN = {"evaluation.margin": "0.2"}  # that 60 rows can establish
+WIDE_MARGIN = {"evaluation.margin": "0.095"}  # that 60 rows can establish, with one loss too
 
 
 def test_non_inferiority_needs_every_seed_and_the_interval_over_them(make_run, tmp_path):
     for seed, lost in ((1, 0), (2, 0), (3, 1)):
         make_run(tmp_path / "all", seed=seed, losses={"silence": lost}, settings=WIDE_MARGIN)
-    for seed, lost in ((1, 0), (2, 0), (3, 20)):
+    for seed, lost in ((1, 0), (2, 0), (3, 6)):
         make_run(tmp_path / "one fails", seed=seed, losses={"silence": lost}, settings=WIDE_MARGIN)
     ((good,), _), ((bad,), _) = built(tmp_path / "all"), built(tmp_path / "one fails")
     assert good.vl["silence"].margin.established
     assert good.vl["silence"].status == "non-inferior"
-    # The mean loss of 11 points is within the margin of 20, and two of three seeds establish it.
+    # The mean loss of 3.3 points is within the margin of 9.5, and two of three seeds establish it.
     assert bad.vl["silence"].margin.established_in == 2
     assert not bad.vl["silence"].margin.established
     assert bad.vl["silence"].status == "open"
@@ -100,7 +100,8 @@ def test_too_few_rows_without_a_loss_prove_nothing(make_run, tmp_path):
         make_run(tmp_path, seed=seed)
     ((arm,), _) = built(tmp_path)
     cell = arm.vl["silence"]
-    assert (cell.change.low, cell.change.high) == (0.0, 0.0)  # an interval over seeds would call this proven
+    limit = 1 - 0.025 ** (1 / 30)  # Clopper and Pearson's of 30 images; an interval over seeds is 0 to 0: proven
+    assert (cell.change.low, cell.change.high) == pytest.approx((-limit, limit))
     assert cell.status == "open"
     assert cell.margin.rows_needed > 60
 
@@ -115,7 +116,7 @@ def test_without_effect_there_is_no_measurement(make_run, tmp_path):
 
 
 def test_a_bypass_that_differs_is_the_first_warning(make_run, tmp_path):
-    make_run(tmp_path, bypass_equal=False, settings={"evaluation.margin": "0.9"})
+    make_run(tmp_path, bypass_equal=False, settings=WIDE_MARGIN)
     arms, groups = built(tmp_path)
     assert arms[0].vl["bypass"].status == "differs"
     assert "not the base bit for bit" in warnings(arms, groups)[0]
@@ -148,8 +149,9 @@ def test_the_verdict_names_who_keeps_and_who_loses(make_run, tmp_path):
     make_run(tmp_path, "no_retention", losses={"silence": 30}, settings=WIDE_MARGIN)
     make_run(tmp_path, "full_retention", settings=WIDE_MARGIN)
     assert verdict(built(tmp_path)[0]) == (
-        "full_retention rules out a loss of 20 points under every condition while hearing adds 100.0 points; "
-        "most is lost by no_retention, with a loss of 50.0 points under silence."
+        "full_retention rules out a loss of 9.5 points under silence and distractor, the two that were measured, on VL "
+        "questions, with one seed, while hearing adds 100.0 points; most is lost by no_retention, with a loss of 50.0 "
+        "points on VL questions under silence. Text-only answers were not measured."
     )
 
 

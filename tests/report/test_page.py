@@ -172,7 +172,7 @@ def test_examples_are_changed_answers_first_and_the_same_again(make_run, tmp_pat
     assert [example.arm for example in found[:4]] == ["no_retention", "full_retention"] * 2  # and no control
     assert len({example.row_id for example in found}) == len(found)
     assert found == choose_examples(groups)
-    assert (found[0].base, found[0].safe, found[0].references) == ("a circle", "one low bell", ["a circle"])
+    assert (found[0].base, found[0].safe, found[0].references) == ("0", "one low bell", ["0"])
 
 
 @pytest.mark.parametrize("words", ["silence", "white noise -20 dB, seed 3"])

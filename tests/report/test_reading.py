@@ -8,9 +8,9 @@ import pytest
 
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
+from safe_train.plain import from_plain
 from safe_train.report import read_runs
 from safe_train.report.grouping import group_runs
-from safe_train.report.plain import from_plain
 
 ALL_CLIPS = ("matched", "silence", "distractor", "loud")
 
@@ -49,7 +49,7 @@ def test_records_of_another_make_are_refused(make_run, tmp_path, change, message
         from_plain(Evaluation, values)
 
 
-def test_the_evaluation_with_the_most_conditions_counts(make_run, tmp_path):
+def test_of_evaluations_with_as_many_rows_the_one_with_the_most_conditions_counts(make_run, tmp_path):
     run = make_run(tmp_path, audio_conditions=ALL_CLIPS, conditions=("bypass", "silence", "distractor", "loud"))
     make_run(tmp_path)  # newer, with fewer
     assert "loud" in read_runs([run]).runs[0].evaluation.result.vl

@@ -113,6 +113,24 @@ def test_penalty_pulls_towards_the_initial_weights():
     assert ewc.observations()["ewc"] == pytest.approx(value.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_the_pull_is_towards_the_weights_at_construction_whenever_it_is_calibrated(again):
+    """What was learned before the Fisher diagonal is there is not where the weights are to stay."""
+    model = ToyModel()
+    ewc = mechanism(model)
+    starts = {name: module.weight.detach().clone() for name, module in model.linears.items()}
+    for number, module in enumerate(model.linears.values()):
+        module.weight.data.add_(torch.randn(module.weight.shape, generator=torch.Generator().manual_seed(number)))
+    ewc.before_step(2, 0)
+    if again:
+        ewc.calibrate()
+    ewc.after_retention_backward()
+    for name, module in model.linears.items():
+        expected = 0.3 * ewc.fishers[name].double() * (module.weight.detach() - starts[name]).double()
+        assert expected.norm() > 0  # from anchors that have come along there would be no pull
+        assert relative_error(module.weight.grad, expected) < EWC_GRADIENT[torch.float32]
+
+
 def test_before_calibration_there_is_no_penalty_and_it_counts_as_inactive():
     model = ToyModel()
     ewc = mechanism(model)

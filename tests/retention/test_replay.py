@@ -42,3 +42,17 @@ def test_it_says_what_it_did():
     value = replay.loss(student, None)
     assert replay.was_active
     assert abs(replay.observations()["replay_loss"] - value.item() / 0.3) < 1e-12
+
+
+def test_it_tells_the_mean_over_a_steps_tokens():
+    """Of batches of different sizes, and of the new step alone after it has begun."""
+    replay = Replay(states()[0], weight=1.0)
+    parts = []
+    for count in (2, 7):
+        head, student = states(count)
+        replay.head = head
+        parts.append((replay.loss(student, None).item(), count))
+    expected = sum(value * count for value, count in parts) / 9
+    assert abs(replay.observations()["replay_loss"] - expected) < 1e-12
+    replay.before_step(1, 9)
+    assert replay.observations() == {}

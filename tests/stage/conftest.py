@@ -1,5 +1,7 @@
 """A small data folder and short runs on the embedded model."""
 
+import json
+
 import pytest
 
 from safe_train.config import StageAConfig, build_config
@@ -11,7 +13,30 @@ from safe_train.stage_a import StageA
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    write_dataset(root, DatasetSizes(train_questions=60, val_questions=20, train_clips=40, val_clips=12))
+    none = {"train_text": 0, "val_text": 0, "train_documents": 0, "val_documents": 0}
+    write_dataset(root, DatasetSizes(train_questions=60, val_questions=20, train_clips=40, val_clips=12, **none))
+    return root
+
+
+@pytest.fixture(scope="session")
+def text_folder(data_folder, tmp_path_factory):
+    """The same data with text-only rows beside them: questions, and documents of different lengths."""
+    root = tmp_path_factory.mktemp("data_with_text")
+    for path in data_folder.iterdir():
+        (root / path.name).symlink_to(path)
+    (root / "text").mkdir()
+    colors, shapes = ("red", "green", "blue", "yellow"), ("star", "circle", "square", "triangle")
+    for split, word in (("train", "is"), ("val", "was")):
+        entries = [
+            {"id": f"q{split}{color}{shape}", "prompt": f"{word} a {color} {shape} a {shape}?", "answer": "yes"}
+            for color in colors
+            for shape in shapes
+        ]
+        entries += [
+            {"id": f"d{split}{count}", "text": " ".join(f"there {word} a {color} star" for color in colors[:count])}
+            for count in range(1, 5)
+        ]
+        (root / "text" / f"{split}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return root
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from safe_train.checkpoint import latest_checkpoint
+from safe_train.data.rows import DOCUMENT, Row
 from safe_train.data.tensor_store import TensorStore
 from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, tensor_store
 from safe_train.protected import ProtectedSafeModel
@@ -51,6 +52,15 @@ def test_a_rows_bits_do_not_depend_on_its_batch_or_on_what_was_kept(prepared):
     alone = torch.cat([new_cache(model, encoder).states([row]) for row in rows])
     assert torch.equal(together, alone)
     assert cache.store.computed == len({(row.image, row.question) for row in rows})
+
+
+def test_states_of_a_document_are_those_of_the_tokens_that_stand_for_it(prepared):
+    model, encoder, rows = prepared
+    encoder.document_tokens = 4
+    document = Row("d", "", ("two red stars and one small blue circle in the top left",), kind=DOCUMENT)
+    batch = encoder.training_batch([rows[0], document, rows[1]], protected=True)
+    found = ProtectedSafeModel(model, new_cache(model, encoder)).teacher(batch)
+    assert relative_error(found, ProtectedSafeModel(model).teacher(batch)) < LOGITS[torch.float32]
 
 
 def test_negative_control_states_computed_in_a_batch_depend_on_it(prepared):

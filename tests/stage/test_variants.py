@@ -50,7 +50,10 @@ def test_order_and_initialization_are_the_same_for_every_variant(configure, prep
     drawn = []
     for variant in RETENTION_VARIANTS:
         stage = prepare(configure(variant=variant))
-        rows = [stage.stream.audio_batch(n, 4) for n in range(20)], [stage.stream.vl_batch(n, 4) for n in range(20)]
+        rows = (
+            [stage.stream.audio_batch(n, 4) for n in range(20)],
+            [stage.stream.protected_batch(n, 4) for n in range(20)],
+        )
         drawn.append((rows, {name: p.detach().clone() for name, p in stage.model.trainable_parameters().items()}))
     for rows, parameters in drawn[1:]:
         assert rows == drawn[0][0]
@@ -152,7 +155,7 @@ def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
     silence = stage.encoder.features.get([None])[0].values
     assert torch.equal(batch.features[0].values, silence.expand_as(batch.features[0].values))
     stream = prepare(configure(data__silence_share=0.3)).stream
-    rows = [row for number in range(50) for row in stream.vl_batch(number, 4)]
+    rows = [row for number in range(50) for row in stream.protected_batch(number, 4)]
     assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4
 
 

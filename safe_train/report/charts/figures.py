@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from safe_train.data.audio_input import LOUD_DB
 from safe_train.evaluation.conditions import GAINS_DB, GATES
-from safe_train.report.arms import Arm, AudioCell, VLCell
+from safe_train.report.arms import AnswerCell, Arm, AudioCell
 from safe_train.report.charts.panel import Look, Panel, Point
 from safe_train.report.charts.scales import Scale, linear, logarithmic, points, shares
 from safe_train.report.curves import CurvePoint, curve
@@ -59,9 +59,10 @@ TRAINING_METRICS = (
 
 
 def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
-    """Audio gain across, change in VL accuracy under the worst condition up.
+    """Audio gain across, change in accuracy up, under the worst condition on VL rows and text-only questions.
 
-    A second chart shows those with nearly the best gain, where others press them together. None if no arm has both.
+    Arms that are no retention measurement are not drawn: a base that knows nothing loses nothing. A second chart shows
+    those with nearly the best gain, where others press them together. None if no arm has both.
     """
     shown = [(arm, arm.gain, arm.worst.change) for arm in arms if arm.gain is not None and arm.worst is not None]
     if not shown:
@@ -77,7 +78,7 @@ def _pareto_chart(shown: Sequence[tuple[Arm, Interval, Interval]], looks: Looks,
     panel = Panel(
         x=linear([max(-100.0, min(across) - _LEAST_SPAN / 2), min(100.0, max(across) + _LEAST_SPAN / 2)]),
         y=points(up, 100 * margin),
-        title="VL change, worst condition (points)",
+        title="change, worst condition (points)",
         x_label="audio gain: matched clip minus silence (points)",
         width=480,
         height=360,
@@ -88,7 +89,8 @@ def _pareto_chart(shown: Sequence[tuple[Arm, Interval, Interval]], looks: Looks,
     if len(front) > 1:
         panel.steps(_staircase(front, panel), "front")
     for arm, gain, change in shown:
-        label = f"{arm.name}: gain {100 * gain.mean:+.1f}, worst VL change {100 * change.mean:+.1f} points"
+        under = f"{arm.worst_part}, {arm.worst_name}"
+        label = f"{arm.name}: gain {100 * gain.mean:+.1f}, worst change {100 * change.mean:+.1f} points ({under})"
         panel.point(Point(100 * gain.mean, 100 * change.mean, _limits(gain), _limits(change), label), looks[arm.name])
     return panel.svg("Up and to the right is better")
 
@@ -144,7 +146,9 @@ def _sweep(
     if not any(name in arm.vl or name in arm.audio for arm in arms for name in swept):
         return []
     seeing = {
-        arm.name: _along(vl, arm.vl, lambda cell: cell.change) for arm in arms if not arm.vl.keys().isdisjoint(swept)
+        arm.name: _along(vl, arm.vl, lambda cell: cell.change)
+        for arm in arms
+        if not arm.vl.keys().isdisjoint(swept) and not arm.standing.not_retention
     }
     hearing = {
         arm.name: _along(audio, arm.audio, lambda cell: cell.accuracy)
@@ -163,7 +167,7 @@ def _sweep(
     lower = Panel(
         x=axis,
         y=Scale(0.0, 100.0, tuple((value, f"{value:.0f} %") for value in (0.0, 25.0, 50.0, 75.0, 100.0))),
-        title="audio accuracy with the row's own clip",
+        title=f"{' or '.join(dict.fromkeys(arm.audio_metric for arm in arms))} with the row's own clip",
         x_label=x_label,
         width=_HALF_PAGE[0],
         height=_HALF_PAGE[1],
@@ -177,7 +181,9 @@ def _sweep(
 
 
 def _along(
-    sweep: Mapping[float, str], cells: Mapping[str, VLCell] | Mapping[str, AudioCell], value: Callable[..., Interval]
+    sweep: Mapping[float, str],
+    cells: Mapping[str, AnswerCell] | Mapping[str, AudioCell],
+    value: Callable[..., Interval],
 ) -> list[Point]:
     found = [(place, value(cells[name])) for place, name in sweep.items() if name in cells]
     return [Point(place, 100 * interval.mean, y_limits=_limits(interval)) for place, interval in found]

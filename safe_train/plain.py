@@ -44,7 +44,10 @@ def from_plain(kind: type[Record], value: Any, where: str = "") -> Record:
 
 def _record(kind: type[Record], value: Any, where: str) -> Record:
     _require(isinstance(value, dict), where, "an object", value)
-    known = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]
+    known = {
+        field.name: field.default is MISSING and field.default_factory is MISSING
+        for field in fields(kind)  # type: ignore[arg-type]
+    }
     missing = [name for name, required in known.items() if required and name not in value]
     unknown = [name for name in value if name not in known]
     if missing or unknown:

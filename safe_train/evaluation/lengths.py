@@ -1,0 +1,60 @@
+"""How long a generated answer may become: as long as the longest reference, within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safe_train.config import EvaluationSettings
+from safe_train.data.batch import RowEncoder
+from safe_train.data.rows import Row
+from safe_train.model.prompting import Turn
+
+SHORTEST, LONGEST = 12, 128
+"""Limits of the length in tokens where the settings give none."""
+
+_CANDIDATES = 16  # of the longest texts; what stands around an answer moves its number of tokens by one or two at most
+
+
+@dataclass(frozen=True)
+class AnswerLengths:
+    """Longest answers in tokens, what ends them included.
+
+    Attributes:
+        vl: to VL rows.
+        text: to text-only questions.
+        audio: to audio rows.
+    """
+
+    vl: int
+    text: int
+    audio: int
+
+
+def answer_lengths(
+    settings: EvaluationSettings,
+    encoder: RowEncoder,
+    vl: Sequence[Row],
+    text: Sequence[Row] = (),
+    audio: Sequence[Row] = (),
+) -> AnswerLengths:
+    """The setting, or for each kind of rows the tokens of its longest reference, from ``SHORTEST`` to ``LONGEST``."""
+    if settings.max_new_tokens is not None:
+        return AnswerLengths(*(settings.max_new_tokens,) * 3)
+    return AnswerLengths(*(_longest(encoder, rows) for rows in (vl, text, audio)))
+
+
+def _longest(encoder: RowEncoder, rows: Sequence[Row]) -> int:
+    """The template is put around the longest texts alone: around all it takes minutes with ten answers a question."""
+    turns = {
+        answer: Turn(row.question, 0 if row.image is None else 1, answer)
+        for row in rows
+        if not row.is_document
+        for answer in row.answers
+    }
+    if not turns:
+        return SHORTEST
+    tokens = encoder.processor.tokenizer(list(turns), add_special_tokens=False).input_ids
+    by_length = sorted(zip(tokens, turns.values(), strict=True), key=lambda pair: -len(pair[0]))
+    longest = max(len(encoder.prompts.answer_ids(turn)) for _, turn in by_length[:_CANDIDATES])
+    return min(max(longest, SHORTEST), LONGEST)

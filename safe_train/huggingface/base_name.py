@@ -1,0 +1,114 @@
+"""Under which name the base of a run is published: its own, or for a folder one that it can be known by on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from configs.model_configs import EMBEDDED
+from safe_train.config import StageAConfig
+from safe_train.digests import tensors_sha256
+from safe_train.errors import InputError
+from safe_train.experiment import precision_dtype
+from safe_train.model import load_base
+
+_PART = r"[A-Za-z0-9._-]+"
+_HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
+_REVISION = re.compile(rf"{_PART}(/{_PART})*")  # refs/pr/1 is one
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source reads as ``name`` or ``owner/name`` and is neither the package's own base nor a folder here."""
+    return source != EMBEDDED and not Path(source).exists() and _reads_as_hub_id(source)
+
+
+def published_base(
+    run: StageAConfig, base: Mapping[str, Any], name: str | None, revision: str | None
+) -> tuple[str, str | None]:
+    """The base's name, and the digest of its parameters where that name is another than the run's.
+
+    Args:
+        run: the run's settings.
+        base: its source and the digest of its parameters, as the evaluation's key has them.
+        name: by which it is to be known, if not by its own.
+        revision: of it on the hub.
+
+    Raises:
+        InputError: the name or the revision is none, or names what cannot be this base.
+    """
+    source = str(base["source"])
+    if name is not None:
+        _check_name(name)
+    if revision is not None:
+        _check_revision(revision)
+        if not is_hub_id(source) and name is None:
+            way_out = "leave it out, or name the base with --base-model"
+            raise InputError("--base-revision", "a base on the hub", f"the run's base {source}", way_out)
+    if name is None or name == source:
+        return source, None
+    if is_hub_id(source):
+        raise InputError("--base-model", f"the run's own base {source}", name, "leave it out")
+    if source == EMBEDDED or base["sha256"] == _embedded_sha256(run):
+        got = f"{name} for a run whose base is the embedded one"
+        raise InputError("--base-model", "the base that the run was trained with", got, "leave it out")
+    known, own = _shapes_of(name, revision), _shapes_of(source, None)
+    if known is not None and own is not None and known != own:
+        got = f"{name}, which has {_difference(known, own)}"
+        raise InputError("--base-model", f"a model of the same shapes as the run's base {source}", got, "leave it out")
+    return name, str(base["sha256"])
+
+
+def _reads_as_hub_id(text: str) -> bool:
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return bool(_HUB_ID.fullmatch(text))
+
+
+def _check_name(name: str) -> None:
+    if not _reads_as_hub_id(name):
+        expected = "a hub id, name or owner/name, of letters, digits, dots, hyphens and underscores"
+        raise InputError("--base-model", expected, repr(name), "correct it")
+
+
+def _check_revision(revision: str) -> None:
+    if not _REVISION.fullmatch(revision) or ".." in revision:  # as git has it, too
+        expected = "a branch, tag or commit of letters, digits, dots, hyphens and underscores"
+        raise InputError("--base-revision", expected, repr(revision), "correct it")
+
+
+def _embedded_sha256(run: StageAConfig) -> str:
+    """Digest of the package's own base in the run's precision, of which somebody may have a copy in a folder."""
+    return tensors_sha256(load_base(EMBEDDED, dtype=precision_dtype(run)).model.named_parameters())
+
+
+def _shapes_of(source: str, revision: str | None) -> dict[str, Any] | None:
+    """Model type and the shape of every parameter; None where its configuration is not on this machine or unknown."""
+    path: Any = Path(source) / "config.json"
+    if not path.is_file():
+        path = try_to_load_from_cache(source, "config.json", revision=revision) if _reads_as_hub_id(source) else None
+    if not isinstance(path, (str, Path)):
+        return None
+    try:
+        config = AutoConfig.from_pretrained(Path(path).parent, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None
+    shapes = {parameter: tuple(tensor.shape) for parameter, tensor in model.named_parameters()}
+    return {"model_type": config.model_type} | shapes
+
+
+def _difference(known: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The first thing in which two models differ."""
+    name = next(name for name in [*own, *known] if known.get(name) != own.get(name))
+    return f"{name} {known.get(name, 'missing')} in place of {own.get(name, 'none')}"

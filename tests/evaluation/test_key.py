@@ -1,0 +1,69 @@
+"""Keys: equal where nothing new was asked for, so that older answers are found, and different where answers are."""
+
+from pathlib import Path
+
+import pytest
+
+from safe_train.config import build_config
+from safe_train.data.rows import DOCUMENT, Row
+from safe_train.evaluation.key import base_key, evaluation_key, folder_name, rows_sha256
+from safe_train.evaluation.lengths import AnswerLengths
+
+SHORT = AnswerLengths(12, 12, 12)
+VL = [Row("v0", "what?", ("2",) * 10, Path("0.png"), None, "count", "0")]
+TEXT = [Row("t0", "what?", ("2",)), Row("d0", "", ("a text",), kind=DOCUMENT)]
+AUDIO = [Row("a0", "what do you hear?", ("a bell",), None, Path("0.wav"), "caption", "a0")]
+
+
+@pytest.fixture(scope="module")
+def key_of(embedded_base):
+    def make(text=(), lengths=SHORT, **settings):
+        config = build_config({}, settings)
+        return base_key(config, embedded_base, VL, lengths, text)
+
+    return make
+
+
+@pytest.fixture
+def evaluated(key_of, make_safe_model):
+    model = make_safe_model()
+
+    def make(text=(), lengths=SHORT, **settings):
+        config = build_config({}, settings)
+        return evaluation_key(key_of(text, lengths), config, model, AUDIO, lengths, step=5, damage=0.0)
+
+    return make
+
+
+def test_without_text_only_rows_a_key_names_what_it_always_named(key_of, evaluated):
+    base = {"base", "vl_rows_sha256", "batch_size", "max_new_tokens", "precision", "versions"}
+    assert set(key_of()) == base
+    assert (key_of()["max_new_tokens"], key_of()["vl_rows_sha256"]) == (12, rows_sha256(VL))
+    safe = {"variant", "seed", "step", "damage", "trained_parts_sha256", "audio_encoders", "audio_rows_sha256"}
+    assert set(evaluated()) == base | safe
+
+
+def test_rows_have_the_digest_that_they_always_had():
+    """Written down before there were text-only rows."""
+    assert rows_sha256(VL) == "274600f6bb3b92a8782790f70a776bd7741859280a76b208dd6b991ea0062c87"
+    assert rows_sha256(AUDIO) == "5119b4ddcdb57c62c5618633c9a10f8c49b3db14c1399d2fa89c0fcbb13bed2a"
+
+
+@pytest.mark.parametrize(
+    ("changes", "added"),
+    [
+        ({"text": TEXT}, {"text_rows_sha256": rows_sha256(TEXT), "text_max_new_tokens": 12}),
+        ({"text": TEXT, "lengths": AnswerLengths(12, 40, 12)},
+         {"text_rows_sha256": rows_sha256(TEXT), "text_max_new_tokens": 40}),
+        ({"lengths": AnswerLengths(12, 40, 12)}, {}),  # nothing was asked that could be as long
+        ({"lengths": AnswerLengths(12, 12, 30)}, {"audio_max_new_tokens": 30}),
+        ({"lengths": AnswerLengths(30, 12, 30)}, {"max_new_tokens": 30}),
+        ({"evaluation.gate": "0.5"}, {"gate": 0.5}),
+        ({"evaluation.gate": "1.0"}, {}),
+        ({"evaluation.audio_metric": "token_f1"}, {}),  # computed from the same answers
+    ],
+)  # fmt: skip
+def test_what_answers_depend_on_is_in_their_key_and_nothing_else(evaluated, changes, added):
+    before, after = evaluated(), evaluated(**changes)
+    assert after == before | added
+    assert (folder_name(after) == folder_name(before)) == (not added)

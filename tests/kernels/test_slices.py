@@ -1,0 +1,389 @@
+"""Work that is cut into pieces: at least three and a shorter last one, against float64, and each of them counts.
+
+The loops are found in the source, so that a new one without a problem here fails. For each loop a problem is set up in
+which it goes around several times; then, as the negative control, the same problem with one of the pieces left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import safe_kernels
+from safe_kernels import LinearGradientGram, fisher_diagonal_, kl_divergence, linear_kl_divergence, project_null_space_
+from safe_kernels.fisher import diagonal_triton
+from safe_kernels.fisher import reference as fisher_reference
+from safe_kernels.kl import reference as kl_reference
+from safe_kernels.null_space import _spectrum, _stored
+from safe_kernels.null_space import reference as null_space_reference
+from tests.kernels.conftest import BACKENDS
+from tests.tolerances import (
+    DIVERGENCE_GRADIENT,
+    DIVERGENCE_VALUE,
+    FISHER,
+    GRAM,
+    ORTHONORMAL,
+    PROJECTION,
+    ROUNDED_BASIS,
+    relative_error,
+)
+
+# NumPy's, in the interpreter: rows far apart are computed again where they have overflowed, and what is missing is NaN.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:overflow encountered", "ignore:invalid value encountered", "ignore:All-NaN slice"
+)
+
+FOLDER = Path(str(safe_kernels.__file__)).parent
+
+Error = Callable[[], float]
+"""The worst error of a problem, as a multiple of its tolerance."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop over pieces: where it stands, and the name that gives it its pieces."""
+
+    module: str
+    function: str
+    line: int
+    pieces: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.function}:{self.pieces}@{self.line}"
+
+    @property
+    def in_kernel(self) -> bool:
+        """Whether it runs on a GPU, or in Triton's interpreter."""
+        return self.module.endswith(("_rows", "kernels"))
+
+
+def cuts(call: ast.Call) -> str | None:
+    """The name that gives pieces, if this call does: ``range`` with a step, ``slices`` or a tensor's ``split``."""
+    if isinstance(call.func, ast.Name):
+        name = call.func.id
+        return name if name == "slices" or (name == "range" and len(call.args) == 3) else None
+    on_tensor = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) != "tl"
+    return "split" if on_tensor and call.func.attr == "split" and call.args else None
+
+
+def loops() -> Iterator[Loop]:
+    for path in sorted(FOLDER.rglob("*.py")):
+        module = ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                calls = (node for node in ast.walk(function) if isinstance(node, ast.Call))
+                found = {(call.lineno, name) for call in calls if (name := cuts(call))}
+                yield from (Loop(module, function.name, line, name) for line, name in sorted(found))
+
+
+LOOPS = list(loops())
+
+
+# Problems
+
+
+def divergences(rows: int = 8, distances: tuple[float, ...] = (0.3,)) -> float:
+    """Logits [rows, 201] of every divergence and distance, the last token masked.
+
+    Of a row that is far apart one class is all that counts; there is one in each block of 64.
+    """
+    worst = []
+    for divergence, distance in product(("forward", "reverse", "jsd"), distances):
+        teacher = 3.0 * torch.randn(rows, 201)
+        student = teacher + distance * torch.randn(rows, 201)
+        if distance > 40.0:
+            student[torch.arange(rows), 64 * torch.arange(rows) % 256 + 5] += 200.0
+        mask = torch.arange(rows) < rows - 1
+        leaf, wide = student.clone().requires_grad_(), student.double().requires_grad_()
+        values = kl_divergence(leaf, teacher, mask=mask, divergence=divergence, reduction="none")
+        values.sum().backward()
+        want = kl_reference.token_divergence(wide, teacher.double(), 1.0, divergence) * mask
+        want.sum().backward()
+        assert leaf.grad is not None
+        assert wide.grad is not None
+        worst.append(relative_error(values, want) / DIVERGENCE_VALUE[torch.float32])
+        if distance > 40.0:  # q is one class to seven digits; what is left is rounding of logits of size 200
+            worst.append(float((leaf.grad.double() - wide.grad).abs().max()) / 1e-3)
+        else:
+            worst.append(relative_error(leaf.grad, wide.grad) / DIVERGENCE_GRADIENT[torch.float32])
+    return largest(worst)
+
+
+def linear_divergences(dtype: torch.dtype = torch.float32, **options: Any) -> float:
+    """Hidden states [7, 24] and a head of 150 classes."""
+    weight = torch.randn(150, 24).to(dtype)
+    teacher = torch.randn(7, 24).to(dtype)
+    student = (teacher.float() + 0.1 * torch.randn(7, 24)).to(dtype).requires_grad_()
+    values = linear_kl_divergence(student, teacher, weight, reduction="none", **options)
+    values.sum().backward()
+    leaf = student.detach().double().requires_grad_()
+    want = kl_reference.token_divergence(leaf @ weight.double().T, teacher.double() @ weight.double().T, 1.0, "forward")
+    want.sum().backward()
+    assert student.grad is not None
+    assert leaf.grad is not None
+    return largest(
+        [
+            relative_error(values, want) / DIVERGENCE_VALUE[dtype],
+            relative_error(student.grad, leaf.grad) / DIVERGENCE_GRADIENT[dtype],
+        ]
+    )
+
+
+def fisher(samples: int, tokens: int, dout: int, din: int) -> float:
+    inputs, grads = torch.randn(samples, tokens, din), torch.randn(samples, tokens, dout)
+    found = fisher_diagonal_(torch.zeros(dout, din), inputs, grads)
+    want = fisher_reference.fisher_diagonal(inputs.double(), grads.double())
+    return relative_error(found, want) / FISHER[torch.float32]
+
+
+def projection(shape: tuple[int, ...], dimension: int, rank: int, dtype: torch.dtype = torch.float32) -> float:
+    basis = torch.linalg.qr(torch.randn(dimension, rank, dtype=torch.float64))[0].float().contiguous()
+    tensor = torch.randn(shape).to(dtype)
+    before = tensor.double()
+    want = null_space_reference.projected(before, basis.double(), False)
+    project_null_space_([tensor], [basis])
+    return float((tensor.double() - want).norm() / before.norm()) / PROJECTION[dtype]
+
+
+def gram_matrix() -> float:
+    rows = torch.randn(5, 20)
+    return relative_error(_spectrum.gram(rows), rows.double() @ rows.double().T) / GRAM[torch.float64]
+
+
+def product_of_rows() -> float:
+    left, right = torch.randn(5, 20), torch.randn(3, 20)
+    return relative_error(_spectrum.product(left, right), left.double() @ right.double().T) / GRAM[torch.float64]
+
+
+def orthonormal_columns() -> float:
+    """``V L^-T`` of ``V^T V = L L^T`` is the Q of the QR decomposition in which R's diagonal is positive."""
+    vectors = torch.randn(20, 4)
+    q, r = torch.linalg.qr(vectors.double())
+    found = _spectrum.orthonormalize_(vectors.clone())
+    return relative_error(found, q * r.diagonal().sign()) / ORTHONORMAL[torch.float32]
+
+
+def rounded_basis() -> float:
+    """Vectors are the basis to float16, times a power of two; the correction is the inverse of their Gram matrix."""
+    basis = torch.linalg.qr(torch.randn(50, 4))[0].contiguous()
+    stored = _stored.rounded(basis)
+    vectors = stored.vectors.double()
+    scale = 2.0 ** round(float((vectors.norm() / basis.norm()).log2()))
+    assert stored.correction is not None
+    identity = stored.correction.double() @ vectors.T @ vectors
+    return largest(
+        [
+            relative_error(vectors / scale, basis) / ROUNDED_BASIS,
+            relative_error(identity, torch.eye(4)) / FISHER[torch.float32],
+        ]
+    )
+
+
+def gradient_gram(samples: int, tokens: int, din: int, dout: int) -> float:
+    """Gram matrix and projector onto the best subspace, of gradients formed one by one."""
+    inputs, grads = torch.randn(samples, tokens, din), torch.randn(samples, tokens, dout)
+    gram = LinearGradientGram(din, dout)
+    gram.update(inputs, grads)
+    rows = torch.einsum("nto,nti->noi", grads.double(), inputs.double()).flatten(1)
+    best = torch.linalg.svd(rows, full_matrices=False).Vh[:4].T
+    vectors = gram.basis(rank=4).vectors.double()
+    return largest(
+        [
+            relative_error(gram.gram(), rows @ rows.T) / GRAM[torch.float32],
+            relative_error(vectors @ (vectors.T @ best), best) / 1e-4,
+        ]
+    )
+
+
+def largest(errors: list[float]) -> float:
+    """The largest, and NaN if one of them is."""
+    return float(torch.tensor(errors).max())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem for a loop.
+
+    Attributes:
+        error: its error as a multiple of the tolerance.
+        sizes: constants of `safe_kernels` that are replaced, dotted, so that it goes around several times.
+        backend: which computes it.
+        even: whether all pieces have one length by construction, so that there is no shorter last one.
+    """
+
+    error: Error
+    sizes: dict[str, Any]
+    backend: str = "torch"
+    even: bool = False
+
+
+LOGITS = Problem(divergences, {"kl.logits_fallback.SLICE_ELEMENTS": 2 * 201})  # 2, 2, 2 and 1 rows
+HALF_HEAD = Problem(lambda: linear_divergences(torch.bfloat16), {"kl.linear_fallback._CAST_ROWS": 64})
+CLASSES = Problem(lambda: divergences(2, (1e-3, 3.0)), {}, "triton")  # 64, 64, 64 and 9
+FAR = Problem(lambda: divergences(5, (60.0,)), {}, "triton")
+# 10 parts of 64 elements and a last one, summed 4 at a time: 4, 4 and 3.
+FLAT = Problem(lambda: projection((645,), 645, 16), {}, "triton", even=True)
+
+PROBLEMS: dict[str, Problem] = {
+    "kl.fallback.slices": LOGITS,
+    "kl.logits_fallback.logits_divergence": LOGITS,
+    "kl.fallback.divergence_": Problem(linear_divergences, {"kl.linear_fallback._SLICE_ELEMENTS": 2 * 150}),
+    "kl.linear_fallback.linear_divergence": Problem(lambda: linear_divergences(chunk_tokens=3), {}),
+    "kl.linear_fallback._apply_head": HALF_HEAD,
+    "kl.linear_fallback._project": HALF_HEAD,
+    "kl.triton.linear_divergence": Problem(lambda: linear_divergences(chunk_tokens=3), {}, "triton"),
+    "kl._rows.summary": CLASSES,
+    "kl._rows.student_normalizer": FAR,
+    "kl._rows.jensen_shannon": CLASSES,
+    "kl._rows.write_gradient": CLASSES,
+    "kl._rows.write_zeros": CLASSES,
+    "fisher.fallback.fisher_diagonal_": Problem(
+        lambda: fisher(3, 4, 20, 6), {"fisher.fallback._TILE_ELEMENTS": 1, "fisher.fallback._MINIMUM_TILE_ROWS": 8}
+    ),
+    "fisher.diagonal_triton.fisher_diagonal_": Problem(
+        lambda: fisher(5, 6, 12, 20), {"fisher.diagonal_triton.OPERAND_BYTES": 2 * 3 * 2 * 6 * (16 + 32)}, "triton"
+    ),
+    "fisher._diagonal_kernels.add_splits_kernel": Problem(
+        lambda: fisher(9, 3, 5, 12),
+        {
+            "fisher.diagonal_triton.SPLITS_AT_ONCE": 4,
+            "fisher.diagonal_triton.SPLIT_ELEMENTS": 32,
+            "fisher.diagonal_triton.STEPS_A_LAUNCH": 0,
+        },
+        "triton",
+    ),
+    "null_space._spectrum.gram": Problem(
+        gram_matrix, {"null_space._spectrum._ELEMENTS": 32, "null_space._spectrum._BLOCK": 2}
+    ),
+    "null_space._spectrum.product": Problem(product_of_rows, {"null_space._spectrum._ELEMENTS": 32}),
+    "null_space._spectrum.orthonormalize_": Problem(orthonormal_columns, {"null_space._spectrum._ROTATED": 32}),
+    "null_space._stored.rounded": Problem(rounded_basis, {"null_space._stored._BLOCK_ELEMENTS": 64}),
+    "null_space.fallback._project_rows_": Problem(
+        lambda: projection((7, 10), 10, 3), {"null_space.fallback._BLOCK_ELEMENTS": 30}
+    ),
+    "null_space.fallback._project_vector_": Problem(
+        lambda: projection((5, 10), 50, 4, torch.bfloat16), {"null_space.fallback._BLOCK_ELEMENTS": 64}
+    ),
+    "null_space.linear_gram._formed": Problem(  # longer than wide: kept as gradients
+        lambda: gradient_gram(5, 12, 4, 7),
+        {"null_space.linear_gram._FORMED": 1, "null_space.linear_gram._FORMED_OUTPUTS": 3},
+    ),
+    "null_space.linear_gram.split": Problem(lambda: gradient_gram(7, 2, 40, 30), {"null_space.linear_gram._TOKENS": 4}),
+    "null_space.linear_gram._weighted_sums_of_tokens": Problem(
+        lambda: gradient_gram(7, 2, 40, 30), {"null_space.linear_gram._FORMED": 13 * 4 * 40}
+    ),
+    "null_space._kernels.flat_coefficients_kernel": FLAT,
+    "null_space._kernels.flat_reduce_kernel": FLAT,
+    "null_space._kernels.flat_subtract_kernel": FLAT,
+}
+
+
+class Pieces:
+    """Stands in for what gives a loop its pieces: notes them, and leaves one out if asked."""
+
+    def __init__(self, loop: Loop, original: Callable[..., Any], left_out: str | None) -> None:
+        self.loop, self.original, self.left_out = loop, original, left_out
+        self.file = str(FOLDER.joinpath(*loop.module.split(".")).with_suffix(".py"))
+        self.most = 0
+        self.is_ragged = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        given = self.original(*arguments)
+        caller = sys._getframe(1)
+        if (caller.f_code.co_name, caller.f_lineno) != (self.loop.function, self.loop.line):
+            return given
+        pieces = list(given)
+        self.most = max(self.most, len(pieces))
+        self.is_ragged |= len(pieces) > 2 and self.shorter_last(given, pieces)
+        if self.left_out is not None and len(pieces) > 2:
+            del pieces[{"first": 0, "middle": len(pieces) // 2, "last": -1}[self.left_out]]
+        return pieces
+
+    def __get__(self, instance: Tensor, owner: type[Tensor]) -> partial[Any]:
+        """As a method of tensors."""
+        return partial(self, instance)
+
+    def shorter_last(self, given: Any, pieces: list[Any]) -> bool:
+        if isinstance(given, range):
+            return (given.stop - given.start) % given.step != 0
+        if isinstance(pieces[0], slice):
+            return pieces[-1].stop - pieces[-1].start < pieces[0].stop - pieces[0].start
+        return len(pieces[-1]) < len(pieces[0])
+
+
+def watched(loop: Loop, problem: Problem, monkeypatch: pytest.MonkeyPatch, left_out: str | None = None) -> Pieces:
+    """Sets the problem up, with the loop's pieces noted."""
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", problem.backend)
+    for name, size in problem.sizes.items():
+        module, _, constant = name.rpartition(".")
+        monkeypatch.setattr(module_of(module), constant, size)
+    if loop.pieces == "split":
+        pieces = Pieces(loop, Tensor.split, left_out)
+        monkeypatch.setattr(Tensor, "split", pieces)
+    else:
+        module = module_of(loop.module)
+        pieces = Pieces(loop, getattr(module, loop.pieces, builtins.range), left_out)
+        monkeypatch.setattr(module, loop.pieces, pieces, raising=False)
+    return pieces
+
+
+def module_of(name: str) -> ModuleType:
+    return importlib.import_module(f"safe_kernels.{name}")
+
+
+def problem_of(loop: Loop) -> Problem:
+    name = f"{loop.module}.{loop.function}"
+    assert name in PROBLEMS, f"{name} cuts its work into pieces: give PROBLEMS one in which there are three"
+    problem = PROBLEMS[name]
+    if problem.backend == "triton" and (loop.in_kernel and torch.cuda.is_available()):
+        pytest.skip("a compiled kernel has no loop of Python's whose pieces could be left out")
+    if problem.backend == "triton" and "triton" not in BACKENDS:
+        pytest.skip("Triton's kernels cannot run here")
+    return problem
+
+
+@pytest.fixture(autouse=True)
+def fresh_plans() -> Iterator[None]:
+    """Plans are kept by sizes, and not by the constants that are replaced here."""
+    diagonal_triton.diagonal_plan.cache_clear()
+    yield
+    diagonal_triton.diagonal_plan.cache_clear()
+
+
+def test_every_problem_is_of_a_loop() -> None:
+    assert {f"{loop.module}.{loop.function}" for loop in LOOPS} == set(PROBLEMS)
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+def test_three_pieces_and_a_shorter_last_one_equal_float64(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problem_of(loop)
+    pieces = watched(loop, problem, monkeypatch)
+    assert problem.error() <= 1.0
+    assert pieces.most >= 3
+    assert pieces.is_ragged or problem.even
+
+
+@pytest.mark.parametrize("left_out", ["first", "middle", "last"])
+@pytest.mark.parametrize("loop", LOOPS, ids=str)
+def test_a_piece_that_is_left_out_is_found(loop: Loop, left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: what a loop with one piece less computes fails its tolerance, or is no number at all."""
+    problem = problem_of(loop)
+    watched(loop, problem, monkeypatch, left_out)
+    try:
+        error = problem.error()
+    except (ValueError, RuntimeError):  # what is no number is refused
+        return
+    assert not error <= 1.0
