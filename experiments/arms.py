@@ -119,9 +119,14 @@ EXTRA: dict[str, dict[str, Settings]] = {
     regime: {name: settings | _NO_SILENCE for name, settings in by_name.items()} for regime, by_name in _ALONE.items()
 }
 EXTRA["scarce"]["full_retention, mixed audio"] = {"variant": "full_retention"} | _MIXED
+EXTRA["plentiful"]["full_retention, VL rows alone protected"] = {
+    "variant": "full_retention",
+    "data.train_text_source": "none",
+}
 """Beside variants and rivals: mechanisms alone, controls, and other settings of the null space and the protected rows.
 
-In these arms no protected row hears silence, unless the arm says otherwise.
+In these arms no protected row hears silence, unless the arm says otherwise; in the last of ``plentiful`` a tenth does, as
+in the variants.
 """
 
 
