@@ -125,8 +125,8 @@ EXTRA["plentiful"]["full_retention, VL rows alone protected"] = {
 }
 """Beside variants and rivals: mechanisms alone, controls, and other settings of the null space and the protected rows.
 
-In these arms no protected row hears silence, unless the arm says otherwise; in the last of ``plentiful`` a tenth does, as
-in the variants.
+In these arms no protected row hears silence, unless the arm says otherwise; in the last of ``plentiful`` a tenth does,
+as in the variants.
 """
 
 
