@@ -133,6 +133,16 @@ def test_the_split_for_tuning_shares_nothing_with_the_others_and_changes_neither
     assert len(names) == TINY.train_clips + TINY.val_clips + 40
 
 
+def test_the_text_for_tuning_shares_nothing_with_the_others(tmp_path, text_rows):
+    write_dataset(tmp_path, replace(TINY, tune_text=250, tune_documents=50))
+    tune = [json.loads(line) for line in (tmp_path / "text" / "tune.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(tune) == 300
+    for field in ("id", "prompt", "cluster", "text"):
+        found = {row[field] for row in tune if field in row}
+        assert found
+        assert not found & {row[field] for split in SPLITS for row in text_rows[split] if field in row}
+
+
 def test_splits_draw_their_digits_from_different_scans(tmp_path, monkeypatch):
     drawn: dict[str, set[int]] = {}
     sample = dataset.sample_scene

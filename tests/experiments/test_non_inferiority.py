@@ -8,7 +8,7 @@ import pytest
 
 from experiments.ablation import CONDITIONS
 from experiments.non_inferiority import figures, markdown, read_all, run_all
-from tests.experiments.test_ablation import metrics, write
+from tests.experiments.test_ablation import metrics, with_text, write
 
 
 @pytest.fixture
@@ -40,17 +40,18 @@ def test_a_loss_that_is_not_ruled_out_is_marked(root):
 
 def test_text_only_questions_have_a_table_of_their_own_without_conditions_that_have_no_row(root):
     run = root / "0" / "1" / "run"
-    values = json.loads((run / "metrics.json").read_text())
-    vl = values["evaluation"]["vl"]
-    lost = vl["loud"] | {"difference": vl["loud"]["difference"] | {"mean": -0.004}}
-    values["evaluation"]["text"] = {"silence": vl["silence"], "loud": lost}
+    values = with_text(json.loads((run / "metrics.json").read_text()), loud=-0.004)
+    for name, result in values["evaluation"]["text"].items():
+        if name != "bypass":
+            result["non_inferiority"] = values["evaluation"]["vl"][name]["non_inferiority"]
     (run / "metrics.json").write_text(json.dumps(values))
     by_seed = {found.metrics["seed"]: figures(found, "text") for found in read_all(root)["0"]}
     assert by_seed[2] == {}
-    assert {name: result["change"] for name, result in by_seed[1].items()} == {"silence": 0.0, "loud": -0.4}
-    table = markdown({1: by_seed[1]})
-    assert table.splitlines()[0] == "| seed | silence | loud |"
-    assert table.splitlines()[2] == "| 1 | +0.00 (> -0.20) | -0.40 (> -0.20) |"
+    names = [name for name in CONDITIONS if name != "contradictory"]
+    assert {name: result["change"] for name, result in by_seed[1].items()} == dict.fromkeys(names, 0.0) | {"loud": -0.4}
+    header, _, line = markdown({1: by_seed[1]}).splitlines()
+    assert header == "| seed | silence | distractor | loud | noise | worst of 4 |"
+    assert line.startswith("| 1 | +0.00 (> -0.20) | +0.00 (> -0.20) | -0.40 (> -0.20) | +0.00")
 
 
 def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_one_is_left_alone(root, monkeypatch):

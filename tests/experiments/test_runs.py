@@ -111,8 +111,9 @@ def test_early_stopping_evaluates_the_checkpoint_that_the_rule_chooses_on_the_ro
     """Three checkpoints; the chosen one is evaluated on the validation's rows, and is a finished run like others."""
     root = tmp_path / "data"
     sizes = DatasetSizes(
-        train_questions=40, val_questions=20, train_clips=40, val_clips=12, tune_questions=22, tune_clips=13
-    )
+        train_questions=40, val_questions=20, train_clips=40, val_clips=12, train_text=20, val_text=9,
+        train_documents=2, val_documents=2, tune_questions=22, tune_clips=13, tune_text=11, tune_documents=2,
+    )  # fmt: skip
     write_dataset(root, sizes)
     monkeypatch.setattr("experiments.tuning.embedded_data_root", lambda _sizes: root)
     monkeypatch.setattr("safe_train.data.sources.embedded_data_root", lambda: root)  # else another root takes minutes
@@ -123,22 +124,23 @@ def test_early_stopping_evaluates_the_checkpoint_that_the_rule_chooses_on_the_ro
         return points[1]
 
     def counted(rate, evaluations, step):
-        rows.append([evaluation["vl"]["bypass"]["rows"] for evaluation in evaluations])
+        rows.append([evaluation[part]["bypass"]["rows"] for evaluation in evaluations for part in ("vl", "text")])
         return point_of(rate, evaluations, step)
 
     monkeypatch.setattr("experiments.early_stopping.point_of", counted)
     monkeypatch.setattr("experiments.early_stopping.choose", second)
     settings = {
         "variant": "no_retention", "optimization.max_steps": "3", "checkpoint_every": "1", "checkpoint_keep": "9",
-        "evaluation.max_new_tokens": "12", "optimization.audio_batch_size": "4", "optimization.vl_batch_size": "4",
+        "optimization.audio_batch_size": "4", "optimization.vl_batch_size": "4",
     }  # fmt: skip
     run = train_and_choose(settings, tmp_path / "out")
     assert chosen == [[1, 2, 3]]
-    assert rows == [[22]] * 3
+    assert rows == [[22, 11]] * 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [run.name]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000002"]
     values = read_summary(run).metrics
     assert values["evaluation"]["vl"]["bypass"]["rows"] == 20
+    assert values["evaluation"]["text"]["bypass"]["rows"] == 9
     assert values["evaluation"]["audio"]["matched"]["rows"] == 12
     assert (values["early_stopping"]["chosen_step"], values["early_stopping"]["rows"]) == (2, "tune")
     assert [point["step"] for point in values["early_stopping"]["points"]] == [1, 2, 3]

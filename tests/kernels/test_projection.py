@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from safe_kernels import ProjectionPlan, _triton, project_null_space_
-from safe_kernels.null_space import reference
+from safe_kernels.null_space import projection, reference
 from tests.tolerances import PROJECTION, PROJECTION_INSIDE, relative_error
 
 Project = Callable[..., None]
@@ -353,3 +353,13 @@ def test_a_basis_that_is_not_orthonormal_is_found_on_request() -> None:
     project_null_space_([tensor], [torch.empty(6, 0)], check_orthonormal=True)
     with pytest.raises(ValueError, match=r"bases\[0\]: expected orthonormal columns"):
         project_null_space_([tensor], [1.01 * basis], check_orthonormal=True)
+
+
+def test_orthonormal_to_the_last_bit_is_within_every_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The border itself is allowed, and what is beyond it by the least is not."""
+    monkeypatch.setattr(projection, "_ORTHONORMAL_TOLERANCE", 0.0)
+    basis = torch.eye(6)[:, :3].contiguous()
+    project_null_space_([torch.randn(2, 6)], [basis], check_orthonormal=True)
+    basis[0, 0] = 1.0 + 2.0**-23
+    with pytest.raises(ValueError, match=r"bases\[0\]: expected orthonormal columns"):
+        project_null_space_([torch.randn(2, 6)], [basis], check_orthonormal=True)

@@ -60,6 +60,30 @@ def test_other_strides_and_alignment(backend: str, device: torch.device) -> None
         check(lambda given, *_, **__: plan(given), others, bases)
 
 
+def test_another_alignment_replaces_the_launches(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch of before would project with accesses that the new addresses do not allow, and a second time."""
+    monkeypatch.setenv("SAFE_KERNELS_BACKEND", "triton")
+    tensors, bases = problem(device)
+    plan = ProjectionPlan(tensors, bases)
+    unaligned = [torch.randn(tensor.numel() + 1, device=device)[1:].view_as(tensor) for tensor in tensors]
+    found: list[tuple[str, bool]] = []
+    launch = _triton.launch
+
+    def noting(kernel: Any, *arguments: Any, **options: Any) -> None:
+        found.append((kernel.__name__, options.get("ALIGNED", False)))
+        launch(kernel, *arguments, **options)
+
+    monkeypatch.setattr(_triton, "launch", noting)
+    for others in (tensors, unaligned, tensors):
+        found.clear()
+        plan(others)
+        after = found.copy()
+        found.clear()
+        ProjectionPlan(others, bases)()
+        assert after == found
+        assert any(aligned for _, aligned in found) == (others is tensors)
+
+
 def test_a_parameter_that_moves(backend: str, device: torch.device) -> None:
     tensors, bases = problem(device)
     parameters = [torch.nn.Parameter(tensor) for tensor in tensors]
