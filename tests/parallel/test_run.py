@@ -79,10 +79,11 @@ def test_metrics_and_weights_are_those_of_one_process(alone, together):
 def test_the_base_is_answered_with_the_same_bits(alone, together):
     of_base = [{name: text for name, text in answers(run).items() if "base" in name} for run in (alone, together[0])]
     assert of_base[0] == of_base[1]
-    assert len(of_base[0]) == 3
+    assert len(of_base[0]) == 5  # rows of three kinds, answers to two
     evaluations = [json.loads((run / "metrics.json").read_text())["evaluation"] for run in (alone, together[0])]
     assert evaluations[1]["base"] == evaluations[0]["base"]
     assert evaluations[1]["vl"]["bypass"]["bit_equal"] is True
+    assert evaluations[1]["text"]["bypass"]["bit_equal"] is True
 
 
 def test_two_processes_evaluate_a_run_to_the_same_bits(run_all, alone, tmp_path):
