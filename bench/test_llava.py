@@ -42,7 +42,7 @@ LLAVA_7B = Shape(
 )  # fmt: skip
 """LLaVA-1.5-7B: Llama-2 7B and CLIP ViT-L/14 at 336 pixels, 576 tokens an image."""
 
-SHAPE = sized(LLAVA_7B, Shape(hidden=64, layers=2, image_side=2, vision_hidden=64, vocabulary=400))
+SHAPE = sized(LLAVA_7B, Shape(hidden=64, layers=2, image_side=2, vision_hidden=64, vocabulary=1000))
 ROUNDS = sized(5, 2)
 PROFILED = "full_retention"
 

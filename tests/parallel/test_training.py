@@ -13,7 +13,7 @@ from safe_train.errors import InputError
 from safe_train.parallel import ALONE, Processes
 from safe_train.stage_a import require_rows_for_all
 from tests.parallel.worker import toy_fisher, trained
-from tests.tolerances import FISHER, PARALLEL, SUBSPACE, relative_error
+from tests.tolerances import FISHER, PARALLEL, PARALLEL_SUBSPACE, relative_error
 
 MORE = {
     "activation": {
@@ -109,7 +109,7 @@ def test_two_processes_equal_one(both, of_one, name):
             assert relative_error(first[key], value) < TOLERANCE, key
         if "/vectors." in key:
             assert first[key].shape == value.shape, key
-            assert sine(first[key], value) < SUBSPACE[torch.float32], key
+            assert sine(first[key], value) < PARALLEL_SUBSPACE[torch.float32], key
 
 
 @pytest.mark.parametrize("name", SHARDED)

@@ -121,7 +121,7 @@ def failures(settings: dict[str, str], processes: Processes) -> dict[str, list[A
     """What a step ends with when the last process alone cannot read a clip, and when its loss alone is not finite."""
     is_last = processes.rank == processes.world_size - 1
 
-    def unreadable(_rows: object) -> Any:
+    def unreadable(_rows: object, **_options: object) -> Any:
         raise InputError("clip.wav", "audio", "nothing", "replace it")
 
     def raised(step: Callable[[], object]) -> str:
