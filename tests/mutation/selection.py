@@ -109,7 +109,7 @@ class Neighborhood:
             if isinstance(node, ast.Import):
                 found |= {module for alias in node.names if (module := self._module(alias.name))}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found |= {found for alias in node.names if (found := self._defining(node.module, alias.name))}
+                found |= {name for alias in node.names if (name := self._defining(node.module, alias.name))}
         return found
 
     def _module(self, name: str) -> str | None:
