@@ -27,8 +27,9 @@ from safe_train.evaluation.conditions import (
     select,
 )
 from safe_train.evaluation.lengths import AnswerLengths, answer_lengths
-from safe_train.evaluation.results import Evaluation, summarize
+from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.samples import Answer, Kind, NoStore, Sample, SampleStore
+from safe_train.evaluation.summarize import summarize
 from safe_train.evaluation.text_rows import bits_by_row, by_form, num_bytes, state_digests
 from safe_train.metrics.text_overlap import token_f1
 from safe_train.metrics.vqa_accuracy import exact_match, vqa_accuracy

@@ -10,8 +10,9 @@ from safe_train.data.rows import CAPTION, QUESTION, Row, audio_rows
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.evaluation.audio_metric import audio_scores, resolve_audio_metric
-from safe_train.evaluation.results import audio_result, summarize
+from safe_train.evaluation.figures import audio_result
 from safe_train.evaluation.samples import Sample
+from safe_train.evaluation.summarize import summarize
 from safe_train.metrics.captions import cider_d
 from safe_train.metrics.intervals import SHARE, cluster_bootstrap
 from safe_train.metrics.text_overlap import token_f1

@@ -6,8 +6,9 @@ import pytest
 
 from safe_train.data.rows import DOCUMENT, Row
 from safe_train.evaluation.meaning import FLOOR, STANDARD, meaning
-from safe_train.evaluation.results import Evaluation, summarize
+from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.samples import Sample
+from safe_train.evaluation.summarize import summarize
 from safe_train.metrics.intervals import Estimate
 from tests.evaluation.test_results import with_text
 

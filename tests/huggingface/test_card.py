@@ -8,9 +8,9 @@ import yaml
 
 from safe_train.config import build_config
 from safe_train.data.rows import DOCUMENT, Row
-from safe_train.evaluation.results import summarize
 from safe_train.evaluation.run_folder import base_store, safe_store
 from safe_train.evaluation.samples import Sample
+from safe_train.evaluation.summarize import summarize
 from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.results import retention_figures

@@ -18,9 +18,11 @@ from safe_train.config import build_config
 from safe_train.data.audio_input import describe
 from safe_train.data.rows import DOCUMENT, Row
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
-from safe_train.evaluation.results import DocumentResult, Evaluation, answer_result, summarize
+from safe_train.evaluation.figures import answer_result
+from safe_train.evaluation.results import DocumentResult, Evaluation
 from safe_train.evaluation.run_folder import base_store, safe_store, write_results
 from safe_train.evaluation.samples import BASE, Sample, SampleStore
+from safe_train.evaluation.summarize import summarize
 from safe_train.files import json_text, write_text
 from safe_train.metrics.intervals import Estimate, cluster_bootstrap
 from safe_train.stage_a import TrainingOutcome
