@@ -34,7 +34,7 @@ _GAINS = {"data.gains_db": "[-20, -10, 10, 20]"}
 _LEVEL = {"model.audio_level_db": "-20"}
 _COMMON = (
     REGIMES["plentiful"]
-    | {"variant": "full_retention"}
+    | {"variant": "full_retention", "model.audio_level_db": "null"}
     | {"evaluation.conditions": json.dumps((*CONDITIONS, *GAIN_CONDITIONS))}
 )
 ARMS: dict[str, Settings] = {

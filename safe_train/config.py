@@ -42,8 +42,8 @@ class ModelSettings(_Section):
     """For each audio encoder, one feature a clip, or one for each stretch of time; None for what suits the model."""
     audio_seconds: float = Field(default=30.0, gt=0.0)
     """Longest stretch of a clip that is heard by an audio encoder without a window of its own (wav2vec 2.0 and kin)."""
-    audio_level_db: float | None = None
-    """Level (root mean square, dB below full scale) that a clip is brought to before an audio encoder hears it; None
+    audio_level_db: float | None = -20.0
+    """Level (root mean square, dB of full scale) that a clip is brought to before an audio encoder hears it; None
     leaves clips as loud as they are."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention of the base; ``auto`` is the fastest that transformers finds without further packages."""
@@ -231,7 +231,7 @@ class EvaluationSettings(_Section):
     """Longest answer in tokens; None for the length of the longest reference, at least 12 and at most 128."""
     audio_metric: Literal["auto", "exact_match", "token_f1", "cider_d"] = "auto"
     """How answers to audio rows are scored; ``auto`` is exact match, but token F1 for captions in free words."""
-    conditions: tuple[str, ...] = ("silence", "distractor")
+    conditions: tuple[str, ...] = ("silence", "distractor", "loud")
     """Conditions that close a training run, or ``all``; the bypass and, on audio rows, matched clips always do."""
     caption_metrics: bool = False
     """Score captions by CIDEr-D, and by SPICE, SPIDEr and FENSE where they can run; needs the extra ``metrics``."""

@@ -52,6 +52,8 @@ CONFIG = "config.json"
 METRICS = "metrics.json"
 SUBSETS = "subset_indices.json"
 _DERIVED = ("effective", "versions", "notes", "job")
+_BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
+"""What a run did whose configuration does not know the setting: its defaults are those of later runs."""
 _JOB_VARIABLE = "SAFE_JOB_ID"  # set by the batch scripts, which find a job's runs by it
 
 
@@ -264,8 +266,9 @@ def read_config(folder: Path) -> StageAConfig:
     if not isinstance(values, dict):
         raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
     settings = {key: value for key, value in values.items() if key not in _DERIVED}
-    if isinstance(data := settings.get("data", {}), dict):  # a run from before there were text-only rows has none
-        settings["data"] = {"train_text_source": "none"} | data
+    for section, key, before in _BEFORE_IT_WAS_A_SETTING:
+        if isinstance(values := settings.get(section, {}), dict):
+            settings[section] = {key: before} | values
     return build_config(settings, {}, where=str(path))
 
 

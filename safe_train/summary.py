@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safe_train.config import EMBEDDED_DATA, EvaluationSettings
+from safe_train.data.audio_input import LOUD_DB
+from safe_train.data.procedural import is_made_root
 from safe_train.errors import InputError
 from safe_train.evaluation.meaning import Meaning, meaning
 from safe_train.evaluation.results import Evaluation, is_retention_condition
@@ -31,6 +33,7 @@ HEADER = (
     "audio",
     "silent",
     "other clip",
+    "loud",
     "seconds",
 )
 TEXT_HEADER = ("text-only questions", "base", "worst under", "change", "changed", "KL")
@@ -245,7 +248,7 @@ class RunSummary:
         return [f"{self.name}: {words}" for words in told]
 
 
-_HEARD = ("matched", "silence", "distractor")
+_HEARD = ("matched", "silence", "distractor", "loud")
 _ROWS = {"text": "text-only questions", "documents": "documents"}
 
 
@@ -273,8 +276,11 @@ def read_summary(run: Path) -> RunSummary:
 
 
 def is_procedural(data: Mapping[str, Any]) -> bool:
-    """Whether the data settings of a run name rows that the program makes."""
-    return EMBEDDED_DATA in (data.get("root"), data.get("val_vl_source"), data.get("val_audio_source"))
+    """Whether the data settings of a run name rows that the program makes, or a folder that it has written."""
+    root = data.get("root")
+    if EMBEDDED_DATA in (root, data.get("val_vl_source"), data.get("val_audio_source")):
+        return True
+    return isinstance(root, str) and is_made_root(Path(root).expanduser())
 
 
 def _is_procedural(path: Path) -> bool:
@@ -309,8 +315,8 @@ def _notes(runs: Sequence[RunSummary], *, with_documents: bool) -> str:
         "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points, "
         "with 95 % intervals. text: change of text-only questions under the condition that costs most. changed, KL: "
         "share of answers changed and divergence from the base, under distractors on VL rows. audio: "
-        f"{scored} with the clip{beside}; silent, other clip: the same questions without it. seconds: training + "
-        "evaluation."
+        f"{scored} with the clip{beside}; silent, other clip: the same questions without it; loud: with the clip "
+        f"{LOUD_DB:g} dB louder, cut at full scale. seconds: training + evaluation."
     ]
     if any(run.source is not None and run.source.not_shown for run in runs):
         told.append("not shown: VL, text and audio rows of other evaluations of the run, which are smaller or older.")

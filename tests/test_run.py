@@ -30,9 +30,10 @@ SETTINGS = (
 )  # fmt: skip
 
 
-TEXT = {
-    "train": 20, "val": 12,
-}  # fmt: skip
+CONDITIONS = ("silence", "distractor", "loud")
+"""Those of a run that names none."""
+
+TEXT = {"train": 20, "val": 12}
 """Text-only questions; each split has two documents beside them."""
 
 
@@ -131,14 +132,16 @@ def test_the_bypass_is_the_base_bit_for_bit_and_the_fusion_was_at_work(run):
     vl = metrics_of(run)["evaluation"]["vl"]
     assert vl["bypass"]["bit_equal"] is True
     assert vl["bypass"]["fusion_calls"] == 0
-    assert all(vl[name]["is_measurement"] and vl[name]["fusion_calls"] > 0 for name in ("silence", "distractor"))
+    assert all(
+        vl[name]["is_measurement"] and vl[name]["fusion_calls"] > 0 for name in ("silence", "distractor", "loud")
+    )
 
 
 def test_text_only_rows_are_measured_like_vl_rows(run):
     evaluation = metrics_of(run)["evaluation"]
     for kind, rows in (("text", 12), ("documents", 2)):
         results = evaluation[kind]
-        assert set(results) == {"bypass", "silence", "distractor"}
+        assert set(results) == {"bypass", *CONDITIONS}
         assert {result["rows"] for result in results.values()} == {rows}
         assert results["bypass"]["bit_equal"] is True
         assert results["silence"]["is_measurement"]
@@ -148,7 +151,9 @@ def test_text_only_rows_are_measured_like_vl_rows(run):
     assert {path.name for path in base.iterdir()} == {
         "key.json", "rows.vl.jsonl", "rows.audio.jsonl", "rows.text.jsonl", "vl.base.jsonl", "text.base.jsonl",
     }  # fmt: skip
-    assert {f"text.{name}.jsonl" for name in ("bypass", "silence", "distractor")} <= {p.name for p in safe.iterdir()}
+    assert {f"text.{name}.jsonl" for name in ("bypass", "silence", "distractor", "loud")} <= {
+        p.name for p in safe.iterdir()
+    }
     key = json.loads((safe / "key.json").read_text())
     assert (key["max_new_tokens"], key["text_max_new_tokens"]) == (12, 12)
     (line,) = (json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines())
@@ -176,9 +181,9 @@ def test_the_log_tells_the_stages(finished):
     stages = re.findall(r"^\[ *[\d.]+ s\] (.*)$", finished[1].stderr, flags=re.MULTILINE)
     assert stages[:4] == ["loading", "VL, base", "text, base", "training"]
     assert [words for words in stages if words.startswith("text, ")][1:] == [
-        "text, bypass", "text, silence", "text, distractor",
+        "text, bypass", "text, silence", "text, distractor", "text, loud",
     ]  # fmt: skip
-    assert stages[-1] == "audio, distractor"
+    assert stages[-1] == "audio, loud"
 
 
 def test_report_shows_runs_side_by_side(run, tmp_path):
@@ -286,6 +291,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     shutil.rmtree(root / "text")
     config["data"]["root"] = str(root)
     (copied / "config.json").write_text(json.dumps(config))
+    assert read_config(copied).model.audio_level_db is None
     invoke("eval", copied, "--conditions", "silence")
     (path,) = copied.glob("evaluation/*/results.json")
     stored = json.loads(path.read_text())

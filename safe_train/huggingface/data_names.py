@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from safe_train.config import EMBEDDED_DATA
+from safe_train.data.procedural import are_made_clips, are_made_images
 from safe_train.errors import InputError
 from safe_train.report.runs import Run
 
 PROCEDURAL = "procedural"
-
-_FOLDER = re.compile(r"embedded-data-[0-9a-f]+")
-_CLIP = re.compile(r"snd[a-z]\d{7}\.wav")
-_HEADER = re.compile(r'"data_type":\s*"procedural"')
-_HEADER_LENGTH = 4096
 
 
 def data_names(run: Run) -> dict[str, str]:
@@ -32,13 +26,13 @@ def data_names(run: Run) -> dict[str, str]:
     images = _files(evaluation.base_folder / "rows.vl.jsonl", "image")
     clips = _files(evaluation.folder / "rows.audio.jsonl", "audio")
     audio = data.train_audio_source if data.val_audio_source == "trained" else data.val_audio_source
-    made = data.val_vl_source == EMBEDDED_DATA or _in_made_folder(images) or _beside_made_questions(images)
+    made = data.val_vl_source == EMBEDDED_DATA or are_made_images(images)
     beside = {"vqa": "text", "pack": "pack", EMBEDDED_DATA: EMBEDDED_DATA}[data.val_vl_source]
     text = beside if data.val_text_source == "auto" else data.val_text_source
     return {
         "vl": PROCEDURAL if made else data.val_vl_source,
         "text": PROCEDURAL if text == EMBEDDED_DATA or (made and text == "text") else text,
-        "audio": PROCEDURAL if audio == EMBEDDED_DATA or _are_made_clips(clips) else audio,
+        "audio": PROCEDURAL if audio == EMBEDDED_DATA or are_made_clips(clips) else audio,
         "split": data.val_split,
     }
 
@@ -51,21 +45,3 @@ def _files(path: Path, column: str) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         got = " ".join(str(error).split())
         raise InputError(path, "the rows of an evaluation", got, "evaluate the run again: safe eval RUN") from error
-
-
-def _in_made_folder(files: Sequence[Path]) -> bool:
-    return any(_FOLDER.fullmatch(part) for file in files for part in file.parts)
-
-
-def _beside_made_questions(images: Sequence[Path]) -> bool:
-    """Whether the images lie in ``root/vqa/<subtype>`` with a question file that calls itself procedural."""
-    for folder in {image.parent.parent for image in images}:
-        for questions in sorted(folder.glob("*questions.json")):
-            with questions.open(encoding="utf-8", errors="replace") as file:
-                if _HEADER.search(file.read(_HEADER_LENGTH)):
-                    return True
-    return False
-
-
-def _are_made_clips(clips: Sequence[Path]) -> bool:
-    return bool(clips) and (_in_made_folder(clips) or all(_CLIP.fullmatch(clip.name) for clip in clips))

@@ -256,4 +256,6 @@ def test_the_level_is_in_settings_and_in_what_is_saved(tmp_path, make_safe_model
     assert json.loads((tmp_path / "adapter_config.json").read_text())["audio_level_db"] == [-23.0]
     config = SafeForConditionalGeneration.from_safe_model(model).config
     assert [options["level_db"] for options in config.audio_options] == [-23.0]
-    assert "level_db" not in SafeForConditionalGeneration.from_safe_model(make_safe_model()).config.audio_options[0]
+    as_it_is = make_safe_model(**{"model.audio_level_db": "null"})
+    assert "level_db" not in SafeForConditionalGeneration.from_safe_model(as_it_is).config.audio_options[0]
+    assert [encoder.level_db for encoder in make_safe_model().encoders] == [-20.0]

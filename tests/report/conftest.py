@@ -119,7 +119,7 @@ def make_run(vl_rows: list[Row], text_rows: list[Row], audio_rows: list[Row]) ->
     def make(root: Path, variant: str = "full_retention", seed: int = 42, **made: Any) -> Path:
         how = Made(**made)
         settings = {"variant": variant, "seed": str(seed)} | dict(how.settings)
-        folder = root / "_".join([variant, str(seed), *(value for value in how.settings.values())])
+        folder = root / "_".join([variant, str(seed), *(value.replace("/", "_") for value in how.settings.values())])
         config = build_config({}, settings)
         margin = config.evaluation.margin
         evaluation = _evaluate(folder, how, vl_rows[: how.rows], text_rows, audio_rows, variant, seed, margin)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.report import read_runs, write_report
 from safe_train.report.arms import build_arms
 from safe_train.report.charts.figures import pareto
@@ -280,13 +281,20 @@ def test_the_picture_leaves_out_what_is_no_measurement(make_run, tmp_path):
     ],
 )
 def test_procedural_data_are_called_so(make_run, tmp_path, settings, procedural):
-    make_run(tmp_path / "runs", settings={name: value.replace("/", "\u2215") for name, value in settings.items()})
+    make_run(tmp_path / "runs", settings=settings)
     _, table = told(tmp_path / "runs")
     files = write_report(read_runs([tmp_path / "runs"]))
     (run,) = json.loads(files.figures.read_text())["runs"]
     assert ("procedural: made by the program" in " ".join(table.split())) == procedural
     assert ("The data are procedural" in files.page.read_text()) == procedural
     assert run["data"] == ("procedural" if procedural else "vqa, audiocaps")
+
+
+def test_a_folder_of_procedural_data_somewhere_else_is_called_so(make_run, tmp_path):
+    write_dataset(tmp_path / "mine", DatasetSizes(2, 2, 2, 2, 2, 2, 2, 2))
+    make_run(tmp_path / "runs", settings={"data.root": str(tmp_path / "mine")})
+    assert "procedural: made by the program" in " ".join(told(tmp_path / "runs")[1].split())
+    assert "The data are procedural" in write_report(read_runs([tmp_path / "runs"])).page.read_text()
 
 
 @pytest.mark.parametrize(
