@@ -10,7 +10,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.mutation.runner import ALL, NEAREST, Runner, Tree, files_of
+from tests.mutation.runner import Runner, Tree, files_of
 from tests.mutation.selection import AREAS, MIRRORS, draw
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +21,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which mutants are drawn")
     parser.add_argument("--count", type=int, default=200, help="how many; those of a smaller count are the first")
     parser.add_argument("--area", choices=AREAS, action="append", help="where; may be given again (default: all)")
-    parser.add_argument(
-        "--stage", choices=[NEAREST, ALL], default=ALL, help="the nearest tests alone, or the others too"
-    )
     parser.add_argument("--workers", type=int, default=1, help="mutants at the same time")
     parser.add_argument("--output", type=Path, default=ROOT / "build/mutation.json", help="goes on where it ended")
     parser.add_argument("--list", action="store_true", help="print the mutants and run none")
@@ -41,7 +38,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "triton", "transformers", "pytest")}
         | {"python": platform.python_version()},
     }
-    results = Runner(tree, options.output, header, stage=options.stage, workers=options.workers).run(mutants)
+    results = Runner(tree, options.output, header, workers=options.workers).run(mutants)
     found = results["killed"] + results["timeout"]
     print(
         f"{found} of {found + results['survived']} found ({results['timeout']} of them out of time): {options.output}"

@@ -1,9 +1,10 @@
-"""Runs mutants, each in a copy of the tree: first the nearest tests, then, of those that survive, all."""
+"""Runs mutants, each in a copy of the tree, against every test file that executes the function they are in."""
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -17,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.mutation.mutants import Mutant
+from tests.mutation.reach import Measured, Reach, batches, executed, prepare
 from tests.mutation.selection import LEFT_OUT, Neighborhood
 
-NEAREST, ALL = "nearest", "all"
 SLACK_SECONDS = 60.0
 """Added to three times what the tests take without a fault; after that, the mutant has stopped them for good."""
 
@@ -37,17 +39,15 @@ class Outcome:
 
     Attributes:
         status: ``killed``, ``timeout`` (counts as killed) or ``survived``.
-        stage: the last one that was run, ``nearest`` or ``all``.
         killed_by: the test that failed first, or how the tests ended; None for a survivor.
         seconds: how long its tests ran.
-        tests: the nearest test files.
+        tests: how many test files execute the function that it is in.
     """
 
     status: str
-    stage: str
     killed_by: str | None
     seconds: float
-    tests: list[str]
+    tests: int
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,16 @@ class Copy:
         finally:
             file.write_text(source, encoding="utf-8")
 
-    def tests(self, files: Sequence[str], limit: float | None) -> tuple[int | None, str, float]:
-        """Exit code (None: out of time), output and seconds of some test files."""
+    def tests(
+        self, files: Sequence[str], limit: float | None, more: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int | None, str, float]:
+        """Exit code (None: out of time), output and seconds of some test files, with more variables."""
         command = [self.tree.python, "-m", "pytest", *_PYTEST, *files]
+        environment = {**self.environment, **more}
         start = time.monotonic()
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=output, stderr=subprocess.STDOUT,
+                command, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
             try:
@@ -144,27 +147,14 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-class Baseline:
-    """What tests do without a fault: how long they take, and which of them fail anyway and can tell nothing."""
-
-    def __init__(self, copy: Copy) -> None:
-        self._copy, self._lock = copy, threading.Lock()
-        self.seconds: dict[str, float] = {}
-        self.failing: list[str] = []
-
-    def usable(self, files: Sequence[str]) -> list[str]:
-        """Those that pass; each is run once."""
-        with self._lock:
-            for file in files:
-                if file not in self.seconds:
-                    code, _, self.seconds[file] = self._copy.tests([file], None)
-                    if code not in (0, _NO_TESTS):
-                        self.failing.append(file)
-            return [file for file in files if file not in self.failing]
-
-    def limit(self, files: Sequence[str]) -> float:
-        """Seconds after which their run is ended."""
-        return SLACK_SECONDS + 3 * sum(self.seconds[file] for file in files)
+def measure(copy: Copy, file: str) -> Measured:
+    """Runs a test file without a fault, and records what it executes."""
+    with tempfile.TemporaryDirectory(prefix="reach-") as folder:
+        data = Path(folder).resolve() / "reach"
+        variables = prepare(data, [copy.folder / package for package in copy.tree.packages])
+        variables["PYTHONPATH"] += os.pathsep + copy.environment["PYTHONPATH"]
+        code, _, seconds = copy.tests([file], None, variables)
+        return Measured(round(seconds, 1), code in (0, _NO_TESTS), executed(data, copy.folder))
 
 
 class Runner:
@@ -174,7 +164,6 @@ class Runner:
         tree: sources and tests.
         output: the JSON file; what it holds of this revision is not tried again.
         header: what the file says beside the mutants: seed, revision, versions.
-        stage: ``nearest``, or ``all`` for the others too.
         workers: copies in which mutants are tried at the same time.
         report: takes a line about each mutant.
     """
@@ -185,13 +174,12 @@ class Runner:
         output: Path,
         header: Mapping[str, Any],
         *,
-        stage: str = ALL,
         workers: int = 1,
         report: Callable[[str], None] = print,
     ) -> None:
         self.tree, self.output = tree, output
         self.header: dict[str, Any] = {**header, "failing_without_a_mutant": []}
-        self.stage, self.workers, self.report = stage, workers, report
+        self.workers, self.report = workers, report
         self.neighborhood = Neighborhood(tree.root, tree.mirrors)
         self.mutants: dict[str, Mutant] = {}
         self.outcomes: dict[str, Outcome] = self._earlier()
@@ -215,50 +203,47 @@ class Runner:
 
     def run(self, mutants: Sequence[Mutant]) -> dict[str, Any]:
         """Tries what has not been tried; gives what the JSON file holds."""
-        waiting = [mutant for mutant in mutants if self._is_open(mutant)]
+        waiting = [mutant for mutant in mutants if mutant.key not in self.outcomes]
         with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
             copies = [Copy(self.tree, Path(folder).resolve() / str(number)) for number in range(self.workers)]
-            baseline = Baseline(Copy(self.tree, Path(folder).resolve() / "baseline"))
-            free = list(copies)
+            if waiting:
+                measured = self._measured(copies)
+                self.header["failing_without_a_mutant"] = [name for name, file in measured.items() if not file.passes]
+                seconds = {name: file.seconds for name, file in measured.items()}
+                reach = Reach(self.tree.root, measured)
 
-            def attempt(mutant: Mutant) -> None:
-                with self._lock:
-                    copy = free.pop()
-                try:
-                    outcome = self._attempt(mutant, copy, baseline)
-                finally:
+                def attempt(mutant: Mutant, copy: Copy) -> None:
+                    tests = reach.tests(mutant, self.neighborhood.nearest(mutant.path))
+                    outcome = _attempt(mutant, copy, tests, seconds)
                     with self._lock:
-                        free.append(copy)
-                with self._lock:
-                    self.mutants[mutant.key], self.outcomes[mutant.key] = mutant, outcome
-                    self._write(baseline)
-                    self.report(_line(mutant, outcome, len(self.outcomes)))
+                        self.mutants[mutant.key], self.outcomes[mutant.key] = mutant, outcome
+                        self._write()
+                        self.report(_line(mutant, outcome, len(self.outcomes)))
 
-            with ThreadPoolExecutor(self.workers) as pool:
-                for done in [pool.submit(attempt, mutant) for mutant in waiting]:
-                    done.result()
+                _in_copies(copies, attempt, waiting)
         return self.results()
 
-    def _is_open(self, mutant: Mutant) -> bool:
-        outcome = self.outcomes.get(mutant.key)
-        return outcome is None or (outcome.status == "survived" and outcome.stage == NEAREST and self.stage == ALL)
+    def _measured(self, copies: Sequence[Copy]) -> dict[str, Measured]:
+        """What every test file does without a fault; kept beside the output, and taken from there."""
+        path = self.output.with_suffix(".reach.json")
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            found = {name: Measured(**file) for name, file in kept["files"].items()}
+            if kept["revision"] != self.header["revision"]:
+                found = {}
+        else:
+            found = {}
 
-    def _attempt(self, mutant: Mutant, copy: Copy, baseline: Baseline) -> Outcome:
-        nearest = baseline.usable(self.neighborhood.nearest(mutant.path))
-        earlier = self.outcomes.get(mutant.key)
-        outcome = earlier or Outcome("survived", NEAREST, None, 0.0, nearest)
-        stages = [] if earlier else [(NEAREST, nearest)] * bool(nearest)
-        if self.stage == ALL:
-            stages.append((ALL, baseline.usable([test for test in self.neighborhood.tests if test not in nearest])))
-        with copy.with_mutant(mutant):
-            for stage, files in stages:
-                code, text, seconds = copy.tests(files, baseline.limit(files))
-                status = "timeout" if code is None else "survived" if code in (0, _NO_TESTS) else "killed"
-                by = None if status == "survived" else _first_failure(code, text)
-                outcome = Outcome(status, stage, by, round(outcome.seconds + seconds, 1), nearest)
-                if status != "survived":
-                    break
-        return outcome
+        def look(name: str, copy: Copy) -> None:
+            seen = measure(copy, name)
+            with self._lock:
+                found[name] = seen
+                files = {name: asdict(file) for name, file in found.items()}
+                _write_json(path, {"revision": self.header["revision"], "files": files})
+                self.report(f"[{len(found)}/{len(self.neighborhood.tests)}] {name}: {seen.seconds:.0f} s")
+
+        _in_copies(copies, look, [name for name in self.neighborhood.tests if name not in found])
+        return {name: found[name] for name in self.neighborhood.tests}
 
     def results(self) -> dict[str, Any]:
         """Header, counts and mutants, in the order of their places."""
@@ -270,13 +255,45 @@ class Runner:
         entries = [{"key": key, **asdict(self.mutants[key]), **asdict(self.outcomes[key])} for key in keys]
         return {**self.header, **counts, "mutants": entries}
 
-    def _write(self, baseline: Baseline) -> None:
-        known = self.header["failing_without_a_mutant"]
-        self.header["failing_without_a_mutant"] = sorted({*known, *baseline.failing})
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        part = self.output.with_name(f"{self.output.name}.part")
-        part.write_text(json.dumps(self.results(), indent=1) + "\n", encoding="utf-8")
-        part.replace(self.output)
+    def _write(self) -> None:
+        _write_json(self.output, self.results())
+
+
+def _in_copies(copies: Sequence[Copy], work: Callable[[Any, Copy], None], things: Sequence[Any]) -> None:
+    """Does the work with each thing, in as many copies at a time as there are."""
+    free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+
+    def one(thing: Any) -> None:
+        copy = free.get()
+        try:
+            work(thing, copy)
+        finally:
+            free.put(copy)
+
+    with ThreadPoolExecutor(len(copies)) as pool:
+        for done in [pool.submit(one, thing) for thing in things]:
+            done.result()
+
+
+def _attempt(mutant: Mutant, copy: Copy, tests: Sequence[str], seconds: Mapping[str, float]) -> Outcome:
+    spent = 0.0
+    with copy.with_mutant(mutant):
+        for files in batches(tests, seconds):
+            code, text, took = copy.tests(files, SLACK_SECONDS + 3 * sum(seconds[file] for file in files))
+            spent += took
+            if code not in (0, _NO_TESTS):
+                status = "timeout" if code is None else "killed"
+                return Outcome(status, _first_failure(code, text), round(spent, 1), len(tests))
+    return Outcome("survived", None, round(spent, 1), len(tests))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def _first_failure(code: int | None, text: str) -> str:

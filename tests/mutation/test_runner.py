@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.mutants import Mutant, mutants_of
-from tests.mutation.runner import ALL, NEAREST, Runner, Tree
+from tests.mutation.reach import Measured, Reach, batches
+from tests.mutation.runner import Runner, Tree
 from tests.mutation.selection import Neighborhood, draw
 
 STEPS = '''"""A module."""
@@ -45,6 +46,14 @@ import importlib
 
 def test_elsewhere():
     assert importlib.import_module("toy.steps").clipped(3) == 3
+"""
+NONE = "def test_nothing(): assert True\n"
+APART = """
+import subprocess, sys
+
+def test_in_a_process_of_its_own():
+    program = "from toy.steps import clipped; print(clipped(3))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "3\\n"
 """
 HEADER = {"seed": 0, "revision": "one"}
 
@@ -151,32 +160,41 @@ def test_another_text_at_the_place_is_refused():
 def test_strong_tests_find_every_fault(tmp_path):
     made = tree(tmp_path / "tree", {"toy/test_steps.py": STRONG})
     mutants = mutants_of("toy/steps.py", STEPS)
-    results, lines = run(made, tmp_path / "out.json", mutants, stage=NEAREST)
+    results, lines = run(made, tmp_path / "out.json", mutants)
     assert (results["killed"], results["survived"], results["timeout"]) == (len(mutants), 0, 0)
     assert {entry["killed_by"] for entry in results["mutants"]} == {
         "tests/toy/test_steps.py::test_values",
         "tests/toy/test_steps.py::test_border",
     }
-    assert len(lines) == len(mutants)
+    assert len(lines) == 1 + len(mutants)  # the test file without a fault first
     assert (made.root / "toy/steps.py").read_text() == STEPS
-    again, lines = run(made, tmp_path / "out.json", mutants, stage=NEAREST)
+    again, lines = run(made, tmp_path / "out.json", mutants)
     assert again == results
     assert lines == []  # nothing is tried twice
 
 
-def test_weak_tests_let_faults_survive_and_the_others_are_asked_then(tmp_path):
-    made = tree(tmp_path / "tree", {"toy/test_steps.py": WEAK, "other/test_far.py": FAR})
+def test_weak_tests_let_faults_survive_and_those_from_elsewhere_are_asked_too(tmp_path):
+    made = tree(tmp_path / "tree", {"toy/test_steps.py": WEAK, "other/test_far.py": FAR, "other/test_none.py": NONE})
     by_change = {(m.before, m.after): m for m in mutants_of("toy/steps.py", STEPS)}
     border, otherwise = by_change[">", ">="], by_change["1", "0"]
-    nearest, _ = run(made, tmp_path / "out.json", [border, otherwise], stage=NEAREST)
-    assert [entry["status"] for entry in nearest["mutants"]] == ["survived", "survived"]
-    everywhere, lines = run(made, tmp_path / "out.json", [border, otherwise], stage=ALL, workers=2)
-    assert len(lines) == 2
-    found = {entry["key"]: (entry["status"], entry["stage"], entry["killed_by"]) for entry in everywhere["mutants"]}
-    assert found == {
-        border.key: ("killed", ALL, "tests/other/test_far.py::test_elsewhere"),
-        otherwise.key: ("survived", ALL, None),
+    found, lines = run(made, tmp_path / "out.json", [border, otherwise], workers=2)
+    assert len(lines) == 3 + 2  # the test files without a fault, and the faults
+    told = {entry["key"]: (entry["status"], entry["killed_by"], entry["tests"]) for entry in found["mutants"]}
+    assert told == {
+        border.key: ("killed", "tests/other/test_far.py::test_elsewhere", 2),
+        otherwise.key: ("survived", None, 2),
     }
+
+
+def test_processes_that_a_test_starts_count_as_its_own(tmp_path):
+    made = tree(tmp_path / "tree", {"toy/test_apart.py": APART})
+    (border,) = [m for m in mutants_of("toy/steps.py", STEPS) if m.after == ">="]
+    found, _ = run(made, tmp_path / "out.json", [border])
+    assert [(entry["status"], entry["tests"]) for entry in found["mutants"]] == [("killed", 1)]
+    measured = json.loads((tmp_path / "out.reach.json").read_text())["files"]["tests/toy/test_apart.py"]
+    assert measured["passes"]
+    assert {8, 10} <= set(measured["lines"]["toy/steps.py"])  # the comparison and what is returned; not the error
+    assert 9 not in measured["lines"]["toy/steps.py"]
 
 
 def test_tests_that_never_end_count_as_killed_and_apart(tmp_path, monkeypatch):
@@ -185,7 +203,7 @@ def test_tests_that_never_end_count_as_killed_and_apart(tmp_path, monkeypatch):
     made = tree(tmp_path / "tree", {"toy/test_steps.py": test}, source)
     (mutant,) = [m for m in mutants_of("toy/steps.py", source) if m.kind == "arithmetic"]
     monkeypatch.setattr("tests.mutation.runner.SLACK_SECONDS", 1.0)
-    results, _ = run(made, tmp_path / "out.json", [mutant], stage=NEAREST)
+    results, _ = run(made, tmp_path / "out.json", [mutant])
     assert (results["killed"], results["timeout"]) == (0, 1)
     assert results["mutants"][0]["killed_by"] == "out of time"
 
@@ -193,7 +211,7 @@ def test_tests_that_never_end_count_as_killed_and_apart(tmp_path, monkeypatch):
 def test_tests_that_fail_without_a_fault_tell_nothing(tmp_path):
     made = tree(tmp_path / "tree", {"toy/test_steps.py": WEAK, "toy/test_broken.py": "from toy.steps import nothing\n"})
     mutants = mutants_of("toy/steps.py", STEPS)[:1]
-    results, _ = run(made, tmp_path / "out.json", mutants, stage=NEAREST)
+    results, _ = run(made, tmp_path / "out.json", mutants)
     assert results["survived"] == 1
     assert results["failing_without_a_mutant"] == ["tests/toy/test_broken.py"]
 
@@ -241,3 +259,24 @@ def test_nearest_tests_are_found_through_what_packages_hand_on(tmp_path):
     near = Neighborhood(root, {"toy": "tests/toy"})
     names = ("toy/test_steps.py", "toy/test_through.py", "toy/test_beside.py", "other/test_direct.py")
     assert near.nearest("toy/steps.py") == [f"tests/{name}" for name in names]
+
+
+def test_tests_that_can_see_a_fault_are_those_that_execute_its_function(tmp_path):
+    source = "a = 1 + 2\n\n\ndef f(b):\n    return b + 1\n\n\ndef g(b):\n    return b - 1\n"
+    (tmp_path / "toy.py").write_text(source)
+    lines = {"imports": [1, 4, 8], "calls f": [1, 4, 5, 8], "calls g": [1, 4, 8, 9], "neither": []}
+    measured = {name: Measured(10.0 - k, name != "broken", {"toy.py": found})
+                for k, (name, found) in enumerate([*lines.items(), ("broken", [1, 4, 5, 8])])}  # fmt: skip
+    reach = Reach(tmp_path, measured)
+    of_line = {m.line: m for m in mutants_of("toy.py", source) if m.kind == "arithmetic"}
+    assert reach.tests(of_line[5], ["calls f"]) == ["calls f"]
+    assert reach.tests(of_line[9], ["calls f"]) == ["calls g"]
+    assert reach.tests(of_line[1], ["calls f"]) == ["calls f", "calls g", "imports"]  # the nearest, then the quickest
+    compiled = Reach(tmp_path, {"near": Measured(1.0, True, {}), "far": Measured(1.0, True, {})})
+    assert compiled.tests(of_line[5], ["near"]) == ["near"]  # nothing records the lines of compiled kernels
+
+
+def test_batches_grow():
+    seconds = dict(zip("abcdef", (50.0, 20.0, 90.0, 20.0, 300.0, 1.0), strict=True))
+    assert batches("abcdef", seconds) == [["a"], ["b", "c"], ["d"], ["e", "f"]]
+    assert batches("", seconds) == []
