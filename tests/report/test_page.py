@@ -161,6 +161,27 @@ def test_runs_without_curves_or_sweeps_have_no_empty_sections(make_run, tmp_path
     assert 'id="updates"' in page
 
 
+GATED = ("bypass", "silence", "distractor", "gate_0.5")
+KINDS = ("VL change with", "text-only change with", "own clip")
+
+
+@pytest.mark.parametrize(
+    ("how", "kinds"),
+    [
+        ({"text_losses": {}}, KINDS),
+        ({}, (KINDS[0], KINDS[2])),
+        ({"text_losses": {}, "base_says": "zebra"}, (KINDS[1], KINDS[2])),
+        ({"text_losses": {}, "audio_conditions": ("matched", "silence", "distractor")}, KINDS[:2]),
+    ],
+)
+def test_the_gate_has_a_chart_for_each_kind_of_rows_that_it_was_measured_on(make_run, tmp_path, how, kinds):
+    make_run(tmp_path, **{"conditions": GATED, "audio_conditions": ("matched", "silence", "gate_0.5"), **how})
+    page = report_on(tmp_path).page.read_text(encoding="utf-8")
+    section = page[page.index('id="sweeps"') :].split("</section>")[0]
+    assert [kind for kind in KINDS if kind in section] == list(kinds)
+    assert section.count("<svg") == len(kinds) + section.split("<figure>")[0].count("<svg")  # and the legend's
+
+
 def test_examples_are_changed_answers_first_and_the_same_again(make_run, tmp_path):
     make_run(tmp_path, losses={"distractor": 9})
     make_run(tmp_path, "no_retention", losses={"silence": 9})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -112,72 +112,76 @@ def _staircase(front: Sequence[tuple[float, float]], panel: Panel) -> list[tuple
 
 
 def gate_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
-    """VL change and audio accuracy over the gate; the bypass has it shut, distractor and matched clips fully open."""
-    vl = {0.0: "bypass"} | {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "distractor"}
-    audio = {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "matched"}
-    axis = Scale(0.0, 1.0, tuple((gate, f"{gate:g}") for gate in vl))
-    return _sweep(arms, looks, margin, vl, audio, axis, "gate", tuple(f"gate_{gate:g}" for gate in GATES))
+    """Changes and audio accuracy over the gate; the bypass has it shut, distractor and matched clips fully open."""
+    change = {0.0: "bypass"} | {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "distractor"}
+    heard = {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "matched"}
+    axis = Scale(0.0, 1.0, tuple((gate, f"{gate:g}") for gate in change))
+    return _sweep(arms, looks, margin, change, heard, axis, "gate", {f"gate_{gate:g}" for gate in GATES})
 
 
 def loudness_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
-    """VL change and audio accuracy over the clip's gain; 0 dB is the clip as it is."""
+    """Changes and audio accuracy over the clip's gain; 0 dB is the clip as it is."""
     gains = {gain: f"gain_{gain:+g}" for gain in GAINS_DB}
-    vl = dict(sorted((gains | {0.0: "distractor", LOUD_DB: "loud"}).items()))
-    audio = dict(sorted((gains | {0.0: "matched", LOUD_DB: "loud"}).items()))
-    played = [gain for gain, name in vl.items() if any(name in arm.vl for arm in arms)]
+    change = dict(sorted((gains | {0.0: "distractor", LOUD_DB: "loud"}).items()))
+    heard = dict(sorted((gains | {0.0: "matched", LOUD_DB: "loud"}).items()))
+    played = [gain for gain, name in change.items() if any(name in arm.vl or name in arm.text for arm in arms)]
     if len(played) < 2:
         return []
     ticks = tuple((gain, f"{gain:+g}".replace("-", "\u2212") if gain else "0") for gain in played)
     axis = Scale(min(played), max(played), ticks)
-    return _sweep(arms, looks, margin, vl, audio, axis, "gain (dB)", (*gains.values(), "loud"))
+    return _sweep(arms, looks, margin, change, heard, axis, "gain (dB)", {*gains.values(), "loud"})
 
 
 def _sweep(
     arms: Sequence[Arm],
     looks: Looks,
     margin: float,
-    vl: Mapping[float, str],
-    audio: Mapping[float, str],
+    change: Mapping[float, str],
+    heard: Mapping[float, str],
     axis: Scale,
     x_label: str,
-    swept: Sequence[str],
+    swept: Set[str],
 ) -> list[Markup]:
-    """Two charts over one axis; nothing where no arm has a condition beyond the ends that every evaluation has."""
-    if not any(name in arm.vl or name in arm.audio for arm in arms for name in swept):
-        return []
-    seeing = {
-        arm.name: _along(vl, arm.vl, lambda cell: cell.change)
-        for arm in arms
-        if not arm.vl.keys().isdisjoint(swept) and not arm.standing.not_retention
+    """A chart for each kind of rows over one axis; none where no arm has a condition between the ends on them.
+
+    Arms whose figures are no measurement of a kind's retention are not drawn there.
+    """
+    lines_of = {
+        "VL change": {
+            arm.name: _along(change, arm.vl, lambda cell: cell.change)
+            for arm in arms
+            if not arm.vl.keys().isdisjoint(swept) and not arm.standing.not_retention
+        },
+        "text-only change": {
+            arm.name: _along(change, arm.text, lambda cell: cell.change)
+            for arm in arms
+            if not arm.text.keys().isdisjoint(swept) and not arm.standing.not_text_retention
+        },
     }
+    charts: list[tuple[Panel, Mapping[str, list[Point]]]] = []
+    for kind, lines in lines_of.items():
+        lowest = [limit for line in lines.values() for point in line for limit in point.y_limits or ()]
+        scale = points(lowest or [0.0], 100 * margin)
+        panel = _sweep_panel(axis, scale, f"{kind} with an unrelated clip (points)", x_label)
+        panel.rule(0.0, "zero")
+        panel.rule(-100 * margin, "margin")
+        charts.append((panel, lines))
     hearing = {
-        arm.name: _along(audio, arm.audio, lambda cell: cell.accuracy)
+        arm.name: _along(heard, arm.audio, lambda cell: cell.accuracy)
         for arm in arms
         if not arm.audio.keys().isdisjoint(swept)
     }
-    lowest = [limit for line in seeing.values() for point in line for limit in point.y_limits or ()]
-    upper = Panel(
-        x=axis,
-        y=points(lowest or [0.0], 100 * margin),
-        title="VL change with an unrelated clip (points)",
-        x_label=x_label,
-        width=_HALF_PAGE[0],
-        height=_HALF_PAGE[1],
-    )
-    lower = Panel(
-        x=axis,
-        y=Scale(0.0, 100.0, tuple((value, f"{value:.0f} %") for value in (0.0, 25.0, 50.0, 75.0, 100.0))),
-        title=f"{' or '.join(dict.fromkeys(arm.audio_metric for arm in arms))} with the row's own clip",
-        x_label=x_label,
-        width=_HALF_PAGE[0],
-        height=_HALF_PAGE[1],
-    )
-    upper.rule(0.0, "zero")
-    upper.rule(-100 * margin, "margin")
-    for panel, lines in ((upper, seeing), (lower, hearing)):
+    percent = Scale(0.0, 100.0, tuple((value, f"{value:.0f} %") for value in (0.0, 25.0, 50.0, 75.0, 100.0)))
+    metrics = " or ".join(dict.fromkeys(arm.audio_metric for arm in arms))
+    charts.append((_sweep_panel(axis, percent, f"{metrics} with the row's own clip", x_label), hearing))
+    for panel, lines in charts:
         for name, line in lines.items():
             panel.line(line, looks[name])
-    return [panel.svg(f"One line an arm, over the {x_label}") for panel in (upper, lower)]
+    return [panel.svg(f"One line an arm, over the {x_label}") for panel, lines in charts if lines]
+
+
+def _sweep_panel(x: Scale, y: Scale, title: str, x_label: str) -> Panel:
+    return Panel(x=x, y=y, title=title, x_label=x_label, width=_HALF_PAGE[0], height=_HALF_PAGE[1])
 
 
 def _along(
