@@ -21,7 +21,10 @@ if TYPE_CHECKING:  # the kernels' tests run where the trainer's dependencies are
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
-SMALL_SIZES = {"train_questions": 60, "val_questions": 40, "train_clips": 40, "val_clips": 24}
+SMALL_SIZES = {
+    "train_questions": 60, "val_questions": 40, "train_clips": 40, "val_clips": 24,
+    "train_text": 60, "val_text": 60, "train_documents": 12, "val_documents": 12,
+}  # fmt: skip
 """Sizes of the small procedural data."""
 
 
