@@ -17,6 +17,8 @@ from safe_train.summary import RunSummary, format_table
 from tests.tolerances import DIVERGENCE_VALUE
 
 SETTINGS = EvaluationSettings(batch_size=7)  # does not divide the number of rows
+CONDITIONS = ("silence", "distractor", "loud")
+"""Those of a run that names none."""
 
 # Standard deviation of the fusions' output weights: many answers change, or some of them.
 DAMAGED, PARTLY_DAMAGED = 2.5, 1.7
@@ -79,8 +81,7 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
     assert evaluation.vl["distractor"].fusion_calls > 0
     *unmeasured, deaf = warnings_of(evaluation)
     assert unmeasured == [
-        f"WARNING run: {name}: the fusion had no effect; this is not a retention measurement"
-        for name in ("silence", "distractor")
+        f"WARNING run: {name}: the fusion had no effect; this is not a retention measurement" for name in CONDITIONS
     ]
     assert deaf.startswith("WARNING run: nothing shows that it hears: ")
 
@@ -88,7 +89,7 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
 def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass(evaluator):
     """The positive control."""
     evaluation = evaluator(output_scale=DAMAGED).run()
-    for condition in ("silence", "distractor"):
+    for condition in CONDITIONS:
         result = evaluation.vl[condition]
         assert result.answer_change_rate > 0.3
         assert result.right_to_wrong > 0.3
@@ -99,9 +100,7 @@ def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass
     assert (bypass.bit_equal, bypass.answer_change_rate, bypass.kl, bypass.fusion_calls) == (True, 0.0, 0.0, 0)
     (deaf,) = warnings_of(evaluation)
     assert deaf.startswith("WARNING run: nothing shows that it hears: ")
-    assert evaluation.worst_vl_difference.mean == min(
-        evaluation.vl[name].difference.mean for name in ("silence", "distractor")
-    )
+    assert evaluation.worst_vl_difference.mean == min(evaluation.vl[name].difference.mean for name in CONDITIONS)
 
 
 def test_a_shut_gate_is_no_retention_measurement(evaluator):
@@ -109,10 +108,10 @@ def test_a_shut_gate_is_no_retention_measurement(evaluator):
     shut = evaluator(output_scale=DAMAGED)
     shut.model.gate = 0.0
     evaluation = shut.run()
-    for condition in ("silence", "distractor"):
+    for condition in CONDITIONS:
         assert (evaluation.vl[condition].fusion_calls, evaluation.vl[condition].answer_change_rate) == (0, 0.0)
     *unmeasured, deaf = warnings_of(evaluation)
-    assert len(unmeasured) == 2
+    assert len(unmeasured) == len(CONDITIONS)
     assert all("not a retention measurement" in line for line in unmeasured)
     assert "nothing shows that it hears" in deaf
 
