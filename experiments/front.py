@@ -11,6 +11,8 @@ from experiments.tables import Figures
 from safe_train.errors import InputError
 
 COLUMNS = 4
+_LABEL = (55.0, 12.0)
+"""Width and height of a label in pixels, 100 an inch."""
 _LINEAR = 1.0  # points up to which the axes are linear, and logarithmic beyond
 
 Place = tuple[float, float]
@@ -65,10 +67,6 @@ def draw_front(by_arm: Mapping[str, Figures], title: str, path: Path) -> None:
             for point, (missed, loss) in zip(arm["points"], places, strict=True):
                 chosen = point["rate"] == arm["chosen"]
                 axes.plot(missed, loss, "o", color="black", mfc="black" if chosen else "white", markersize=5, zorder=3)
-                label = axes.annotate(
-                    f"{point['rate']:g}", (missed, loss), (4, 4), textcoords="offset points", zorder=4
-                )
-                label.set_fontweight("bold" if chosen else "normal")
             axes.set_title(name, fontsize=9)
             axes.set_xscale("symlog", linthresh=_LINEAR)
             axes.set_yscale("symlog", linthresh=_LINEAR)
@@ -76,6 +74,9 @@ def draw_front(by_arm: Mapping[str, Figures], title: str, path: Path) -> None:
             axes.set_ylim(-0.15, 150)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter("{x:g}")
+        figure.canvas.draw()  # settles where things are
+        for axes, arm in zip(panels, by_arm.values(), strict=False):
+            _label(axes, arm)
         for axes in panels[len(by_arm) :]:
             axes.set_axis_off()
         figure.supxlabel("clips not heard (%)")
@@ -90,3 +91,26 @@ def draw_front(by_arm: Mapping[str, Figures], title: str, path: Path) -> None:
             raise InputError(path, "a picture that can be written", got, "name an .svg or .png file") from error
         finally:
             plt.close(figure)
+
+
+def _label(axes: Any, arm: Figures) -> None:
+    """Writes each point's rate beside it, from the least loss upwards, each above those that it would cover."""
+    written: list[tuple[float, float]] = []
+    for point in sorted(arm["points"], key=lambda point: place(point)[1]):
+        x, y = axes.transData.transform(place(point))
+        taken = sorted(height for across, height in written if abs(across - x) < _LABEL[0])
+        for height in taken:
+            if abs(height - y) < _LABEL[1]:
+                y = height + _LABEL[1]
+        written.append((x, y))
+        label = axes.annotate(
+            _rate(point["rate"]), axes.transData.inverted().transform((x, y)), (5, 0),
+            textcoords="offset points", va="center", zorder=4, annotation_clip=False,
+        )  # fmt: skip
+        label.set_fontweight("bold" if point["rate"] == arm["chosen"] else "normal")
+
+
+def _rate(rate: float) -> str:
+    """Short: 4e-3."""
+    digits, exponent = f"{rate:.3e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
