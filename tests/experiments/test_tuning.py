@@ -1,6 +1,8 @@
 """Learning rates are chosen by one rule, on rows and seeds of their own."""
 
+import itertools
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -156,7 +158,17 @@ def test_the_front_is_drawn_with_its_labels_and_the_same_each_time(tmp_path, suf
     draw_front(by_arm, "scarce", second)
     assert first.read_bytes() == second.read_bytes()
     if suffix == ".svg":
-        assert all(f">{label}<" in first.read_text() for label in ("0.001", "0.002", *by_arm))
+        assert all(f">{label}<" in first.read_text() for label in ("1e-3", "2e-3", *by_arm))
+
+
+def test_rates_of_points_in_one_place_do_not_cover_each_other(tmp_path):
+    grid = [{"rate": rate, "audio": 99.0, "worst": -99.0} for rate in (6.25e-5, 1e-3, 2e-3)]
+    draw_front({"a": {"points": grid, "chosen": 1e-3}}, "scarce", tmp_path / "front.svg")
+    drawn = (tmp_path / "front.svg").read_text()
+    found = dict(re.findall(r' y="([\d.]+)"[^>]*>([^<]+)<', drawn))
+    heights = sorted(float(height) for height, words in found.items() if words in ("6.25e-5", "1e-3", "2e-3"))
+    assert len(heights) == 3
+    assert min(high - low for low, high in itertools.pairwise(heights)) > 7.0  # points; the letters are 8 points high
 
 
 def test_a_picture_that_cannot_be_written_is_told_in_one_line(tmp_path):
