@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 WORKER = """
-import sys, torch
+import os, sys, torch
 from tests.kernels.conftest import interpret_triton
 if sys.argv[3] == "triton":
     interpret_triton()
@@ -49,7 +49,9 @@ meeting = f"file://{sys.argv[1]}/meeting"
 torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
 from tests.kernels.test_kl_vocabulary_parallel import run_cases
 torch.save(run_cases(int(sys.argv[2])), f"{sys.argv[1]}/{sys.argv[2]}.pt")
+torch.distributed.barrier()  # neither takes the store or the other's connection away
 torch.distributed.destroy_process_group()
+os._exit(0)  # threads of gloo that still run abort an interpreter that is taken down, now and then
 """
 
 
