@@ -267,8 +267,8 @@ def read_config(folder: Path) -> StageAConfig:
         raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
     settings = {key: value for key, value in values.items() if key not in _DERIVED}
     for section, key, before in _BEFORE_IT_WAS_A_SETTING:
-        if isinstance(values := settings.get(section, {}), dict):
-            settings[section] = {key: before} | values
+        if isinstance(known := settings.get(section, {}), dict):
+            settings[section] = {key: before} | known
     return build_config(settings, {}, where=str(path))
 
 
