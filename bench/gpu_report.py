@@ -203,7 +203,35 @@ def _stage_a(document: Document) -> list[str]:
     head = ("variant", "held, GB", "peak of a step, GB", "peak with calibrations, GB", "a step, s")
     head = (*head, "a step by the data sheet", "times no_retention")
     about = "Random weights in the shape of LLaVA-1.5-7B, bfloat16, four audio and four protected rows a step."
-    return ["## Stage A", "", about, "Each: planned / measured (deviation).", "", *table(head, rows)]
+    lines = ["## Stage A", "", about, "Each: planned / measured (deviation).", "", *table(head, rows)]
+    return [*lines, *_step_parts(document), *_same_rows(document)]
+
+
+def _step_parts(document: Document) -> list[str]:
+    """Where the time of a step of full retention goes, and how long the device works in it."""
+    found = figures_of(document, "stage_a")
+    parts = next((dict(row["parts"]) for row in found if "parts" in row), None)
+    if parts is None:
+        return []
+    together = parts.pop("together")
+    parts["the rest"] = together - sum(parts.values())
+    rows = [(name, duration(seconds), f"{seconds / together:.0%}") for name, seconds in parts.items()]
+    told = ["A step of full retention by its parts, the device idle before and after each:", ""]
+    lines = [*told, *table(("part", "time", "share"), [*rows, ("together", duration(together), "")])]
+    busy = next((row["busy_seconds"] for row in found if "busy_seconds" in row), None)
+    step = next((row["seconds"][1] for row in found if row.get("stage_a") == "full_retention" and "seconds" in row), 0)
+    if busy is not None and step:
+        lines += [f"The device is busy for {duration(busy)} of a step's {duration(step)}: {busy / step:.0%}.", ""]
+    return lines
+
+
+def _same_rows(document: Document) -> list[str]:
+    """The price of retention where the baseline reads the protected rows as well."""
+    row = next((row for row in figures_of(document, "stage_a") if "ratio" in row), None)
+    if row is None:
+        return []
+    what = "Full retention against training on the same rows, the protected ones by plain cross-entropy"
+    return [f"{what}: {row['ratio']:.2f} ± {row['spread']:.2f} (median of the ratio within a round).", ""]
 
 
 def _pair(planned: float, measured: float) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -96,6 +98,58 @@ def step_seconds(arms: Mapping[str, Callable[[], object]], rounds: int, device: 
             torch.cuda.synchronize(device)
             found[name].append(time.perf_counter() - start)
     return found
+
+
+def step_parts(stage: StageA, rounds: int) -> dict[str, float]:
+    """Median seconds of each part of a step, with the device idle before and after each.
+
+    ``data`` encodes rows (files, processor, audio encoder); ``audio pass`` and ``protected pass`` are the forward and
+    backward passes of the two kinds of rows, the second with the teacher's pass and the divergence; ``mechanisms`` is
+    what retention does to gradients and weights; ``together`` is the whole step, in which the device waits between
+    the parts.
+    """
+    device = stage.model.base.model.device
+    spent: dict[str, float] = {}
+
+    def timed(part: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            _settle(device)
+            start = time.perf_counter()
+            result = function(*arguments, **named)
+            _settle(device)
+            name = part(*arguments)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return call
+
+    def is_audio(_batches: object, loss_of: object) -> str:
+        return "audio pass" if loss_of == stage._audio_loss else "protected pass"
+
+    hooks = ("after_audio_backward", "after_retention_backward", "before_optimizer_step", "after_optimizer_step")
+    parts: list[tuple[Any, str, Callable[..., str]]] = [
+        (stage, "_audio_batches", lambda *_: "data"),
+        (stage, "_protected_batches", lambda *_: "data"),
+        (stage, "_backward", is_audio),
+        (stage.optimizer, "step", lambda *_: "optimizer"),
+        *((stage.stack, hook, lambda *_: "mechanisms") for hook in hooks),
+    ]
+    found: dict[str, list[float]] = {}
+    with ExitStack() as patches:
+        for owner, name, part in parts:
+            patches.enter_context(patch.object(owner, name, timed(part, getattr(owner, name))))
+        step = timed(lambda *_: "together", lambda: stage.train_step(measure=False))
+        for _ in range(rounds):
+            spent.clear()
+            step()
+            for name, seconds in spent.items():
+                found.setdefault(name, []).append(seconds)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def median_ratio(numerator: list[float], denominator: list[float]) -> tuple[float, float]:

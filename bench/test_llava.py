@@ -23,10 +23,18 @@ pytest.importorskip("soundfile", reason="the trainer needs soundfile")
 
 from bench.dry_run import compare
 from bench.gpu.plans import plans_of
-from bench.gpu.profiler import kernel_table
+from bench.gpu.profiler import kernel_table, microseconds_of
 from bench.measure import gpu_limits
 from bench.random_llava import Shape
-from bench.stages import configuration, data_folder, stage_on
+from bench.stages import (
+    configuration,
+    data_folder,
+    median_ratio,
+    stage_on,
+    step_parts,
+    step_seconds,
+    train_on_vl_rows,
+)
 from configs.gpus import GPUS
 from safe_train.config import StageAConfig
 from safe_train.model import Base
@@ -114,10 +122,45 @@ def test_profile(bench: Bench, record_property: Callable[[str, Any], None]) -> N
     stage = stage_on(bench.base, bench.configs[PROFILED])
     for _ in range(3):
         stage.train_step(measure=False)
-    table = kernel_table(lambda: stage.train_step(measure=False), bench.base.model.device)
+    table = kernel_table(lambda: stage.train_step(measure=False), bench.base.model.device, None)
     assert table
     record_property("profile", PROFILED)
-    record_property("kernels", table)
+    record_property("kernels", table[:30])
+    record_property("busy_seconds", microseconds_of(table) / 1e6)
+    stage.model.detach()
+
+
+def test_parts(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
+    """Shares of data, passes, mechanisms and optimizer in a step of full retention."""
+    freed()
+    stage = stage_on(bench.base, bench.configs[PROFILED])
+    for _ in range(3):
+        stage.train_step(measure=False)
+    record_property("parts", step_parts(stage, ROUNDS))
+    stage.model.detach()
+
+
+def test_same_rows(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
+    """Full retention against training on the same rows, the protected ones by plain cross-entropy, round by round."""
+    freed()
+    baseline = stage_on(bench.base, bench.configs["no_retention"])
+    retained = stage_on(bench.base, bench.configs[PROFILED])
+
+    def on_both_kinds() -> None:
+        baseline.train_step(measure=False)
+        train_on_vl_rows(baseline)
+
+    arms = {"no_retention": on_both_kinds, PROFILED: lambda: retained.train_step(measure=False)}
+    for _ in range(3):
+        for arm in arms.values():
+            arm()
+    found = step_seconds(arms, ROUNDS, bench.base.model.device)
+    ratio, spread = median_ratio(found[PROFILED], found["no_retention"])
+    record_property("same_rows", found)
+    record_property("ratio", ratio)
+    record_property("spread", spread)
+    for stage in (baseline, retained):
+        stage.model.detach()
 
 
 def usable(device: torch.device) -> float:
