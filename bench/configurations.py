@@ -54,7 +54,8 @@ class Configuration:
 def configurations(backend: str, tensor_copies: bool = False) -> list[Configuration]:
     """All configurations for `"cuda"` or `"hip"`, for chips with a copy engine for blocks of tensors or without."""
     precision = "ieee" if backend == "hip" else "tf32x3"
-    return [*_divergences(backend), *_fisher(backend, tensor_copies), *_multi_tensor(), *_projections(precision)]
+    fisher = _fisher(backend, tensor_copies)
+    return [*_divergences(backend), *fisher, *_multi_tensor(), *_projections(backend, precision)]
 
 
 def _divergences(backend: str) -> list[Configuration]:
@@ -130,6 +131,7 @@ def _linear_divergence(name: str, dtype: str, constants: dict[str, Any], option:
 FISHER_SHAPES = {
     "": (4096, 4096, 512),
     " 32 tokens": (4096, 4096, 32),
+    " 64 tokens": (4096, 4096, 64),
     " odd": (4099, 4097, 512),
     " to rank 8": (8, 4096, 512),
     " from rank 8": (4096, 8, 512),
@@ -206,6 +208,7 @@ def _diagonal(backend: str, tensor_copies: bool, operands: str, shape: str, samp
             "ROWS": plan.rows,
             "COLUMNS": plan.columns,
             "TOKENS": plan.tokens,
+            "ONE_BLOCK": diagonal.one_block(tokens, plan.tokens, products),
             "GROUP": diagonal.GROUP,
             "STAGES": diagonal.stages(backend),
         },
@@ -240,17 +243,18 @@ def _multi_tensor() -> list[Configuration]:
     return found
 
 
-def _projections(precision: str) -> list[Configuration]:
-    return [*_row_projections(precision), *_flat_projections(), *_flat_reductions()]
+def _projections(backend: str, precision: str) -> list[Configuration]:
+    return [*_row_projections(backend, precision), *_flat_projections(), *_flat_reductions()]
 
 
-def _row_projections(precision: str) -> list[Configuration]:
+def _row_projections(backend: str, precision: str) -> list[Configuration]:
     found = []
     for (name, dtype), rank, by_vector, aligned in product(
         DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False)
     ):
-        of_kind = null_space.COLUMNS if aligned else null_space.UNALIGNED_COLUMNS
-        columns = of_kind["float32" if name == "fp32" else "half"][rank]
+        kind = "float32" if name == "fp32" else "half"
+        columns = (null_space.COLUMNS if aligned else null_space.UNALIGNED_COLUMNS)[kind][rank]
+        rows = null_space.ROWS[kind][rank]
         found.append(
             Configuration(
                 f"row projection {name} rank {rank}{_basis_suffix(by_vector, aligned)}",
@@ -264,14 +268,14 @@ def _row_projections(precision: str) -> list[Configuration]:
                     "WIDEN": False,
                     "PRECISION": precision,
                     "RANK": rank,
-                    "ROWS": null_space.ROWS,
+                    "ROWS": rows,
                     "COLUMNS": columns,
-                    "STAGES": null_space.STAGES,
+                    "STAGES": null_space.STAGES[backend],
                 },
-                null_space.WARPS,
+                rows // null_space.ROWS_A_WARP,
                 vector_loads=aligned,
                 shipped=aligned and not by_vector and name != "fp16" and rank != 32,
-                elements=null_space.ROWS * columns,
+                elements=rows * columns,
             )
         )
     return found
@@ -304,7 +308,7 @@ def _flat_projections() -> list[Configuration]:
                     kernel,
                     ("*i64", "*i64", "*i32", "*fp32"),
                     constants,
-                    null_space.WARPS,
+                    null_space.FLAT_WARPS,
                     vector_loads=aligned,
                     shipped=aligned and name == "bf16" and rank in (8, 64) and (basis_name == "fp32" or rank == 8),
                     elements=step,
@@ -320,7 +324,7 @@ def _flat_reductions() -> list[Configuration]:
             null_space_kernels.flat_reduce_kernel,
             ("*fp32", "*i64", "*i64", "*fp32", "*fp32"),
             {"ONE_SIDED": True, "CORRECTED": corrected, "RANK": rank, "PARTS": null_space.REDUCED // rank},
-            null_space.WARPS,
+            null_space.FLAT_WARPS,
             shipped=rank == 8 and corrected,
             elements=null_space.REDUCED,
         )

@@ -1,6 +1,7 @@
 """Turn what `python -m bench.gpu_run` found into a page and a plot.
 
 python -m bench.gpu_report gpu-results                      writes docs/kernels/measured-gpu.md and .svg
+python -m bench.gpu_report first second                     of several runs, each figure from the last that has it
 python -m bench.gpu_report rehearsal --output /tmp/page     elsewhere; docs/ takes no figures of a rehearsal
 """
 
@@ -28,18 +29,48 @@ def figures_of(document: Document, step: str) -> list[Figures]:
     """What the rows of a step measured, with the row's own name, outcome and message."""
     rows = document["steps"].get(step, {}).get("rows", [])
     return [
-        {"row": row["name"], "outcome": row["outcome"], "message": row["message"], **row.get("figures", {})}
+        {
+            "row": row["name"],
+            "outcome": row["outcome"],
+            "message": row["message"],
+            "run": row.get("run"),
+            **row.get("figures", {}),
+        }
         for row in rows
     ]
 
 
-def markdown(document: Document) -> str:
-    """The page."""
+def merged(documents: Sequence[Document]) -> Document:
+    """Several runs as one: each row from the last run that has it, with that run's number.
+
+    Raises:
+        OtherResultsError: runs of different GPUs, or a rehearsal beside a run.
+    """
+    names = {_gpu_name(document) for document in documents} - {None}
+    if len(names) > 1 or len({document["rehearsal"] for document in documents}) > 1:
+        raise OtherResultsError(f"expected runs of one kind of GPU, got {', '.join(sorted(map(str, names))) or 'both'}")
+    rows: dict[str, dict[str, Figures]] = {}
+    for number, document in enumerate(documents, 1):
+        for step, result in document["steps"].items():
+            rows.setdefault(step, {}).update({row["name"]: row | {"run": number} for row in result["rows"]})
+    steps = {step: {"rows": list(found.values())} for step, found in rows.items()}
+    return {"rehearsal": documents[0]["rehearsal"], "steps": steps}
+
+
+def _gpu_name(document: Document) -> str | None:
+    found = next((row for row in figures_of(document, "environment") if row["row"] == "gpu"), {})
+    return found.get("name")
+
+
+def markdown(*documents: Document) -> str:
+    """The page of one run, or of several, the newest last."""
+    document = merged(documents)
     title = "# Rehearsal: nothing here was measured on a GPU" if document["rehearsal"] else "# Measured on a GPU"
+    numbers = [f", run {number}" if len(documents) > 1 else "" for number in range(1, len(documents) + 1)]
+    runs = zip(documents, numbers, strict=True)
     parts = [
-        [title, ""],
-        _context(document),
-        _steps(document),
+        [title, "", "Made by `python -m bench.gpu_run` and `python -m bench.gpu_report`.", ""],
+        *(part for run, number in runs for part in (_context(run, number), _steps(run, number))),
         _operations(document),
         _benchmarks(document),
         _sweeps(document),
@@ -56,7 +87,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *body, ""]
 
 
-def _context(document: Document) -> list[str]:
+def _context(document: Document, number: str) -> list[str]:
     """Device, driver, versions, and which code it was."""
     found = {row["row"]: row for row in figures_of(document, "environment")}
     software, gpu, tools = (found.get(name, {}) for name in ("software", "gpu", "tools"))
@@ -66,7 +97,7 @@ def _context(document: Document) -> list[str]:
     same = " (of the tree that wrote this page)" if digests == [source_digest()] else ""
     names = ("python", "torch", "triton", "transformers", "numpy", "liger-kernel", "fla-core")
     lines = [
-        "Made by `python -m bench.gpu_run` and `python -m bench.gpu_report`.",
+        f"## Machine{number}",
         "",
         f"Device: {gpu.get('name', 'none')}, driver {gpu.get('driver_version', 'unknown')}, "
         f"CUDA {gpu.get('cuda', 'none')}, clock {gpu.get('clocks.sm', '?')} of {gpu.get('clocks.max.sm', '?')}, "
@@ -77,12 +108,14 @@ def _context(document: Document) -> list[str]:
     return [*lines, *([f"Compiler: {tools['nvcc']}."] if "nvcc" in tools else []), ""]
 
 
-def _steps(document: Document) -> list[str]:
+def _steps(document: Document, number: str) -> list[str]:
     """What ran, and what did not."""
     rows = []
     for name, step in document["steps"].items():
         outcomes = [row["outcome"] for row in step["rows"]]
         counts = ", ".join(str(outcomes.count(kind)) for kind in ("passed", "failed", "skipped"))
+        if "selected" in step:
+            name = f"{name}, `{step['selected']}`"
         rows.append((name, step["state"], f"{step['seconds']:.0f} s", counts, _first_line(step["message"])))
     failed = [
         f"- {row['row']}: {_first_line(row['message'])}"
@@ -99,7 +132,7 @@ def _steps(document: Document) -> list[str]:
     ]
     told += ["Warnings:", "", *warned, ""] if warned else []
     head = ("step", "result", "time", "passed, failed, skipped", "")
-    return ["## Steps", "", *table(head, rows), *told]
+    return [f"## Steps{number}", "", *table(head, rows), *told]
 
 
 def _operations(document: Document) -> list[str]:
@@ -129,15 +162,18 @@ def _benchmarks(document: Document) -> list[str]:
         "`*`: the host could not be kept ahead, and the time on the device contains some of its own.",
         "",
     ]
-    for row in found[:1]:
+    runs = list(dict.fromkeys(row["run"] for row in found))
+    for run in runs:
+        row = next(row for row in found if row["run"] == run)
         flops, bandwidth = row["limit_flops"] / 1e12, row["limit_bandwidth"] / 1e12
-        lines += [f"Speeds: {flops:.0f} TFLOP/s, {bandwidth:.2f} TB/s.", ""]
+        lines += [f"Speeds{f' of run {run}' if len(runs) > 1 else ''}: {flops:.0f} TFLOP/s, {bandwidth:.2f} TB/s.", ""]
     head = ("implementation", "device", "host", "share of floor", "extra memory", "error", "speed-up of ours")
     for operation, size in dict.fromkeys((row["operation"], row["size"]) for row in found):
         rows = [row for row in found if (row["operation"], row["size"]) == (operation, size)]
         ours = next((row for row in rows if row["implementation"] == OURS), None)
         cells = [_benchmark_cells(row, ours) for row in rows]
-        lines += [f"### {operation}", "", f"{size}.", "", *table(head, cells)]
+        of_run = f" Run {rows[0]['run']}." if len(runs) > 1 else ""
+        lines += [f"### {operation}", "", f"{size}.{of_run}", "", *table(head, cells)]
     absent = [row for row in figures_of(document, "benchmarks") if row["outcome"] != "passed"]
     if absent:
         lines += ["Not measured:", ""]
@@ -147,9 +183,20 @@ def _benchmarks(document: Document) -> list[str]:
 
 
 def benchmark_rows(document: Document) -> list[Figures]:
-    """The rows of the benchmarks that were measured, each with its floor."""
+    """The rows of the benchmarks that were measured, each with its floor by the speeds of its own run.
+
+    Of several runs, the rows of an operation and size are all from the last that has any: ratios are within a run.
+    """
     passed = [row for row in figures_of(document, "benchmarks") if row["outcome"] == "passed" and "limit_flops" in row]
-    return rows_of({"benchmarks": [{"extra_info": row} for row in passed]})
+    last: dict[tuple[str, str], int] = {}
+    for row in passed:
+        key = (row["operation"], row["size"])
+        last[key] = max(last.get(key, 0), row["run"] or 0)
+    kept = [row for row in passed if (row["run"] or 0) == last[row["operation"], row["size"]]]
+    found = []
+    for run in dict.fromkeys(row["run"] for row in kept):
+        found += rows_of({"benchmarks": [{"extra_info": row} for row in kept if row["run"] == run]})
+    return found
 
 
 def _benchmark_cells(row: Figures, ours: Figures | None) -> tuple[str, ...]:
@@ -281,21 +328,24 @@ def _first_line(message: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="folder that python -m bench.gpu_run has written")
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="folder that python -m bench.gpu_run has written; several in order"
+    )
     parser.add_argument("--output", type=Path, default=DOCS / "kernels", help="folder for the page and the plot")
     options = parser.parse_args(arguments)
     try:
-        document = read_results(options.results)
+        documents = [read_results(folder) for folder in options.results]
+        document = merged(documents)
     except OtherResultsError as error:
         parser.error(str(error))
     if document["rehearsal"] and options.output.resolve().is_relative_to(DOCS):
         parser.error(
-            f"{options.results}: expected figures of a GPU for {options.output}, got those of a rehearsal; "
+            f"{options.results[0]}: expected figures of a GPU for {options.output}, got those of a rehearsal; "
             "name another folder by --output"
         )
     options.output.mkdir(parents=True, exist_ok=True)
     page = options.output / f"{PAGE}.md"
-    page.write_text(markdown(document), encoding="utf-8")
+    page.write_text(markdown(*documents), encoding="utf-8")
     print(f"wrote {page}")
     if rows := benchmark_rows(document):
         picture = page.with_suffix(".svg")

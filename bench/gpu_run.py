@@ -60,12 +60,14 @@ class Settings:
         rehearse: whether to run on the CPU at tiny sizes.
         budget: seconds for all steps.
         wheels: folder of packages that are missing here, or None.
+        select: of the tests of a step, those that pytest's `-k` selects by this; None for all.
     """
 
     out: Path
     rehearse: bool = False
     budget: float = _BUDGET
     wheels: Path | None = None
+    select: str | None = None
 
     def limit(self, step: Step) -> float:
         """Seconds after which a step is killed."""
@@ -116,7 +118,7 @@ class Runner:
         variables = dict(step.environment(self.settings.rehearse)) | {ROWS_VARIABLE: str(rows)}
         variables |= {_BROKEN: json.dumps(broken_operations(self.results.steps))}
         ended = run_limited(
-            step.command(self.settings.rehearse),
+            selecting(step.command(self.settings.rehearse), self.settings.select),
             limit=limit,
             environment=self.environment | variables,
             folder=ROOT,
@@ -148,9 +150,16 @@ class Runner:
         """Writes a result at once; that a step was left out does not replace what it found earlier."""
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         described = {"digest": self.digest, "commit": self.commit, "ended": ended}
+        if self.settings.select is not None:  # a part, which does not make the whole step done
+            described |= {"digest": f"{self.digest}, of which {self.settings.select}", "selected": self.settings.select}
         if result["state"] != "left out" or name not in self.results.steps:
             self.results.put(name, result | described)
         return result
+
+
+def selecting(command: list[str], expression: str | None) -> list[str]:
+    """A run of tests, or of some of them; other programs as they are."""
+    return [*command, "-k", expression] if expression is not None and "pytest" in command else command
 
 
 def base_environment(settings: Settings, workspace: Path) -> dict[str, str]:
@@ -237,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--only", action="append", choices=[step.name for step in STEPS], help="this step")
+    parser.add_argument("--select", metavar="EXPRESSION", help="of the steps' tests those that pytest -k selects by it")
     parser.add_argument("--budget", type=float, help="seconds for all steps [480; 1920 for a rehearsal]")
     parser.add_argument("--wheels", type=Path, help="folder of packages that are missing here")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, at tiny sizes")
@@ -256,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         options.wheels = None
     signal.signal(signal.SIGTERM, _stop)
-    settings = Settings(options.out, options.rehearse, budget, options.wheels)
+    settings = Settings(options.out, options.rehearse, budget, options.wheels, options.select)
     with tempfile.TemporaryDirectory(prefix="safe-gpu-", ignore_cleanup_errors=True) as workspace:
         try:
             results = Runner(settings, Path(workspace)).run(steps)

@@ -1,4 +1,7 @@
-"""Linear KL under one frozen head, forward and backward: 6 N V H operations, whatever the method."""
+"""Linear KL under one frozen head, forward and backward: 6 N V H operations, whatever the method.
+
+The head is read twice at least: the gradient needs each class's probability, which is known when all classes are.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ def measure(benchmark: Any, device: torch.device, name: str, loss: Loss, given: 
         operation="linear_kl_divergence, forward and backward",
         size=f"N {tokens}, H {hidden}, V {classes}, {str(student.dtype).removeprefix('torch.')}",
         implementation=name,
-        work=Work(flops=6.0 * tokens * hidden * classes),
+        work=Work(flops=6.0 * tokens * hidden * classes, traffic=2.0 * weight.nbytes),
         error=max(errors(loss, given)),
         tolerance=TOLERANCE[student.dtype],
     )

@@ -73,15 +73,18 @@ def projection(_: int | None) -> Case:
 
 SWEEPS = [
     Sweep(CHUNK, sized((512, 1024, 2048, 4096, 8192), (1, 2, 4)), linear),  # first: it compiles one kernel
-    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((16,), (32,), (64,), (128,)), fisher(512)),
-    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((16,), (32,), (64,)), fisher(64)),
-    Sweep("safe_kernels.fisher.diagonal_triton:stages", (2, 3, 4), fisher(512)),
+    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(512)),
+    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(64)),
+    Sweep("safe_kernels.fisher.diagonal_triton:stages", (3, 4, 5, 6), fisher(512)),
+    Sweep("safe_kernels.fisher.diagonal_triton:stages", (3, 4, 5, 6), fisher(64)),
     Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(512), "fp32"),
     Sweep("safe_kernels.kl.triton:WARPS", (4, 8, 16), logits),
     Sweep("safe_kernels.kl.triton:_BLOCK", (2048, 4096, 8192), logits),
-    Sweep("safe_kernels.null_space.triton:ROWS", (32, 64, 128), projection),
+    Sweep("safe_kernels.null_space.triton:ROWS/half/16", (32, 64, 128), projection),
+    Sweep("safe_kernels.null_space.triton:ROWS/float32/16", (16, 32, 64), projection, "fp32"),
     Sweep("safe_kernels.null_space.triton:COLUMNS/half/16", (64, 128, 256), projection),
-    Sweep("safe_kernels.null_space.triton:STAGES", (2, 3, 4), projection),
+    Sweep("safe_kernels.null_space.triton:STAGES/cuda", (3, 4, 5), projection),
+    Sweep("safe_kernels.null_space.triton:STAGES/cuda", (3, 4, 5), projection, "fp32"),
     Sweep("safe_kernels.null_space.triton:COLUMNS/float32/16", (32, 64), projection, "fp32"),
 ]
 POINTS = [(sweep, value) for sweep in SWEEPS for value in sweep.values]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,13 +27,56 @@ def widen_for_dot() -> bool:
     return interpreting()
 
 
-def launch(kernel: Any, grid: int, *arguments: Any, device: torch.device, num_warps: int, **constants: Any) -> None:
+def launch(kernel: Any, grid: int, *arguments: Any, device: torch.device, num_warps: int, **constants: Any) -> Any:
     """Run a kernel on a one-dimensional grid of programs, on `device` whatever the current device is.
 
     Triton launches on the current device and stream, not on those of the arguments.
+
+    Returns:
+        The compiled kernel; None where it was interpreted.
     """
     with on_device(device):
-        kernel[(grid,)](*arguments, **constants, num_warps=num_warps)
+        return kernel[(grid,)](*arguments, **constants, num_warps=num_warps)
+
+
+class PreparedLaunch:
+    """A launch that is repeated: what Triton would find out about the arguments at every call is found out once.
+
+    Triton compiles a kernel for the types, the alignment and some of the values of its arguments, and looks at them at
+    every launch, which takes the host longer than the launch itself. Here they are looked at by the first launch, and
+    later ones ask for the kernel that it compiled.
+
+    Args:
+        kernel: its constants come after its other parameters.
+        grid: programs.
+        device: of all tensors.
+        num_warps: of a program.
+        constants: the kernel's, by name.
+    """
+
+    def __init__(self, kernel: Any, grid: int, *, device: torch.device, num_warps: int, **constants: Any) -> None:
+        self._kernel, self._grid, self._device = kernel, grid, device
+        self._options: dict[str, Any] = {"device": device, "num_warps": num_warps, **constants}
+        self._repeated: Callable[..., Any] | None = None
+        self._constants: tuple[Any, ...] = ()
+
+    def __call__(self, *arguments: Any) -> None:
+        """Launch; the arguments are of the types, alignments and integers of the first call."""
+        if self._repeated is None:
+            self._prepare(arguments)
+        elif torch.cuda.current_device() == self._device.index:
+            self._repeated(*arguments, *self._constants)
+        else:
+            with torch.cuda.device(self._device):
+                self._repeated(*arguments, *self._constants)
+
+    def _prepare(self, arguments: tuple[Any, ...]) -> None:
+        compiled = launch(self._kernel, self._grid, *arguments, **self._options)
+        if compiled is not None:  # else it was interpreted
+            names = self._kernel.arg_names[len(arguments) :]
+            self._constants = tuple(self._options[name] for name in names)
+            with on_device(self._device):
+                self._repeated = compiled[(self._grid, 1, 1)]
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:

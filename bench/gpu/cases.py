@@ -68,7 +68,10 @@ def wide(tensors: Sequence[Tensor]) -> Tensors:
 
 
 def logits_case(tokens: int, classes: int, divergence: Any = "forward", temperature: float = 1.7) -> Case:
-    """`kl_divergence`: value of each token and gradient."""
+    """`kl_divergence`: value of each token and gradient, in float16 times a loss scale, without which it underflows."""
+
+    def scale(logits: Tensor) -> float:
+        return 4096.0 if logits.dtype == torch.float16 else 1.0
 
     def make(device: torch.device, dtype: torch.dtype) -> Tensors:
         teacher = 3.0 * torch.randn(tokens, classes, device=device)
@@ -78,12 +81,12 @@ def logits_case(tokens: int, classes: int, divergence: Any = "forward", temperat
         student = inputs[0].detach().requires_grad_()
         options: dict[str, Any] = {"temperature": temperature, "divergence": divergence, "reduction": "none"}
         values = kl_divergence(student, inputs[1], **options)
-        return [values.detach(), torch.autograd.grad(values.sum(), student)[0]]
+        return [values.detach(), torch.autograd.grad(scale(student) * values.sum(), student)[0]]
 
     def expected(inputs: Tensors) -> Tensors:
         student, teacher = wide(inputs)
         values = kl_reference.token_divergence(student.requires_grad_(), teacher, temperature, divergence)
-        return [values.detach(), torch.autograd.grad(values.sum(), student)[0]]
+        return [values.detach(), torch.autograd.grad(scale(inputs[0]) * values.sum(), student)[0]]
 
     return Case("kl_divergence", f"N {tokens}, V {classes}, {divergence}", make, call, expected)
 

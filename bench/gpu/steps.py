@@ -79,7 +79,7 @@ def _kernels(rehearse: bool) -> list[str]:
 
 def _native(rehearse: bool) -> list[str]:
     ignored = f"--ignore={_NATIVE}/test_operations.py"
-    return pytest_command(_NATIVE, ignored, *_told(rehearse), workers=0 if rehearse else 4)
+    return pytest_command(_NATIVE, ignored, *_told(rehearse), workers=0 if rehearse else 8)
 
 
 def _benchmarks(_rehearse: bool) -> list[str]:

@@ -41,6 +41,7 @@ def fisher_diagonal_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     TOKENS: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
@@ -54,6 +55,8 @@ def fisher_diagonal_kernel(
     SQUARE: at the end of a sample its product is squared and added; else it is added as it is.
     PRODUCTS: 1, or 6 where float32 operands are given as three bfloat16 parts each; fewer are the largest of them.
     TRANSPOSED: out is [y, x] instead of [x, y].
+    ONE_BLOCK: a sample is one block of tokens and one product: each round ends a sample, and no branch stands between
+        the rounds.
     SPLIT: programs share the samples, and each stores what it has found to its own slice of out; else it is added.
     """
     row_tiles = tl.cdiv(x_size, ROWS)
@@ -94,18 +97,23 @@ def fisher_diagonal_kernel(
             y = tl.load(y_row + y_offsets, mask=(steps < tokens - start)[:, None], other=0.0)
         if WIDEN:
             x, y = x.to(tl.float32), y.to(tl.float32)
-        product = tl.dot(x, y, acc=product, input_precision="ieee")
-        start += TOKENS
-        ends = start >= tokens
-        start = tl.where(ends, 0, start)
-        if PRODUCTS > 1:
-            term += ends.to(tl.int32)
-            ends = term == ALL_PRODUCTS
-            term = tl.where(ends, ALL_PRODUCTS - PRODUCTS, term)
-        sample = tl.where(ends, sample + 1, sample)  # not in the branch, on which the next copies would depend
-        if ends:
+        if ONE_BLOCK:
+            product = tl.dot(x, y, input_precision="ieee")
             total += product * product if SQUARE else product
-            product = tl.zeros([ROWS, COLUMNS], tl.float32)
+            sample += 1
+        else:
+            product = tl.dot(x, y, acc=product, input_precision="ieee")
+            start += TOKENS
+            ends = start >= tokens
+            start = tl.where(ends, 0, start)
+            if PRODUCTS > 1:
+                term += ends.to(tl.int32)
+                ends = term == ALL_PRODUCTS
+                term = tl.where(ends, ALL_PRODUCTS - PRODUCTS, term)
+            sample = tl.where(ends, sample + 1, sample)  # not in the branch, on which the next copies would depend
+            if ends:
+                total += product * product if SQUARE else product
+                product = tl.zeros([ROWS, COLUMNS], tl.float32)
     out_ptr += tl.cast(split, tl.int64) * x_size * y_size
     if COLUMNS == 128:
         # By halves: a whole tile of addresses and old values beside the sums does not fit the registers.

@@ -187,6 +187,7 @@ def _add(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
         ROWS=plan.rows,
         COLUMNS=plan.columns,
         TOKENS=plan.tokens,
+        ONE_BLOCK=one_block(tokens, plan.tokens, products),
         GROUP=GROUP,
         STAGES=stages("hip" if torch.version.hip is not None else "cuda"),
         device=out.device,
@@ -205,6 +206,11 @@ def _add(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
             device=out.device,
             num_warps=SPLIT_WARPS,
         )
+
+
+def one_block(tokens: int, block: int, products: int) -> bool:
+    """Whether each round of the kernel ends a sample."""
+    return tokens <= block and products == 1
 
 
 def stages(backend: str) -> int:

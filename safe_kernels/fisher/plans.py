@@ -56,7 +56,7 @@ class EwcPlan:
         self._identities = Identities()
         self._places, self._grad_places = list[int](), list[int]()
         self._param_forms, self._grad_forms = list[Any](), list[Any]()
-        self._launch: Callable[[Sequence[Tensor], Sequence[int], float], Tensor] = self._fall_back
+        self._launch: Callable[[Sequence[Tensor], list[int], float], Tensor] = self._fall_back
 
     @torch.no_grad()
     def __call__(self, weight: float) -> Tensor:
@@ -80,7 +80,7 @@ class EwcPlan:
         if not self._identities.same(grads) or places != self._places:
             grads = gradients(self._params)
             self._prepare(grads, places)
-        value = self._launch(grads, places, float(weight))
+        value = self._launch(grads, self._places, float(weight))
         torch.autograd.graph.increment_version(grads)  # a launch changes them behind autograd's back
         return value
 
@@ -98,7 +98,7 @@ class EwcPlan:
         self._places, self._param_forms = places, param_forms
         self._identities.remember(grads)
 
-    def _prepared(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], Sequence[int], float], Tensor]:
+    def _prepared(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], list[int], float], Tensor]:
         if grads[0].is_meta:
             return self._trace
         if choose_backend(*self._fishers, *self._params, *self._anchors, *grads) == "torch":
@@ -107,10 +107,10 @@ class EwcPlan:
 
         return triton.EwcLaunch(grads, self._params, self._anchors, self._fishers)
 
-    def _fall_back(self, grads: Sequence[Tensor], _: Sequence[int], weight: float) -> Tensor:
+    def _fall_back(self, grads: Sequence[Tensor], _: list[int], weight: float) -> Tensor:
         return fallback.ewc_penalty_(grads, self._params, self._anchors, self._fishers, weight)
 
-    def _trace(self, grads: Sequence[Tensor], _: Sequence[int], weight: float) -> Tensor:
+    def _trace(self, grads: Sequence[Tensor], _: list[int], weight: float) -> Tensor:
         """On the meta device, where costs are counted: one operator, as it is one launch on a GPU."""
         return _ops.ewc_penalty(list(grads), self._params, self._anchors, self._fishers, weight)
 

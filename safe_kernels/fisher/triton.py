@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import triton.language as tl
@@ -36,26 +36,51 @@ class Group:
         aligned: whether all addresses allow accesses of 16 bytes.
         blocks: row and block of each program, [programs, 2].
         first: programs of the groups before.
+        elements: of a block.
     """
 
     dtypes: tuple[torch.dtype, ...]
     aligned: bool
     blocks: Tensor
     first: int
+    elements: int
+
+    def launch(self, kernel: Any, **dtypes: torch.dtype) -> _triton.PreparedLaunch:
+        """The kernel for these rows, whose constants are dtypes, alignment and size of a block."""
+        return _triton.PreparedLaunch(
+            kernel,
+            len(self.blocks),
+            **{name: _DTYPES[dtype] for name, dtype in dtypes.items()},
+            ALIGNED=self.aligned,
+            ELEMENTS=self.elements,
+            device=self.blocks.device,
+            num_warps=WARPS,
+        )
 
 
 class Rows:
     """Rows of tensors of equal size: their tables on the device, and the groups that are launched apart.
 
     Rows with an address that does not allow wide accesses are a group of their own, so that the others keep theirs.
+
+    Args:
+        columns: the tensors of each kind.
+        device: of all.
+        launch_of: prepares the launch of a group.
     """
 
-    def __init__(self, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
+    def __init__(
+        self,
+        columns: Sequence[Sequence[Tensor]],
+        device: torch.device,
+        launch_of: Callable[[Group], _triton.PreparedLaunch],
+    ) -> None:
         sizes = tuple(tensor.numel() for tensor in columns[0])
         self.elements = _INTERPRETER_ELEMENTS if interpreting() else ELEMENTS
         self.sizes = constant_table(sizes, device)
-        self.groups: list[Group] = []
+        self.groups: list[tuple[Group, _triton.PreparedLaunch]] = []
         self.programs = 0
+        self._launch_of = launch_of
         self._dtypes = list(zip(*([tensor.dtype for tensor in column] for column in columns), strict=True))
         self._counts = [cdiv(size, self.elements) for size in sizes]
         self._aligned: list[bool] = []
@@ -76,7 +101,8 @@ class Rows:
         self._aligned, self.groups, self.programs = aligned, [], 0
         for (dtypes, wide), rows in grouped(zip(self._dtypes, aligned, strict=True)).items():
             blocks = block_table(tuple(self._counts[row] for row in rows), tuple(rows), self.sizes.device)
-            self.groups.append(Group(dtypes, wide, blocks, self.programs))
+            group = Group(dtypes, wide, blocks, self.programs, self.elements)
+            self.groups.append((group, self._launch_of(group)))
             self.programs += len(blocks)
 
 
@@ -96,33 +122,16 @@ class EwcLaunch:
         self._split = _Split((grads, params, anchors, fishers))
         self._params, self._anchors, self._fishers = params, anchors, fishers
         self._anchor_places, self._fisher_places = (addresses(self._split.kept(fixed)) for fixed in (anchors, fishers))
-        self._rows = Rows(
-            [self._split.kept(tensors) for tensors in (grads, params, anchors, fishers)], fishers[0].device
-        )
+        columns = [self._split.kept(tensors) for tensors in (grads, params, anchors, fishers)]
+        self._rows = Rows(columns, fishers[0].device, _ewc_launch)
 
-    def __call__(self, grads: Sequence[Tensor], places: Sequence[int], weight: float) -> Tensor:
+    def __call__(self, grads: Sequence[Tensor], places: list[int], weight: float) -> Tensor:
         """Add the penalty's gradient to `grads`, and return its value; `places` are the parameters' addresses."""
         rows, split = self._rows, self._split
-        rows.refresh([addresses(split.kept(grads)), list(split.kept(places)), self._anchor_places, self._fisher_places])
+        rows.refresh([addresses(split.kept(grads)), split.kept(places), self._anchor_places, self._fisher_places])
         partial = torch.empty(rows.programs, dtype=torch.float32, device=self._fishers[0].device)
-        for group in rows.groups:
-            grad, param, anchor, _ = group.dtypes
-            _triton.launch(
-                ewc_kernel,
-                len(group.blocks),
-                rows.addresses,
-                rows.sizes,
-                group.blocks,
-                partial[group.first :] if group.first else partial,
-                weight,
-                GRAD=_DTYPES[grad],
-                PARAM=_DTYPES[param],
-                ANCHOR=_DTYPES[anchor],
-                ALIGNED=group.aligned,
-                ELEMENTS=rows.elements,
-                device=partial.device,
-                num_warps=WARPS,
-            )
+        for group, launch in rows.groups:
+            launch(rows.addresses, rows.sizes, group.blocks, partial[group.first :] if group.first else partial, weight)
         value = partial.sum().mul_(0.5 * weight)
         if split.rest:
             left = split.left
@@ -130,6 +139,11 @@ class EwcLaunch:
                 left(grads), left(self._params), left(self._anchors), left(self._fishers), weight
             )
         return value
+
+
+def _ewc_launch(group: Group) -> _triton.PreparedLaunch:
+    grad, param, anchor, _ = group.dtypes
+    return group.launch(ewc_kernel, GRAD=grad, PARAM=param, ANCHOR=anchor)
 
 
 class AverageLaunch:
@@ -144,29 +158,22 @@ class AverageLaunch:
         self._split = _Split((fishers, grads))
         self._fishers = fishers
         self._fixed = addresses(self._split.kept(fishers))
-        self._rows = Rows([self._split.kept(tensors) for tensors in (fishers, grads)], fishers[0].device)
+        columns = [self._split.kept(tensors) for tensors in (fishers, grads)]
+        self._rows = Rows(columns, fishers[0].device, _average_launch)
 
     def __call__(self, grads: Sequence[Tensor], decay: float) -> None:
         """Move the Fishers towards the squared gradients."""
         rows, split = self._rows, self._split
         rows.refresh([self._fixed, addresses(split.kept(grads))])
-        for group in rows.groups:
-            _triton.launch(
-                squared_gradient_ema_kernel,
-                len(group.blocks),
-                rows.addresses,
-                rows.sizes,
-                group.blocks,
-                decay,
-                1.0 - decay,  # in float64; in float32 it would be off by 2e-4 of itself for a decay of 0.9999
-                GRAD=_DTYPES[group.dtypes[1]],
-                ALIGNED=group.aligned,
-                ELEMENTS=rows.elements,
-                device=self._fishers[0].device,
-                num_warps=WARPS,
-            )
+        for group, launch in rows.groups:
+            # 1 - decay in float64; in float32 it would be off by 2e-4 of itself for a decay of 0.9999
+            launch(rows.addresses, rows.sizes, group.blocks, decay, 1.0 - decay)
         if split.rest:
             fallback.squared_gradient_ema_(split.left(self._fishers), split.left(grads), decay)
+
+
+def _average_launch(group: Group) -> _triton.PreparedLaunch:
+    return group.launch(squared_gradient_ema_kernel, GRAD=group.dtypes[1])
 
 
 class _Split:
@@ -182,9 +189,11 @@ class _Split:
         self._all = len(self._kept) == len(rows)
         self.rest = sorted(set(filled) - set(self._kept))
 
-    def kept(self, values: Sequence[Value]) -> Sequence[Value]:
+    def kept(self, values: Sequence[Value]) -> list[Value]:
         """Those of a column that the kernels take."""
-        return values if self._all else [values[index] for index in self._kept]
+        if self._all:
+            return values if isinstance(values, list) else list(values)
+        return [values[index] for index in self._kept]
 
     def left(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Those of a column that they do not."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels._backend import choose_backend
-from safe_kernels._tables import refuse_overlaps
+from safe_kernels._tables import addresses, refuse_overlaps
 from safe_kernels.null_space import fallback
 from safe_kernels.null_space._stored import StoredBasis, as_given
 
@@ -18,7 +18,7 @@ def project_null_space(tensors: list[Tensor], bases: list[Tensor], one_sided: bo
     """`X -= (X U) U^T` for every pair of a tensor and its basis."""
     refuse_overlaps("tensors", tensors)
     stored = [as_given(basis, tensor.numel() == basis.shape[0]) for tensor, basis in zip(tensors, bases, strict=True)]
-    prepared(tensors, stored, one_sided)(tensors)
+    prepared(tensors, stored, one_sided)(tensors, addresses(tensors))
 
 
 @project_null_space.register_fake
@@ -28,12 +28,12 @@ def _(tensors: list[Tensor], bases: list[Tensor], one_sided: bool) -> None:
 
 def prepared(
     tensors: Sequence[Tensor], bases: Sequence[StoredBasis], one_sided: bool
-) -> Callable[[Sequence[Tensor]], None]:
-    """The projection of these tensors, and of others of the same shapes, dtypes and strides."""
+) -> Callable[[Sequence[Tensor], list[int]], None]:
+    """The projection of these tensors, and of others of the same shapes, dtypes and strides, given their addresses."""
     if tensors[0].is_meta:  # where costs are counted: one operator, as it is one launch or three on a GPU
-        return lambda tensors: project_null_space(list(tensors), [basis.vectors for basis in bases], one_sided)
+        return lambda tensors, _: project_null_space(list(tensors), [basis.vectors for basis in bases], one_sided)
     if choose_backend(*tensors, *(basis.vectors for basis in bases)) == "triton":
         from safe_kernels.null_space import triton
 
         return triton.ProjectionLaunch(tensors, bases, one_sided)
-    return lambda tensors: fallback.project_null_space_(tensors, bases, one_sided)
+    return lambda tensors, _: fallback.project_null_space_(tensors, bases, one_sided)

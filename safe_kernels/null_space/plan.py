@@ -75,7 +75,7 @@ class ProjectionPlan:
         self._identities = Identities()
         self._forms = list(map(_FORM, tensors))
         self._strides, self._places = list[tuple[int, ...]](), list[int]()
-        self._launch: Callable[[Sequence[Tensor]], None] = _nothing
+        self._launch: Callable[[Sequence[Tensor], list[int]], None] = _nothing
         if tensors:
             self._prepare(self._tensors)
 
@@ -94,7 +94,7 @@ class ProjectionPlan:
         given = self._tensors if tensors is None else tensors
         if not self._identities.same(given) or addresses(given) != self._places:
             self._prepare(given)
-        self._launch(given)
+        self._launch(given, self._places)
         torch.autograd.graph.increment_version(given)  # a launch changes them behind autograd's back
 
     def _prepare(self, tensors: Sequence[Tensor]) -> None:
@@ -127,5 +127,5 @@ def _text(form: Any) -> str:
     return f"{dtype} {list(shape)} on {device}"
 
 
-def _nothing(_: Sequence[Tensor]) -> None:
+def _nothing(_: Sequence[Tensor], __: list[int]) -> None:
     """No tensors, nothing to do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -24,15 +25,21 @@ from safe_kernels.null_space._kernels import (
 from safe_kernels.null_space._stored import StoredBasis
 
 MAXIMUM_RANK = 64
-"""Coefficients of a row block are held in registers; a larger basis is projected by matrix products."""
+"""Coefficients of a row block are held in registers; a larger basis is projected by matrix products. No row block is
+higher: offsets within a block are 32-bit if this many rows are."""
 
 ROW_RANKS = (16, 32, 64)
 """Ranks are padded to these: `tl.dot` needs an inner dimension of 16 at least."""
 
 FLAT_RANKS = (8, 16, 32, 64)
 
-ROWS = 64
-"""Rows a program owns: 16 a warp, so that no warp repeats another's products."""
+ROWS = {"half": {16: 64, 32: 64, 64: 64}, "float32": {16: 32, 32: 64, 64: 64}}
+"""Rows a program owns, by padded rank. What the programs of a GPU hold is read twice, and the second read should find it
+in the L2 cache: of 64 rows in float32 an H100 keeps too little (0.64 against 0.59 ms for 400 tensors of 366 x 1024).
+Larger ranks need the more products a basis that is loaded once."""
+
+ROWS_A_WARP = 16
+"""So that no warp repeats another's products."""
 
 COLUMNS = {"half": {16: 128, 32: 128, 64: 64}, "float32": {16: 64, 32: 64, 64: 32}}
 """Columns a program holds at a time, by padded rank: the most that registers hold. That leaves two programs (three
@@ -42,8 +49,8 @@ cache."""
 UNALIGNED_COLUMNS = {kind: {rank: columns // 2 for rank, columns in of.items()} for kind, of in COLUMNS.items()}
 """Without accesses of 16 bytes there are more addresses to hold."""
 
-STAGES = 3
-"""Tiles under way: two copied asynchronously while one is multiplied."""
+STAGES = {"cuda": 4, "hip": 3}
+"""Tiles under way: all but one copied asynchronously while one is multiplied. AMD's compute units have less memory."""
 
 FLAT_ELEMENTS = 8192
 """Elements of a part, of which each has its own partial sums."""
@@ -51,7 +58,7 @@ FLAT_ELEMENTS = 8192
 REDUCED = 4096
 """Partial sums that one program adds at a time."""
 
-WARPS = 4
+FLAT_WARPS = 4
 _INTERPRETER_ROWS = 16
 _INTERPRETER_COLUMNS = 16
 _INTERPRETER_ELEMENTS = 64
@@ -120,21 +127,21 @@ class ProjectionLaunch:
             sizes = tuple((size // dimension, dimension, rank) for size, dimension, rank in self._shapes)
             self._sizes = constant_table(sizes, device)
 
-    def __call__(self, tensors: Sequence[Tensor]) -> None:
-        """Project these tensors, in place."""
-        if self._rows:
-            self._project(tensors if self._all else [tensors[i] for i in self._rows])
+    def __call__(self, tensors: Sequence[Tensor], places: list[int]) -> None:
+        """Project these tensors, in place; `places` are their addresses."""
+        if self._rows and self._all:
+            self._project(tensors, places)
+        elif self._rows:
+            self._project([tensors[i] for i in self._rows], [places[i] for i in self._rows])
         if self._rest:
             rest = [tensors[i] for i in self._rest]
             fallback.project_null_space_(rest, [self._bases[i] for i in self._rest], self._one_sided)
 
-    def _project(self, tensors: Sequence[Tensor]) -> None:
-        worked = tensors
+    def _project(self, tensors: Sequence[Tensor], places: list[int]) -> None:
         if self._packed:
-            worked = [self._packed.get(place, tensor) for place, tensor in enumerate(tensors)]
+            places = list(places)
             for place, packed in self._packed.items():
-                packed.copy_(tensors[place])
-        places = addresses(worked)
+                places[place] = packed.copy_(tensors[place]).data_ptr()
         if self._table.refresh([places, self._basis_places]):
             self._group(places)
         for launch in self._launches:
@@ -173,7 +180,7 @@ class ProjectionLaunch:
     def _row_launches(self, form: Form, rows: Sequence[int]) -> list[Callable[[], None]]:
         kind = "float32" if form.dtype == torch.float32 else "half"
         columns = (COLUMNS if form.aligned else UNALIGNED_COLUMNS)[kind][form.rank]
-        height = _INTERPRETER_ROWS if interpreting() else ROWS
+        height = _INTERPRETER_ROWS if interpreting() else ROWS[kind][form.rank]
         counts = [cdiv(self._shapes[row][0] // self._shapes[row][1], height) for row in rows]
         blocks = block_table(tuple(counts), tuple(rows), self._sizes.device)
         constants = {
@@ -186,10 +193,10 @@ class ProjectionLaunch:
             "RANK": form.rank,
             "ROWS": height,
             "COLUMNS": _INTERPRETER_COLUMNS if interpreting() else columns,
-            "STAGES": STAGES,
+            "STAGES": STAGES["hip" if torch.version.hip is not None else "cuda"],
         }
         arguments = (self._table.device_table, self._sizes, blocks)
-        return [_launcher(row_projection_kernel, len(blocks), arguments, constants, blocks.device)]
+        return [_launcher(row_projection_kernel, len(blocks), arguments, constants, height // ROWS_A_WARP)]
 
     def _flat_launches(self, form: Form, rows: Sequence[int]) -> list[Callable[[], None]]:
         elements = _INTERPRETER_ELEMENTS if interpreting() else FLAT_ELEMENTS
@@ -223,9 +230,9 @@ class ProjectionLaunch:
             "PARTS": max(1, (_INTERPRETER_REDUCED if interpreting() else REDUCED) // form.rank),
         }
         return [
-            _launcher(flat_coefficients_kernel, len(blocks), (*tables, partial), constants, device),
-            _launcher(flat_reduce_kernel, len(rows), reduction, reducing, device),
-            _launcher(flat_subtract_kernel, len(blocks), (*tables, coefficients), constants, device),
+            _launcher(flat_coefficients_kernel, len(blocks), (*tables, partial), constants, FLAT_WARPS),
+            _launcher(flat_reduce_kernel, len(rows), reduction, reducing, FLAT_WARPS),
+            _launcher(flat_subtract_kernel, len(blocks), (*tables, coefficients), constants, FLAT_WARPS),
         ]
 
     def _corrections(self, form: Form, rows: Sequence[int]) -> Tensor:
@@ -249,13 +256,11 @@ def flat_step(basis_dtype: torch.dtype, by_vector: bool, aligned: bool, rank: in
 
 
 def _native(size: int, dimension: int, rank: int) -> bool:
-    return rank <= MAXIMUM_RANK and (size == dimension or dimension * max(ROWS, rank) < _OFFSETS)
+    return rank <= MAXIMUM_RANK and (size == dimension or dimension * MAXIMUM_RANK < _OFFSETS)
 
 
 def _launcher(
-    kernel: Any, grid: int, arguments: tuple[Any, ...], constants: dict[str, Any], device: torch.device
+    kernel: Any, grid: int, arguments: tuple[Any, ...], constants: dict[str, Any], warps: int
 ) -> Callable[[], None]:
-    def launch() -> None:
-        _triton.launch(kernel, grid, *arguments, device=device, num_warps=WARPS, **constants)
-
-    return launch
+    launch = _triton.PreparedLaunch(kernel, grid, device=arguments[0].device, num_warps=warps, **constants)
+    return partial(launch, *arguments)

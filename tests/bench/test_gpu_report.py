@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.gpu.results import OtherResultsError
 from bench.gpu_report import DOCS, main, markdown
 from bench.measure import OURS
 
@@ -87,6 +88,29 @@ def test_sweeps_are_one_line_a_constant() -> None:
         {"name": "b", "outcome": "failed", "message": "LookupError: none", "figures": point | {"value": 32}},
     ]
     assert "| `module:TOKENS` | T 64 | 16: 2.00 ms; 32: LookupError: none |" in markdown(document(sweeps=step(*rows)))
+
+
+def test_of_two_runs_a_table_is_of_one() -> None:
+    """The second has a faster kernel and no peer beside it: no speed-up is taken over two runs."""
+    first = document(benchmarks=step(bench_row(OURS, 2e-3), bench_row("peer", 3e-3)))
+    second = document(benchmarks=step(bench_row(OURS, 1e-3)) | {"selected": "ours"})
+    page = markdown(first, second)
+    assert "| safe_kernels | 1.00 ms |" in page
+    assert "| peer |" not in page
+    assert "N 3. Run 2." not in page  # one run only has a table here
+    assert "## Steps, run 1" in page
+    assert "| benchmarks, `ours` | passed |" in page
+    both = markdown(first, document(benchmarks=step(bench_row("other", 1e-3) | {"name": "bench::other"})))
+    assert "| safe_kernels | 2.00 ms" not in both
+
+
+def test_runs_of_two_kinds_are_refused() -> None:
+    def run(name: str) -> dict[str, Any]:
+        row = {"name": "gpu", "outcome": "passed", "message": None, "figures": {"name": name}}
+        return document(environment=step(row))
+
+    with pytest.raises(OtherResultsError, match="runs of one kind of GPU, got H100, H200"):
+        markdown(run("H100"), run("H200"))
 
 
 def write(folder: Path, rehearsal: bool) -> Path:

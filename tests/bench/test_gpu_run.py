@@ -106,6 +106,18 @@ def test_a_later_call_skips_what_passed_and_repeats_what_failed(
     assert log.read_text() == "good bad bad good "
 
 
+def test_selected_tests_do_not_make_a_step_done(tmp_path: Path) -> None:
+    """Only runs of tests are given the expression; what they find is kept with it."""
+    settings = Settings(tmp_path / "out", select="one or two")
+    found = Runner(settings, tmp_path).run([step("good", WRITE)])
+    assert states(found) == {"good": "passed"}
+    kept = read_results(tmp_path / "out")["steps"]["good"]
+    assert kept["selected"] == "one or two"
+    assert states(run(tmp_path, step("good", WRITE))) == {"good": "passed"}
+    assert gpu_run.selecting(["python", "-m", "pytest", "bench"], "one")[-2:] == ["-k", "one"]
+    assert gpu_run.selecting(["python", "-c", "pass"], "one") == ["python", "-c", "pass"]
+
+
 def test_a_step_that_is_left_out_keeps_what_it_found_earlier(tmp_path: Path) -> None:
     bad = step("bad", WRITE + "raise SystemExit(3)", seconds=20)
     run(tmp_path, bad)

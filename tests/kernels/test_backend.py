@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -114,6 +116,64 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch: pytest
     _triton.launch(Kernel(), 1, device=second, num_warps=4)
     assert launched == [second]
     assert entered == [second, torch.device("cpu")]
+
+
+class Compiled:
+    """What Triton compiled a kernel to."""
+
+    def __init__(self, calls: list[tuple[Any, ...]]) -> None:
+        self.calls = calls
+
+    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
+        return lambda *arguments: self.calls.append(("again", grid, *arguments))
+
+
+class Jitted:
+    """A kernel whose launches are noted; interpreted, it returns nothing."""
+
+    arg_names = ("out", "count", "BLOCK", "EXACT")
+
+    def __init__(self, interpreted: bool = False) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.interpreted = interpreted
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., Compiled | None]:
+        def launch(*arguments: Any, **options: Any) -> Compiled | None:
+            self.calls.append(("first", grid, *arguments, options))
+            return None if self.interpreted else Compiled(self.calls)
+
+        return launch
+
+
+def test_a_prepared_launch_repeats_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The constants follow the arguments in the order of the kernel's parameters, whatever their order by name."""
+    entered: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(entered.append(device)))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    device, current = torch.device("cuda", 1), 1
+    kernel = Jitted()
+    launch = _triton.PreparedLaunch(kernel, 7, device=device, num_warps=4, EXACT=True, BLOCK=64)
+    launch("x", 3)
+    entered.clear()
+    launch("y", 3)
+    assert entered == []
+    current = 0  # the tensors' device is not the current one
+    launch("z", 3)
+    assert entered == [device]
+    options = {"BLOCK": 64, "EXACT": True, "num_warps": 4}
+    assert kernel.calls == [
+        ("first", (7,), "x", 3, options),
+        ("again", (7, 1, 1), "y", 3, 64, True),
+        ("again", (7, 1, 1), "z", 3, 64, True),
+    ]
+
+
+def test_a_prepared_launch_of_an_interpreted_kernel() -> None:
+    kernel = Jitted(interpreted=True)
+    launch = _triton.PreparedLaunch(kernel, 2, device=torch.device("cpu"), num_warps=4, BLOCK=64, EXACT=True)
+    launch("x", 3)
+    launch("y", 3)
+    assert [call[:3] for call in kernel.calls] == [("first", (2,), "x"), ("first", (2,), "y")]
 
 
 def test_unknown_backend_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

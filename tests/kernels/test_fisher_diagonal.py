@@ -217,9 +217,10 @@ def test_six_products_of_parts_are_float32_and_three_are_not(
     inputs, grads = (
         tensor * torch.exp(2.0 * torch.randn_like(tensor)) for tensor in layer(3, 64, 24, 20, torch.float32, device)
     )
-    assert error(inputs, grads) < FISHER[torch.float32] / 10
+    six = error(inputs, grads)
+    assert six < FISHER[torch.float32] / 10
     monkeypatch.setattr(diagonal_triton, "FLOAT32_PRODUCTS", 3)
-    assert error(inputs, grads) > FISHER[torch.float32]
+    assert error(inputs, grads) > max(4.0 * six, FISHER[torch.float32] / 4)
 
 
 def test_products_of_parts_from_the_smallest_to_the_largest() -> None:
@@ -296,7 +297,7 @@ def test_rows_beyond_two_to_the_31_elements() -> None:
     _diagonal_kernels.fisher_diagonal_kernel[(1,)](
         out, inputs, grads, samples, samples, tokens, din, dout, din, dout,
         TENSOR_COPIES=False, SQUARE=True, PRODUCTS=1, TRANSPOSED=True, SPLIT=False, WIDEN=True,
-        ROWS=64, COLUMNS=16, TOKENS=16, GROUP=8, STAGES=1,
+        ROWS=64, COLUMNS=16, TOKENS=16, ONE_BLOCK=True, GROUP=8, STAGES=1,
     )  # fmt: skip
     assert samples * tokens * din > 2**31
     want = reference.fisher_diagonal(columns.double(), grads.double())

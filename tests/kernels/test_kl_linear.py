@@ -62,7 +62,8 @@ def test_value_and_gradient_equal_float64(backend: str, device: torch.device, di
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(backend: str, device: torch.device, divergence: str, dtype: torch.dtype) -> None:
-    student, teacher, weight = (tensor.to(dtype) for tensor in problem(device=device))
+    """Of many tokens: of 3, whose errors are those of a few large logits, one draw in ten misses the tolerance."""
+    student, teacher, weight = (tensor.to(dtype) for tensor in problem(64, device=device))
     assert_equal_float64(student, teacher, weight, divergence=divergence)
 
 

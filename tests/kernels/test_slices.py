@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -122,11 +123,17 @@ def divergences(rows: int = 8, distances: tuple[float, ...] = (0.3,)) -> float:
     return largest(worst)
 
 
+def where() -> torch.device:
+    """The GPU for compiled kernels, else the CPU."""
+    compiled = os.environ["SAFE_KERNELS_BACKEND"] == "triton" and torch.cuda.is_available()
+    return torch.device("cuda" if compiled else "cpu")
+
+
 def linear_divergences(dtype: torch.dtype = torch.float32, **options: Any) -> float:
     """Hidden states [7, 24] and a head of 150 classes."""
-    weight = torch.randn(150, 24).to(dtype)
-    teacher = torch.randn(7, 24).to(dtype)
-    student = (teacher.float() + 0.1 * torch.randn(7, 24)).to(dtype).requires_grad_()
+    weight = torch.randn(150, 24, device=where()).to(dtype)
+    teacher = torch.randn(7, 24, device=where()).to(dtype)
+    student = (teacher.float() + 0.1 * torch.randn_like(teacher, dtype=torch.float32)).to(dtype).requires_grad_()
     values = linear_kl_divergence(student, teacher, weight, reduction="none", **options)
     values.sum().backward()
     leaf = student.detach().double().requires_grad_()
@@ -143,8 +150,9 @@ def linear_divergences(dtype: torch.dtype = torch.float32, **options: Any) -> fl
 
 
 def fisher(samples: int, tokens: int, dout: int, din: int) -> float:
-    inputs, grads = torch.randn(samples, tokens, din), torch.randn(samples, tokens, dout)
-    found = fisher_diagonal_(torch.zeros(dout, din), inputs, grads)
+    device = where()
+    inputs, grads = torch.randn(samples, tokens, din, device=device), torch.randn(samples, tokens, dout, device=device)
+    found = fisher_diagonal_(torch.zeros(dout, din, device=device), inputs, grads)
     want = fisher_reference.fisher_diagonal(inputs.double(), grads.double())
     return relative_error(found, want) / FISHER[torch.float32]
 

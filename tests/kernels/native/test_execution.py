@@ -24,6 +24,14 @@ from bench.gpu.cases import (
     projection_case,
 )
 from bench.rehearsal import rehearsing, sized
+from safe_kernels import (
+    EwcPlan,
+    ProjectionPlan,
+    SquaredGradientEmaPlan,
+    ewc_penalty_,
+    project_null_space_,
+    squared_gradient_ema_,
+)
 from tests.kernels.native.limits import largest_errors
 
 pytestmark = pytest.mark.gpu
@@ -139,6 +147,46 @@ def _disturb(device: torch.device) -> None:
     if device.type == "cuda":
         kept = [torch.full((size,), -1, dtype=torch.int64).pin_memory() for size in (8, 64, 256, 1024) * 8]
         del kept
+
+
+def plan_of(name: str, device: torch.device) -> tuple[Callable[[], Any], Callable[[], Any], list[Tensor]]:
+    """A prepared call, the same by the one-shot function on copies, and the tensors that both must change alike."""
+    torch.manual_seed(3)
+    tensors = [[torch.randn(shape, device=device) for shape in SHAPES] for _ in range(4)]
+    firsts, seconds, thirds, grads = tensors
+    fishers = [tensor.abs() for tensor in thirds]
+    copies = [tensor.clone() for tensor in (fishers if name == "average" else firsts)]
+    if name == "penalty":
+        for param, copy, grad in zip(firsts, copies, grads, strict=True):
+            param.grad, copy.grad = grad, grad.clone()
+        plan = EwcPlan(firsts, seconds, fishers)
+        changed = [grad for param in (*firsts, *copies) if (grad := param.grad) is not None]
+        return lambda: plan(0.5), lambda: ewc_penalty_(copies, seconds, fishers, 0.5), changed
+    if name == "average":
+        average = SquaredGradientEmaPlan(fishers)
+        changed = [*fishers, *copies]
+        return lambda: average(grads, 0.9), lambda: squared_gradient_ema_(copies, grads, 0.9), changed
+    sizes = [shape[0] * shape[1] if name == "vectors" else shape[1] for shape in SHAPES]
+    bases = [torch.linalg.qr(torch.randn(size, min(8, size), device=device))[0].contiguous() for size in sizes]
+    return ProjectionPlan(firsts, bases), lambda: project_null_space_(copies, bases), [*firsts, *copies]
+
+
+@pytest.mark.parametrize("name", ["penalty", "average", "rows", "vectors"])
+def test_repeated_launches_of_a_plan(native_device: torch.device, name: str) -> None:
+    """The first launch compiles, later ones go straight to what was compiled; each time another value is expected."""
+    planned, plain, changed = plan_of(name, native_device)
+    half = len(changed) // 2
+    for _ in range(3):
+        for tensor, copy in zip(changed[:half], changed[half:], strict=True):
+            new = torch.randn_like(tensor).abs_()
+            tensor.copy_(new)
+            copy.copy_(new)
+        before = [tensor.clone() for tensor in changed]
+        planned()
+        plain()
+        for tensor, copy, old in zip(changed[:half], changed[half:], before, strict=False):
+            torch.testing.assert_close(tensor, copy, rtol=1e-5, atol=1e-6)
+            assert not torch.equal(tensor, old)
 
 
 @every_case
