@@ -92,7 +92,7 @@ def _context(document: Document, number: str) -> list[str]:
     found = {row["row"]: row for row in figures_of(document, "environment")}
     software, gpu, tools = (found.get(name, {}) for name in ("software", "gpu", "tools"))
     steps = document["steps"].values()
-    digests = list(dict.fromkeys(step["digest"] for step in steps if "digest" in step))
+    digests = list(dict.fromkeys(step["digest"].partition(",")[0] for step in steps if "digest" in step))
     commits = list(dict.fromkeys(step["commit"] for step in steps if step.get("commit")))
     same = " (of the tree that wrote this page)" if digests == [source_digest()] else ""
     names = ("python", "torch", "triton", "transformers", "numpy", "liger-kernel", "fla-core")
@@ -261,9 +261,9 @@ def _step_parts(document: Document) -> list[str]:
     if parts is None:
         return []
     together = parts.pop("together")
-    parts["the rest"] = together - sum(parts.values())
+    parts["the rest"] = max(0.0, together - sum(parts.values()))
     rows = [(name, duration(seconds), f"{seconds / together:.0%}") for name, seconds in parts.items()]
-    told = ["A step of full retention by its parts, the device idle before and after each:", ""]
+    told = ["A step of full retention by its parts, the device idle before and after each (medians):", ""]
     lines = [*told, *table(("part", "time", "share"), [*rows, ("together", duration(together), "")])]
     busy = next((row["busy_seconds"] for row in found if "busy_seconds" in row), None)
     step = next((row["seconds"][1] for row in found if row.get("stage_a") == "full_retention" and "seconds" in row), 0)

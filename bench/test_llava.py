@@ -116,6 +116,29 @@ def test_step(bench: Bench, variant: str, record_property: Callable[[str, Any], 
         record_property(name, value)
 
 
+def test_same_rows(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
+    """Full retention against training on the same rows, the protected ones by plain cross-entropy, round by round."""
+    freed()
+    baseline = stage_on(bench.base, bench.configs["no_retention"])
+    retained = stage_on(bench.base, bench.configs[PROFILED])
+
+    def on_both_kinds() -> None:
+        baseline.train_step(measure=False)
+        train_on_vl_rows(baseline)
+
+    arms = {"no_retention": on_both_kinds, PROFILED: lambda: retained.train_step(measure=False)}
+    for _ in range(3):
+        for arm in arms.values():
+            arm()
+    found = step_seconds(arms, ROUNDS, bench.base.model.device)
+    ratio, spread = median_ratio(found[PROFILED], found["no_retention"])
+    record_property("same_rows", found)
+    record_property("ratio", ratio)
+    record_property("spread", spread)
+    for stage in (baseline, retained):
+        stage.model.detach()
+
+
 def test_profile(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
     """Where a step of full retention spends its time."""
     freed()
@@ -138,29 +161,6 @@ def test_parts(bench: Bench, record_property: Callable[[str, Any], None]) -> Non
         stage.train_step(measure=False)
     record_property("parts", step_parts(stage, ROUNDS))
     stage.model.detach()
-
-
-def test_same_rows(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
-    """Full retention against training on the same rows, the protected ones by plain cross-entropy, round by round."""
-    freed()
-    baseline = stage_on(bench.base, bench.configs["no_retention"])
-    retained = stage_on(bench.base, bench.configs[PROFILED])
-
-    def on_both_kinds() -> None:
-        baseline.train_step(measure=False)
-        train_on_vl_rows(baseline)
-
-    arms = {"no_retention": on_both_kinds, PROFILED: lambda: retained.train_step(measure=False)}
-    for _ in range(3):
-        for arm in arms.values():
-            arm()
-    found = step_seconds(arms, ROUNDS, bench.base.model.device)
-    ratio, spread = median_ratio(found[PROFILED], found["no_retention"])
-    record_property("same_rows", found)
-    record_property("ratio", ratio)
-    record_property("spread", spread)
-    for stage in (baseline, retained):
-        stage.model.detach()
 
 
 def usable(device: torch.device) -> float:

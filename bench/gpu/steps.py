@@ -102,28 +102,28 @@ STEPS = (
         lambda _: module_command("environment"),
     ),
     Step(
-        "operations", "each operation once at a native size against float64", 25, 60, _operations,
+        "operations", "each operation once at a native size against float64", 34, 70, _operations,
         lambda rehearse: _DETERMINISTIC | interpreted(rehearse),
     ),
     Step(
-        "kernels", "tests/kernels with compiled kernels", 80, 130, _kernels,
+        "kernels", "tests/kernels with compiled kernels", 105, 160, _kernels,
         lambda rehearse: _DETERMINISTIC | interpreted(rehearse),
     ),
     Step(
-        "native", "vocabularies to 152064, odd sizes, 2^31 elements, streams, graphs, no waiting", 60, 110, _native,
+        "native", "vocabularies to 152064, odd sizes, 2^31 elements, streams, graphs, no waiting", 70, 120, _native,
         lambda rehearse: _DETERMINISTIC | _torch_backend(rehearse),
     ),
     Step(
-        "training", "safe-train on the embedded base for 20 steps, and a resume", 40, 100,
+        "training", "safe-train on the embedded base for 20 steps, and a resume", 80, 130,
         lambda _: module_command("training"),
     ),
-    Step("benchmarks", "operations and peers, device and host apart", 105, 150, _benchmarks, rows_may_fail=True),
+    Step("benchmarks", "operations and peers, device and host apart", 110, 150, _benchmarks, rows_may_fail=True),
     Step(
-        "stage_a", "steps of the five variants on a base of LLaVA-1.5-7B's shape, beside the plan", 75, 120,
+        "stage_a", "steps of the five variants on a base of LLaVA-1.5-7B's shape, beside the plan", 130, 180,
         lambda _: pytest_command("bench/test_llava.py", "-m", "stage_a", "-W", "ignore"), rows_may_fail=True,
     ),
     Step(
-        "sweeps", "constants of the launches, one after the other", 45, 60, _sweeps, interpreted, rows_may_fail=True
+        "sweeps", "constants of the launches, one after the other", 60, 80, _sweeps, interpreted, rows_may_fail=True
     ),
     Step(
         "profile", "kernels of each operation, and hardware counters", 35, 60,

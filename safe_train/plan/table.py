@@ -87,8 +87,8 @@ def _times(plan: Plan, kinds: list[Gpu]) -> list[str]:
 def _assumptions(kinds: list[Gpu]) -> list[str]:
     return [
         "",
-        f"assumed, not measured: {ASSUMED.matmul:.0%} of the peak in matrix products, {ASSUMED.bandwidth:.0%} of the "
-        f"bandwidth in all else,",
+        f"assumed, as measured on an H100 with a LLaVA of 7 B in bf16: {ASSUMED.matmul:.0%} of the peak in matrix "
+        f"products, {ASSUMED.bandwidth:.0%} of the bandwidth in all else,",
         f"  {ASSUMED.seconds_per_operation * 1e6:g} us an operation on the host, {ASSUMED.reserved_bytes / GIB:g} GiB "
         f"and {ASSUMED.fragmentation:.0%} of the rest of the memory unusable",
         f"peaks: {'; '.join(gpu.source for gpu in kinds)}",

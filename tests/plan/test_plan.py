@@ -312,7 +312,9 @@ def test_a_faster_gpu_takes_less_time_and_the_text_says_what_was_assumed(full):
     seconds = [full.run_seconds(speed_of(GPUS[name], "bf16")) for name in ("a100", "h100", "b200")]
     assert seconds == sorted(seconds, reverse=True)
     text = format_plan(full)
-    assert all(name in text for name in [*GPUS, "assumed, not measured", "NVIDIA", "frozen base", "null space"])
+    assert all(
+        name in text for name in [*GPUS, "assumed, as measured on an H100", "NVIDIA", "frozen base", "null space"]
+    )
     assert "h100" in format_plan(full, GPUS["h100"])
     assert "a100" not in format_plan(full, GPUS["h100"])
 
