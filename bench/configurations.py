@@ -52,10 +52,13 @@ class Configuration:
 
 
 def configurations(backend: str, tensor_copies: bool = False) -> list[Configuration]:
-    """All configurations for `"cuda"` or `"hip"`, for chips with a copy engine for blocks of tensors or without."""
+    """All configurations for `"cuda"` or `"hip"`.
+
+    `tensor_copies`: for chips with a copy engine for blocks of tensors, which also have more shared memory.
+    """
     precision = "ieee" if backend == "hip" else "tf32x3"
     fisher = _fisher(backend, tensor_copies)
-    return [*_divergences(backend), *fisher, *_multi_tensor(), *_projections(backend, precision)]
+    return [*_divergences(backend), *fisher, *_multi_tensor(), *_projections(precision, tensor_copies)]
 
 
 def _divergences(backend: str) -> list[Configuration]:
@@ -243,11 +246,11 @@ def _multi_tensor() -> list[Configuration]:
     return found
 
 
-def _projections(backend: str, precision: str) -> list[Configuration]:
-    return [*_row_projections(backend, precision), *_flat_projections(), *_flat_reductions()]
+def _projections(precision: str, much_memory: bool) -> list[Configuration]:
+    return [*_row_projections(precision, much_memory), *_flat_projections(), *_flat_reductions()]
 
 
-def _row_projections(backend: str, precision: str) -> list[Configuration]:
+def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
     found = []
     for (name, dtype), rank, by_vector, aligned in product(
         DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False)
@@ -270,7 +273,7 @@ def _row_projections(backend: str, precision: str) -> list[Configuration]:
                     "RANK": rank,
                     "ROWS": rows,
                     "COLUMNS": columns,
-                    "STAGES": null_space.STAGES[backend],
+                    "STAGES": null_space.stages(rank, much_memory),
                 },
                 rows // null_space.ROWS_A_WARP,
                 vector_loads=aligned,

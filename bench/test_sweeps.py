@@ -83,8 +83,8 @@ SWEEPS = [
     Sweep("safe_kernels.null_space.triton:ROWS/half/16", (32, 64, 128), projection),
     Sweep("safe_kernels.null_space.triton:ROWS/float32/16", (16, 32, 64), projection, "fp32"),
     Sweep("safe_kernels.null_space.triton:COLUMNS/half/16", (64, 128, 256), projection),
-    Sweep("safe_kernels.null_space.triton:STAGES/cuda", (3, 4, 5), projection),
-    Sweep("safe_kernels.null_space.triton:STAGES/cuda", (3, 4, 5), projection, "fp32"),
+    Sweep("safe_kernels.null_space.triton:STAGES/16", (3, 4, 5), projection),
+    Sweep("safe_kernels.null_space.triton:STAGES/16", (3, 4, 5), projection, "fp32"),
     Sweep("safe_kernels.null_space.triton:COLUMNS/float32/16", (32, 64), projection, "fp32"),
 ]
 POINTS = [(sweep, value) for sweep in SWEEPS for value in sweep.values]

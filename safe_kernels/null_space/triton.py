@@ -49,8 +49,15 @@ cache."""
 UNALIGNED_COLUMNS = {kind: {rank: columns // 2 for rank, columns in of.items()} for kind, of in COLUMNS.items()}
 """Without accesses of 16 bytes there are more addresses to hold."""
 
-STAGES = {"cuda": 4, "hip": 3}
-"""Tiles under way: all but one copied asynchronously while one is multiplied. AMD's compute units have less memory."""
+STAGES = {16: 4, 32: 3, 64: 3}
+"""Tiles under way, by padded rank: all but one copied asynchronously while one is multiplied. A fourth of a larger rank
+would leave a multiprocessor one program in place of two."""
+
+STAGES_OF_SMALL_CHIPS = 3
+"""The same, where a multiprocessor has less than the 228 KB of shared memory of Hopper and later."""
+
+MUCH_MEMORY = ((9, 0), (10, 0), (10, 3))
+"""Compute capabilities (CUDA C++ Programming Guide, technical specifications); those of 8.x and 12.x have less."""
 
 FLAT_ELEMENTS = 8192
 """Elements of a part, of which each has its own partial sums."""
@@ -193,7 +200,7 @@ class ProjectionLaunch:
             "RANK": form.rank,
             "ROWS": height,
             "COLUMNS": _INTERPRETER_COLUMNS if interpreting() else columns,
-            "STAGES": STAGES["hip" if torch.version.hip is not None else "cuda"],
+            "STAGES": stages(form.rank, shares_much_memory(self._sizes.device)),
         }
         arguments = (self._table.device_table, self._sizes, blocks)
         return [_launcher(row_projection_kernel, len(blocks), arguments, constants, height // ROWS_A_WARP)]
@@ -244,6 +251,17 @@ class ProjectionLaunch:
             if correction is not None:
                 padded[place, : correction.shape[0], : correction.shape[1]] = correction
         return padded
+
+
+def stages(rank: int, much_memory: bool) -> int:
+    """Tiles under way for a padded rank, where threads share much memory or not."""
+    return STAGES[rank] if much_memory else min(STAGES[rank], STAGES_OF_SMALL_CHIPS)
+
+
+def shares_much_memory(device: torch.device) -> bool:
+    """Whether a multiprocessor has 228 KB of shared memory, as from Hopper on."""
+    on_nvidia = device.type == "cuda" and torch.version.hip is None
+    return on_nvidia and torch.cuda.get_device_capability(device) in MUCH_MEMORY
 
 
 def flat_step(basis_dtype: torch.dtype, by_vector: bool, aligned: bool, rank: int) -> int:

@@ -42,8 +42,9 @@ class Utilization:
     """What of a GPU's published speed and memory a run gets.
 
     Measured on an H100, with steps of the five variants on LLaVA-1.5-7B's shape in bfloat16
-    (docs/kernels/measured-gpu.md); assumed for other GPUs, shapes and precisions. The two shares were fitted together to
-    the steps, in the ratio of earlier assumptions: steps are within 4 %, the base's forward pass alone takes 7 % longer.
+    (docs/kernels/measured-gpu.md); assumed for other GPUs, shapes and precisions. The two shares were fitted together
+    to the steps, in the ratio of earlier assumptions: steps are within 4 %, the base's forward pass alone takes 7 %
+    longer.
 
     Attributes:
         matmul: share of the peak that matrix products reach.

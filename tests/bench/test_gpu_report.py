@@ -81,6 +81,25 @@ def test_stage_a_beside_its_plan() -> None:
     )
 
 
+def test_parts_of_a_step_and_the_price_on_the_same_rows() -> None:
+    parts = {"data": 0.1, "audio pass": 0.3, "together": 0.5}
+    sizes = {"held": [1, 1], "peak": [1, 1], "calibrated": [1, 1]}
+    rows = [
+        {"name": name, "outcome": "passed", "message": None, "figures": figures}
+        for name, figures in (
+            ("step", sizes | {"stage_a": "full_retention", "seconds": [0.5, 0.4]}),
+            ("parts", {"parts": parts}),
+            ("profile", {"busy_seconds": 0.3}),
+            ("same rows", {"ratio": 1.125, "spread": 0.05}),
+        )
+    ]  # fmt: skip
+    page = markdown(document(stage_a=step(*rows)))
+    assert "| audio pass | 300.00 ms | 60% |" in page
+    assert "| the rest | 100.00 ms | 20% |" in page
+    assert "The device is busy for 300.00 ms of a step's 400.00 ms: 75%." in page
+    assert "plain cross-entropy: 1.12 ± 0.05" in page
+
+
 def test_sweeps_are_one_line_a_constant() -> None:
     point = {"sweep": "module:TOKENS", "size": "T 64"}
     rows = [

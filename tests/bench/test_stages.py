@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 pytest.importorskip("pydantic")
 
-from bench.stages import step_seconds
+from bench.stages import configuration, stage_on, step_parts, step_seconds
+from safe_train.experiment import load_base_model
 
 
 def test_the_device_is_idle_before_and_after_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,3 +20,17 @@ def test_the_device_is_idle_before_and_after_each_step(monkeypatch: pytest.Monke
     found = step_seconds(arms, 2, torch.device("cuda"))
     assert done == ["wait", "a", "wait", "wait", "b", "wait"] * 2
     assert {name: len(seconds) for name, seconds in found.items()} == {"a": 2, "b": 2}
+
+
+def test_parts_of_a_step_add_up(small_data: Path) -> None:
+    """Each part once, and together no more than the step, which is itself taken whole."""
+    config = configuration(small_data, variant="full_retention")
+    stage = stage_on(load_base_model(config), config)
+    train_step = stage.train_step
+    for _ in range(3):
+        stage.train_step(measure=False)
+    found = step_parts(stage, 1)
+    assert set(found) == {"data", "audio pass", "protected pass", "mechanisms", "optimizer", "together"}
+    assert 0.5 * found["together"] < sum(found.values()) - found["together"] <= found["together"]
+    assert stage.step == 4
+    assert stage.train_step == train_step

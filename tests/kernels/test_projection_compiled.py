@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from safe_kernels.null_space import triton as launches
 from tests.kernels.test_compiled import compiled
 
 SLOTS_A_SECOND = 132 * 4 * 32 * 1.7e9
@@ -59,6 +61,18 @@ def test_row_forms() -> None:
     assert taken(found["row projection bf16 rank 16"]) < 0.5 * slots(4)
     # Blocks of 32 rows take more slots than of 64 (29), and on an H100 no longer.
     assert taken(found["row projection fp32 rank 16"]) < 0.6 * slots(8)
+
+
+@pytest.mark.parametrize(("capability", "much"), [((8, 0), False), ((9, 0), True), ((10, 0), True), ((12, 0), False)])
+def test_stages_by_the_memory_that_threads_share(
+    capability: tuple[int, int], much: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert launches.shares_much_memory(torch.device("cuda", 0)) == much
+    assert [launches.stages(rank, much) for rank in (16, 32, 64)] == [4 if much else 3, 3, 3]
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not launches.shares_much_memory(torch.device("cuda", 0))
 
 
 def test_flat_forms() -> None:

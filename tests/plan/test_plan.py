@@ -21,7 +21,7 @@ from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
 from safe_train.plan import format_plan, plan_run, require_fit
-from safe_train.plan.speed import GIB, speed_of, usable_bytes
+from safe_train.plan.speed import ASSUMED, GIB, speed_of, usable_bytes
 from safe_train.stage_a import StageA
 
 CLOSENESS = 0.15
@@ -189,7 +189,7 @@ def test_weights_need_not_be_there(full, small_data, tmp_path):
 
 def room_for(plan, room: int):
     """A GPU on which a plan may fill so much."""
-    return replace(GPUS["h100"], name="small", memory=int(room / 0.95) + 2**30 + 100)
+    return replace(GPUS["h100"], name="small", memory=int(room / (1 - ASSUMED.fragmentation)) + 2**30 + 100)
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_what_to_change(full):
