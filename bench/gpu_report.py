@@ -46,9 +46,11 @@ def merged(documents: Sequence[Document]) -> Document:
     Raises:
         OtherResultsError: runs of different GPUs, or a rehearsal beside a run.
     """
-    names = {_gpu_name(document) for document in documents} - {None}
-    if len(names) > 1 or len({document["rehearsal"] for document in documents}) > 1:
-        raise OtherResultsError(f"expected runs of one kind of GPU, got {', '.join(sorted(map(str, names))) or 'both'}")
+    names = sorted({str(_gpu_name(document)) for document in documents if _gpu_name(document) is not None})
+    if len(names) > 1:
+        raise OtherResultsError(f"expected runs of one kind of GPU, got {', '.join(names)}")
+    if len({document["rehearsal"] for document in documents}) > 1:
+        raise OtherResultsError("expected runs on a GPU or rehearsals, got both")
     rows: dict[str, dict[str, Figures]] = {}
     for number, document in enumerate(documents, 1):
         for step, result in document["steps"].items():
@@ -261,9 +263,10 @@ def _step_parts(document: Document) -> list[str]:
     if parts is None:
         return []
     together = parts.pop("together")
+    # Medians of the parts, as the first files hold them, may add up to more than that of the whole.
     parts["the rest"] = max(0.0, together - sum(parts.values()))
     rows = [(name, duration(seconds), f"{seconds / together:.0%}") for name, seconds in parts.items()]
-    told = ["A step of full retention by its parts, the device idle before and after each (medians):", ""]
+    told = ["A step of full retention by its parts, the device idle before and after each:", ""]
     lines = [*told, *table(("part", "time", "share"), [*rows, ("together", duration(together), "")])]
     busy = next((row["busy_seconds"] for row in found if "busy_seconds" in row), None)
     step = next((row["seconds"][1] for row in found if row.get("stage_a") == "full_retention" and "seconds" in row), 0)

@@ -101,7 +101,7 @@ def step_seconds(arms: Mapping[str, Callable[[], object]], rounds: int, device: 
 
 
 def step_parts(stage: StageA, rounds: int) -> dict[str, float]:
-    """Median seconds of each part of a step, with the device idle before and after each.
+    """Seconds of each part of a step, of the round that takes the median, with the device idle before and after each.
 
     ``data`` encodes rows (files, processor, audio encoder); ``audio pass`` and ``protected pass`` are the forward and
     backward passes of the two kinds of rows, the second with the teacher's pass and the divergence; ``mechanisms`` is
@@ -134,7 +134,7 @@ def step_parts(stage: StageA, rounds: int) -> dict[str, float]:
         (stage.optimizer, "step", lambda *_: "optimizer"),
         *((stage.stack, hook, lambda *_: "mechanisms") for hook in hooks),
     ]
-    found: dict[str, list[float]] = {}
+    found: list[dict[str, float]] = []
     with ExitStack() as patches:
         for owner, name, part in parts:
             patches.enter_context(patch.object(owner, name, timed(part, getattr(owner, name))))
@@ -142,9 +142,8 @@ def step_parts(stage: StageA, rounds: int) -> dict[str, float]:
         for _ in range(rounds):
             spent.clear()
             step()
-            for name, seconds in spent.items():
-                found.setdefault(name, []).append(seconds)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
+            found.append(dict(spent))
+    return sorted(found, key=lambda parts: parts["together"])[len(found) // 2]
 
 
 def _settle(device: torch.device) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from safe_train.config import StageAConfig
 from safe_train.model import Base
 from safe_train.plan import Plan
 from safe_train.plan.speed import speed_of
+from safe_train.stage_a import StageA
 
 pytestmark = pytest.mark.stage_a
 
@@ -118,49 +120,50 @@ def test_step(bench: Bench, variant: str, record_property: Callable[[str, Any], 
 
 def test_same_rows(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
     """Full retention against training on the same rows, the protected ones by plain cross-entropy, round by round."""
-    freed()
-    baseline = stage_on(bench.base, bench.configs["no_retention"])
-    retained = stage_on(bench.base, bench.configs[PROFILED])
+    with calibrated(bench, "no_retention", PROFILED) as (baseline, retained):
 
-    def on_both_kinds() -> None:
-        baseline.train_step(measure=False)
-        train_on_vl_rows(baseline)
+        def on_both_kinds() -> None:
+            baseline.train_step(measure=False)
+            train_on_vl_rows(baseline)
 
-    arms = {"no_retention": on_both_kinds, PROFILED: lambda: retained.train_step(measure=False)}
-    for _ in range(3):
-        for arm in arms.values():
-            arm()
-    found = step_seconds(arms, ROUNDS, bench.base.model.device)
+        on_both_kinds()
+        arms = {"no_retention": on_both_kinds, PROFILED: lambda: retained.train_step(measure=False)}
+        found = step_seconds(arms, ROUNDS, bench.base.model.device)
     ratio, spread = median_ratio(found[PROFILED], found["no_retention"])
     record_property("same_rows", found)
     record_property("ratio", ratio)
     record_property("spread", spread)
-    for stage in (baseline, retained):
-        stage.model.detach()
-
-
-def test_profile(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
-    """Where a step of full retention spends its time."""
-    freed()
-    stage = stage_on(bench.base, bench.configs[PROFILED])
-    for _ in range(3):
-        stage.train_step(measure=False)
-    table = kernel_table(lambda: stage.train_step(measure=False), bench.base.model.device, None)
-    assert table
-    record_property("profile", PROFILED)
-    record_property("kernels", table[:30])
-    record_property("busy_seconds", microseconds_of(table) / 1e6)
-    stage.model.detach()
 
 
 def test_parts(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
     """Shares of data, passes, mechanisms and optimizer in a step of full retention."""
+    with calibrated(bench, PROFILED) as (stage,):
+        record_property("parts", step_parts(stage, ROUNDS))
+
+
+def test_profile(bench: Bench, record_property: Callable[[str, Any], None]) -> None:
+    """Where a step of full retention spends its time."""
+    with calibrated(bench, PROFILED) as (stage,):
+        table = kernel_table(lambda: stage.train_step(measure=False), bench.base.model.device, None)
+    assert table
+    record_property("profile", PROFILED)
+    record_property("kernels", table[:30])
+    record_property("busy_seconds", microseconds_of(table) / 1e6)
+
+
+@contextmanager
+def calibrated(bench: Bench, *variants: str) -> Iterator[list[StageA]]:
+    """Stage A of variants after three steps, in which everything is calibrated; taken off the base afterwards."""
     freed()
-    stage = stage_on(bench.base, bench.configs[PROFILED])
-    for _ in range(3):
-        stage.train_step(measure=False)
-    record_property("parts", step_parts(stage, ROUNDS))
-    stage.model.detach()
+    stages = [stage_on(bench.base, bench.configs[variant]) for variant in variants]
+    try:
+        for stage in stages:
+            for _ in range(3):
+                stage.train_step(measure=False)
+        yield stages
+    finally:
+        for stage in stages:
+            stage.model.detach()
 
 
 def usable(device: torch.device) -> float:

@@ -130,6 +130,8 @@ def test_runs_of_two_kinds_are_refused() -> None:
 
     with pytest.raises(OtherResultsError, match="runs of one kind of GPU, got H100, H200"):
         markdown(run("H100"), run("H200"))
+    with pytest.raises(OtherResultsError, match="got both"):
+        markdown(document(), document(rehearsal=True))
 
 
 def write(folder: Path, rehearsal: bool) -> Path:

@@ -91,6 +91,35 @@ def test_a_table_that_a_graph_has_captured_stays(device: torch.device, monkeypat
     assert table.device_table[:, 0].tolist() == addresses(tensors)
 
 
+class Stream:
+    """A stream that notes for which others it waits."""
+
+    def __init__(self) -> None:
+        self.waited: list[Stream] = []
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited.append(other)
+
+
+def test_a_use_on_another_stream_waits_for_the_last_one(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more than once: afterwards that stream is the last one."""
+    first, second = Stream(), Stream()
+    current = first
+    monkeypatch.setattr(_tables, "_current_stream", lambda _: current)
+    monkeypatch.setattr(_tables, "_stream_number", lambda _: id(current))
+    table = AddressTable(3, 1, device)
+    places = addresses(some(device))
+    table.refresh([places])
+    assert first.waited == []
+    current = second
+    table.refresh([places])
+    table.refresh([places])
+    assert second.waited == [first]
+    current = first
+    table.refresh([places])
+    assert first.waited == [second]
+
+
 def test_a_tensor_without_memory_is_refused(device: torch.device) -> None:
     table = AddressTable(2, 1, device)
     with pytest.raises(ValueError, match="column 0, row 1: expected memory of its own"):
