@@ -6,6 +6,8 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from safe_train.console import StopRequest
     from safe_train.run import RunOutcome
 
+_DISTRIBUTION = "safe-audio"
 _EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT
 _CONTROL_DAMAGE = 2.0  # updates of the positive control, relative to the hidden states they are added to
@@ -50,14 +53,46 @@ def _parse_assignments(_context: click.Context, _parameter: click.Parameter, val
     return assignments
 
 
-@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def _print_version(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if not asked or context.resilient_parsing:
+        return
+    try:
+        click.echo(f"{_DISTRIBUTION} {version(_DISTRIBUTION)}")
+    except PackageNotFoundError:
+        click.echo(f"{_DISTRIBUTION}, a source tree that is not installed")
+    context.exit()
+
+
+def _completes(names: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Shell completion by these names."""
+    return lambda _context, _parameter, begun: [name for name in names if name.startswith(begun)]
+
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+_version_option = click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+
+
+@click.group(cls=OneLineGroup, context_settings=_HELP)
+@_version_option
 def safe() -> None:
-    """Adds hearing to a vision-language model and measures that it still sees and answers as before."""
+    """Add hearing to a vision-language model, and measure that it still sees and answers as before."""
 
 
-@safe.command()
-@click.option("--variant", callback=_check_variant, help=f"Retention variant: {', '.join(RETENTION_VARIANTS)}.")
-@click.option("--model-config", help=f"Base and audio encoders by name: {', '.join(MODEL_CONFIGS)}.")
+@safe.command(context_settings=_HELP)
+@_version_option
+@click.option(
+    "--variant",
+    callback=_check_variant,
+    shell_complete=_completes(RETENTION_VARIANTS),
+    help=f"Retention variant: {', '.join(RETENTION_VARIANTS)}.",
+)
+@click.option(
+    "--model-config",
+    shell_complete=_completes(MODEL_CONFIGS),
+    help=f"Base and audio encoders by name: {', '.join(MODEL_CONFIGS)}.",
+)
 @click.option("--base-model", help="Vision-language model: hub id or local folder.")
 @click.option("--audio-encoder", multiple=True, help="Audio encoder: hub id or local folder; may be given twice.")
 @click.option("--data-root", help="Folder with audiocaps/, vqa/ and text/; by default the procedural data.")
@@ -73,7 +108,12 @@ def safe() -> None:
 )
 @click.option("--help-settings", is_flag=True, help="List every setting with its default, and leave.")
 @click.option("--dry-run", is_flag=True, help="Print parameters, memory and hours of the run, and leave.")
-@click.option("--gpu", callback=_check_gpu, help=f"With --dry-run: it must fit into one of {', '.join(GPUS)}.")
+@click.option(
+    "--gpu",
+    callback=_check_gpu,
+    shell_complete=_completes(GPUS),
+    help=f"With --dry-run: it must fit into one of {', '.join(GPUS)}.",
+)
 @one_line_errors
 def train(
     resume: Path | None,
@@ -84,7 +124,10 @@ def train(
     gpu: str | None,
     **options: Any,
 ) -> None:
-    """Runs Stage A and evaluates it. With no options: full_retention on the embedded model, offline."""
+    """Train Stage A and evaluate the result.
+
+    With no options: full_retention on the embedded model, offline.
+    """
     from safe_train.config import build_config, describe_settings, read_config_file
 
     if help_settings:
@@ -170,7 +213,7 @@ def _tell(line: str) -> None:
 
 @safe.command()
 def variants() -> None:
-    """Lists the retention variants, and the names the overfitting ablation has for them."""
+    """List the retention variants."""
     list_variants()
     click.echo("\nnames of the overfitting ablation:")
     for name, registered in OVERFITTING_VARIANTS.items():
@@ -196,24 +239,30 @@ def variants() -> None:
 @click.option(
     "--positive-control", is_flag=True, help="Damage the fusions first: every condition but the bypass must fail."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON in place of the table.")
 @one_line_errors
-def evaluate(run: Path, names: str, data_root: str | None, positive_control: bool, **changes: float | None) -> None:
-    """Evaluates a run's newest checkpoint, keeps every answer in the run's folder, and prints the results as JSON.
+def evaluate(
+    run: Path, names: str, data_root: str | None, positive_control: bool, as_json: bool, **changes: float | None
+) -> None:
+    """Evaluate the newest checkpoint of a run.
 
-    Interrupted, it goes on where it stopped. Leaves with exit code 1 if the positive control does not fail.
+    Prints a table and keeps every answer in the run's folder; interrupted, it goes on where it stopped. Exit code 1 if
+    the positive control does not fail.
     """
     quiet_libraries()
     from safe_train.console import StopRequest, watching
     from safe_train.evaluation import select
     from safe_train.evaluation.meaning import meaning
+    from safe_train.evaluation.table import format_evaluation
     from safe_train.run import evaluate_run, read_config
+    from safe_train.text_table import terminal_width
 
     conditions = select([name.strip() for name in names.split(",")]) if names else None
     settings = {key: value for key, value in changes.items() if value is not None}
     damage = _CONTROL_DAMAGE if positive_control else 0.0
     with watching(StopRequest()) as observer:
         evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
-    _tell(json.dumps(evaluation.to_dict(), indent=2))
+    _tell(json.dumps(evaluation.to_dict(), indent=2) if as_json else format_evaluation(evaluation, terminal_width()))
     if find_launch().is_main:
         margin = settings.get("margin", read_config(run).evaluation.margin)
         for line in meaning(evaluation, margin=margin).lines():
@@ -229,16 +278,17 @@ def evaluate(run: Path, names: str, data_root: str | None, positive_control: boo
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw audio gain against VL change to this PNG.")
 @one_line_errors
 def report(runs: tuple[Path, ...], output: Path | None, picture: Path | None) -> None:
-    """Prints the closing table of finished runs and writes a page on them, with the same figures as JSON beside it.
+    """Compare finished runs in a table, a page and a JSON file.
 
     RUNS are run folders, or folders that hold some at any depth. Runs that differ in their seeds alone are one arm.
     """
     quiet_libraries()
     from safe_train.report import read_runs, write_report
     from safe_train.summary import draw_picture, format_table
+    from safe_train.text_table import terminal_width
 
     found = read_runs(runs)
-    click.echo(format_table(found.summaries))
+    click.echo(format_table(found.summaries, terminal_width()))
     if picture is not None:
         draw_picture(found.summaries, picture)
     written = write_report(found, output)
@@ -254,7 +304,7 @@ def report(runs: tuple[Path, ...], output: Path | None, picture: Path | None) ->
 @click.option("--audio", type=click.Path(path_type=Path), help="An audio file; without it SAFE hears silence.")
 @one_line_errors
 def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> None:
-    """Puts a question to the base and to SAFE, and prints both answers."""
+    """Ask the base and SAFE a question."""
     quiet_libraries()
     from safe_train.ask import ask as ask_both
 
@@ -266,9 +316,9 @@ def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Non
 @click.argument("folder", type=click.Path(path_type=Path))
 @one_line_errors
 def replay(folder: Path) -> None:
-    """Computes a step again that met a loss or gradient that is not finite.
+    """Compute a step again that met NaN or infinity.
 
-    FOLDER is RUN/non_finite/step-N, which such a run keeps. Leaves with exit code 1 if everything is finite this time.
+    FOLDER is RUN/non_finite/step-N, which such a run keeps. Exit code 1 if everything is finite this time.
     """
     quiet_libraries()
     from safe_train.step_replay import replay as replay_step
@@ -289,7 +339,10 @@ def replay(folder: Path) -> None:
 @click.option("--license", default="unknown", show_default=True, help="License of the adapter, as the hub writes it.")
 @one_line_errors
 def export(run: Path, folder: Path, **publication: str | None) -> None:
-    """Writes a run's adapter for Hugging Face classes and its hub, with the run's results in the model card."""
+    """Write a run's adapter and model card for Hugging Face.
+
+    FOLDER then loads by the Auto classes, and can be uploaded to the hub; the card has the run's results.
+    """
     quiet_libraries()
     from safe_train.huggingface.export import Publication, export_run
 
@@ -301,7 +354,10 @@ def export(run: Path, folder: Path, **publication: str | None) -> None:
 @safe.command()
 @one_line_errors
 def env() -> None:
-    """Reports versions, devices and the kernel backend, and names combinations known not to work."""
+    """Show versions, devices and the kernel backend.
+
+    Combinations of packages that are known not to work are named.
+    """
     from safe_train.environment import collect, format_environment
 
     click.echo(format_environment(collect()))
@@ -314,7 +370,7 @@ def env() -> None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def container_group(arguments: tuple[str, ...]) -> None:
-    """Builds, tests and compares the container image."""
+    """Build, test and compare the container image."""
     from containers.cli import container  # not needed by anything else here
 
     container.main(list(arguments), prog_name="safe container")
@@ -322,14 +378,16 @@ def container_group(arguments: tuple[str, ...]) -> None:
 
 @safe.group("data")
 def data_group() -> None:
-    """Looks at data folders and makes the procedural one."""
+    """Check data folders, and make the procedural data."""
 
 
 @data_group.command("embedded")
 @click.option("--val-questions", type=click.IntRange(1), help="VL questions of the validation split [2000].")
 @one_line_errors
 def embedded_data(val_questions: int | None) -> None:
-    """Writes the procedural data, if they are not there yet, and prints their folder.
+    """Make the procedural data and print their folder.
+
+    Nothing is written where they are there already.
 
     The first questions of a larger validation split are those of a smaller one; the other splits stay as they are.
     """
@@ -345,9 +403,10 @@ def embedded_data(val_questions: int | None) -> None:
 @click.option("--json", "report_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @one_line_errors
 def check_data(root: Path, sets: tuple[str, ...], splits: tuple[str, ...], report_path: Path | None) -> None:
-    """Reads every list, decodes every audio file and opens every image of a data folder or pack, and counts.
+    """Open every file of a data folder or pack.
 
-    Leaves with exit code 2 if anything is wrong.
+    Lists are read, audio files decoded and images opened; what is missing or damaged is counted. Exit code 2 if
+    anything is.
     """
     from safe_train.data.check import check_root, require_no_defects
     from safe_train.data.check_report import reports_json

@@ -45,6 +45,7 @@ from safe_train.run_lines import EVALUATION_LINES
 from safe_train.sharding import shard_base
 from safe_train.stage_a import StageA, TrainingOutcome, require_rows_for_all
 from safe_train.summary import PICTURE, SUMMARY, draw_picture, format_table, read_summary
+from safe_train.text_table import TERMINAL_WIDTH
 
 logger = logging.getLogger(__name__)
 
@@ -419,7 +420,7 @@ def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: 
     }
     write_text(folder / METRICS, json_text(metrics))
     summary = read_summary(folder)
-    table = format_table([summary])
+    table = format_table([summary], TERMINAL_WIDTH)
     write_text(folder / SUMMARY, table)
     draw_picture([summary], folder / PICTURE)
     return table

@@ -13,11 +13,13 @@ from safe_train.config import EMBEDDED_DATA, EvaluationSettings
 from safe_train.data.audio_input import LOUD_DB
 from safe_train.data.procedural import is_made_root
 from safe_train.errors import InputError
+from safe_train.evaluation.audio_metric import AUDIO_METRICS
 from safe_train.evaluation.meaning import Meaning, meaning
 from safe_train.evaluation.results import Evaluation, is_retention_condition
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import CONFIDENCE
 from safe_train.plain import from_plain
+from safe_train.text_table import align, wrap
 
 SUMMARY = "summary.txt"
 PICTURE = "audio_gain_vs_vl_change.png"
@@ -40,9 +42,6 @@ TEXT_HEADER = ("text-only questions", "base", "worst under", "change", "changed"
 DOCUMENTS_HEADER = ("documents", "bits/byte", "worst under", "change", "KL")
 SOURCE_HEADER = ("evaluation shown", "VL rows", "text", "audio", "step", "finished", "not shown")
 
-AUDIO_METRICS = {"exact_match": "exact match", "token_f1": "token F1", "cider_d": "CIDEr-D"}
-"""How answers to audio rows are scored, by the name in results, in words."""
-
 NOT_RETENTION = "not a retention measurement"
 TEXT_UNMEASURED = "text-only answers were not measured"
 SOFT_RETENTION = (
@@ -51,7 +50,6 @@ SOFT_RETENTION = (
 
 _SHORT = "not retention"
 _NONE = "-"
-_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -293,16 +291,21 @@ def _is_procedural(path: Path) -> bool:
     return isinstance(data, dict) and is_procedural(data)
 
 
-def format_table(runs: Sequence[RunSummary]) -> str:
-    """The table as plain text, columns aligned, with its reading notes and warnings."""
-    lines = _aligned(HEADER, [run.cells() for run in runs])
+def format_table(runs: Sequence[RunSummary], width: int | None = None) -> str:
+    """The table as plain text, columns aligned, with its reading notes and warnings.
+
+    Args:
+        runs: the runs, a row each.
+        width: columns of the terminal, see :func:`~safe_train.text_table.align`.
+    """
+    lines = align(HEADER, [run.cells() for run in runs], width)
     text = [cells for run in runs if (cells := run.text_cells()) is not None]
     documents = [cells for run in runs if (cells := run.document_cells()) is not None]
-    lines += ["", *_aligned(TEXT_HEADER, text)] if text else []
-    lines += ["", *_aligned(DOCUMENTS_HEADER, documents)] if documents else []
+    lines += ["", *align(TEXT_HEADER, text, width)] if text else []
+    lines += ["", *align(DOCUMENTS_HEADER, documents, width)] if documents else []
     sources = [(run.name, *run.source.cells()) for run in runs if run.source is not None]
-    lines += ["", *_aligned(SOURCE_HEADER, sources)] if sources else []
-    lines += ["", *_wrapped(_notes(runs, with_documents=bool(documents)))]
+    lines += ["", *align(SOURCE_HEADER, sources, width)] if sources else []
+    lines += ["", *wrap(_notes(runs, with_documents=bool(documents)))]
     lines += [f"WARNING {warning}" for run in runs for warning in run.warnings()]
     return "\n".join(lines) + "\n"
 
@@ -332,18 +335,6 @@ def _notes(runs: Sequence[RunSummary], *, with_documents: bool) -> str:
     if any(run.metrics["variant"] == "soft_retention" for run in runs):
         told.append(f"{SOFT_RETENTION}.")
     return " ".join(told)
-
-
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The header, a rule and the rows, columns two spaces apart."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return [text[0], "  ".join("-" * width for width in widths), *text[1:]]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import pytest
@@ -103,6 +103,45 @@ def test_the_shell_sees_one_line_and_exit_code_2():
     assert finished.stderr == (
         "error: safe train --varient: expected an option, got an unknown one; did you mean '--variant'?\n"
     )
+
+
+@pytest.mark.parametrize("command", [safe, train], ids=["safe", "safe-train"])
+def test_both_commands_tell_their_version_and_help(command):
+    assert invoke("--version", command=command).stdout == f"safe-audio {version('safe-audio')}\n"
+    for option in ("-h", "--help"):
+        assert invoke(option, command=command).stdout.startswith("Usage: ")
+
+
+def test_a_source_tree_that_is_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("safe_train.cli.version", missing)
+    assert invoke("--version").stdout == "safe-audio, a source tree that is not installed\n"
+
+
+@pytest.mark.parametrize("group", [safe, safe.commands["data"]], ids=["safe", "safe data"])
+def test_no_sentence_of_the_help_is_cut(group):
+    """At 80 columns; click ends what it cuts in three dots."""
+    told = CliRunner().invoke(group, ["--help"], terminal_width=80).stdout
+    assert set(group.commands) <= {line.split()[0] for line in told.splitlines() if line.strip()}
+    assert "..." not in told.split("Commands:")[1]
+
+
+@pytest.mark.parametrize(
+    ("variable", "words", "expected"),
+    [
+        ("_SAFE_COMPLETE", "safe train --variant f", ["fisher_retention", "full_retention", "fisher_only"]),
+        ("_SAFE_COMPLETE", "safe train --gpu h", ["h100", "h200"]),
+        ("_SAFE_COMPLETE", "safe data ch", ["check"]),
+        ("_SAFE_TRAIN_COMPLETE", "safe-train --model-config d", ["demo"]),
+    ],
+)
+def test_the_shell_completes(variable, words, expected):
+    command, name = (train, "safe-train") if "TRAIN" in variable else (safe, "safe")
+    asked = {variable: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    found = CliRunner().invoke(command, [], prog_name=name, env=asked).stdout.split()
+    assert found == [f"plain,{word}" for word in expected]
 
 
 def test_console_scripts_point_to_the_commands():

@@ -164,7 +164,10 @@ def test_the_closing_table_is_printed_and_kept(finished):
     run, result = finished
     table = (run / "summary.txt").read_text()
     assert result.stdout == f"{table}\nrun folder: {run}\n"
-    assert re.split(r"  +", table.splitlines()[0].strip()) == list(HEADER)
+    blocks = [re.split(r" {2,}", block.splitlines()[0]) for block in table.split("\n\n")]
+    names = [name for block in blocks if block[0] == "run" for name in block[1:]]
+    assert ["run", *names] == list(HEADER)  # in blocks that fit a terminal, each with the name of the run
+    assert max(map(len, table.split("\n\nVL base:")[0].splitlines())) <= 80
     assert "bit-equal" in table
     evaluation = metrics_of(run)["evaluation"]
     assert f"{100 * evaluation['base']['mean']:.1f} %" in table
@@ -221,9 +224,15 @@ def copied(run, tmp_path):
 def test_eval_gives_the_figures_of_the_run_again(run, copied):
     """With the answers that are there, and with all of them asked for again."""
     for _ in range(2):
-        again = json.loads(invoke("eval", copied).stdout)
+        again = json.loads(invoke("eval", copied, "--json").stdout)
         assert without_seconds(again) == without_seconds(metrics_of(run)["evaluation"])
         shutil.rmtree(copied / "evaluation")
+
+
+def test_eval_prints_a_table(copied):
+    result = invoke("eval", copied)
+    assert result.stdout.startswith("VL rows: the base has ")
+    assert re.search(r"^bypass +\d+ +\S+ % +bit-equal ", result.stdout, re.MULTILINE)
 
 
 def test_eval_goes_on_where_it_was_cut_off(copied):
@@ -238,7 +247,7 @@ def test_eval_goes_on_where_it_was_cut_off(copied):
 
 
 def test_more_conditions_join_those_of_the_run(copied):
-    found = json.loads(invoke("eval", copied, "--conditions", "loud,gate_0.5").stdout)
+    found = json.loads(invoke("eval", copied, "--conditions", "loud,gate_0.5", "--json").stdout)
     assert set(found["vl"]) == {"bypass", "loud", "gate_0.5"}
     (results,) = copied.glob("evaluation/*/results.json")
     assert set(json.loads(results.read_text())["evaluation"]["vl"]) == {
@@ -247,7 +256,7 @@ def test_more_conditions_join_those_of_the_run(copied):
 
 
 def test_eval_with_other_rows(copied):
-    fewer = json.loads(invoke("eval", copied, "--max-vl", 5, "--max-audio", 3).stdout)
+    fewer = json.loads(invoke("eval", copied, "--max-vl", 5, "--max-audio", 3, "--json").stdout)
     assert sum(fewer["vl"]["silence"]["by_kind"].values()) <= 5
     assert fewer["vl"]["bypass"]["bit_equal"] is True
     assert len(list(copied.glob("evaluation/*/results.json"))) == 2  # other rows, another folder
@@ -255,13 +264,15 @@ def test_eval_with_other_rows(copied):
 
 def test_eval_with_fewer_text_only_rows_or_at_another_gate(copied):
     arguments = ("--conditions", "silence", "--max-text", 3)
-    (found, of_three) = (json.loads(invoke("eval", copied, *words).stdout) for words in (arguments[:2], arguments))
+    (found, of_three) = (
+        json.loads(invoke("eval", copied, *words, "--json").stdout) for words in (arguments[:2], arguments)
+    )
     counts = [
         sum(result["silence"]["rows"] for result in (r["text"], r["documents"]) if result) for r in (found, of_three)
     ]
     assert counts == [14, 3]
     set_gate(copied, 0.5)
-    half = json.loads(invoke("eval", copied, *arguments[:2]).stdout)
+    half = json.loads(invoke("eval", copied, *arguments[:2], "--json").stdout)
     ratio = half["documents"]["silence"]["updates"][0] / found["documents"]["silence"]["updates"][0]
     assert ratio == pytest.approx(0.5, rel=1e-3)  # the first fused layer reads what no fusion has changed
     keys = [json.loads(path.read_text())["key"] for path in copied.glob("evaluation/*/results.json")]
@@ -301,7 +312,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
         stored["evaluation"].pop(name)
     path.write_text(json.dumps(stored))
     answers = {file: file.stat().st_mtime_ns for file in copied.glob("evaluation/*/vl.silence.jsonl")}
-    found = json.loads(invoke("eval", copied, "--conditions", "distractor").stdout)
+    found = json.loads(invoke("eval", copied, "--conditions", "distractor", "--json").stdout)
     assert set(found["vl"]) == {"bypass", "distractor"}
     (again,) = copied.glob("evaluation/*/results.json")
     assert again == path  # the same key
@@ -325,9 +336,9 @@ def test_eval_tells_what_its_figures_are_no_measurement_of(copied):
 
 
 def test_figures_of_another_metric_are_not_put_beside_those_of_this_one(copied):
-    first = json.loads(invoke("eval", copied, "--conditions", "distractor").stdout)
+    first = json.loads(invoke("eval", copied, "--conditions", "distractor", "--json").stdout)
     set_metric(copied, {"token_f1": "exact_match", "exact_match": "token_f1"}[first["audio_metric"]])
-    second = json.loads(invoke("eval", copied, "--conditions", "loud").stdout)
+    second = json.loads(invoke("eval", copied, "--conditions", "loud", "--json").stdout)
     assert {first["audio_metric"], second["audio_metric"]} == {"exact_match", "token_f1"}
     (path,) = copied.glob("evaluation/*/results.json")
     kept = json.loads(path.read_text())["evaluation"]
@@ -351,7 +362,7 @@ def test_a_single_document_is_refused_before_the_work(copied, tmp_path):
 
 
 def test_the_positive_control_fails_and_keeps_its_own_answers(copied):
-    result = CliRunner().invoke(safe, ["eval", str(copied), "--positive-control"])
+    result = CliRunner().invoke(safe, ["eval", str(copied), "--positive-control", "--json"])
     # The base is no better than chance on this file's own text: there, damage has nothing to take away.
     assert result.exit_code == 1
     told = result.stderr.splitlines()[-1]
@@ -488,7 +499,7 @@ def test_eval_on_rows_of_another_folder(copied, tmp_path):
     root = tmp_path / "larger"
     write_dataset(root, replace(SMALL, val_questions=SMALL.val_questions + 20))
     arguments = ("--max-vl", SMALL.val_questions + 20, "--data-root", root)
-    larger = json.loads(invoke("eval", copied, *arguments).stdout)
+    larger = json.loads(invoke("eval", copied, *arguments, "--json").stdout)
     assert larger["vl"]["bypass"]["rows"] == SMALL.val_questions + 20
     assert larger["vl"]["bypass"]["bit_equal"] is True
 

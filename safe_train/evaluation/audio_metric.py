@@ -10,6 +10,9 @@ from safe_train.evaluation.samples import Sample
 from safe_train.metrics.captions import cider_d, require_aac_metrics
 from safe_train.metrics.vqa_accuracy import normalize_answer
 
+AUDIO_METRICS = {"exact_match": "exact match", "token_f1": "token F1", "cider_d": "CIDEr-D"}
+"""How answers to audio rows are scored, by the name in results, in words."""
+
 CLOSED = 0.2
 """Captions are a closed set while there are at most this many different ones a row: a model can then name them."""
 

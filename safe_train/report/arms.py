@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from safe_train.evaluation.audio_metric import AUDIO_METRICS
 from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation, is_retention_condition
 from safe_train.evaluation.results import Group as QuestionType
 from safe_train.metrics.intervals import Estimate
@@ -13,7 +14,7 @@ from safe_train.metrics.non_inferiority import holm
 from safe_train.report.grouping import Group, Member
 from safe_train.report.seeds import Interval, any_seed, over_seeds
 from safe_train.report.standing import Part, Standing, standing
-from safe_train.summary import AUDIO_METRICS, without_change
+from safe_train.summary import without_change
 
 Status = Literal["bit-equal", "differs", "not a measurement", "not retention", "non-inferior", "worse", "open"]
 """Of a cell; "not retention": the fusion acted, but there was nothing that could have been lost."""

@@ -24,6 +24,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// A table that goes on beyond the right edge fades out there.
+const fade = (box) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+for (const box of document.querySelectorAll(".scroll")) {
+  box.addEventListener("scroll", () => fade(box), { passive: true });
+  new ResizeObserver(() => fade(box)).observe(box);
+}
+
 // Folded parts are printed too, and folded again afterwards.
 let opened = [];
 addEventListener("beforeprint", () => {

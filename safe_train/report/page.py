@@ -15,6 +15,7 @@ from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.report import wording
 from safe_train.report.charts.figures import (
     gate_curves,
+    has_front,
     loudness_curves,
     pareto,
     training_curves,
@@ -76,7 +77,7 @@ def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
     document_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.documents])
     heard = [name for name in vl_names if name != "bypass"]
     overview = {
-        part: [name for name in names if name in _OVERVIEW or name.startswith("worst_of_")]
+        part: sorted((name for name in names if name in _OVERVIEW or _is_worst_of(name)), key=_leads)
         for part, names in (("VL", vl_names), ("text", text_names), ("documents", document_names))
     }
     return {
@@ -96,6 +97,7 @@ def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
             for name in _in_order(list(AUDIO_CONDITIONS), [name for arm in arms for name in arm.audio])
         },
         "captions": {name: words for arm in arms for name, words in arm.audio["matched"].tokenizers.items()},
+        "has_front": has_front(arms),
         "pareto": pareto(arms, looks, report.margin),
         "gate": gate_curves(arms, looks, report.margin),
         "loudness": loudness_curves(arms, looks, report.margin),
@@ -103,6 +105,15 @@ def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
         "updates": update_norms(arms, looks, heard, _layer_names(groups)),
         "fastest": min(arm.cost.step_seconds for arm in arms),
     }
+
+
+def _is_worst_of(name: str) -> bool:
+    return name.startswith("worst_of_")
+
+
+def _leads(name: str) -> int:
+    """Sorts the bypass and the worst of several clips to the front, where a narrow screen shows them."""
+    return 0 if name == "bypass" else 1 if _is_worst_of(name) else 2
 
 
 def _in_order(registered: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from safe_train.evaluation.audio_metric import AUDIO_METRICS
 from safe_train.report.seeds import Interval
-from safe_train.summary import AUDIO_METRICS
 
 CIDER_D = AUDIO_METRICS["cider_d"]
 

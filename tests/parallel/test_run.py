@@ -96,7 +96,7 @@ def test_two_processes_evaluate_a_run_to_the_same_bits(run_all, alone, tmp_path)
             path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:9]))
         elif path.name != "audio.matched.jsonl":
             path.unlink()
-    main, other = run_all("-c", "from safe_train.cli import safe; safe()", "eval", copy)
+    main, other = run_all("-c", "from safe_train.cli import safe; safe()", "eval", copy, "--json")
     assert answers(copy) == expected
     printed = json.loads(main.out)
     written = json.loads((alone / "metrics.json").read_text())["evaluation"]

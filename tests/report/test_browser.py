@@ -52,6 +52,20 @@ def test_the_page_opens_without_error_or_request_and_fits(chromium, report_page,
     assert (tmp_path / "page.png").stat().st_size > 50_000
 
 
+def test_a_table_that_goes_on_fades_out_until_its_end(chromium, report_page):
+    """Of the first table; on a wide screen it is whole."""
+    page = chromium.open(report_page, width=PHONE)
+    box = "document.querySelector('.scroll')"
+    fades = f"getComputedStyle({box}).maskImage !== 'none'"
+    assert page.value(f"{box}.scrollWidth > {box}.clientWidth")
+    assert page.value(fades)
+    page.value(f"{box}.scrollTo(0, 0), {box}.scrollLeft = 10_000, {box}.dispatchEvent(new Event('scroll'))")
+    assert not page.value(fades)
+    wide = chromium.open(report_page, width=DESKTOP)
+    assert wide.value(f"{box}.scrollWidth <= {box}.clientWidth")
+    assert not wide.value(fades)
+
+
 def test_a_column_sorts_its_table(chromium, report_page):
     page = chromium.open(report_page)
     order = (

@@ -18,7 +18,7 @@ from PIL import Image
 from safe_train.cli import safe
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.report import read_runs, write_report
-from safe_train.report.charts.panel import COLORS, Look, Panel, Point
+from safe_train.report.charts.panel import APART, COLORS, Look, Panel, Point
 from safe_train.report.charts.scales import linear
 from safe_train.report.examples import CHANGED, HEARD, UNCHANGED, choose_examples
 from safe_train.report.grouping import group_runs
@@ -180,6 +180,62 @@ def test_the_gate_has_a_chart_for_each_kind_of_rows_that_it_was_measured_on(make
     section = page[page.index('id="sweeps"') :].split("</section>")[0]
     assert [kind for kind in KINDS if kind in section] == list(kinds)
     assert section.count("<svg") == len(kinds) + section.split("<figure>")[0].count("<svg")  # and the legend's
+
+
+SWEPT = ("bypass", "silence", "distractor", "gate_0.25", "gate_0.5", "gate_0.75")
+
+
+def test_lines_of_one_sweep_stand_apart(make_run, tmp_path):
+    """Arms that change nothing would lie on each other: of two, no interval may hide another."""
+    for variant in ("soft_retention", "full_retention"):
+        make_run(tmp_path, variant, conditions=SWEPT)
+    page = report_on(tmp_path).page.read_text(encoding="utf-8")
+    chart = next(part for part in page.split("<svg ") if "VL change with an unrelated clip" in part)
+    whiskers = re.findall(r'<line class="whisker [^"]*" x1="([\d.]+)" x2="([\d.]+)"', chart)
+    across = [float(left) for left, right in whiskers if left == right]
+    assert len(across) == 2 * 5
+    assert min(abs(a - b) for a, b in itertools.combinations(across, 2)) == pytest.approx(APART, abs=0.11)
+
+
+def test_points_of_one_place_stand_apart_about_it():
+    panel = Panel(x=linear([0.0, 100.0]), y=linear([0.0, 1.0]), title="")
+    assert panel.shifts([50.0, 10.0, 50.0, 50.0]) == [-APART, 0.0, 0.0, APART]
+    assert panel.shifts([10.0, 50.0]) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("gains", "is_drawn"), [((8,), False), ((8, 6), True), ((8, 8), False)])
+def test_the_caption_speaks_of_the_front_where_there_is_one(make_run, tmp_path, gains, is_drawn):
+    """One arm that hears better and loses more than another: neither beats the other."""
+    for heard, (variant, lost) in zip(gains, (("no_retention", 30), ("full_retention", 0)), strict=False):
+        make_run(tmp_path, variant, heard=heard, losses={"distractor": lost})
+    page = report_on(tmp_path).page.read_text(encoding="utf-8")
+    assert ('class="front"' in page) is is_drawn
+    assert ("The dotted line joins" in page) is is_drawn
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [((42,), "1 run in 1 arm, seed 42."), ((42, 43), "2 runs in 1 arm, seeds 42, 43.")]
+)
+def test_runs_are_counted_in_words_that_fit(make_run, tmp_path, seeds, words):
+    for seed in seeds:
+        make_run(tmp_path, seed=seed)
+    assert words in " ".join(read(report_on(tmp_path).page).text.split())
+
+
+def test_the_worst_of_several_clips_stands_where_a_narrow_screen_shows_it(full):
+    header = full.page.read_text(encoding="utf-8").split("<thead>")[1].split("</thead>")[0]
+    names = re.findall(r'<th scope="col">(\w+)</th>', header)
+    assert names[:3] == ["arm", "bypass", "worst_of_4"]
+    assert sorted(names[3:]) == sorted(["silence", "distractor", "contradictory", "noise", "loud"])
+
+
+def test_no_setting_is_listed_twice(full):
+    """What settings came to has names of its own."""
+    shared = re.findall(r"<dt>([\w.]+)</dt>", full.page.read_text(encoding="utf-8"))
+    assert "effective.retention_variant.null_space_rank" in shared
+    assert [name for name in shared if name.startswith(("retention", "effective"))] == list(
+        dict.fromkeys(name for name in shared if name.startswith(("retention", "effective")))
+    )
 
 
 def test_examples_are_changed_answers_first_and_the_same_again(make_run, tmp_path):

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from safe_train.data.audio_input import LOUD_DB
 from safe_train.evaluation.conditions import GAINS_DB, GATES
 from safe_train.report.arms import AnswerCell, Arm, AudioCell
-from safe_train.report.charts.panel import Look, Panel, Point
+from safe_train.report.charts.panel import APART, Look, Panel, Point
 from safe_train.report.charts.scales import Scale, linear, logarithmic, points, shares
 from safe_train.report.curves import CurvePoint, curve
 from safe_train.report.grouping import Group
@@ -64,7 +64,7 @@ def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
     Arms that are no retention measurement are not drawn: a base that knows nothing loses nothing. A second chart shows
     those with nearly the best gain, where others press them together. None if no arm has both.
     """
-    shown = [(arm, arm.gain, arm.worst.change) for arm in arms if arm.gain is not None and arm.worst is not None]
+    shown = _measured(arms)
     if not shown:
         return []
     best = max(gain.mean for _, gain, _ in shown)
@@ -72,7 +72,26 @@ def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
     return [_pareto_chart(rows, looks, margin) for rows in ([shown] if len(near) == len(shown) else [shown, near])]
 
 
-def _pareto_chart(shown: Sequence[tuple[Arm, Interval, Interval]], looks: Looks, margin: float) -> Markup:
+_Measured = Sequence[tuple[Arm, Interval, Interval]]
+"""Arms with their audio gain and their worst change."""
+
+
+def _measured(arms: Sequence[Arm]) -> _Measured:
+    return [(arm, arm.gain, arm.worst.change) for arm in arms if arm.gain is not None and arm.worst is not None]
+
+
+def _front(shown: _Measured) -> list[tuple[float, float]]:
+    """The front in points; empty where a single arm is on it, through which there is no line to draw."""
+    found = pareto_front([(100 * gain.mean, 100 * change.mean) for arm, gain, change in shown if not arm.damage])
+    return found if len(found) > 1 else []
+
+
+def has_front(arms: Sequence[Arm]) -> bool:
+    """Whether :func:`pareto` draws the line that joins the arms no other beats in both."""
+    return bool(_front(_measured(arms)))
+
+
+def _pareto_chart(shown: _Measured, looks: Looks, margin: float) -> Markup:
     across = [limit for _, gain, _ in shown for limit in _limits(gain)]
     up = [limit for _, _, change in shown for limit in _limits(change)]
     panel = Panel(
@@ -85,13 +104,13 @@ def _pareto_chart(shown: Sequence[tuple[Arm, Interval, Interval]], looks: Looks,
     )
     panel.rule(0.0, "zero", "the base")
     panel.rule(-100 * margin, "margin", f"margin \u2212{100 * margin:g}")
-    front = pareto_front([(100 * gain.mean, 100 * change.mean) for arm, gain, change in shown if not arm.damage])
-    if len(front) > 1:
+    if front := _front(shown):
         panel.steps(_staircase(front, panel), "front")
-    for arm, gain, change in shown:
+    for (arm, gain, change), shift in zip(shown, panel.shifts([100 * gain.mean for _, gain, _ in shown]), strict=True):
         under = f"{arm.worst_part}, {arm.worst_name}"
         label = f"{arm.name}: gain {100 * gain.mean:+.1f}, worst change {100 * change.mean:+.1f} points ({under})"
-        panel.point(Point(100 * gain.mean, 100 * change.mean, _limits(gain), _limits(change), label), looks[arm.name])
+        point = Point(100 * gain.mean, 100 * change.mean, _limits(gain), _limits(change), label)
+        panel.point(point, looks[arm.name], shift=shift)
     return panel.svg("Up and to the right is better")
 
 
@@ -175,8 +194,8 @@ def _sweep(
     metrics = " or ".join(dict.fromkeys(arm.audio_metric for arm in arms))
     charts.append((_sweep_panel(axis, percent, f"{metrics} with the row's own clip", x_label), hearing))
     for panel, lines in charts:
-        for name, line in lines.items():
-            panel.line(line, looks[name])
+        for place, (name, line) in enumerate(lines.items()):
+            panel.line(line, looks[name], shift=APART * (place - (len(lines) - 1) / 2))
     return [panel.svg(f"One line an arm, over the {x_label}") for panel, lines in charts if lines]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -10,6 +11,9 @@ from html import escape
 from markupsafe import Markup
 
 from safe_train.report.charts.scales import Scale
+
+APART = 5.0
+"""Units between points that would else stand at one place, so that no interval hides another."""
 
 COLORS = 8
 """Colors in the style sheet; further series repeat them with another marker and dashes."""
@@ -117,13 +121,15 @@ class Panel:
         if label:
             self._parts.append(f'<text class="note" x="{self.left + 4}" y="{y - 4:.1f}">{escape(label)}</text>')
 
-    def line(self, points: Sequence[Point], look: Look, *, markers: bool = True, css: str = "") -> None:
-        """A line through points, with their intervals."""
-        corners = " ".join(f"{self.across(point.x):.1f},{self.up(point.y):.1f}" for point in points)
+    def line(
+        self, points: Sequence[Point], look: Look, *, markers: bool = True, css: str = "", shift: float = 0.0
+    ) -> None:
+        """A line through points, with their intervals; all of it ``shift`` units to the right."""
+        corners = " ".join(f"{self.across(point.x) + shift:.1f},{self.up(point.y):.1f}" for point in points)
         self._parts.append(f'<polyline class="line {look.css} {css}" points="{corners}"/>')
         shown = points if markers else points[-1:]
         for point in shown:
-            self.point(point, look)
+            self.point(point, look, shift=shift)
 
     def band(self, points: Sequence[Point], look: Look) -> None:
         """The area between the limits of points."""
@@ -134,11 +140,11 @@ class Panel:
             corners = " ".join(f"{self.across(x):.1f},{self.up(y):.1f}" for x, y in itertools.chain(there, back))
             self._parts.append(f'<polygon class="band {look.css}" points="{corners}"/>')
 
-    def point(self, point: Point, look: Look, *, css: str = "") -> None:
-        """A marker with its whiskers."""
-        x, y = self.across(point.x), self.up(point.y)
+    def point(self, point: Point, look: Look, *, css: str = "", shift: float = 0.0) -> None:
+        """A marker with its whiskers, ``shift`` units to the right of its place."""
+        x, y = self.across(point.x) + shift, self.up(point.y)
         if point.x_limits is not None:
-            low, high = (self.across(limit) for limit in point.x_limits)
+            low, high = (self.across(limit) + shift for limit in point.x_limits)
             self._parts.append(
                 f'<line class="whisker {look.css}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             )
@@ -150,6 +156,16 @@ class Panel:
         title = f"<title>{escape(point.label)}</title>" if point.label else ""
         place = f'transform="translate({x:.1f},{y:.1f})"'
         self._parts.append(f'<path class="marker {look.css} {css}" d="{look.marker}" {place}>{title}</path>')
+
+    def shifts(self, values: Sequence[float]) -> list[float]:
+        """Units by which points across stand apart of which others stand at the same place, left to right in turn."""
+        places = [round(self.across(value) / APART) for value in values]
+        taken = Counter[int]()
+        found = []
+        for place in places:
+            found.append(APART * (taken[place] - (places.count(place) - 1) / 2))
+            taken[place] += 1
+        return found
 
     def steps(self, corners: Sequence[tuple[float, float]], css: str) -> None:
         """A line through corners given in the values of the axes."""

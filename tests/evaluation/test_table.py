@@ -1,0 +1,81 @@
+"""The table of an evaluation holds every condition with its figures, in the units that it names."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from safe_train.evaluation.table import ANSWERS_HEADER, AUDIO_HEADER, DOCUMENTS_HEADER, format_evaluation
+from safe_train.metrics.intervals import Estimate
+from safe_train.report import read_runs
+
+EVERY = ("bypass", "silence", "distractor", "contradictory", "loud", "noise", "worst_of_4")
+
+
+@pytest.fixture
+def evaluation(make_run, tmp_path):
+    run = make_run(
+        tmp_path, conditions=EVERY, losses={"distractor": 6}, text_losses={"silence": 3}, bits={"noise": 0.25}
+    )
+    return read_runs([run]).runs[0].evaluation.result
+
+
+def tables(text):
+    """Rows by the table's first line and the row's first cell."""
+    found = {}
+    for part in re.split(r"\n\n(?=\S+.*: )", text):
+        title, _, header, _rule, *rows = part.splitlines()
+        found[title] = {
+            cells[0]: dict(zip(re.split(r" {2,}", header), cells, strict=True))
+            for cells in (re.split(r" {2,}", row) for row in rows)
+        }
+    return found
+
+
+def test_every_condition_has_its_figures(evaluation):
+    """6 of 60 and 3 of 60 answers are lost; the documents of one condition take a quarter of a bit more."""
+    vl, text, documents, audio = tables(format_evaluation(evaluation)).items()
+    assert vl[0] == "VL rows: the base has 100.0 % right"
+    assert tuple(vl[1]) == EVERY
+    assert vl[1]["bypass"]["change [95 %]"] == "bit-equal"
+    assert vl[1]["distractor"] | {"change [95 %]": "", "KL": ""} == dict(
+        zip(ANSWERS_HEADER, ("distractor", "60", "90.0 %", "", "10.0 %", ""), strict=True)
+    )
+    assert vl[1]["distractor"]["change [95 %]"].startswith("-10.0 [-")
+    assert vl[1]["silence"]["change [95 %]"].startswith("+0.0 [-")
+    assert float(vl[1]["distractor"]["KL"]) == pytest.approx(evaluation.vl["distractor"].kl, abs=5e-5)
+    assert text[0] == "text-only questions: the base has 100.0 % right"
+    assert text[1]["silence"]["change [95 %]"].startswith("-5.0 [-")
+    assert documents[0].startswith("documents: the base has ")
+    assert tuple(documents[1]["noise"]) == DOCUMENTS_HEADER
+    assert documents[1]["noise"]["change [95 %]"].startswith("+0.250 [")
+    assert audio[0] == "audio rows: exact match"
+    assert tuple(audio[1]["silence"]) == AUDIO_HEADER
+    assert audio[1]["matched"]["score [95 %]"].startswith("100.0 % [")
+    assert audio[1]["silence"]["matched minus it [95 %]"].startswith("+100.0 [")
+    assert audio[1]["matched"]["matched minus it [95 %]"] == "-"
+
+
+def test_a_bypass_that_differs_is_told(evaluation):
+    differing = replace(evaluation, vl={"bypass": replace(evaluation.vl["bypass"], bit_equal=False)})
+    assert "DIFFERS" in format_evaluation(differing)
+    assert "DIFFERS" not in format_evaluation(evaluation)
+
+
+def test_cider_d_runs_from_0_to_10(evaluation):
+    """Results hold a tenth of it."""
+    matched = replace(evaluation.audio["matched"], accuracy=Estimate(0.123, 0.1, 0.15))
+    text = format_evaluation(replace(evaluation, audio={"matched": matched}, audio_metric="cider_d"))
+    assert re.search(r"audio rows: CIDEr-D\n.*\n.*\n.*\nmatched +8 +1\.23 \[1\.00, 1\.50\] +-$", text)
+
+
+def test_what_was_not_measured_has_no_table(evaluation):
+    without = replace(evaluation, text={}, base_text=None, documents={}, base_bits_per_byte=None)
+    assert list(tables(format_evaluation(without))) == [
+        "VL rows: the base has 100.0 % right",
+        "audio rows: exact match",
+    ]
+
+
+def test_it_fits_a_terminal(evaluation):
+    assert max(map(len, format_evaluation(evaluation, 80).splitlines())) <= 80
