@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coverage import CoverageData
+from coverage.exceptions import DataError
 
 from tests.mutation.mutants import Mutant
 
@@ -41,11 +42,18 @@ def prepare(folder: Path, sources: Sequence[Path]) -> dict[str, str]:
 
 
 def executed(folder: Path, root: Path) -> dict[str, list[int]]:
-    """The lines that were recorded, by file relative to ``root``."""
+    """The lines that were recorded, by file relative to ``root``.
+
+    A process that is killed while it writes leaves a file that cannot be read: nothing is known of that process, as of
+    one that is killed before.
+    """
     found: dict[str, set[int]] = {}
     for file in folder.glob("data*"):
         data = CoverageData(str(file))
-        data.read()
+        try:
+            data.read()
+        except DataError:
+            continue
         for measured in data.measured_files():
             name = Path(measured).relative_to(root).as_posix()
             found.setdefault(name, set()).update(data.lines(measured) or [])

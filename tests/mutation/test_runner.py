@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from coverage import CoverageData
 
 from tests.mutation.mutants import Mutant, mutants_of
-from tests.mutation.reach import Measured, Reach, batches
+from tests.mutation.reach import Measured, Reach, batches, executed
 from tests.mutation.runner import Runner, Tree
 from tests.mutation.selection import Neighborhood, draw
 
@@ -280,3 +281,14 @@ def test_batches_grow():
     seconds = dict(zip("abcdef", (50.0, 20.0, 90.0, 20.0, 300.0, 1.0), strict=True))
     assert batches("abcdef", seconds) == [["a"], ["b", "c"], ["d"], ["e", "f"]]
     assert batches("", seconds) == []
+
+
+def test_what_a_killed_process_left_is_passed_over(tmp_path):
+    """Half of a database, and an empty one, beside a whole one."""
+    whole = CoverageData(str(tmp_path / "data.whole"))
+    whole.add_lines({str(tmp_path / "module.py"): [1, 3]})
+    whole.write()
+    half = (tmp_path / "data.whole").read_bytes()
+    (tmp_path / "data.half").write_bytes(half[: len(half) // 2])
+    (tmp_path / "data.empty").write_bytes(b"")
+    assert executed(tmp_path, tmp_path) == {"module.py": [1, 3]}
