@@ -1,4 +1,4 @@
-# Not PYTHON: that names the interpreter which scripts/make_venv.sh makes .venv from.
+# Not PYTHON: that names the interpreter which scripts/make_venv.py makes .venv from.
 venv_python := .venv/bin/python
 
 shell_files := .ci/run $(wildcard scripts/*.sh containers/parts/*.sh tests/cluster/*.sh) tests/cluster/bin/apptainer
@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 # Processes that share the tests; each loads torch and models of its own.
-WORKERS ?= $(shell nproc | awk '{ print ($$1 < 8) ? $$1 : 8 }')
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 < 8) ? $$1 : 8 }')
 
 .PHONY: help .venv demo test test-cluster lint bench embedded lock
 
@@ -22,7 +22,7 @@ help:
 	@echo "make lock      resolve requirements/lock.txt again"
 
 .venv:
-	@bash scripts/make_venv.sh
+	@$(or $(PYTHON),python3) scripts/make_venv.py
 
 # Neither needs the network: a test or a run that asks for it fails here, and not first at a user's.
 demo test: export HF_HUB_OFFLINE = 1
