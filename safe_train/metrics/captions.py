@@ -141,7 +141,7 @@ def _import(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         got = f"no module {error.name}"
-        raise InputError("caption metrics", "aac-metrics", got, "pip install 'safe-audio[metrics]'") from error
+        raise InputError("caption metrics", "aac-metrics", got, "pip install aac-metrics==0.5.4 requests") from error
 
 
 def _spice_obstacle() -> str | None:

@@ -107,7 +107,7 @@ def _quantization_options(quantization: Quantization, device: torch.device, dtyp
     if device.type != "cuda":
         raise InputError(where, f"a CUDA device for {quantization}", str(device), f"run on a GPU, {way_out}")
     if importlib.util.find_spec("bitsandbytes") is None:
-        install = f"install safe-audio[bitsandbytes], {way_out}"
+        install = f"pip install 'bitsandbytes>=0.46.1', {way_out}"
         raise InputError(where, "the package bitsandbytes", "none installed", install)
     if quantization == "8bit":
         config = BitsAndBytesConfig(load_in_8bit=True)

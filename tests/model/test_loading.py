@@ -161,7 +161,7 @@ def test_quantization_is_refused_where_it_cannot_run(llava, quantization, monkey
     assert f"model.quantization: expected a CUDA device for {quantization}, got cpu" in refused(load_base_model, config)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = refused(load_base, str(llava), device="cuda", quantization=quantization)
-    assert "the package bitsandbytes, got none installed; install safe-audio[bitsandbytes]" in line
+    assert "the package bitsandbytes, got none installed; pip install 'bitsandbytes>=0.46.1'" in line
 
 
 def test_code_from_a_models_folder_is_not_run(llava, tmp_path):
