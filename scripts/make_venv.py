@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements/lock.txt"
 VENV = ROOT / ".venv"
+PYTHON = getattr(sys, "_base_executable", sys.executable)
+"""Where .venv is active, the interpreter that it was made from: .venv itself may have to go."""
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
@@ -36,7 +38,7 @@ def main() -> None:
 
 def shared_environment() -> Path:
     """The environment with the pinned dependencies, installed if it is not there."""
-    described = f"{sys.version} {sys.prefix} {platform.machine()}\n"
+    described = f"{sys.version} {sys.base_prefix} {platform.machine()}\n"
     key = hashlib.sha256(LOCK.read_bytes() + described.encode()).hexdigest()[:16]
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safe"
     folder = Path(os.environ.get("SAFE_CACHE") or default).absolute() / f"env-{key}"
@@ -45,7 +47,7 @@ def shared_environment() -> Path:
         if not (folder / "complete").exists():
             print(f"Installing the pinned dependencies into {folder} (5 GB, a few minutes)", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
-            run(sys.executable, "-m", "venv", folder)
+            run(PYTHON, "-m", "venv", folder)
             run(folder / "bin/python", *PIP, "--require-hashes", "-r", LOCK)
             (folder / "complete").touch()
     return folder
@@ -54,7 +56,7 @@ def shared_environment() -> Path:
 def make_venv(shared: Path) -> None:
     """Makes .venv, without the project."""
     shutil.rmtree(VENV, ignore_errors=True)
-    run(sys.executable, "-m", "venv", "--without-pip", VENV)  # its own pip would hide the pinned one
+    run(PYTHON, "-m", "venv", "--without-pip", VENV)  # its own pip would hide the pinned one
     (site_packages(VENV) / "dependencies.pth").write_text(f"{site_packages(shared)}\n")
     for command in sorted((shared / "bin").iterdir()):  # pytest, torchrun and others, run by this checkout's Python
         own = VENV / "bin" / command.name

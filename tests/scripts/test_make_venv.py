@@ -93,6 +93,16 @@ def test_hashes_are_required_and_the_checkout_stands_in_a_plain_path(make_venv):
     assert project[project.index("--config-settings") + 1] == "editable_mode=compat"  # else an import hook
 
 
+def test_an_active_environment_changes_nothing(make_venv, monkeypatch):
+    """``python3`` is then one inside of .venv, which may have to be made anew."""
+    make_venv.main()
+    kinds(make_venv)
+    monkeypatch.setattr(sys, "prefix", str(make_venv.VENV))
+    make_venv.main()
+    assert kinds(make_venv) == []
+    assert Path(make_venv.PYTHON).is_relative_to(sys.base_prefix)
+
+
 def test_commands_run_this_checkouts_python(make_venv):
     shared = make_venv.shared_environment()
     (shared / "bin/pytest").write_text(f"#!{shared}/bin/python3.11\nimport pytest\n")
