@@ -1,25 +1,20 @@
-"""How a run shows itself: a progress bar on a terminal, plain lines in a log file; of several processes, one speaks."""
+"""How a run is watched and stopped: of several processes, one speaks; a signal or a file asks it to end."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from safe_train.launch import find_launch
+from safe_train.progress import display
 from safe_train.run import Observer
 
 STOP_FILE_VARIABLE = "SAFE_STOP_FILE"
-_SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
 
 
 class StopRequest:
@@ -60,49 +55,10 @@ class StopRequest:
 
 @contextmanager
 def watching(stop: StopRequest) -> Iterator[Observer]:
-    """An observer that writes to standard error; in all processes but the main one, it only listens to ``stop``."""
+    """An observer that shows a run on standard error; in processes but the main one, it only listens to ``stop``."""
     if not find_launch().is_main:
         logging.getLogger().setLevel(logging.WARNING)
         yield Observer(should_stop=stop)
         return
-    if sys.stderr.isatty():
-        with _bar() as (progress, task):
-            yield Observer(
-                stage=lambda words: progress.update(task, description=words),
-                step=lambda step, total, metrics: _advance(progress, task, step, total, metrics),
-                should_stop=stop,
-            )
-        return
-    start = time.perf_counter()
-
-    def say(words: str) -> None:
-        print(f"[{time.perf_counter() - start:7.1f} s] {words}", file=sys.stderr, flush=True)
-
-    def say_step(step: int, total: int, metrics: dict[str, float]) -> None:
-        if metrics and (step % max(1, total // 10) == 0 or step == total):
-            say(f"step {step}/{total}: {_words(metrics)}")
-
-    yield Observer(stage=say, step=say_step, should_stop=stop)
-
-
-@contextmanager
-def _bar() -> Iterator[tuple[Progress, TaskID]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield progress, progress.add_task("loading", total=None, metrics="")
-
-
-def _advance(progress: Progress, task: TaskID, step: int, total: int, metrics: dict[str, float]) -> None:
-    progress.update(task, completed=step, total=total)
-    if metrics:
-        progress.update(task, metrics=_words(metrics))
-
-
-def _words(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in _SHOWN if name in metrics)
+    with display() as shown:
+        yield Observer(stage=shown.stage, step=shown.step, rows=shown.rows, should_stop=stop)

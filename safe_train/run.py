@@ -65,11 +65,13 @@ class Observer:
     Attributes:
         stage: called with a few words when a new stage begins.
         step: called after each step with its number, the number of steps, and the metrics if they were logged.
+        rows: called while the rows of a stage are worked through, with how many are done and how many there are.
         should_stop: asked after each step; where one process says so, all stop.
     """
 
     stage: Callable[[str], None] = lambda _words: None
     step: Callable[[int, int, dict[str, float]], None] = lambda _step, _total, _metrics: None
+    rows: Callable[[int, int], None] = lambda _done, _total: None
     should_stop: Callable[[], bool] = lambda: False
 
 

@@ -59,11 +59,3 @@ def test_a_log_file_gets_plain_lines_ten_steps_in_all(capsys):
     assert lines[0].endswith(" s] training")
     assert lines[-1].endswith(" s] step 100/100: audio_loss 0.3333")
     assert not any("\x1b" in line or "\r" in line for line in lines)
-
-
-def test_a_terminal_gets_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with watching(StopRequest()) as observer:
-        observer.stage("training")
-        observer.step(3, 10, {"audio_loss": 0.5})
-    assert "s] training" not in capsys.readouterr().err

@@ -66,6 +66,24 @@ def test_what_is_stored_comes_back_with_its_bits_and_dtypes(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{KEY}.safetensors"]
 
 
+def test_files_of_earlier_versions_are_found_where_they_lie(tmp_path):
+    """In a folder by the first two digits of the key: a folder of a million files is slow."""
+    TensorFolder(tmp_path).save(KEY, tensors())
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors")] == [
+        f"ab/{KEY}.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("clip", [None, WhiteNoise(-20.0, 3)])
+def test_the_key_of_a_made_clip_holds_its_length(clip, audio_encoder, monkeypatch):
+    """Features of two seconds of silence are not those of three."""
+    keys = set()
+    for seconds in (2.0, 3.0):
+        monkeypatch.setattr(feature_cache, "SYNTHETIC_SECONDS", seconds)
+        keys.add(FeatureCache([audio_encoder])._key(0, clip))
+    assert len(keys) == 2
+
+
 def damaged_payload(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -113,6 +113,14 @@ def test_what_is_not_finite_stops_the_run_before_the_step(tmp_path, configure, p
     assert stage.step == 1
 
 
+@pytest.mark.parametrize(("every", "expected"), [(0, []), (1, [1, 2]), (2, [2]), (3, [])])
+def test_an_evaluation_follows_every_so_many_steps_but_not_the_last(tmp_path, configure, prepare, every, expected):
+    stage = prepare(configure(variant="no_retention", optimization__max_steps=3, evaluation__every=every))
+    told = []
+    stage.train(tmp_path, on_interval=told.append)
+    assert told == expected
+
+
 def test_the_newest_two_checkpoints_are_kept_and_a_partial_one_is_ignored(tmp_path, configure, prepare):
     stage = prepare(configure(variant="no_retention"))
     stage.train_step()
