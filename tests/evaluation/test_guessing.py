@@ -43,3 +43,9 @@ def test_guesses_are_scored_like_answers():
     people = ("red",) * 7 + ("blue",) * 3
     rows = asked(people, "blue", "blue")
     assert guessing_scores(rows)[0] == pytest.approx((7 * 1 + 3 * 2 / 3) / 10)
+
+
+def test_references_that_all_agree_are_normalized_like_the_guess():
+    """The official metric leaves them as they are, so that "Yes." would never be right."""
+    rows = asked(("Yes.",) * 10, ("Yes.",) * 10, "yes", ("No!",) * 10)
+    assert guessing_scores(rows) == [1, 1, 1, 0]

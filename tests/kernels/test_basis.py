@@ -57,17 +57,33 @@ def test_gram_basis_equals_svd(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(basis.singular_values, torch.linalg.svdvals(rows)[:5], rtol=1e-4, atol=1e-4)
 
 
-def test_weak_directions_are_measured_because_the_gram_matrix_is_float64() -> None:
-    """Negative control: singular values 1 and 1e-5; a float32 Gram matrix does not see the second."""
+def of_two_directions(weak: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Six rows of singular values 1 and ``weak``, and their directions [400, 2]."""
     right = torch.linalg.qr(torch.randn(400, 2, dtype=torch.float64))[0]
     left = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64))[0]
-    rows = (left * torch.tensor([1.0, 1e-5], dtype=torch.float64) @ right.T).float()
+    return (left * torch.tensor([1.0, weak], dtype=torch.float64) @ right.T).float(), right
+
+
+def test_weak_directions_are_measured_because_the_gram_matrix_is_float64() -> None:
+    """Negative control: singular values 1 and 1e-5; a float32 Gram matrix does not see the second."""
+    rows, right = of_two_directions(1e-5)
     basis = gram_basis(rows, rank=2)
     assert_orthonormal(basis)
     assert largest_sine(basis.vectors, right) < 1e-2
     assert basis.singular_values[1].item() == pytest.approx(1e-5, rel=1e-2)
     from_float32 = torch.linalg.eigvalsh(rows @ rows.T)[-2].clamp_min(0.0).sqrt()
     assert from_float32.item() != pytest.approx(1e-5, rel=0.5)
+
+
+def test_a_sketch_sees_weak_directions_down_to_the_rounding_of_its_rows() -> None:
+    """Of singular values, not of their squares: 1e-4 is measured, and 1e-7 may be rounding."""
+    for weak, expected in ((1e-4, 2), (1e-7, 1)):
+        rows, right = of_two_directions(weak)
+        sketch = FrequentDirections(400, 4)
+        sketch.update(rows)
+        basis = sketch.basis()
+        assert basis.vectors.shape[1] == expected
+        assert largest_sine(basis.vectors, right[:, :expected]) < 1e-2
 
 
 def test_covariance_basis_equals_svd() -> None:

@@ -8,8 +8,9 @@ import torch
 
 from safe_train.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
 from safe_train.config import OptimizationSettings
+from safe_train.data.batch import Batch
 from safe_train.errors import InputError, NonFiniteLossError
-from safe_train.stage_a import gate_at, learning_rate_scale
+from safe_train.stage_a import _padded, gate_at, learning_rate_scale
 from tests.tolerances import LEAKAGE, relative_error
 
 
@@ -119,6 +120,21 @@ def test_an_evaluation_follows_every_so_many_steps_but_not_the_last(tmp_path, co
     told = []
     stage.train(tmp_path, on_interval=told.append)
     assert told == expected
+
+
+def test_batches_of_a_calibration_are_padded_to_one_length_by_what_means_nothing():
+    """Tokens by the pad token, masks by zero; pictures, which have no value a token, stay."""
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long),
+        "mm_token_type_ids": torch.tensor([[0, 1, 0]]), "pixel_values": torch.ones(1, 3, 2, 2),
+    }  # fmt: skip
+    batch = Batch(inputs, None, torch.tensor([0]), torch.tensor([1]), torch.tensor([6]))
+    padded = _padded(batch, 5, 9).inputs
+    assert padded["input_ids"].tolist() == [[5, 6, 7, 9, 9]]
+    assert padded["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
+    assert padded["mm_token_type_ids"].tolist() == [[0, 1, 0, 0, 0]]
+    assert padded["pixel_values"] is inputs["pixel_values"]
+    assert _padded(batch, 3, 9) is batch
 
 
 def test_the_newest_two_checkpoints_are_kept_and_a_partial_one_is_ignored(tmp_path, configure, prepare):
