@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safe_train.errors import InputError
-from safe_train.files import flush, json_text
+from safe_train.files import flush, json_text, read_object
 from safe_train.model import SafeModel
 from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from safe_train.retention import RetentionStack
@@ -260,11 +260,8 @@ def _gate(checkpoint: Checkpoint) -> float:
 def _manifest(folder: Path) -> Mapping[str, Any]:
     """What the manifest says of each file."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "the manifest of a checkpoint", " ".join(str(error).split()), _WAY_OUT) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    manifest = read_object(path, "the manifest of a checkpoint", _WAY_OUT)
+    if not isinstance(manifest.get("files"), dict):
         raise InputError(path, "the manifest of a checkpoint", "JSON of another kind", _WAY_OUT)
     return manifest["files"]
 

@@ -37,7 +37,7 @@ from safe_train.experiment import (
     row_encoder,
     row_stream,
 )
-from safe_train.files import append_line, json_text, write_text
+from safe_train.files import append_line, json_text, read_object, write_text
 from safe_train.metrics.captions import require_aac_metrics
 from safe_train.model import SafeModel
 from safe_train.parallel import Processes, connected
@@ -259,12 +259,7 @@ def read_config(folder: Path) -> StageAConfig:
     """
     path = folder / CONFIG
     way_out = "name a run folder, such as runs/20260101-120000_full_retention"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "the configuration of a run", " ".join(str(error).split()), way_out) from error
-    if not isinstance(values, dict):
-        raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
+    values = read_object(path, "the configuration of a run", way_out)
     settings = {key: value for key, value in values.items() if key not in _DERIVED}
     for section, key, before in _BEFORE_IT_WAS_A_SETTING:
         if isinstance(known := settings.get(section, {}), dict):

@@ -297,6 +297,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     stored = json.loads(path.read_text())
     assert not [name for name in stored["key"] if "text" in name]
     assert not list(copied.glob("evaluation/*/*text*"))
+    stored.pop("sha256")
     for name in NEW_FIGURES:
         stored["evaluation"].pop(name)
     path.write_text(json.dumps(stored))
