@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,10 +125,10 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        staging.mkdir()  # not by tempfile, whose folders are private whatever the umask says
         try:
             yield staging
-            staging.chmod(0o755)
             _exchange(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

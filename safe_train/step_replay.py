@@ -62,7 +62,7 @@ def replay(folder: Path) -> Replayed:
     verify_files(folder)
     config = read_config(folder.absolute().parents[1])
     stage = _stage(config)
-    load_checkpoint(Checkpoint(folder, step - 1), stage.model, stage.optimizer, stage.stack)
+    load_checkpoint(Checkpoint(folder, step - 1), stage.model, stage.optimizer, stage.stack, as_found=True)
     stage.step = step - 1
     device = stage.model.base.model.device
     audio, vl = (_batches(folder, kind, str(device)) for kind in ("audio", "vl"))
