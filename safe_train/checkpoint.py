@@ -12,21 +12,23 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from safe_train.config import StageAConfig
 from safe_train.errors import InputError
-from safe_train.files import flush, json_text
+from safe_train.files import flush, json_text, read_object
 from safe_train.model import SafeModel
 from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from safe_train.retention import RetentionStack
+from safe_train.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,14 @@ _STATE = "state.json"
 _OPTIMIZER = "optimizer.safetensors"
 _RETENTION = "retention.safetensors"
 _FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, _OPTIMIZER, _RETENTION, _STATE)
+_SETTINGS = "settings"
 _LISTED = re.compile(r"step-(\d+)|\.step-(\d+)\.replaced")
+_MAY_CHANGE = (
+    "output_root", "label", "device", "checkpoint_every", "checkpoint_keep", "log_every", "evaluation.", "parallel.",
+    "data.num_workers", "data.cache_", "data.val_", "model.gradient_checkpointing",
+)  # fmt: skip
+"""Begin of the settings on which no trained weight depends, but for rounding."""
+
 _WAY_OUT = "go back to an older checkpoint"
 
 
@@ -63,32 +72,42 @@ def save_checkpoint(
     stack: RetentionStack,
     *,
     keep: int = KEPT,
+    config: StageAConfig | None = None,
 ) -> Checkpoint:
     """Writes ``root/step-<step>``: all files in a staging folder, flushed to disk, then renamed.
 
     A crash at any moment leaves the previous checkpoint whole, and one that is replaced readable. The data order is a
-    function of seed and step and needs no state. The newest ``keep`` up to this step stay.
+    function of seed and step and needs no state. The newest ``keep`` up to this step stay. The settings of ``config``
+    are kept, so that the run goes on with no others.
 
     Raises:
         InputError: it cannot be written; what was begun is removed, older checkpoints stay.
     """
     staging = root / f".{_name(step)}.partial"
     try:
+        root.mkdir(exist_ok=True)  # and not its parents: a run's folder that was removed is not made again
         _remove_leftovers(root)
-        write_state(staging, step, model, optimizer, stack)
+        write_state(staging, step, model, optimizer, stack, config)
         folder = _put_in_place(staging, root / _name(step))
         older = [found for found in list_checkpoints(root) if found.step < step]
         for old in older[: max(0, len(older) - (keep - 1))]:
             _remove(old)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(staging, ignore_errors=True)
-        way_out = f"make room, then go on with: safe-train --resume {root.parent}"
-        raise InputError(root, "room for a checkpoint", " ".join(str(error).split()), way_out) from error
+        again = f"go on with: safe-train --resume {root.parent}" if list_checkpoints(root) else "start the run again"
+        raise InputError(
+            root, "room for a checkpoint", " ".join(str(error).split()), f"make room, then {again}"
+        ) from error
     return Checkpoint(folder, step)
 
 
 def write_state(
-    folder: Path, step: int, model: SafeModel, optimizer: torch.optim.Optimizer, stack: RetentionStack
+    folder: Path,
+    step: int,
+    model: SafeModel,
+    optimizer: torch.optim.Optimizer,
+    stack: RetentionStack,
+    config: StageAConfig | None = None,
 ) -> None:
     """Writes everything that a run goes on from, and the checksums of the files, into a folder, flushed to disk.
 
@@ -98,10 +117,12 @@ def write_state(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_adapter(folder)
-    save_file(_optimizer_tensors(model, optimizer), folder / _OPTIMIZER)
+    save_tensors(_optimizer_tensors(model, optimizer), folder / _OPTIMIZER)
     retention = {key: value.detach().cpu().contiguous() for key, value in stack.state_dict().items()}
-    save_file(retention | {"torch_rng": torch.get_rng_state()}, folder / _RETENTION)
-    (folder / _STATE).write_text(json_text({"step": step, "gate": model.gate}), encoding="utf-8")
+    save_tensors(retention | {"torch_rng": torch.get_rng_state()}, folder / _RETENTION)
+    state: dict[str, Any] = {"step": step, "gate": model.gate}
+    state |= {_SETTINGS: config.model_dump(mode="json")} if config is not None else {}
+    (folder / _STATE).write_text(json_text(state), encoding="utf-8")
     files = {name: _described(folder / name) for name in _FILES}
     (folder / MANIFEST).write_text(json_text({"files": files}), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
@@ -176,10 +197,53 @@ def verify_files(folder: Path) -> None:
             raise InputError(path, _words(expected), _words(found), _WAY_OUT)
 
 
+def require_settings(checkpoint: Checkpoint, config: StageAConfig, where: str | Path) -> None:
+    """Finds out whether a run is to go on with the settings that its checkpoint was written with.
+
+    Settings on which no trained weight depends may be others, which is told in a warning. A checkpoint of an earlier
+    version does not say what it was written with, and settings that it does not know are not compared.
+
+    Raises:
+        InputError: another setting is not the same: ``config.json`` was edited, or the checkpoint is another run's.
+    """
+    stored = _read_state(checkpoint.folder).get(_SETTINGS)
+    if not isinstance(stored, dict):
+        return
+    now, then = (dict(_dotted(values)) for values in (config.model_dump(mode="json"), stored))
+    differing = [key for key in now if key in then and now[key] != then[key]]
+    words = [f"{key} {json.dumps(now[key])} in place of {json.dumps(then[key])}" for key in differing]
+    refused = [told for key, told in zip(differing, words, strict=True) if not key.startswith(_MAY_CHANGE)]
+    if refused:
+        way_out = "restore the file, or start a new run; where data have moved, put a link at their old place"
+        raise InputError(where, f"the settings of {checkpoint.folder.name}", ", ".join(refused), way_out)
+    if words:
+        logger.warning("%s was edited: %s", where, ", ".join(words))
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def load_checkpoint(
-    checkpoint: Checkpoint, model: SafeModel, optimizer: torch.optim.Optimizer, stack: RetentionStack
+    checkpoint: Checkpoint,
+    model: SafeModel,
+    optimizer: torch.optim.Optimizer,
+    stack: RetentionStack,
+    *,
+    as_found: bool = False,
 ) -> None:
     """Puts model, optimizer, mechanisms and random numbers where they were.
+
+    Args:
+        checkpoint: what is loaded.
+        model: takes up the trained parts.
+        optimizer: takes up its moments.
+        stack: takes up the mechanisms' state.
+        as_found: take up values, too, with which no training could go on, to see what they lead to.
 
     Raises:
         InputError: a file is missing or its tensors are those of another configuration.
@@ -190,10 +254,14 @@ def load_checkpoint(
         model.gate = _gate(checkpoint)
         moments = _loaded(checkpoint.folder / _OPTIMIZER, device)
         retention = _loaded(checkpoint.folder / _RETENTION, device)
+        if not as_found:
+            _require_moments(model.trainable_parameters(), moments, checkpoint.step)
+            _require_finite(retention)
         _restore_optimizer(model.trainable_parameters(), optimizer, moments)
-        torch.set_rng_state(retention.pop("torch_rng").cpu())
+        random_numbers = retention.pop("torch_rng").cpu()
         stack.load_state_dict(retention)
-    except (KeyError, OSError, ValueError, SafetensorError) as error:
+        torch.set_rng_state(random_numbers)
+    except (KeyError, OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:  # torch's has no class
         way_out = "resume with the configuration that wrote it"
         raise InputError(checkpoint.folder, "a checkpoint of this configuration", str(error), way_out) from error
 
@@ -245,13 +313,17 @@ def _loaded(path: Path, device: str) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in load_file(path, device=device).items()}
 
 
+def _read_state(folder: Path) -> dict[str, Any]:
+    return read_object(folder / _STATE, "the state of a checkpoint", _WAY_OUT)
+
+
 def _gate(checkpoint: Checkpoint) -> float:
     """The gate that was set.
 
     Raises:
         ValueError: the files are those of another step than the folder's name says.
     """
-    state = json.loads((checkpoint.folder / _STATE).read_text(encoding="utf-8"))
+    state = _read_state(checkpoint.folder)
     if state["step"] != checkpoint.step:
         raise ValueError(f"the state of step {state['step']}")
     return state["gate"]
@@ -260,11 +332,8 @@ def _gate(checkpoint: Checkpoint) -> float:
 def _manifest(folder: Path) -> Mapping[str, Any]:
     """What the manifest says of each file."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "the manifest of a checkpoint", " ".join(str(error).split()), _WAY_OUT) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    manifest = read_object(path, "the manifest of a checkpoint", _WAY_OUT)
+    if not isinstance(manifest.get("files"), dict):
         raise InputError(path, "the manifest of a checkpoint", "JSON of another kind", _WAY_OUT)
     return manifest["files"]
 
@@ -292,3 +361,29 @@ def _restore_optimizer(
         by_parameter.setdefault(name, {})[kind] = value.cpu() if kind == "step" else value
     for name, state in by_parameter.items():
         optimizer.state[parameters[name]] = state
+
+
+def _require_moments(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], steps: int) -> None:
+    """Finds out whether the tensors are what AdamW has after so many steps with these parameters.
+
+    Raises:
+        ValueError: they are not.
+    """
+    kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
+    for name, parameter in parameters.items() if steps else ():
+        kinds[f"step/{name}"] = torch.Size(), torch.float32
+        kinds |= dict.fromkeys((f"exp_avg/{name}", f"exp_avg_sq/{name}"), (parameter.shape, parameter.dtype))
+    found = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    if found != kinds:
+        odd = next(key for key in [*kinds, *found] if kinds.get(key) != found.get(key))
+        raise ValueError(f"other names, shapes or types of the optimizer's moments ({odd})")
+    _require_finite(tensors)
+    for key, value in tensors.items():
+        if (key.startswith("step/") and value.item() != steps) or (key.startswith("exp_avg_sq/") and value.min() < 0):
+            raise ValueError(f"a moment that AdamW cannot have after step {steps} ({key})")
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"values that are not finite ({name})")

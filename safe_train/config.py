@@ -26,7 +26,7 @@ TextSource = Literal["auto", "text", "pack", "embedded", "none"]
 class _Section(BaseModel):
     """A part of the configuration: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSettings(_Section):
@@ -121,7 +121,7 @@ class DataSettings(_Section):
     cache_root: str | None = None
     """Folder that keeps audio features, and teacher states if they are cached, for later runs; ``auto`` for one under
     ``$SAFE_CACHE``, None for none."""
-    cache_gib: float = Field(default=4.0, gt=0.0)
+    cache_gib: float = Field(default=4.0, gt=0.0, le=1e9)
     """Memory for audio features in GiB, and as much for teacher states; what does not fit is computed or read again."""
 
     @model_validator(mode="after")
@@ -253,7 +253,7 @@ class StageAConfig(_Section):
     """Retention variant."""
     label: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """What the run's folder is named after the time; None for the variant."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of data order, initialization and sampling."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""

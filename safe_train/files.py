@@ -1,11 +1,11 @@
-"""Files and folders that are complete or absent."""
+"""Files and folders that are complete or absent, and JSON that a disk or a person may have damaged."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +36,55 @@ def write_text(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(path, "a file that can be written", str(error), "choose another place") from error
+
+
+def read_object(path: Path, expected: str, way_out: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+        path: a regular file; a pipe would be waited for.
+        expected: what the file is, for the error.
+        way_out: what can be done about one that is not, for the error.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - Path's raise for a name too long
+        raise InputError(path, expected, "something that is no regular file", way_out)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(path, expected, " ".join(str(error).split()), way_out) from error
+    if not isinstance(value, dict):
+        raise InputError(path, expected, f"JSON of another kind ({type(value).__name__})", way_out)
+    return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any] | None]:
+    """The JSON objects of a file, one a line, None for a line that holds none; nothing where there is no file.
+
+    A last line that has neither a line break nor a whole object was being written in a crash, and is left out.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if not path.is_file():
+        return []
+    try:
+        *whole, last = path.read_bytes().split(b"\n")  # and not at what else Unicode takes for the end of a line
+    except OSError as error:
+        got = str(error.strerror or error)
+        raise InputError(path, "a file that can be read", got, "mend the folder, then run again") from error
+    found = [_object(line) for line in whole]
+    return [*found, cut] if (cut := _object(last)) is not None else found
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def append_line(path: Path, line: str) -> None:
@@ -76,10 +125,10 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        staging = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        staging.mkdir()  # not by tempfile, whose folders are private whatever the umask says
         try:
             yield staging
-            staging.chmod(0o755)
             _exchange(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safe_train.checkpoint import write_state
@@ -21,6 +20,7 @@ from safe_train.data.batch import Batch
 from safe_train.errors import InputError
 from safe_train.files import json_text, staged_folder, write_text
 from safe_train.model.audio_encoder import AudioFeatures
+from safe_train.tensor_files import save_tensors
 
 if TYPE_CHECKING:
     from safe_train.stage_a import StageA
@@ -42,7 +42,9 @@ def keep_for_replay(stage: StageA, run: Path) -> str:
             rows = stage.step_rows()
             for kind, micro_batches in rows.items():
                 for number, batch_rows in enumerate(micro_batches):
-                    save_file(batch_tensors(stage.encode(kind, batch_rows)), staging / f"{kind}-{number}.safetensors")
+                    save_tensors(
+                        batch_tensors(stage.encode(kind, batch_rows)), staging / f"{kind}-{number}.safetensors"
+                    )
             described = {kind: [[asdict(row) for row in batch] for batch in batches] for kind, batches in rows.items()}
             write_text(staging / ROWS, json.dumps(described, indent=2, default=str, ensure_ascii=False) + "\n")
             write_text(staging / FOUND, json_text({"step": stage.step + 1, "not_finite": _not_finite(stage)}))

@@ -14,6 +14,8 @@ _NUMBERS = (int, float)
 def from_plain(kind: type[Record], value: Any, where: str = "") -> Record:
     """A ``kind`` from plain values; nested dataclasses, lists, dictionaries and ``None`` where the type allows it.
 
+    Tuples are of one type and any length, and come from lists.
+
     Args:
         kind: a dataclass or a type that its fields have.
         value: what JSON gave.
@@ -36,6 +38,9 @@ def from_plain(kind: type[Record], value: Any, where: str = "") -> Record:
     if origin is list:
         _require(isinstance(value, list), where, "a list", value)
         return [from_plain(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value)]  # type: ignore[return-value]
+    if origin is tuple:
+        _require(isinstance(value, list), where, "a list", value)
+        return tuple(from_plain(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))  # type: ignore[return-value]
     accepted = _NUMBERS if kind is float else (kind,)
     is_number_for_flag = isinstance(value, bool) and kind is not bool
     _require(isinstance(value, accepted) and not is_number_for_flag, where, kind.__name__, value)

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints
+from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints, require_settings
 from safe_train.config import EvaluationSettings, StageAConfig, build_config
 from safe_train.data.batch import FeatureCache, RowEncoder
 from safe_train.data.rows import CAPTION, Row
@@ -37,11 +37,12 @@ from safe_train.experiment import (
     row_encoder,
     row_stream,
 )
-from safe_train.files import append_line, json_text, write_text
+from safe_train.files import append_line, json_text, read_object, write_text
 from safe_train.metrics.captions import require_aac_metrics
 from safe_train.model import SafeModel
 from safe_train.parallel import Processes, connected
 from safe_train.run_lines import EVALUATION_LINES
+from safe_train.run_lock import locked
 from safe_train.sharding import shard_base
 from safe_train.stage_a import StageA, TrainingOutcome, require_rows_for_all
 from safe_train.summary import PICTURE, SUMMARY, draw_picture, format_table, read_summary
@@ -139,7 +140,8 @@ def start_run(
             with processes.together():
                 if processes.is_main:
                     _describe(prepared.stage_a, rows, notes, folder)
-            return _train_and_evaluate(config, prepared, folder, observer)
+            with _locked(folder, processes):
+                return _train_and_evaluate(config, prepared, folder, observer)
 
 
 def resume_run(folder: Path, observer: Observer) -> RunOutcome:
@@ -149,8 +151,8 @@ def resume_run(folder: Path, observer: Observer) -> RunOutcome:
         InputError: the folder is no run, or has no checkpoint.
     """
     config = read_config(folder)
-    with connected(resolve_device(config.device)) as processes:
-        checkpoint = _newest_checkpoint(folder, processes)
+    with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
+        checkpoint = _newest_checkpoint(folder, config, processes)
         with processes.together():
             rows = load_rows(config)
         prepared = _prepare(config, rows, observer, processes, folder)
@@ -159,10 +161,26 @@ def resume_run(folder: Path, observer: Observer) -> RunOutcome:
         return _train_and_evaluate(config, prepared, folder, observer)
 
 
-def _newest_checkpoint(folder: Path, processes: Processes) -> Checkpoint:
-    """The one that the main process sees: another node's view of a shared folder may lag behind."""
+@contextmanager
+def _locked(folder: Path, processes: Processes) -> Iterator[None]:
+    """Holds the run, in the process that writes."""
+    with ExitStack() as held:
+        with processes.together():
+            if processes.is_main:
+                held.enter_context(locked(folder / CONFIG))
+        yield
+
+
+def _newest_checkpoint(folder: Path, config: StageAConfig, processes: Processes) -> Checkpoint:
+    """The one that the main process sees: another node's view of a shared folder may lag behind.
+
+    Raises:
+        InputError: there is none that is whole, or it was written with other settings.
+    """
     with processes.together():
         found = latest_checkpoint(folder) if processes.is_main else None
+        if found is not None:
+            require_settings(found, config, folder / CONFIG)
     path, step = processes.from_main([str(found.folder), found.step] if found else None)
     return Checkpoint(Path(path), step)
 
@@ -195,7 +213,7 @@ def evaluate_run(
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
     if data_root is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
-    with connected(resolve_device(config.device)) as processes:
+    with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         with processes.together():
             rows = load_rows(config)
         prepared = _prepare(config, rows, observer, processes, folder)
@@ -262,12 +280,7 @@ def read_config(folder: Path) -> StageAConfig:
     """
     path = folder / CONFIG
     way_out = "name a run folder, such as runs/20260101-120000_full_retention"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "the configuration of a run", " ".join(str(error).split()), way_out) from error
-    if not isinstance(values, dict):
-        raise InputError(path, "the configuration of a run", type(values).__name__, way_out)
+    values = read_object(path, "the configuration of a run", way_out)
     settings = {key: value for key, value in values.items() if key not in _DERIVED}
     for section, key, before in _BEFORE_IT_WAS_A_SETTING:
         if isinstance(known := settings.get(section, {}), dict):
@@ -435,28 +448,35 @@ def _removed_without_checkpoint(folder: Path) -> Iterator[None]:
         yield
     except InputError:
         if not list_checkpoints(folder / CHECKPOINTS):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # it may be what is gone
         raise
 
 
 def _require_writable(root: Path) -> None:
     """Finds out before the work whether its results can be written."""
-    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    existing = next(path for path in (root, *root.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        got = "a file" if existing.is_file() else "no permission to write"
+        got = "no permission to write" if existing.is_dir() else _kind_of(existing)
         raise InputError(existing, "a folder that can be written", got, "choose another --output-root")
+
+
+def _kind_of(path: Path) -> str:
+    """What is there in place of a folder, in words."""
+    return "a file" if path.exists() else f"a link to {path.readlink()}, which is not there"
 
 
 def _new_folder(root: Path, label: str) -> Path:
     """``<timestamp>_<label>``; of two runs in one second, the second waits for the next."""
-    while True:
-        folder = root / f"{datetime.now():%Y%m%d-%H%M%S}_{label}"
-        try:
-            (folder / CHECKPOINTS).mkdir(parents=True)
-        except FileExistsError:
+    try:
+        root.mkdir(parents=True, exist_ok=True)  # not of a link that leads nowhere, whose name is there already
+        while True:
+            folder = root / f"{datetime.now():%Y%m%d-%H%M%S}_{label}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                break
             time.sleep(0.2)
-        except OSError as error:
-            way_out = "choose another --output-root"
-            raise InputError(root, "a folder that can be written", str(error.strerror), way_out) from error
-        else:
-            return folder
+        (folder / CHECKPOINTS).mkdir()
+    except OSError as error:
+        got, way_out = str(error.strerror), "choose another --output-root"
+        raise InputError(root, "a folder that can be written", got, way_out) from error
+    return folder

@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from safe_train.files import write_text
+from safe_train.files import read_lines, write_text
+
+logger = logging.getLogger(__name__)
 
 METRICS_LINES = "metrics.jsonl"
 EVALUATION_LINES = "evaluations.jsonl"
 
+_STEP = "step"
+
 
 def keep_up_to(path: Path, step: int) -> None:
-    """Drops the lines of later steps, and what is no whole line.
+    """Drops the lines of later steps; damaged lines go with them, and are told in a warning.
 
     Raises:
-        InputError: the file cannot be written; it stays as it was.
+        InputError: the file cannot be read or written; it stays as it was.
     """
-    if path.is_file():
-        kept = [line for line in _lines(path) if _step_of(line) <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+    if not path.is_file():
+        return
+    lines = read_lines(path)
+    damaged = [str(number) for number, line in enumerate(lines, start=1) if _step_of(line) is None]
+    if damaged:
+        logger.warning("%s: expected JSON with a step a line; dropped: line %s", path, ", ".join(damaged))
+    kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
 
 def has_step(path: Path, step: int) -> bool:
     """Whether there is a line of this step."""
-    return any(_step_of(line) == step for line in _lines(path))
+    return any(_step_of(line) == step for line in read_lines(path))
 
 
 def last_values(path: Path) -> dict[str, Any]:
     """What the last line says beside its step; empty without one."""
-    values = [json.loads(line) for line in _lines(path)[-1:]]
-    return {name: value for line in values for name, value in line.items() if name != "step"}
+    return {name: value for line in read_lines(path)[-1:] for name, value in (line or {}).items() if name != _STEP}
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-
-
-def _step_of(line: str) -> int:
-    """Step of a line; one that was cut short counts as later than any."""
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        return 2**63
+def _step_of(line: dict[str, Any] | None) -> int | None:
+    """Step of a line, None if it has none."""
+    step = (line or {}).get(_STEP)
+    return step if isinstance(step, int) and not isinstance(step, bool) else None

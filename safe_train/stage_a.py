@@ -180,10 +180,10 @@ class StageA:
                 with self.processes.together():
                     if self.processes.is_main:
                         append_line(run / METRICS_LINES, json.dumps({"step": self.step} | last))
-            on_step(self.step, last if logged else {})
             stopped = self.processes.any(should_stop())
             if stopped or self.step % self.config.checkpoint_every == 0 or self.step == total:
                 self._save(run)
+            on_step(self.step, last if logged else {})  # last: whoever is told may be gone, with an error
             if self._ends_interval() and not stopped:
                 on_interval(self.step)
         seconds = time.perf_counter() - start
@@ -222,7 +222,15 @@ class StageA:
             require_finite_weights(self.step, self.model.trainable_parameters())
             if self.processes.is_main:
                 keep = self.config.checkpoint_keep
-                save_checkpoint(run / CHECKPOINTS, self.step, self.model, self.optimizer, self.stack, keep=keep)
+                save_checkpoint(
+                    run / CHECKPOINTS,
+                    self.step,
+                    self.model,
+                    self.optimizer,
+                    self.stack,
+                    keep=keep,
+                    config=self.config,
+                )
 
     def train_step(self, *, measure: bool = True) -> dict[str, float]:
         """One optimizer step; returns its metrics if ``measure`` is set."""

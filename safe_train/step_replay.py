@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safe_train.data.batch import Batch
 from safe_train.data.rows import RowStream
 from safe_train.errors import InputError
 from safe_train.experiment import attach, load_base_model, row_encoder
+from safe_train.files import read_object
 from safe_train.non_finite import FOUND, batch_of
 from safe_train.run import read_config
 from safe_train.stage_a import StageA
@@ -53,16 +53,16 @@ def replay(folder: Path) -> Replayed:
         InputError: the folder is not one of these, or a file in it is damaged.
     """
     path = folder / FOUND
+    expected, way_out = "a step kept for replay", "name a folder such as RUN/non_finite/step-0000012"
+    found = read_object(path, expected, way_out)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         step, weights = int(found["step"]), list(found["not_finite"]["weights"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        way_out = "name a folder such as RUN/non_finite/step-0000012"
-        raise InputError(path, "a step kept for replay", " ".join(str(error).split()), way_out) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, expected, " ".join(str(error).split()), way_out) from error
     verify_files(folder)
     config = read_config(folder.absolute().parents[1])
     stage = _stage(config)
-    load_checkpoint(Checkpoint(folder, step - 1), stage.model, stage.optimizer, stage.stack)
+    load_checkpoint(Checkpoint(folder, step - 1), stage.model, stage.optimizer, stage.stack, as_found=True)
     stage.step = step - 1
     device = stage.model.base.model.device
     audio, vl = (_batches(folder, kind, str(device)) for kind in ("audio", "vl"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from safe_train.errors import InputError
 from safe_train.evaluation.audio_metric import AUDIO_METRICS
 from safe_train.evaluation.meaning import Meaning, meaning
 from safe_train.evaluation.results import Evaluation, is_retention_condition
+from safe_train.files import read_object
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import CONFIDENCE
 from safe_train.plain import from_plain
@@ -256,9 +256,9 @@ def read_summary(run: Path) -> RunSummary:
     Raises:
         InputError: it has no ``metrics.json``, or not one of ours.
     """
-    path = run / "metrics.json"
+    path, expected, way_out = run / "metrics.json", "the metrics of a finished run", "name the folder of a finished run"
+    metrics = read_object(path, expected, way_out)
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
         name = f"{metrics['variant']} {metrics['seed']}"
         summary = RunSummary(name, run, metrics, procedural=_is_procedural(run / "config.json"))
         evaluation = summary.evaluation
@@ -267,9 +267,9 @@ def read_summary(run: Path) -> RunSummary:
             source = Source(row_counts(evaluation), metrics["training"].get("steps"), finished_at)
             summary = replace(summary, source=source)
         format_table([summary])  # looks up every figure
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         got = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise InputError(path, "the metrics of a finished run", got, "name the folder of a finished run") from error
+        raise InputError(path, expected, got, way_out) from error
     return summary
 
 
@@ -284,10 +284,9 @@ def is_procedural(data: Mapping[str, Any]) -> bool:
 def _is_procedural(path: Path) -> bool:
     """The same of a configuration's file; a run without one does not say."""
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_object(path, "the configuration of a run", "restore it").get("data")
+    except InputError:
         return False
-    data = described.get("data") if isinstance(described, dict) else None
     return isinstance(data, dict) and is_procedural(data)
 
 

@@ -32,6 +32,21 @@ drop_container_leaks() {
   case ${LD_LIBRARY_PATH:-} in *.singularity.d*) unset LD_LIBRARY_PATH ;; esac
 }
 
+# number NAME DEFAULT [LEAST]: the variable NAME, or the default where it is empty, as a number from LEAST, or 1, on. What
+# is no number must not come into $((...)), where bash runs the commands in it.
+number() {
+  local value=${!1:-$2} least=${3:-1}
+  case $value in
+    '' | *[!0-9]*) ;;
+    *)
+      if [ "${#value}" -le 18 ] && [ "$((10#$value))" -ge "$least" ]; then
+        echo "$((10#$value))"
+        return
+      fi ;;
+  esac
+  usage_error "$1=$value" "a number from $least on" 'something else' 'correct it'
+}
+
 # require_folder NAME: the variable NAME, if it is not empty, names a folder that can be read.
 require_folder() {
   local folder=${!1}
@@ -39,6 +54,18 @@ require_folder() {
   [ -d "$folder" ] && [ -r "$folder" ] || usage_error "$1=$folder" 'a folder that can be read' 'none' 'correct it'
   printf -v "$1" '%s' "$(cd "$folder" && pwd -P)"
   mounts+=(--bind "${!1}")
+}
+
+# private_folder PATH: prints PATH, made if it is not there, if nobody else can have put anything into it, and a new folder
+# otherwise. What lies in the folder is run: bytecode, and kernels that were compiled.
+private_folder() {
+  mkdir -m 700 "$1" 2>/dev/null || true
+  case $(stat -c '%u %A' "$1" 2>/dev/null) in
+    "$(id -u) d"????-??-?) printf '%s' "$1" ;;
+    *)
+      echo "$1: others may write there; caches are kept in a new folder, for this time" >&2
+      mktemp -d "${TMPDIR:-/tmp}/safe-XXXXXXXX" ;;
+  esac
 }
 
 # Sets launch: the words before `python` and `safe-train`.
@@ -70,7 +97,7 @@ choose_python() {
   [ -z "${SAFE_BIND:-}" ] || launch+=(--bind "$SAFE_BIND")
   [ ! -d "${TMPDIR:-}" ] || launch+=(--bind "$TMPDIR")
   local scratch name
-  scratch=${TMPDIR:-/tmp}/safe-$(id -u)
+  scratch=$(private_folder "${TMPDIR:-/tmp}/safe-$(id -u)")
   for name in TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR PYTHONPYCACHEPREFIX MPLCONFIGDIR; do
     launch+=(--env "$name=${!name:-$scratch/$name}")   # the image's own values win over the host's otherwise
   done
@@ -80,11 +107,13 @@ choose_python() {
 # Sets together: the words that start a training in several processes, or none for one process.
 choose_processes() {
   [ -n "${SLURM_JOB_ID:-}" ] || return 0
-  local nodes=${SLURM_JOB_NUM_NODES:-1} tasks=${SLURM_NTASKS:-1} gpus
-  gpus=$((nodes * ${SLURM_GPUS_ON_NODE:-1}))
+  local nodes tasks gpus
+  nodes=$(number SLURM_JOB_NUM_NODES 1) || exit
+  tasks=$(number SLURM_NTASKS 1) || exit
+  gpus=$(number SLURM_GPUS_ON_NODE 1 0) || exit
+  gpus=$((nodes * gpus))
   [ "$tasks" -ge "$gpus" ] || tasks=$gpus
-  tasks=${PROCESSES:-$tasks}
-  case $tasks in '' | *[!0-9]* | 0) usage_error "PROCESSES=$tasks" 'a number' 'another word' 'correct it' ;; esac
+  tasks=$(number PROCESSES "$tasks") || exit
   [ "$tasks" -gt 1 ] || return 0
   export MASTER_ADDR=${MASTER_ADDR:-$(hostname)}   # the batch script runs on the first node
   # A signal through srun may hit every process of a task, also the one that holds the container's file system.
@@ -137,7 +166,8 @@ ask_to_stop() {
 
 # In a job: puts it back into the queue, up to MAX_REQUEUES times. The next start goes on from the checkpoint.
 requeue() {
-  local id=${SLURM_JOB_ID:-} restarts=${SLURM_RESTART_COUNT:-0}
+  local id=${SLURM_JOB_ID:-} restarts
+  restarts=$(number SLURM_RESTART_COUNT 0 0) || return
   [ -n "$id" ] && [ "$stop_signal" != TERM ] || return 0
   [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
   if [ "$restarts" -ge "$MAX_REQUEUES" ]; then
@@ -153,7 +183,9 @@ requeue() {
 run_unit() {
   local found='' status=0
   if [ -n "$SAFE_JOB_ID" ]; then
-    found=$("${launch[@]}" python scripts/find_runs.py "$OUTPUT_ROOT" "$SAFE_JOB_ID" --unit "$1" "$2")
+    # Asked for by hand, since bash goes on after a failed command in a function whose exit code is looked at: no answer
+    # would be taken for "no run", and an unfinished one would be trained from its start.
+    found=$("${launch[@]}" python scripts/find_runs.py "$OUTPUT_ROOT" "$SAFE_JOB_ID" --unit "$1" "$2") || return
   fi
   case $found in
     finished*)
@@ -165,7 +197,7 @@ run_unit() {
     *)
       echo "$1, seed $2: starts"
       unit=()   # set by the script's unit_command
-      unit_command "$1" "$2"
+      unit_command "$1" "$2" || return
       run_waiting "${together[@]}" "${launch[@]}" "${unit[@]}" || status=$? ;;
   esac
   if [ "$status" -eq 75 ]; then
@@ -195,9 +227,11 @@ summarize() {
 main() {
   local registry=$1 action=${2:-run} variant seed index status=0
   stop_signal='' child='' interrupted='' mounts=() together=()
-  MAX_REQUEUES=${MAX_REQUEUES:-50}
+  MAX_REQUEUES=$(number MAX_REQUEUES 50 0) || exit
   read -r -a variants <<<"$VARIANT_ORDER"
   read -r -a seeds <<<"${SEEDS:-$SEED}"
+  [ ${#seeds[@]} -gt 0 ] || usage_error "SEEDS='$SEEDS'" 'one or more numbers' none 'name some, or leave it empty for SEED'
+  for seed in "${seeds[@]}"; do number seed '' 0 >/dev/null || exit; done
   trap 'forward USR1' USR1
   # A terminal's Ctrl-C reaches the child too, and the second of two interrupts ends it at once.
   trap 'forward TERM' TERM INT
@@ -221,7 +255,7 @@ main() {
 
   if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     export SAFE_JOB_ID=${SAFE_JOB_ID:-$SLURM_ARRAY_JOB_ID}
-    index=$SLURM_ARRAY_TASK_ID
+    index=$(number SLURM_ARRAY_TASK_ID '' 0) || exit
     [ "$index" -lt $((${#variants[@]} * ${#seeds[@]})) ] ||
       usage_error "array index $index" "at most $((${#variants[@]} * ${#seeds[@]} - 1))" "$index" 'see submit_sweep.sh'
     run_unit "${variants[index % ${#variants[@]}]}" "${seeds[index / ${#variants[@]}]}"

@@ -4,7 +4,8 @@
     python scripts/find_runs.py OUTPUT_ROOT JOB --units "VARIANT..." "SEED..."    # the finished folders, a line each
 
 The second form names the units that have not finished on standard error and then ends with exit code 1. A run without a
-checkpoint counts as none: it starts again. Needs the standard library alone.
+checkpoint counts as none: it starts again. A ``config.json`` that is none is told on standard error and passed
+over. Needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -13,13 +14,26 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``config.json`` says; nothing where it is none, which is told."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # a pipe would be waited for
+    except (OSError, ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        print(f"passed over: {path}: expected the configuration of a run, got something else", file=sys.stderr)
+        return {}
+    return config
 
 
 def find_unit(root: Path, job: str, variant: str, seed: int) -> tuple[str, Path] | None:
     """The newest run of a job with this variant and seed, finished ones first, and how it stands."""
     unfinished = None
     for path in sorted(root.glob("*/config.json"), reverse=True):
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_config(path)
         unit = (config.get("label") or config.get("variant"), config.get("seed"))
         if config.get("job") != job or unit != (variant, seed):
             continue

@@ -14,7 +14,7 @@
 #SBATCH --signal=B:USR1@180
 set -euo pipefail
 
-VARIANT_ORDER=${VARIANT_ORDER:-no_retention fisher_retention full_retention}
+VARIANT_ORDER=${VARIANT_ORDER:-no_retention soft_retention fisher_retention nullspace_retention full_retention}
 SEED=${SEED:-42}
 DATA_ROOT=${DATA_ROOT:-}                # audiocaps/ (wavcaps/), vqa/ and text/
 OUTPUT_ROOT=${OUTPUT_ROOT:-runs}
@@ -61,13 +61,18 @@ set_to() {
   [ -z "$2" ] || settings+=(--set "$1=$2")
 }
 
+# option NAME VALUE: the same of what has an option, which takes the value as it is; --set reads it as YAML.
+option() {
+  [ -z "$2" ] || settings+=("--$1" "$2")
+}
+
 unit_command() {
   local settings=() pair
-  set_to variant "$1"
-  set_to seed "$2"
-  set_to output_root "$OUTPUT_ROOT"
-  set_to model.config "$MODEL_CONFIG"
-  set_to data.root "$DATA_ROOT"
+  option variant "$1"
+  option seed "$2"
+  option output-root "$OUTPUT_ROOT"
+  option model-config "$MODEL_CONFIG"
+  option data-root "$DATA_ROOT"
   set_to data.train_split "$TRAIN_SPLIT"
   set_to data.val_split "$VAL_AUDIO_SPLIT"
   set_to data.num_workers "$NUM_WORKERS"
@@ -87,7 +92,9 @@ unit_command() {
   set_to data.text_share "$TEXT_SHARE"
   for pair in $SAFE_SET; do settings+=(--set "$pair"); done
   if [ -n "$NUM_EPOCHS" ]; then
-    settings+=(--set "optimization.max_steps=$("${launch[@]}" python scripts/steps_of_epochs.py "$NUM_EPOCHS" "${settings[@]}")")
+    local steps
+    steps=$("${launch[@]}" python scripts/steps_of_epochs.py "$NUM_EPOCHS" "${settings[@]}") || return
+    option max-steps "$steps"
   fi
   unit=(safe-train "${settings[@]}")
 }

@@ -1,6 +1,6 @@
 """Prints the optimizer steps in which ``safe-train`` shows every training clip a number of times, rounded up.
 
-python scripts/steps_of_epochs.py 3 --set data.root=data --set optimization.audio_batch_size=16
+python scripts/steps_of_epochs.py 3 --data-root data --set optimization.audio_batch_size=16
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ import math
 from safe_train.config import StageAConfig, build_config
 from safe_train.data.sources import read_audio_rows
 from safe_train.usage import one_line_errors
+
+OPTIONS = {
+    "--variant": "variant", "--seed": "seed", "--output-root": "output_root", "--model-config": "model.config",
+    "--data-root": "data.root",
+}  # fmt: skip
+"""Those of ``safe-train`` that ``full_training.sh`` names, and the settings that they stand for."""
 
 
 def steps_of(config: StageAConfig, num_epochs: int) -> int:
@@ -26,10 +32,14 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("num_epochs", type=int)
+    for name in OPTIONS:
+        parser.add_argument(name)
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
-    given = parser.parse_args()
-    assignments = dict(assignment.split("=", 1) for assignment in given.assignments)
-    print(steps_of(build_config({}, assignments), given.num_epochs))
+    given = vars(parser.parse_args())
+    assignments = dict(assignment.split("=", 1) for assignment in given["assignments"])
+    named = {key: given[name.removeprefix("--").replace("-", "_")] for name, key in OPTIONS.items()}
+    options = {key: value for key, value in named.items() if value is not None}
+    print(steps_of(build_config({}, assignments, options=options), given["num_epochs"]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 
 from safe_train.cli import safe
 from safe_train.data.vqa import load_vqa
+from safe_train.digests import file_sha256
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.run import read_config
@@ -308,6 +309,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     stored = json.loads(path.read_text())
     assert not [name for name in stored["key"] if "text" in name]
     assert not list(copied.glob("evaluation/*/*text*"))
+    stored.pop("sha256")
     for name in NEW_FIGURES:
         stored["evaluation"].pop(name)
     path.write_text(json.dumps(stored))
@@ -426,10 +428,17 @@ def test_a_checkpoint_of_another_configuration(run, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     config["model"]["fusion_dim"] = 64
     (copy / "config.json").write_text(json.dumps(config))
-    for command in (["train", "--resume", copy], ["eval", copy], ["ask", copy, "what?"]):
-        result = CliRunner().invoke(safe, list(map(str, command)))
+    for words, told in (
+        (
+            ["train", "--resume", copy],
+            "expected the settings of step-0000006, got model.fusion_dim 64 in place of null",
+        ),
+        (["eval", copy], "expected the tensors of this configuration"),
+        (["ask", copy, "what?"], "expected the tensors of this configuration"),
+    ):
+        result = CliRunner().invoke(safe, list(map(str, words)))
         assert result.exit_code == 2
-        assert "expected the tensors of this configuration" in result.stderr.splitlines()[-1]
+        assert told in result.stderr.splitlines()[-1]
 
 
 def test_an_unfinished_run_has_no_summary(run, tmp_path):
@@ -488,10 +497,18 @@ def test_sigusr1_leaves_a_run_that_goes_on(stopped):
 
 
 def finish_after(folder, steps):
-    """Shortens the rest of a run, so that a test can wait for its end."""
+    """Shortens the rest of a run, so that a test can wait for its end; its checkpoint does not say what it was."""
     config = json.loads((folder / "config.json").read_text())
     config["optimization"]["max_steps"] = steps
     (folder / "config.json").write_text(json.dumps(config))
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["settings"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    size, digest = (checkpoint / "state.json").stat().st_size, file_sha256(checkpoint / "state.json")
+    manifest["files"]["state.json"] = {"bytes": size, "sha256": digest}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_eval_on_rows_of_another_folder(copied, tmp_path):

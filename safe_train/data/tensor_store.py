@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safe_train.digests import tensors_sha256
+from safe_train.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class TensorFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as staging:
                 partial = Path(staging) / path.name
-                save_file(tensors, partial, metadata={_SHA256: tensors_sha256(tensors.items())})
+                save_tensors(tensors, partial, metadata={_SHA256: tensors_sha256(tensors.items())})
                 partial.replace(path)
         except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             self._can_write = False

@@ -6,8 +6,8 @@ import csv
 import hashlib
 import json
 import logging
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -88,10 +88,10 @@ def embedded_data_root(sizes: DatasetSizes = DatasetSizes()) -> Path:
 def _write_whole(folder: Path, sizes: DatasetSizes) -> None:
     """Writes beside the folder and renames, so that it is complete or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    staging = folder.with_name(f"{folder.name}-{secrets.token_hex(4)}")
+    staging.mkdir()
     try:
         write_dataset(staging, sizes)
-        staging.chmod(0o755)
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from safe_train.metrics.intervals import Estimate
@@ -201,12 +202,6 @@ class Evaluation:
         return asdict(self)
 
     @property
-    def worst_vl_difference(self) -> Estimate:
-        """The condition with audio attached and the gate open that is furthest below the base."""
-        differences = [result.difference for name, result in self.vl.items() if is_retention_condition(name)]
-        return min(differences, key=lambda estimate: estimate.mean)
-
-    @property
     def worst_difference(self) -> Worst | None:
         """The same over VL and text-only questions; None where no such condition was measured."""
         found = [
@@ -220,9 +215,12 @@ class Evaluation:
     def passed_although_damaged(self) -> list[str]:
         """What a positive control should have failed: conditions without a loss, and hearing that still helps.
 
-        Documents must be told worse, by more bits per byte than chance.
+        Documents must be told worse, by more bits per byte than chance. A control that measured no condition with audio
+        attached and the gate open has shown nothing, and has not failed either.
         """
-        found = [
+        parts = (self.vl, self.text, self.documents)
+        found = [] if any(map(is_retention_condition, chain(*parts))) else ["nothing was measured with audio attached"]
+        found += [
             f"{kind} {name}"
             for kind, results in (("VL", self.vl), ("text", self.text))
             for name, result in results.items()
@@ -233,8 +231,9 @@ class Evaluation:
             for name, result in self.documents.items()
             if is_retention_condition(name) and result.difference.low <= 0.0
         ]
-        found += ["audio gain"] if self.audio_gain["silence"].low > 0.0 else []
-        bypasses = [results["bypass"] for results in (self.vl, self.text, self.documents) if "bypass" in results]
+        gain = self.audio_gain.get("silence")
+        found += ["audio gain"] if gain is not None and gain.low > 0.0 else []
+        bypasses = [results["bypass"] for results in parts if "bypass" in results]
         return [*found, *([] if all(b.bit_equal for b in bypasses) else ["the bypass, which is to stay the base,"])]
 
 

@@ -6,21 +6,28 @@ is named after the digest of what its answers depend on: answers of other weight
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from safe_train.data.rows import Row
+from safe_train.digests import json_sha256
+from safe_train.errors import InputError
 from safe_train.evaluation.key import folder_name
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.samples import SampleStore
-from safe_train.files import json_text, write_text
+from safe_train.files import json_text, read_object, write_text
 from safe_train.parallel import ALONE, Processes
+from safe_train.plain import from_plain
+
+logger = logging.getLogger(__name__)
 
 EVALUATIONS = "evaluation"
 RESULTS = "results.json"
+
+_DIGEST = "sha256"
 
 
 def base_store(
@@ -49,17 +56,41 @@ def write_results(store: SampleStore, key: Mapping[str, Any], base: SampleStore,
     it scored by another metric do not: their figures cannot stand beside these. Their answers stay, so that evaluating
     these conditions again takes no time.
     """
-    path = store.folder / RESULTS
     figures = evaluation.to_dict()
-    if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))["evaluation"]
-        same_metric = earlier.get("audio_metric", "exact_match") == figures["audio_metric"]
+    earlier = _earlier_figures(store.folder / RESULTS)
+    if earlier is not None:
+        same_metric = earlier["audio_metric"] == figures["audio_metric"]
         parts = ("vl", "text", "documents", *(("audio", "audio_gain") if same_metric else ()))
-        figures |= {part: earlier.get(part, {}) | figures[part] for part in parts}
+        figures |= {part: earlier[part] | figures[part] for part in parts}
     content = {
         "key": dict(key),
         "base_answers": base.folder.name,
         "evaluation": figures,
         "finished_at": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    write_text(path, json_text(content))
+    write_text(store.folder / RESULTS, json_text(content | {_DIGEST: json_sha256(content)}))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What ``write_results`` has written.
+
+    Raises:
+        InputError: there is no such file, or it is damaged or was changed.
+    """
+    expected, way_out = "results of this version", f"evaluate again with: safe eval {path.parents[2]}"
+    content = read_object(path, expected, way_out)
+    digest = content.pop(_DIGEST, None)  # results of an earlier version have none
+    if digest not in (None, json_sha256(content)):
+        raise InputError(path, expected, f"{path.name} whose figures are not those that were written", way_out)
+    return content
+
+
+def _earlier_figures(path: Path) -> dict[str, Any] | None:
+    """What an earlier evaluation has measured, None if nothing that can be read."""
+    if not path.exists():
+        return None
+    try:
+        return from_plain(Evaluation, read_results(path).get("evaluation")).to_dict()
+    except (InputError, ValueError) as error:
+        logger.warning("%s; conditions that are not measured now are left out of it", error)
+        return None

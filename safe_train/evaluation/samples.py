@@ -1,8 +1,12 @@
-"""One line of JSON an answer, written batch by batch: an evaluation that was cut off goes on where it stopped."""
+"""One line of JSON an answer, written batch by batch: an evaluation that was cut off goes on where it stopped.
+
+Each line carries a digest of itself, since a score with a flipped bit is a score, too.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,13 +15,20 @@ from typing import Any, Literal
 
 from safe_train.data.audio_input import describe
 from safe_train.data.rows import Row
+from safe_train.digests import json_sha256
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
+from safe_train.files import json_text, read_lines, write_text
 from safe_train.parallel import ALONE, Processes
+from safe_train.plain import from_plain
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["vl", "text", "audio"]
 KEY = "key.json"
 BASE = "base"
+
+_COLUMNS = {"row_id", "question", "answers", "image", "audio", "kind", "cluster"}
+_DIGEST, _DIGITS = "sha256", 16  # of a line's digest; a million lines are told apart by far fewer
 
 
 @dataclass(frozen=True)
@@ -102,16 +113,32 @@ class SampleStore:
         """The file of a condition."""
         return self.folder / f"{kind}.{condition}.jsonl"
 
+    def rows(self, kind: Kind) -> dict[str, dict[str, Any]]:
+        """What the rows say, by their ids.
+
+        Raises:
+            InputError: they are not there, or a line is damaged.
+        """
+        path = self.folder / f"rows.{kind}.jsonl"
+        expected, way_out = "the rows of an evaluation", f"evaluate again with: safe eval {self.folder.parent.parent}"
+        lines = read_lines(path)
+        if not path.is_file():
+            raise InputError(path, expected, "no such file", way_out)
+        for number, line in enumerate(lines, start=1):
+            if line is None or not line.keys() >= _COLUMNS:
+                raise InputError(path, expected, f"line {number} that is damaged", way_out)
+        return {line["row_id"]: line for line in lines if line is not None}
+
     def read(self, kind: Kind, condition: str) -> list[Sample]:
-        """The answers so far; a line that was cut off, and what follows it, is left out."""
+        """The answers so far; a damaged line, which is told in a warning, and what follows it, are left out."""
         path = self.path(kind, condition)
         samples: list[Sample] = []
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    samples.append(_sample(json.loads(line)))
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    break
+        for number, line in enumerate(read_lines(path), start=1):
+            sample = None if line is None else _whole(line)
+            if sample is None:
+                logger.warning("%s: line %d is damaged; it and what follows it count as not answered", path, number)
+                break
+            samples.append(sample)
         return samples
 
     def complete(self, kind: Kind, condition: str, rows: Sequence[Row], answer: Answer, size: int) -> list[Sample]:
@@ -186,12 +213,31 @@ def _write_lines(path: Path, samples: Sequence[Sample], *, mode: Literal["a", "w
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open(mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+            file.writelines(_line(sample) for sample in samples)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         got = str(error.strerror or error)
         raise InputError(path, "a file that can be written", got, "make room, then run again: it goes on") from error
+
+
+def _line(sample: Sample) -> str:
+    values = asdict(sample)
+    return json.dumps(values | {_DIGEST: _digest(values)}, ensure_ascii=False) + "\n"
+
+
+def _whole(line: dict[str, Any]) -> Sample | None:
+    """The sample of a line, None if it is not what was written; lines of an earlier version have no digest."""
+    digest = line.pop(_DIGEST, None)
+    try:
+        sample = from_plain(Sample, line)
+    except ValueError:
+        return None
+    return sample if digest in (None, _digest(line)) and 0.0 <= sample.score <= 1.0 else None
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return json_sha256(values)[:_DIGITS]
 
 
 def _sample(values: Mapping[str, Any]) -> Sample:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safe_train.errors import InputError
@@ -15,6 +14,7 @@ from safe_train.huggingface.binding import with_own_figures
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.processing import write_processor_config
+from safe_train.tensor_files import save_tensors
 
 WEIGHTS = "model.safetensors"
 MODEL_CARD = "README.md"
@@ -40,7 +40,7 @@ def write_adapter(folder: Path, config: SafeConfig, tensors: Mapping[str, Tensor
     write_processor_config(folder, config)
     partial = folder / f".{WEIGHTS}.partial"
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, {"format": "pt"})
+        save_tensors({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, {"format": "pt"})
         partial.replace(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safe_train.config import EMBEDDED_DATA
 from safe_train.data.procedural import are_made_clips, are_made_images
-from safe_train.errors import InputError
+from safe_train.evaluation.samples import Kind, SampleStore
 from safe_train.report.runs import Run
 
 PROCEDURAL = "procedural"
@@ -23,8 +22,8 @@ def data_names(run: Run) -> dict[str, str]:
         InputError: the stored rows cannot be read.
     """
     data, evaluation = run.config.data, run.evaluation
-    images = _files(evaluation.base_folder / "rows.vl.jsonl", "image")
-    clips = _files(evaluation.folder / "rows.audio.jsonl", "audio")
+    images = _files(SampleStore(evaluation.base_folder), "vl", "image")
+    clips = _files(SampleStore(evaluation.folder), "audio", "audio")
     audio = data.train_audio_source if data.val_audio_source == "trained" else data.val_audio_source
     made = data.val_vl_source == EMBEDDED_DATA or are_made_images(images)
     beside = {"vqa": "text", "pack": "pack", EMBEDDED_DATA: EMBEDDED_DATA}[data.val_vl_source]
@@ -37,11 +36,6 @@ def data_names(run: Run) -> dict[str, str]:
     }
 
 
-def _files(path: Path, column: str) -> list[Path]:
+def _files(store: SampleStore, kind: Kind, column: str) -> list[Path]:
     """The files that stored rows name; of noise and the like there are none."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return [Path(str(row[column])) for row in rows if row[column]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        got = " ".join(str(error).split())
-        raise InputError(path, "the rows of an evaluation", got, "evaluate the run again: safe eval RUN") from error
+    return [Path(str(row[column])) for row in store.rows(kind).values() if row[column]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -22,6 +22,7 @@ from safe_train.errors import InputError
 from safe_train.huggingface.protected_text import ProtectedCausalLM, ProtectedRows, RowData, trained_linears
 from safe_train.retention import RetentionStack, build_mechanisms
 from safe_train.retention.compose import EffectiveRetention, effective_retention, resolved_variant
+from safe_train.tensor_files import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class RetentionCallback(TrainerCallback):
         """Writes the mechanisms' state into the trainer's checkpoint."""
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._mechanisms.state_dict().items()}
-        save_file(tensors, folder / RETENTION_STATE)
+        save_tensors(tensors, folder / RETENTION_STATE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any

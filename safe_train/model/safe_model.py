@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from safe_train.errors import InputError
+from safe_train.files import json_text, read_object
 from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
 from safe_train.model.base import Base
 from safe_train.model.checkpointing import checkpoint_layers
@@ -23,6 +24,7 @@ from safe_train.model.fusion import GatedCrossAttention
 from safe_train.model.lora import LanguageModelLora
 from safe_train.model.projector import AudioProjector
 from safe_train.model.shared_prefix import PrefixRecorder, SharedPrefix, continue_from
+from safe_train.tensor_files import save_tensors
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -248,15 +250,22 @@ class SafeModel(nn.Module):
         """Writes the trained parts and their configuration, never the base's weights."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.trainable_parameters().items()}
-        save_file(tensors, folder / ADAPTER_WEIGHTS)
-        described = dataclasses.asdict(self.config) | {
+        save_tensors(tensors, folder / ADAPTER_WEIGHTS)
+        described = self._described() | {
             "base_model": self.base.source,
             "audio_encoders": [encoder.source for encoder in self.encoders],
-            "audio_features": [encoder.features for encoder in self.encoders],
-            "audio_level_db": [encoder.level_db for encoder in self.encoders],
             "gate": self.gate,
         }
-        (folder / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n")
+        (folder / ADAPTER_CONFIG).write_text(json_text(described), encoding="utf-8")
+
+    def _described(self) -> dict[str, Any]:
+        """What the trained parts mean nothing without: sizes, and what is made of a clip before they get it."""
+        described = dataclasses.asdict(self.config) | {
+            "audio_features": [encoder.features for encoder in self.encoders],
+            "audio_level_db": [encoder.level_db for encoder in self.encoders],
+            "audio_window": [encoder.window for encoder in self.encoders],
+        }
+        return json.loads(json.dumps(described))  # as it is read back, without tuples
 
     def load_adapter(self, folder: Path) -> None:
         """Reads trained parts written by ``save_adapter``.
@@ -265,6 +274,7 @@ class SafeModel(nn.Module):
             InputError: the file is missing, or its tensors are not those of this configuration.
         """
         path = folder / ADAPTER_WEIGHTS
+        way_out = "use the configuration that the run was trained with"
         if not path.is_file():
             raise InputError(path, "the trained parts of a run", "no such file", "name a run that saved a checkpoint")
         try:
@@ -279,11 +289,19 @@ class SafeModel(nn.Module):
                 path,
                 "the tensors of this configuration",
                 f"other names or shapes ({differing[0]})",
-                "use the configuration that the run was trained with",
+                way_out,
             )
+        self._require_described(folder / ADAPTER_CONFIG, way_out)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(stored[name])
+
+    def _require_described(self, path: Path, way_out: str) -> None:
+        """Finds out whether the trained parts were trained for this; an earlier version did not write every part."""
+        stored = read_object(path, "the description of the trained parts", way_out)
+        for name, value in self._described().items():
+            if name in stored and stored[name] != value:
+                raise InputError(path, f"{name} {json.dumps(value)}", json.dumps(stored[name]), way_out)
 
 
 def _match_batch(tokens: Tensor, mask: Tensor, *, batch: int) -> tuple[Tensor, Tensor]:

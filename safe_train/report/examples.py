@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from safe_train.data.rows import DOCUMENT
-from safe_train.errors import InputError
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.evaluation.samples import BASE, Kind, Sample, SampleStore
 from safe_train.report.grouping import Group, Member
@@ -127,7 +125,7 @@ def _unchanged(group: Group) -> Iterator[_Candidate]:
 def _heard(group: Group) -> Iterator[_Candidate]:
     member = group.members[0]
     store = SampleStore(member.evaluation.folder)
-    rows = _rows(store, "audio")
+    rows = store.rows("audio")
     silent = {sample.row_id: sample for sample in store.read("audio", "silence")}
     for sample in store.read("audio", "matched"):
         if sample.row_id in rows and sample.row_id in silent:
@@ -142,24 +140,13 @@ def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict
     store = SampleStore(member.evaluation.folder)
     if kind == "text" and not member.evaluation.result.text:
         return
-    rows = {row_id: row for row_id, row in _rows(store, kind).items() if row["kind"] != DOCUMENT}
+    rows = {row_id: row for row_id, row in store.rows(kind).items() if row["kind"] != DOCUMENT}
     base = {sample.row_id: sample for sample in SampleStore(member.evaluation.base_folder).read(kind, BASE)}
     for name, condition in VL_CONDITIONS.items():
         if condition.attach and condition.gate == 1.0 and condition.draws == 1:
             samples = store.read(kind, name)
             known = [sample for sample in samples if sample.row_id in rows and sample.row_id in base]
             yield name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
-
-
-def _rows(store: SampleStore, kind: Kind) -> dict[str, dict[str, Any]]:
-    path = store.folder / f"rows.{kind}.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {line["row_id"]: line for line in lines}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        got = " ".join(str(error).split())
-        way_out = f"evaluate again with: safe eval {store.folder.parent.parent}"
-        raise InputError(path, "the rows of an evaluation", got, way_out) from error
 
 
 def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iterator[_Candidate]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from safe_train.checkpoint import CHECKPOINTS
 from safe_train.config import StageAConfig, build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS
+from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS, read_results
+from safe_train.files import read_lines, read_object
 from safe_train.plain import from_plain
 from safe_train.run import CONFIG, METRICS
 from safe_train.run_lines import METRICS_LINES
@@ -171,7 +172,7 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
-    described = _read_object(folder / CONFIG)
+    described = read_object(folder / CONFIG, "the configuration of a run", "name the folder of a finished run")
     settings = {key: value for key, value in described.items() if key not in _DERIVED}
     evaluations = _read_evaluations(folder)
     whole = [evaluation for evaluation in evaluations if not evaluation.damage]
@@ -201,15 +202,18 @@ def fullest(evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
     return max(evaluations, key=weight)
 
 
-def weight(evaluation: StoredEvaluation) -> tuple[int, int, str]:
-    """By what evaluations are ordered: rows, conditions, time."""
-    return evaluation.rows.total, evaluation.conditions, evaluation.finished_at
+def weight(evaluation: StoredEvaluation) -> tuple[int, int, float]:
+    """By what evaluations are ordered: rows, conditions, time.
+
+    Local times do not follow each other as text: the hour at the end of summer time comes twice.
+    """
+    return evaluation.rows.total, evaluation.conditions, datetime.fromisoformat(evaluation.finished_at).timestamp()
 
 
 def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
     found: list[StoredEvaluation] = []
     for path in sorted((folder / EVALUATIONS).glob(f"*/{RESULTS}")):
-        content = _read_object(path)
+        content = read_results(path)
         try:
             evaluation = StoredEvaluation(
                 folder=path.parent,
@@ -220,6 +224,7 @@ def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
             )
             float(evaluation.key["damage"])
             int(evaluation.key["step"])
+            datetime.fromisoformat(evaluation.finished_at)
         except (KeyError, TypeError, ValueError) as error:
             got = f"no {error}" if isinstance(error, KeyError) else str(error)
             way_out = f"evaluate again with: safe eval {folder}"
@@ -231,23 +236,12 @@ def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
 def _read_curves(path: Path) -> list[dict[str, float]]:
     """Lines by step; of two lines of one step the later, which a resumed run has written."""
     by_step: dict[float, dict[str, float]] = {}
-    if path.is_file():
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                line = json.loads(text)
-                by_step[line["step"]] = {key: float(value) for key, value in line.items()}
-            except (KeyError, TypeError, ValueError) as error:
-                got = f"line {number} of {path.name} is none"
-                raise InputError(path, "a line of metrics", got, "remove the line") from error
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            values = {key: float(value) for key, value in (line or {}).items()}
+            by_step[values["step"]] = values
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                path, "a line of metrics", f"line {number} of {path.name} is none", "remove the line"
+            ) from error
     return [by_step[step] for step in sorted(by_step)]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        got = f"{path.name}: {' '.join(str(error).split())}"
-        raise InputError(path, "a JSON file of a run", got, "name the folder of a finished run") from error
-    if not isinstance(content, dict):
-        raise InputError(path, "a JSON object", f"{path.name}: {type(content).__name__}", "restore the file")
-    return content

@@ -100,7 +100,9 @@ def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass
     assert (bypass.bit_equal, bypass.answer_change_rate, bypass.kl, bypass.fusion_calls) == (True, 0.0, 0.0, 0)
     (deaf,) = warnings_of(evaluation)
     assert deaf.startswith("WARNING run: nothing shows that it hears: ")
-    assert evaluation.worst_vl_difference.mean == min(evaluation.vl[name].difference.mean for name in CONDITIONS)
+    assert evaluation.worst_difference.difference.mean == min(
+        result[name].difference.mean for result in (evaluation.vl, evaluation.text) for name in CONDITIONS if result
+    )
 
 
 def test_a_shut_gate_is_no_retention_measurement(evaluator):

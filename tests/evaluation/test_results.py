@@ -423,5 +423,12 @@ def test_results_are_read_back_as_they_were_and_older_ones_too():
 def test_a_gate_condition_and_the_bypass_never_are_the_worst():
     samples = {"bypass": heard([0.0] * 52), "gate_0.5": heard([0.0] * 52), "loud": heard([1.0] * 51 + [0.0])}
     found = summarize(base(), samples, {"matched": audio(3)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0)
-    assert found.worst_vl_difference == found.vl["loud"].difference
+    assert found.worst_difference == Worst("VL", "loud", found.vl["loud"].difference)
     assert isinstance(found.base, Estimate)
+
+
+def test_a_positive_control_that_measured_nothing_has_not_failed():
+    of_bypass = {"bypass": base()}
+    for vl in (of_bypass, of_bypass | {"gate_0.5": heard([0.0] * 52)}):
+        found = summarize(base(), vl, {"matched": audio(3)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0)
+        assert found.passed_although_damaged() == ["nothing was measured with audio attached"]

@@ -71,6 +71,83 @@ def test_a_line_that_was_cut_off_is_answered_again_with_its_batch(store, cut):
     assert len(path.read_text().splitlines()) == len(ROWS)
 
 
+def test_a_flipped_bit_never_changes_an_answer_that_is_read(store):
+    """At any byte: what comes back is what was written, up to the damaged line, and the line is told."""
+    whole = complete(store, Answers(), ROWS[:4])
+    path = store.path("vl", "silence")
+    content, found = path.read_bytes(), []
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        samples = store.read("vl", "silence")
+        assert samples == whole[: len(samples)]
+        found.append(len(samples))
+    assert set(found) == {0, 1, 2, 3}
+
+
+def change(line, **values):
+    return json.dumps(json.loads(line) | values)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda line: change(line, score=5.0), id="a score that was changed"),
+        pytest.param(lambda line: change(line, score=5.0, sha256=None), id="no digest and a score above 1"),
+        pytest.param(lambda line: change(line, score=float("nan"), sha256=None), id="NaN"),
+        pytest.param(lambda line: change(line, score="1.0", sha256=None), id="text"),
+        pytest.param(lambda line: change(line, updates=3, sha256=None), id="a number for a list"),
+        pytest.param(lambda _line: "[" * 100_000, id="deep"),
+        pytest.param(lambda _line: '{"score": ' + "1" * 5_000 + "}", id="a long number"),
+        pytest.param(lambda _line: "[]", id="another kind"),
+        pytest.param(lambda _line: "", id="empty"),
+    ],
+)
+def test_a_damaged_line_is_told_and_answered_again_with_what_follows(store, caplog, spoil):
+    whole, path = complete(store, Answers()), store.path("vl", "silence")
+    content = path.read_text()
+    lines = content.split("\n")
+    lines[4] = spoil(lines[4])
+    path.write_text("\n".join(lines))
+    rest = Answers()
+    assert complete(store, rest) == whole
+    assert rest.asked == [row.row_id for row in ROWS[3:]]  # from the batch of the damaged line on
+    assert path.read_text() == content
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: line 5 is damaged; it and what follows it count as not answered"
+    ]
+
+
+def test_a_byte_that_is_no_text_is_damage_too(store):
+    whole, path = complete(store, Answers()), store.path("vl", "silence")
+    path.write_bytes(path.read_bytes().replace(b"answer to r8", b"answer to \xff8"))
+    assert store.read("vl", "silence") == whole[:8]
+
+
+def test_answers_of_an_earlier_version_have_no_digest_and_are_taken(store):
+    whole, path = complete(store, Answers()), store.path("vl", "silence")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(len(line.pop("sha256")) == 16 for line in lines)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    again = Answers()
+    assert complete(store, again) == whole
+    assert again.asked == []
+
+
+@pytest.mark.parametrize("spoil", [b"[]", b'{"row_id": "r1"}', b"\xff", b"{", b""])
+def test_damaged_rows_are_one_line(store, spoil):
+    path = store.folder / "rows.vl.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    lines[1] = spoil
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match="expected the rows of an evaluation, got line 2 that is damaged; evaluate"):
+        store.rows("vl")
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        store.rows("vl")
+
+
 def test_answers_to_other_rows_are_not_taken(store):
     complete(store, Answers())
     others = [Row(f"x{k}", "what?", ("a",)) for k in range(10)]

@@ -20,6 +20,7 @@ from safe_train.experiment import attach, load_base_model, row_encoder
 from safe_train.huggingface import SafeConfig, SafeForConditionalGeneration
 from safe_train.model import load_audio_encoder, load_base
 from safe_train.run import Observer, load_trained, read_config, start_run
+from tests.files import results_of
 from tests.huggingface.made import conversation
 
 SETTINGS = {
@@ -155,7 +156,7 @@ def refused(*arguments):
 def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "run")
     for path in (other / "evaluation").glob("*/results.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         content["key"]["step"] = 2
         path.write_text(json.dumps(content))
     assert "one of step 2, and a checkpoint of step 3" in refused(other, tmp_path / "adapter")
@@ -165,7 +166,7 @@ def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
 def test_results_of_other_weights_are_not_told(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "run")
     for path in (other / "evaluation").glob("*/results.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         content["key"]["trained_parts_sha256"] = "0" * 64
         path.write_text(json.dumps(content))
     assert "one of other weights of step 3" in refused(other, tmp_path / "adapter")
@@ -217,7 +218,7 @@ def test_what_is_no_name_is_refused_in_one_line(half_open, tmp_path, option, tex
 def test_a_copy_of_the_embedded_base_is_no_other_either(half_open, run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     for path in (copied / "evaluation").glob("*/results.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         content["key"]["base"]["source"] = str(half_open[1])
         path.write_text(json.dumps(content))
     assert "the embedded one" in refused(copied, tmp_path / "adapter", "--base-model", "someone/her-base")
@@ -226,7 +227,7 @@ def test_a_copy_of_the_embedded_base_is_no_other_either(half_open, run, tmp_path
 def test_the_name_of_a_base_on_the_hub_is_its_own(run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     for path in (copied / "evaluation").glob("*/results.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         content["key"]["base"] = {"source": "someone/her-base", "sha256": "0" * 64}
         path.write_text(json.dumps(content))
     line = refused(copied, tmp_path / "adapter", "--base-model", "someone/another")

@@ -1,8 +1,10 @@
 """Run folders are found, read whole or left out by name, and never mixed."""
 
+import itertools
 import json
+import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -11,6 +13,7 @@ from safe_train.evaluation.results import Evaluation
 from safe_train.plain import from_plain
 from safe_train.report import read_runs
 from safe_train.report.grouping import group_runs
+from safe_train.report.runs import fullest
 
 ALL_CLIPS = ("matched", "silence", "distractor", "loud")
 
@@ -124,18 +127,103 @@ def test_results_of_another_version_are_left_out_by_name(make_run, tmp_path):
     run = make_run(tmp_path)
     path = next(run.glob("evaluation/*/results.json"))
     content = json.loads(path.read_text())
-    del content["evaluation"]["vl"]["silence"]["is_measurement"]
+    del content["evaluation"]["vl"]["silence"]["is_measurement"], content["sha256"]
     path.write_text(json.dumps(content))
     (left,) = read_runs([run]).left_out
     assert "results.json has vl.silence: no 'is_measurement'" in left.reason
 
 
-def test_a_broken_line_of_metrics_is_named(make_run, tmp_path):
+@pytest.mark.parametrize("line", [b'{"step": 60, "kl"', b'{"step": 60, "kl": "high"}', b'{"kl": 1}', b"\xff", b"[]"])
+def test_a_broken_line_of_metrics_is_named(make_run, tmp_path, line):
+    run = make_run(tmp_path)
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    (left,) = read_runs([run]).left_out
+    assert left.reason == "line 6 of metrics.jsonl is none; remove the line"
+
+
+def test_a_line_of_metrics_that_a_crash_cut_off_is_no_obstacle(make_run, tmp_path):
     run = make_run(tmp_path)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "kl"')
+    assert len(read_runs([run]).runs[0].curves) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"[" * 100_000, b"{}", b'{"evaluation": []}'])
+@pytest.mark.parametrize("name", ["metrics.json", "config.json", "evaluation/*/results.json"])
+def test_a_damaged_file_of_a_run_leaves_it_out_by_name(make_run, tmp_path, name, content):
+    make_run(tmp_path, seed=43)
+    run = make_run(tmp_path, seed=42)
+    (path,) = run.glob(name)
+    path.write_bytes(content)
+    found = read_runs([tmp_path])
+    if (name, content) != ("config.json", b"{}"):  # these are the defaults
+        assert [left.folder for left in found.left_out] == [str(run)]
+    assert "\n" not in "".join(left.reason for left in found.left_out)
+
+
+def flipped(content):
+    """The content with each digit of its figures changed in turn, one at a time."""
+    at = content.index('"evaluation"')
+    for match in re.finditer(r"\d", content[at : content.index('"finished_at"')]):
+        place = at + match.start()
+        yield content[:place] + str((int(match[0]) + 1) % 10) + content[place + 1 :]
+
+
+def test_a_changed_figure_of_an_evaluation_is_told(make_run, tmp_path):
+    run = make_run(tmp_path)
+    (path,) = run.glob("evaluation/*/results.json")
+    content = path.read_text()
+    for changed in itertools.islice(flipped(content), 0, None, 40):
+        path.write_text(changed)
+        (left,) = read_runs([run]).left_out
+        assert left.reason == (
+            "results.json whose figures are not those that were written; evaluate again with: safe eval " + str(run)
+        )
+    assert changed != content
+
+
+def test_results_of_an_earlier_version_have_no_digest(make_run, tmp_path):
+    run = make_run(tmp_path)
+    (path,) = run.glob("evaluation/*/results.json")
+    content = json.loads(path.read_text())
+    assert len(content.pop("sha256")) == 64
+    path.write_text(json.dumps(content))
+    assert len(read_runs([run]).runs) == 1
+
+
+def test_damaged_results_are_written_anew_and_told(make_run, tmp_path, caplog):
+    run = make_run(tmp_path)
+    (path,) = run.glob("evaluation/*/results.json")
+    path.write_bytes(path.read_bytes()[:100])
+    make_run(tmp_path)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: expected results of this version, got ")
+    assert len(read_runs([run]).runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("2026-10-25T02:50:00+02:00", "2026-10-25T02:10:00+01:00"),  # the hour that comes twice
+        ("2026-03-29T01:59:59+01:00", "2026-03-29T03:00:00+02:00"),
+        ("2026-10-25T02:50:00+02:00", "2026-10-25T00:55:00+00:00"),  # a cluster that runs on universal time
+    ],
+)
+def test_of_equal_evaluations_the_later_counts_whatever_the_clocks_say(make_run, tmp_path, earlier, later):
+    evaluation = read_runs([make_run(tmp_path)]).runs[0].evaluation
+    first, second = (replace(evaluation, finished_at=time) for time in (earlier, later))
+    assert fullest([first, second]) is fullest([second, first]) is second
+
+
+def test_an_evaluation_without_a_time_is_none_of_this_version(make_run, tmp_path):
+    run = make_run(tmp_path)
+    (path,) = run.glob("evaluation/*/results.json")
+    content = json.loads(path.read_text()) | {"finished_at": "yesterday"}
+    del content["sha256"]
+    path.write_text(json.dumps(content))
     (left,) = read_runs([run]).left_out
-    assert left.reason == "line 6 of metrics.jsonl is none; remove the line"
+    assert "yesterday" in left.reason
 
 
 def test_a_folder_without_runs(tmp_path):

@@ -14,6 +14,7 @@ from safe_train.report.examples import CHANGED_TEXT, choose_examples
 from safe_train.report.grouping import group_runs
 from safe_train.report.verdict import keeps, notes, verdict, warnings
 from safe_train.summary import DOCUMENTS_HEADER, HEADER, SOURCE_HEADER, TEXT_HEADER, draw_picture, format_table
+from tests.files import results_of
 from tests.report.conftest import EVERY
 
 WIDE = {"evaluation.margin": "0.095"}  # that 60 rows can establish
@@ -35,7 +36,7 @@ def told(path):
 def finished(run, rows, when):
     """Sets the end of the evaluation of so many VL rows."""
     for path in run.glob("evaluation/*/results.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         if content["evaluation"]["vl"]["bypass"]["rows"] == rows:
             path.write_text(json.dumps(content | {"finished_at": f"{when}T00:00:00+00:00"}))
 
@@ -133,7 +134,7 @@ def test_of_evaluations_of_one_size_the_newest_counts(make_run, tmp_path):
     run = make_run(tmp_path, losses={"distractor": 9})
     make_run(tmp_path, conditions=("bypass", "distractor", "noise"))  # of another folder, with as many conditions
     for path in run.glob("evaluation/*/results.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         when = "2026-01-02" if "noise" in content["evaluation"]["vl"] else "2026-01-01"
         path.write_text(json.dumps(content | {"finished_at": when}))
     assert "noise" in read_runs([run]).runs[0].evaluation.result.vl
@@ -250,7 +251,7 @@ def test_results_from_before_there_were_text_only_rows_are_shown(make_run, tmp_p
     fields = {"guessing", "base_above_guessing", "text", "base_text", "base_text_format_errors", "text_guessing",
               "base_text_above_guessing", "documents", "base_bits_per_byte", "audio_metric"}  # fmt: skip
     for path in (*run.glob("evaluation/*/results.json"), run / "metrics.json"):
-        content = json.loads(path.read_text())
+        content = results_of(path)
         for field in fields:
             del content["evaluation"][field]
         for condition in ("silence", "distractor"):  # as a bootstrap without exact limits has it

@@ -102,7 +102,10 @@ def project(tmp_path):
     ("script", "variants"),
     [
         ("overfitting_test.sh", ["no_retention", "soft_retention", "full_safe"]),
-        ("full_training.sh", ["no_retention", "fisher_retention", "full_retention"]),
+        (
+            "full_training.sh",
+            ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"],
+        ),
     ],
 )
 def test_every_variant_in_turn_and_the_report(project, script, variants):
@@ -166,10 +169,10 @@ OVERFITTING = {
     "MAX_TEXT_VAL_SAMPLES": ("text_val_size", "3"),
 }  # fmt: skip
 FULL = {
-    "DATA_ROOT": ("data.root", "{folder}"), "OUTPUT_ROOT": ("output_root", "{folder}/out"),
+    "DATA_ROOT": ("data_root", "{folder}"), "OUTPUT_ROOT": ("output_root", "{folder}/out"),
     "TRAIN_SPLIT": ("data.train_split", "all"), "VAL_AUDIO_SPLIT": ("data.val_split", "test"),
     "TRAIN_BS": ("optimization.audio_batch_size", "5"), "VAL_BS": ("evaluation.batch_size", "6"),
-    "NUM_WORKERS": ("data.num_workers", "2"), "SEED": ("seed", "1"), "MODEL_CONFIG": ("model.config", "multimodal"),
+    "NUM_WORKERS": ("data.num_workers", "2"), "SEED": ("seed", "1"), "MODEL_CONFIG": ("model_config", "multimodal"),
     "LR_PROJECTOR": ("optimization.lr_projector", "1e-4"), "LR_ADAPTER": ("optimization.lr_adapter", "5e-5"),
     "NULL_SPACE_RANK": ("retention.null_space_rank", "4"),
     "NULL_SPACE_MIN_SAMPLES": ("retention.null_space_min_samples", "64"),
@@ -200,7 +203,9 @@ def test_settings_that_full_training_passes_are_settings_of_safe_train(project):
     (project.folder / "out").mkdir()
     result = project.run("full_training.sh", VARIANT_ORDER="full_retention", SAFE_SET="checkpoint_every=7", **variables)
     assert result.returncode == 0, result.stderr
-    config = build_config({}, project.given()[0])
+    given = project.given()[0]
+    options = {key: given.pop(name) for name, key in (("data_root", "data.root"), ("model_config", "model.config"))}
+    config = build_config({}, given, options=options)
     assert (config.checkpoint_every, config.optimization.vl_batch_size, config.model.config) == (7, 5, "multimodal")
 
 
@@ -348,7 +353,7 @@ def test_without_slurm_a_stopped_sweep_goes_on_under_its_name(project):
 def test_a_variant_that_fails_does_not_hold_up_the_others_and_is_told(project):
     result = project.run("full_training.sh", FAKE_EXIT="fisher_retention:3")
     assert result.returncode != 0
-    assert [run[2] for run in project.runs()] == [True, False, True]
+    assert [run[2] for run in project.runs()] == [True, True, False, True, True]
     assert "fisher_retention, seed 42: failed with exit code 3" in result.stderr
     assert "fisher_retention, seed 42: not finished" in result.stderr
     assert "the table" in result.stdout
@@ -463,4 +468,161 @@ def test_in_a_job_the_project_is_where_it_was_submitted(project, tmp_path_factor
     assert (outside.returncode, outside.stdout) == (2, "")
     environment = project.environment(SLURM_SUBMIT_DIR=project.folder)
     inside = subprocess.run(command, cwd=spool.parent, env=environment, capture_output=True, text=True)
-    assert len(inside.stdout.splitlines()) == 3, inside.stderr
+    assert len(inside.stdout.splitlines()) == 5, inside.stderr
+
+
+@pytest.mark.parametrize("name", ["data #2", "a: b", "[x]", "'quoted'", "null", "1e3", "~", "$(touch stolen)", "ü"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_path_is_taken_as_it_is(project, script, name):
+    """Whatever YAML or a shell would make of it."""
+    (project.folder / name).mkdir()
+    variables = {"VARIANT_ORDER": "no_retention", "DATA_ROOT": project.folder / name, "NUM_EPOCHS": ""}
+    result = project.run(script, OUTPUT_ROOT=project.folder / name / "out", **variables)
+    assert result.returncode == 0, result.stderr
+    (path,) = (project.folder / name / "out").glob("*/config.json")
+    given = json.loads(path.read_text())["given"]
+    assert given.get("data_root", given.get("data_path")) == str(project.folder / name)
+    assert given["output_root"] == str(project.folder / name / "out")
+    assert not list(project.folder.rglob("stolen"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_seed_is_decimal(project, script):
+    result = project.run(script, VARIANT_ORDER="no_retention", SEEDS="010 8")
+    assert result.returncode == 0, result.stderr
+    assert [run[1] for run in project.runs()] == [10, 8]
+
+
+@pytest.mark.parametrize("value", [" ", "1 x", "-1", "1.5", "$(touch stolen)", "1" * 30])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_seeds_that_are_none_are_refused_before_anything_runs(project, script, value):
+    for words in ((), ("list",)):
+        result = project.run(script, *words, SEEDS=value)
+        assert (result.returncode, project.runs(), result.stdout) == (2, [], "")
+        assert "number" in result.stderr
+    assert not list(project.folder.rglob("stolen"))
+
+
+def test_no_variants_are_refused(project):
+    result = project.run("full_training.sh", VARIANT_ORDER=" ")
+    assert (result.returncode, project.runs()) == (2, [])
+    assert "expected at least one variant, got none" in result.stderr
+
+
+NUMBERS = (
+    "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "PROCESSES", "MAX_REQUEUES", "SLURM_ARRAY_TASK_ID",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["PATH[$(touch stolen)]", "a[$(touch stolen)]", "1+1", "-1", "0x2", "9" * 30, "x"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_no_number_is_refused_and_never_run(project, name, value):
+    variables = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "VARIANT_ORDER": "no_retention"} | {name: value}
+    result = project.run("full_training.sh", **variables)
+    assert (result.returncode, project.runs()) == (2, [])
+    assert result.stderr.startswith(f"error: {name}={value}: expected a number from ")
+    assert not list(project.folder.rglob("stolen"))
+
+
+def test_a_restart_count_that_is_no_number_is_never_run(project):
+    _, stderr = stopped(project, SLURM_JOB_ID="17", SLURM_RESTART_COUNT="a[$(touch stolen)]")
+    assert "error: SLURM_RESTART_COUNT=" in stderr
+    assert not list(project.folder.rglob("stolen"))
+
+
+ODD = {
+    "cut": lambda path: path.write_text('{"label": "no_ret'), "list": lambda path: path.write_text("[]"),
+    "no text": lambda path: path.write_bytes(b"\xff"), "folder": lambda path: path.mkdir(),
+    "pipe": os.mkfifo, "deep": lambda path: path.write_text("[" * 100_000), "empty": lambda path: path.touch(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_folder_that_is_no_run_does_not_restart_a_sweep(project, odd):
+    """It lies beside a run that was interrupted, which goes on."""
+    variables = {"VARIANT_ORDER": "no_retention", "SAFE_JOB_ID": "mine"}
+    stopped(project, SAFE_JOB_ID="mine")
+    assert project.runs() == [("no_retention", 42, False)]
+    (project.folder / "out" / "zz_other").mkdir()
+    ODD[odd](project.folder / "out" / "zz_other" / "config.json")
+    result = project.run("full_training.sh", FAKE_STEPS="100", **variables)
+    assert result.returncode == 0, result.stderr
+    assert "goes on" in result.stdout
+    assert len(list((project.folder / "out").glob("*_no_retention"))) == 1
+    assert f"passed over: {project.folder / 'out' / 'zz_other' / 'config.json'}" in result.stderr
+
+
+def test_a_search_for_runs_that_fails_starts_nothing(project):
+    """No answer is not the answer that there is no run."""
+    find = project.folder / "scripts" / "find_runs.py"
+    find.write_text("raise SystemExit(3)\n")
+    result = project.run("full_training.sh", VARIANT_ORDER="no_retention full_retention")
+    assert result.returncode != 0
+    assert project.runs() == []
+    assert "no_retention, seed 42: failed with exit code 3" in result.stderr
+
+
+def test_epochs_that_cannot_be_counted_start_nothing(project):
+    (project.folder / "scripts" / "steps_of_epochs.py").write_text("raise SystemExit(2)\n")
+    result = project.run("full_training.sh", VARIANT_ORDER="no_retention", NUM_EPOCHS="3")
+    assert result.returncode != 0
+    assert project.runs() == []
+
+
+def private_folder(project, path, **variables):
+    return subprocess.run(
+        ["bash", "-c", f'source scripts/common.sh; private_folder "{path}"'],
+        cwd=project.folder, env=project.environment(**variables), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_a_folder_of_caches_is_made_private_and_kept(project, tmp_path):
+    path = tmp_path / "safe-me"
+    assert private_folder(project, path) == str(path)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert private_folder(project, path) == str(path)
+
+
+def by_a_link(path):
+    (path.parent / "theirs").mkdir()
+    path.symlink_to(path.parent / "theirs")
+
+
+def writable_by_all(path):
+    path.mkdir()
+    path.chmod(0o777)
+
+
+@pytest.mark.parametrize("plant", [by_a_link, writable_by_all, lambda path: path.touch()], ids=["link", "open", "file"])
+def test_a_folder_of_caches_that_others_may_have_filled_is_not_used(project, tmp_path, plant):
+    """Bytecode that they put there would be run."""
+    path = tmp_path / "safe-me"
+    plant(path)
+    chosen = Path(private_folder(project, path, TMPDIR=tmp_path).strip())
+    assert chosen != path
+    assert chosen.stat().st_mode & 0o777 == 0o700
+    assert list(chosen.iterdir()) == []
+
+
+def test_a_folder_of_caches_of_another_user_is_not_used(project, tmp_path):
+    """A fake `id` makes this user another one than the owner of the folder."""
+    path = tmp_path / "safe-me"
+    path.mkdir(mode=0o700)
+    program(project.folder / "slurm" / "id", "#!/bin/bash\necho 4321\n")
+    assert Path(private_folder(project, path, TMPDIR=tmp_path).strip()) != path
+
+
+@pytest.mark.parametrize("plant", [None, by_a_link, writable_by_all], ids=["own", "link", "open"])
+def test_the_image_uses_no_folder_of_caches_that_others_may_have_filled(project, tmp_path, plant):
+    path = tmp_path / "safe-me"
+    if plant is not None:
+        plant(path)
+    text = (ROOT / "containers" / "parts" / "environment.sh").read_text()
+    text = text.replace('"/tmp/safe-$(id -u)"', f'"{path}"').replace("/tmp/safe-X", f"{tmp_path}/safe-X")
+    done = subprocess.run(
+        ["sh", "-euc", f'{text}\necho "$PYTHONPYCACHEPREFIX"'],
+        env=project.environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    chosen = Path(done.stdout.strip()).parent
+    assert (chosen == path) == (plant is None)
+    assert chosen.stat().st_mode & 0o777 == 0o700

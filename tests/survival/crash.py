@@ -20,6 +20,7 @@ import torch
 from safetensors import torch as safetensors_torch
 
 from safe_train import checkpoint as checkpoint_module
+from safe_train import tensor_files
 from safe_train.checkpoint import latest_checkpoint, save_checkpoint
 from safe_train.config import build_config
 from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
@@ -62,7 +63,7 @@ class Fuse:
         if self.left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def save_file(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def save_file(self, tensors: dict[str, torch.Tensor], path: Path, _metadata: object) -> None:
         """As safetensors does, with a moment at which half of the file is there."""
         whole = safetensors_torch.save(tensors)
         with path.open("wb") as file:
@@ -77,7 +78,7 @@ def killed(action: Callable[[], object], folder: Path, k: int) -> bool:
     child = os.fork()
     if child == 0:
         fuse = Fuse(folder, k)
-        checkpoint_module.save_file = fuse.save_file  # type: ignore[assignment]
+        tensor_files.save_file = fuse.save_file  # type: ignore[assignment]
         sys.addaudithook(fuse.audit)
         action()
         os._exit(0)
@@ -121,7 +122,7 @@ def _what_is_there(run: Path, fresh: StageA, states: dict[int, Any], step: int) 
     if not (run / "checkpoints").is_dir() or not checkpoint_module.list_checkpoints(run / "checkpoints"):
         return [None, True]
     newest = latest_checkpoint(run)
-    checkpoint_module.load_checkpoint(newest, fresh.model, fresh.optimizer, fresh.stack)
+    checkpoint_module.load_checkpoint(newest, fresh.model, fresh.optimizer, fresh.stack, as_found=True)
     found = state_of(fresh)
     # Step 3 is replaced by the state of step 4 under its name.
     return [newest.step, equal(found, states[newest.step]) or (step == 3 and equal(found, states[4]))]

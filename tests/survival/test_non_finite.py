@@ -143,11 +143,13 @@ def test_a_calibration_that_meets_what_is_not_finite_is_told_the_same_way(tmp_pa
 def test_weights_that_are_not_finite_are_never_written_over_a_good_checkpoint(tmp_path, configure, prepare):
     stage = prepare(configure(variant="no_retention", checkpoint_every=1, checkpoint_keep=1))
 
-    def spoil(step, _metrics):
-        if step == 2:
+    def spoil():
+        """Asked after each step and before its checkpoint."""
+        if stage.step == 2:
             with torch.no_grad():
                 next(iter(stage.model.trainable_parameters().values()))[0, 0] = float("inf")
+        return False
 
     with pytest.raises(NonFiniteLossError, match="after step 2: expected finite weights, got 1 tensors with others"):
-        stage.train(tmp_path, on_step=spoil)
+        stage.train(tmp_path, should_stop=spoil)
     assert latest_checkpoint(tmp_path).step == 1
