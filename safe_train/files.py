@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +14,37 @@ from pathlib import Path
 from typing import Any
 
 from safe_train.errors import InputError
+
+_FILE, _FOLDER, _ABSENT = "a file", "a folder", "no such file"
+
+
+def file_problem(path: Path) -> str | None:
+    """What keeps a path from being a file that can be read, in a few words; None for a regular file.
+
+    A FIFO, a device or a socket is none: whoever reads it waits, or never comes to an end.
+    """
+    kind = _kind(path)
+    return None if kind == _FILE else kind
+
+
+def folder_problem(path: Path) -> str | None:
+    """The same of a folder."""
+    kind = _kind(path)
+    return None if kind == _FOLDER else "no such folder" if kind == _ABSENT else kind
+
+
+def _kind(path: Path) -> str:
+    """What a path leads to, or why nothing can be read there; never an error, however odd the name is."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a zero byte, or half a character
+        return "a name that no file can have"
+    except OSError as error:
+        absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return _ABSENT if absent else f"a path that cannot be followed ({error.strerror})"
+    if stat.S_ISREG(mode):
+        return _FILE
+    return _FOLDER if stat.S_ISDIR(mode) else "a FIFO, a device or a socket"
 
 
 def json_text(value: Mapping[str, Any]) -> str:
