@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.lookup import nearest
+from safe_train.shown import one_line
 
 __all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "ToldByMainError", "nearest"]
 
@@ -50,5 +51,5 @@ class InputError(Exception):
         self.way_out = way_out
 
     def __str__(self) -> str:
-        """One line, whatever line breaks the parts contain."""
-        return " ".join(f"{self.where}: expected {self.expected}, got {self.got}; {self.way_out}".splitlines())
+        """One line, whatever line breaks and control characters the parts contain."""
+        return one_line(f"{self.where}: expected {self.expected}, got {self.got}; {self.way_out}")

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safe_train.errors import InputError
+
+_FILE, _FOLDER, _ABSENT = "a file", "a folder", "no such file"
+
+
+def file_problem(path: Path) -> str | None:
+    """What keeps a path from being a file that can be read, in a few words; None for a regular file.
+
+    A FIFO, a device or a socket is none: whoever reads it waits, or never comes to an end.
+    """
+    kind = _kind(path)
+    return None if kind == _FILE else kind
+
+
+def folder_problem(path: Path) -> str | None:
+    """The same of a folder."""
+    kind = _kind(path)
+    return None if kind == _FOLDER else "no such folder" if kind == _ABSENT else kind
+
+
+def _kind(path: Path) -> str:
+    """What a path leads to, or why nothing can be read there; never an error, however odd the name is."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # a zero byte, or half a character
+        return "a name that no file can have"
+    except OSError as error:
+        absent = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return _ABSENT if absent else f"a path that cannot be followed ({error.strerror})"
+    if stat.S_ISREG(mode):
+        return _FILE
+    return _FOLDER if stat.S_ISDIR(mode) else "a FIFO, a device or a socket"
 
 
 def json_text(value: Mapping[str, Any]) -> str:
@@ -49,8 +82,8 @@ def read_object(path: Path, expected: str, way_out: str) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - Path's raise for a name too long
-        raise InputError(path, expected, "something that is no regular file", way_out)
+    if problem := file_problem(path):
+        raise InputError(path, expected, problem, way_out)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

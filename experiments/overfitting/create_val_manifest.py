@@ -32,7 +32,7 @@ def draw_questions(questions: Path, annotations: Path, subset_size: int, seed: i
     examples = {example.question_id: example for example in read_official(questions, annotations)}
     if len(examples) < subset_size:
         raise InputError(questions, f"at least {subset_size} questions", str(len(examples)), "lower --subset-size")
-    drawn = sorted(random.Random(seed).sample(sorted(examples), subset_size))
+    drawn = sorted(random.Random(seed).sample(sorted(examples, key=_place), subset_size), key=_place)
     return ValManifest(
         subset_name="vqa_val_overfit_v1",
         description=f"{subset_size} questions of VQA v2 for the overfitting ablation",
@@ -40,6 +40,11 @@ def draw_questions(questions: Path, annotations: Path, subset_size: int, seed: i
         source_dataset="VQA v2 validation",
         entries=tuple(_packed(examples[question_id]) for question_id in drawn),
     )
+
+
+def _place(question_id: int | str) -> tuple[bool, int | str]:
+    """Numbers before names."""
+    return isinstance(question_id, str), question_id
 
 
 def majority_answer(answers: tuple[str, ...]) -> str:

@@ -24,6 +24,8 @@ from safe_train.data.manifest import (
     set_folder,
 )
 from safe_train.errors import InputError
+from safe_train.files import file_problem
+from safe_train.shown import shortened, value_shown
 
 _SET = "audiocaps"
 _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
@@ -59,7 +61,7 @@ def read_audiocaps(root: Path, split: str) -> tuple[list[AudioExample], MissingC
     """
     folder = set_folder(root, _SET)
     table = folder / f"{split}.csv"
-    if table.is_file():
+    if file_problem(table) is None:
         source, rows = table, list(_table_rows(table))
     elif manifest := find_manifest(folder, _SET, split):
         source, rows = manifest, list(_manifest_rows(root, folder, manifest))
@@ -179,11 +181,11 @@ def _table_rows(table: Path) -> Iterator[_Row]:
             record = as_record(line, where)
             row_id = record.text("audiocap_id")
             if row_id in lines_by_id:
-                got = f"{row_id} again, first on line {lines_by_id[row_id]}"
+                got = f"{shortened(row_id)} again, first on line {lines_by_id[row_id]}"
                 raise InputError(where, "an audiocap_id of its own", got, "remove or renumber one of the two")
             lines_by_id[row_id] = reader.line_num
             clip = _Clip(record.text("youtube_id"), _start_time(record), "")
-            yield _Row(where, row_id, clip, record.texts("caption"))
+            yield _Row(where, row_id, clip, record.references("caption"))
     except csv.Error as error:
         raise InputError(f"{table}:{reader.line_num}", "CSV", str(error), "use the official file") from error
     if not lines_by_id:
@@ -195,7 +197,7 @@ def _manifest_rows(root: Path, folder: Path, manifest: Path) -> Iterator[_Row]:
     for record in read_records(manifest):
         clip = _manifest_clip(record)
         if clip.own_id in seen:
-            got = f"{clip.own_id} again, first at {seen[clip.own_id]}"
+            got = f"{shortened(clip.own_id)} again, first at {seen[clip.own_id]}"
             raise InputError(record.where, "an id of its own", got, "rename one, or give ytid and start_time")
         if clip.own_id:
             seen[clip.own_id] = record.where
@@ -205,9 +207,9 @@ def _manifest_rows(root: Path, folder: Path, manifest: Path) -> Iterator[_Row]:
             where=record.where,
             row_id=clip.name if record.optional("id") is None else record.identifier("id"),
             clip=clip,
-            captions=record.texts("answers", "answer", "caption", "captions"),
+            captions=record.references("answers", "answer", "caption", "captions"),
             audio=resolve(root, folder, audio, record.where) if audio else None,
-            question=record.optional_text("question"),
+            question=record.optional_question("question", has_image=image is not None),
             image=resolve(root, folder, image, record.where) if image else None,
         )
 
@@ -227,10 +229,10 @@ def _start_time(record: Record) -> str:
     value = record.required("start_time")
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise InputError(record.where, "start_time in seconds", repr(value), "write a number of at least 0")
+        raise InputError(record.where, "start_time in seconds", value_shown(value), "write a number of at least 0")
     return str(int(seconds)) if seconds.is_integer() else repr(seconds)
 
 
@@ -242,10 +244,10 @@ def _examples(rows: list[_Row], audio_folder: _AudioFolder) -> tuple[list[AudioE
         groups[row.clip, row.question, row.image].append(row)
     examples, missing = [], []
     for (clip, question, image), group in groups.items():
-        if image is not None and not image.is_file():
-            raise InputError(image, f"the image of {group[0].where}", "no such file", "put it there or drop the entry")
+        if image is not None and (problem := file_problem(image)):
+            raise InputError(image, f"the image of {group[0].where}", problem, "put it there or drop the entry")
         audio = group[0].audio or audio_folder.find(group)
-        if audio is None or not audio.is_file():
+        if audio is None or file_problem(audio):
             missing.append(clip.name)
         else:
             captions = tuple(caption for row in group for caption in row.captions)

@@ -13,14 +13,19 @@ from safe_train.data.audio_folder import audio_files_by_stem
 from safe_train.data.clips import AudioExample, MissingClips, require_clips, separate_missing
 from safe_train.data.manifest import (
     Record,
+    encodable,
     find_manifest,
     manifest_names,
     read_records,
     require_unique,
+    require_utf8,
     resolve,
     set_folder,
+    without_placeholder,
 )
 from safe_train.errors import InputError
+from safe_train.files import file_problem
+from safe_train.shown import value_shown
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +78,21 @@ def read_avqa(root: Path, split: str) -> tuple[list[AudioExample], MissingClips]
 def find_avqa(folder: Path, split: str) -> Path | None:
     """The list of a split that :func:`read_avqa` reads from the set's folder, or None."""
     official = folder / _official_name(split)
-    return official if official.is_file() else find_manifest(folder, _SET, split)
+    return official if file_problem(official) is None else find_manifest(folder, _SET, split)
 
 
-def avqa_question(record: Record) -> str:
-    """The question of an entry, its placeholders filled in.
+def avqa_question(record: Record, *, has_image: bool = False) -> str:
+    """The question of an entry, its placeholders filled in, and without that of its image.
 
     Raises:
         InputError: a field is missing or malformed, or there are more or fewer values than placeholders.
     """
     if record.optional("question_content") is None:
-        return record.text("question")
+        return record.question("question", has_image=has_image)
     template = record.text("question_content")
     values = iter(_template_values(record, len(_PLACEHOLDER.findall(template))))
-    return _PLACEHOLDER.sub(lambda _: next(values), template)
+    question = encodable(_PLACEHOLDER.sub(lambda _: next(values), template), record.where)
+    return without_placeholder(question, record.where, has_image=has_image)
 
 
 def _official_name(split: str) -> str:
@@ -105,24 +111,24 @@ def _template_values(record: Record, count: int) -> list[str]:
     written = record.optional("templ_values")
     try:
         values = json.loads(written) if isinstance(written, str) else written or []
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or lists that are nested too deep
         values = None
     if not isinstance(values, list) or len(values) != count or not all(isinstance(value, str) for value in values):
         expected = f"templ_values to be a list of {count} texts, one for each placeholder"
-        raise InputError(record.where, expected, repr(written)[:60], "mend the entry")
+        raise InputError(record.where, expected, value_shown(written), "mend the entry")
     return values
 
 
 def _example(root: Path, folder: Path, record: Record, videos: Mapping[str, Path]) -> AudioExample:
     audio = _audio(root, folder, record, videos)
     image = _image(root, folder, record)
-    if image is not None and not image.is_file():
-        raise InputError(image, f"the image of {record.where}", "no such file", "put it there or drop the entry")
+    if image is not None and (problem := file_problem(image)):
+        raise InputError(image, f"the image of {record.where}", problem, "put it there or drop the entry")
     return AudioExample(
         clip_id=Path(os.path.relpath(audio, root)).as_posix(),
         audio_path=audio,
-        captions=record.texts("answers", "answer", "anser"),
-        question=avqa_question(record),
+        captions=record.references("answers", "answer", "anser"),
+        question=avqa_question(record, has_image=image is not None),
         image_path=image,
     )
 
@@ -143,5 +149,7 @@ def _image(root: Path, folder: Path, record: Record) -> Path | None:
     if record.optional("video_id") is None:
         return None
     frames = resolve(root, folder, f"{_SET}/frames/{record.identifier('video_id')}", record.where)
-    images = sorted(path for path in frames.iterdir() if path.is_file()) if frames.is_dir() else []
-    return images[len(images) // 2] if images else None
+    images = sorted(path for path in frames.iterdir() if file_problem(path) is None) if frames.is_dir() else []
+    if not images:
+        return None
+    return require_utf8(images[len(images) // 2], f"the image of {record.where}")

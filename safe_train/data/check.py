@@ -8,11 +8,13 @@ from pathlib import Path
 import soundfile
 
 from safe_train.data.check_report import SetReport, Tally
-from safe_train.data.defects import IMAGE_TOKEN, Defect, DefectKind, Item
+from safe_train.data.defects import Defect, DefectKind, Item
 from safe_train.data.image import load_image
 from safe_train.data.listing import PACK, SETS, has_split, is_pack, list_items
+from safe_train.data.manifest import require_folder
 from safe_train.data.waveform import load_waveform
 from safe_train.errors import InputError
+from safe_train.files import file_problem, folder_problem
 
 SPLITS = ("train", "val", "test")
 
@@ -20,9 +22,6 @@ _FORMATS = {".wav": ("WAV", "WAVEX", "RF64"), ".flac": ("FLAC",), ".ogg": ("OGG"
 
 # How load_waveform tells what it refuses.
 _KINDS = {"audio": DefectKind.EMPTY_AUDIO, "a whole file": DefectKind.TRUNCATED_AUDIO}
-
-# Characters of a text by which its defect is named.
-_LONGEST_NAME = 160
 
 # Bytes of a file in which its format chunk is looked for; other chunks may come first.
 _HEADER_BYTES = 4096
@@ -56,15 +55,14 @@ def require_no_defects(root: Path, reports: Sequence[SetReport]) -> None:
     """InputError with the number of defects, if there are any."""
     found = [defect for report in reports for defect in report.defects]
     if found:
-        counts = f"{sum(defect.count for defect in found)} of {len({defect.kind for defect in found})} kinds"
+        count, kinds = sum(defect.count for defect in found), len({defect.kind for defect in found})
+        counts = f"{count} defect{'' if count == 1 else 's'} of {kinds} kind{'' if kinds == 1 else 's'}"
         raise InputError(root, "data without defects", counts, "mend or remove what the report names")
 
 
 def _present(root: Path, sets: Sequence[str]) -> list[str]:
-    if not root.is_dir():
-        got = "a file" if root.exists() else "no such folder"
-        raise InputError(root, "a data root or a data pack", got, "mend the path")
-    found = [name for name in SETS if (root / name).is_dir()] + ([PACK] if is_pack(root) else [])
+    require_folder(root, "a data root or a data pack", "mend the path")
+    found = [name for name in SETS if folder_problem(root / name) is None] + ([PACK] if is_pack(root) else [])
     if absent := [name for name in sets if name not in found]:
         raise InputError(root, f"the data set {absent[0]}", f"{', '.join(found) or 'none'}", "name a set that is there")
     if not found:
@@ -93,20 +91,8 @@ def _check(root: Path, set_name: str, split: str) -> SetReport:
             tally.add_defect(found)
             continue
         tally.add_item(found)
-        for text in (found.question or "", *found.answers):
-            if IMAGE_TOKEN in text:
-                detail = "the model's processor would take it for an image"
-                tally.add_defect(Defect(DefectKind.TOKEN, _excerpt(text), detail))
         _open_files(found, tally)
     return tally.report(set_name, split)
-
-
-def _excerpt(text: str) -> str:
-    """A question whole; of a longer text, what its placeholder stands in."""
-    if len(text) <= _LONGEST_NAME:
-        return text
-    place = text.index(IMAGE_TOKEN)
-    return f"... {text[max(0, place - _LONGEST_NAME // 2) : place + _LONGEST_NAME // 2]} ..."
 
 
 def _open_files(item: Item, tally: Tally) -> None:
@@ -127,8 +113,8 @@ def check_audio(path: Path) -> tuple[float | None, Defect | None]:
     Returns:
         Its length in seconds, or None if it cannot be decoded; and its defect, or None.
     """
-    if not path.is_file():
-        return None, Defect(DefectKind.MISSING_AUDIO, str(path), "no such file")
+    if problem := file_problem(path):
+        return None, Defect(DefectKind.MISSING_AUDIO, str(path), problem)
     if path.stat().st_size == 0:
         return None, Defect(DefectKind.EMPTY_AUDIO, str(path), "a file of 0 bytes")
     try:
@@ -147,8 +133,8 @@ def check_audio(path: Path) -> tuple[float | None, Defect | None]:
 
 def check_image(path: Path) -> Defect | None:
     """Opens and decodes an image; its defect, or None."""
-    if not path.is_file():
-        return Defect(DefectKind.MISSING_IMAGE, str(path), "no such file")
+    if problem := file_problem(path):
+        return Defect(DefectKind.MISSING_IMAGE, str(path), problem)
     try:
         load_image(path)
     except InputError as error:

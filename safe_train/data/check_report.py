@@ -11,6 +11,7 @@ from statistics import median
 
 from safe_train.data.defects import Defect, DefectKind, Item
 from safe_train.files import json_text
+from safe_train.shown import one_line, shortened
 
 _NAMES_SHOWN = 5
 _COMMON_SHOWN = 5
@@ -157,7 +158,8 @@ class Tally:
     def add_defect(self, defect: Defect | None) -> None:
         """Counts a defect, once for each kind and name."""
         if defect is not None:
-            self._defects[defect.kind].setdefault(self._shortened(defect.name), self._shortened(defect.detail))
+            name, detail = (one_line(self._without_root(text)) for text in (defect.name, defect.detail))
+            self._defects[defect.kind].setdefault(name, detail)
 
     def report(self, name: str, split: str) -> SetReport:
         """What was counted."""
@@ -186,7 +188,7 @@ class Tally:
         common = dict(self._answers.most_common(_COMMON_SHOWN))
         return AnswerStatistics(min(numbers), total / numbers.total(), max(numbers), len(self._answers), common)
 
-    def _shortened(self, name: str) -> str:
+    def _without_root(self, name: str) -> str:
         for prefix in self._prefixes:
             name = name.removeprefix(prefix)
         return name
@@ -211,7 +213,7 @@ def _answers(answers: AnswerStatistics) -> str:
     text = f"{noun}: {answers.fewest} to {answers.most}, mean {answers.mean:.1f}"
     if not answers.distinct:
         return text
-    common = ", ".join(f"{answer!r} {count}" for answer, count in answers.common.items())
+    common = ", ".join(f"{shortened(answer)!r} {count}" for answer, count in answers.common.items())
     return f"{text}; {answers.distinct} different, most often {common}"
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_train.errors import InputError
+from safe_train.files import file_problem
+from safe_train.shown import one_line, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class MissingClips:
 
     def __str__(self) -> str:
         """One line with the count and the first names."""
-        shown = ", ".join(self.clip_ids[:_NAMES_SHOWN])
+        shown = ", ".join(one_line(shortened(name)) for name in self.clip_ids[:_NAMES_SHOWN])
         more = len(self.clip_ids) - _NAMES_SHOWN
         names = f"{shown} and {more} more" if more > 0 else shown
         counts = f"{len(self.clip_ids)} of {self.num_listed} clips have no audio file"
@@ -62,7 +64,7 @@ def separate_missing(examples: Iterable[AudioExample], where: Path) -> tuple[lis
     present: list[AudioExample] = []
     missing: list[str] = []
     for example in examples:
-        if example.audio_path.is_file():
+        if file_problem(example.audio_path) is None:
             present.append(example)
         else:
             missing.append(example.clip_id)
@@ -76,7 +78,7 @@ def require_clips(examples: list[AudioExample], missing: MissingClips) -> list[A
         InputError: no clip has its audio.
     """
     if not examples:
-        got = f"none of {missing.num_listed}, first {missing.clip_ids[0]}"
+        got = f"none of {missing.num_listed}, first {shortened(missing.clip_ids[0])}"
         raise InputError(missing.where, "audio files for its clips", got, "put the audio where the paths say")
     if missing.clip_ids:
         logger.warning("%s", missing)

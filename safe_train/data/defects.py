@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from safe_train.data.manifest import IMAGE_TOKEN, NO_PLACEHOLDER, UNICODE
 from safe_train.errors import InputError
-
-IMAGE_TOKEN = "<image>"
-"""What processors replace by an image's tokens; in a question it would stand for one image too many."""
 
 
 class DefectKind(StrEnum):
@@ -48,8 +46,9 @@ class Defect:
 
     @classmethod
     def of(cls, kind: DefectKind, error: InputError) -> Defect:
-        """A reader's error as a defect of that kind."""
-        return cls(kind, str(error.where), f"expected {error.expected}, got {error.got}")
+        """A reader's error as a defect of that kind, or of the kind that the error itself tells."""
+        told = {UNICODE: DefectKind.SURROGATE, NO_PLACEHOLDER: DefectKind.TOKEN}
+        return cls(told.get(error.expected, kind), str(error.where), f"expected {error.expected}, got {error.got}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from safe_train.data.avqa import avqa_question
 from safe_train.data.defects import Defect, DefectKind, Item
-from safe_train.data.manifest import UNICODE, Record, resolve
+from safe_train.data.manifest import Record, resolve
 from safe_train.data.text import TEXT_SET, text_answers, text_cluster, text_id, text_kind, text_question
 from safe_train.errors import InputError
 
@@ -26,7 +26,9 @@ class _Fields:
     audio: tuple[str, ...] = ("audio", "audio_path")
     image: tuple[str, ...] = ("image", "image_path")
     required: tuple[str, ...] = ()
-    question: Callable[[Record], str | None] = lambda record: record.optional_text("question")
+    question: Callable[[Record, bool], str | None] = lambda record, has_image: record.optional_question(
+        "question", has_image=has_image
+    )
 
 
 _FIELDS = {
@@ -36,14 +38,14 @@ _FIELDS = {
         ("id", "sample_id", "question_id"),
         ("answers", "answer", "anser"),
         required=("audio",),
-        question=avqa_question,
+        question=lambda record, has_image: avqa_question(record, has_image=has_image),
     ),
     "vqa": _Fields(
         ("question_id", "id"),
         ("answers", "answer"),
         audio=(),
         required=("image",),
-        question=lambda record: record.text("question", "question_text"),
+        question=lambda record, _: record.question("question", "question_text", has_image=True),
     ),
 }
 
@@ -84,7 +86,7 @@ class _Entry:
         try:
             return read()
         except InputError as error:
-            self.defects.append(Defect.of(DefectKind.SURROGATE if error.expected == UNICODE else kind, error))
+            self.defects.append(Defect.of(kind, error))
             return None
 
 
@@ -104,11 +106,10 @@ class _MediaEntry(_Entry):
         return f"{subset}/{name}" if subset else name
 
     def item(self) -> Item:
-        question = self.take(DefectKind.ENTRY, lambda: self.fields.question(self.record))
-        answers = self.take(DefectKind.ANSWERS, lambda: self.record.texts(*self.fields.answers))
-        return Item(
-            question, answers or (), self._path("audio", self.fields.audio), self._path("image", self.fields.image)
-        )
+        image = self._path("image", self.fields.image)
+        question = self.take(DefectKind.ENTRY, lambda: self.fields.question(self.record, image is not None))
+        answers = self.take(DefectKind.ANSWERS, lambda: self.record.references(*self.fields.answers))
+        return Item(question, answers or (), self._path("audio", self.fields.audio), image)
 
     def _names_a_clip(self) -> bool:
         metadata = self.record.optional("metadata")

@@ -27,6 +27,7 @@ from safe_train.data.text import TEXT_SET, read_text_list
 from safe_train.data.vqa import VQAExample, load_vqa, read_official
 from safe_train.data.wavcaps import find_wavcaps, read_wavcaps
 from safe_train.errors import InputError
+from safe_train.files import file_problem
 
 PACK = "pack"
 SETS = ("audiocaps", "wavcaps", "avqa", "vqa", TEXT_SET)
@@ -34,7 +35,7 @@ SETS = ("audiocaps", "wavcaps", "avqa", "vqa", TEXT_SET)
 
 def is_pack(root: Path) -> bool:
     """Whether the folder has a list of a data pack."""
-    return any((root / name).is_file() for name in (*SUBSET_MANIFESTS, CAPTIONS, VAL_MANIFEST, TEXT_LIST))
+    return any(file_problem(root / name) is None for name in (*SUBSET_MANIFESTS, CAPTIONS, VAL_MANIFEST, TEXT_LIST))
 
 
 def has_split(root: Path, set_name: str, split: str) -> bool:
@@ -42,7 +43,7 @@ def has_split(root: Path, set_name: str, split: str) -> bool:
     folder = root / set_name
     if set_name == "avqa":
         return find_avqa(folder, split) is not None
-    official = any(path.is_file() for path in _official_files(folder, set_name, split))
+    official = any(file_problem(path) is None for path in _official_files(folder, set_name, split))
     return official or find_manifest(folder, set_name, split) is not None
 
 
@@ -79,7 +80,7 @@ def _scanned(root: Path, set_name: str, records: list[Record], error: InputError
 def _records(folder: Path, set_name: str, split: str) -> list[Record]:
     """The entries of a split's list, if it is a manifest and can be read."""
     manifest = find_avqa(folder, split) if set_name == "avqa" else find_manifest(folder, set_name, split)
-    if manifest is None or any(path.is_file() for path in _official_files(folder, set_name, split)):
+    if manifest is None or any(file_problem(path) is None for path in _official_files(folder, set_name, split)):
         return []
     return _readable(manifest)
 
@@ -92,7 +93,7 @@ def _readable(manifest: Path) -> list[Record]:
 
 
 def _is_complete(item: Item) -> bool:
-    return all(path is None or path.is_file() for path in (item.audio, item.image))
+    return all(path is None or file_problem(path) is None for path in (item.audio, item.image))
 
 
 def _clips(examples: list[AudioExample], missing: MissingClips) -> list[Item | Defect]:
@@ -104,8 +105,8 @@ def _clips(examples: list[AudioExample], missing: MissingClips) -> list[Item | D
 
 def _vqa_items(root: Path, split: str) -> list[Item | Defect]:
     questions, annotations = _vqa_files(root / "vqa", split)
-    if questions.is_file():
-        unanswered = split.startswith("test") and not annotations.is_file()
+    if file_problem(questions) is None:
+        unanswered = split.startswith("test") and file_problem(annotations) is not None
         return _questions(read_official(questions, None if unanswered else annotations))
     return _questions(load_vqa(root, split))
 
@@ -130,7 +131,7 @@ def _pack_items(root: Path) -> Iterator[Item | Defect]:
         yield from _clips(*read_pack_clips(root))
     except InputError as error:
         yield Defect.of(DefectKind.LIST, error)
-    if (root / VAL_MANIFEST).is_file():
+    if file_problem(root / VAL_MANIFEST) is None:
         try:
             examples, missing = read_pack_questions(root)
         except InputError as error:
@@ -138,7 +139,7 @@ def _pack_items(root: Path) -> Iterator[Item | Defect]:
         else:
             yield from (Defect(DefectKind.MISSING_IMAGE, str(path), f"listed in {VAL_MANIFEST}") for path in missing)
             yield from _questions(examples)
-    if (root / TEXT_LIST).is_file():
+    if file_problem(root / TEXT_LIST) is None:
         try:
             yield from _text_items(root / TEXT_LIST)
         except InputError as error:

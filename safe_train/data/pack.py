@@ -17,11 +17,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from safe_train.data.clips import AudioExample, MissingClips, require_clips, separate_missing
-from safe_train.data.manifest import read_records, resolve
+from safe_train.data.manifest import read_records, require_folder, resolve
 from safe_train.data.pack_manifest import PackedClip, SubsetManifest, ValManifest, clips_from_records
 from safe_train.data.text import TextExample, read_text_list
 from safe_train.data.vqa import VQAExample
 from safe_train.errors import InputError
+from safe_train.files import file_problem
+from safe_train.shown import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ def load_pack_questions(root: Path) -> list[VQAExample]:
         InputError: as :func:`read_pack_questions`, or no question has its image.
     """
     examples, missing = read_pack_questions(root)
-    names = ", ".join(path.name for path in missing[:_NAMES_SHOWN])
+    names = ", ".join(one_line(path.name) for path in missing[:_NAMES_SHOWN])
     if not examples:
         raise InputError(root / IMAGES, "the images of its questions", f"none, first {names}", "copy them there")
     if missing:
@@ -90,7 +92,7 @@ def read_pack_questions(root: Path) -> tuple[list[VQAExample], list[Path]]:
     for index, entry in enumerate(ValManifest.read(root / VAL_MANIFEST).entries):
         where = f"{root / VAL_MANIFEST}: entries[{index}]"
         image = resolve(images, images, entry.image_filename, where)
-        if not image.is_file():
+        if file_problem(image):
             missing.append(image)
             continue
         # The pack keeps no question types.
@@ -105,7 +107,7 @@ def load_pack_text(root: Path) -> list[TextExample]:
         InputError: there is no list, or it is malformed; see :func:`~safe_train.data.text.read_text_list`.
     """
     _require_folder(root)
-    if not (root / TEXT_LIST).is_file():
+    if file_problem(root / TEXT_LIST):
         way_out = "pack one with package_subset --text-list, or take text-only rows from elsewhere"
         raise InputError(root, f"a data pack with {TEXT_LIST}", "none", way_out)
     return read_text_list(root / TEXT_LIST)
@@ -114,7 +116,7 @@ def load_pack_text(root: Path) -> list[TextExample]:
 def _clip_list(root: Path) -> Path:
     _require_folder(root)
     names = (*SUBSET_MANIFESTS, CAPTIONS)
-    found = next((root / name for name in names if (root / name).is_file()), None)
+    found = next((root / name for name in names if file_problem(root / name) is None), None)
     if found is None:
         way_out = "make one with python -m experiments.overfitting.package_subset"
         raise InputError(root, f"a data pack with {' or '.join(names)}", "none of them", way_out)
@@ -122,9 +124,7 @@ def _clip_list(root: Path) -> Path:
 
 
 def _require_folder(root: Path) -> None:
-    if not root.is_dir():
-        got = "a file" if root.exists() else "no such folder"
-        raise InputError(root, "the folder of a data pack", got, "unpack it there or mend the path")
+    require_folder(root, "the folder of a data pack", "unpack it there or mend the path")
 
 
 def _examples(root: Path, source: Path, entries: Iterable[PackedClip]) -> list[AudioExample]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_train.data.manifest import Record, as_record, read_json, require_unique
+from safe_train.data.manifest import Record, as_record, read_json, require_unique, without_placeholder
 from safe_train.errors import InputError
+from safe_train.shown import value_shown
 
 CLIP_FIELDS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
@@ -45,7 +46,7 @@ class PackedClip:
             audiocap_id=record.identifier("audiocap_id"),
             youtube_id=record.text("youtube_id"),
             start_time=_seconds(record),
-            caption=record.text("caption"),
+            caption=without_placeholder(record.text("caption"), record.where),
             audio_relpath=record.text("audio_relpath"),
         )
 
@@ -104,8 +105,8 @@ class PackedQuestion:
         majority_answer: the most frequent of them.
     """
 
-    question_id: int
-    image_id: int
+    question_id: int | str
+    image_id: int | str
     image_filename: str
     question: str
     answers: tuple[str, ...]
@@ -115,11 +116,11 @@ class PackedQuestion:
     def from_record(cls, record: Record) -> PackedQuestion:
         """Reads an entry; InputError if a field is missing or of another type."""
         return cls(
-            question_id=record.integer("question_id"),
-            image_id=record.integer("image_id"),
+            question_id=record.number_or_name("question_id"),
+            image_id=record.number_or_name("image_id"),
             image_filename=record.text("image_filename"),
-            question=record.text("question"),
-            answers=record.texts("answers"),
+            question=record.question("question", has_image=True),
+            answers=record.references("answers"),
             majority_answer=record.text("majority_answer"),
         )
 
@@ -173,7 +174,7 @@ def _read(path: Path) -> tuple[Record, list[Record]]:
     header = as_record(read_json(path), str(path))
     entries = header.required("entries")
     if not isinstance(entries, list) or not entries:
-        raise InputError(path, "entries to be a non-empty list", repr(entries)[:60], "make the manifest again")
+        raise InputError(path, "entries to be a non-empty list", value_shown(entries), "make the manifest again")
     return header, [as_record(entry, f"{path}: entries[{index}]") for index, entry in enumerate(entries)]
 
 
@@ -182,6 +183,7 @@ def _seconds(record: Record) -> float | None:
     if value is None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:
-        raise InputError(record.where, "start_time in seconds", repr(value), "write a number of at least 0, or null")
+    if not is_number or not 0 <= value <= sys.float_info.max:
+        way_out = "write a number of at least 0, or null"
+        raise InputError(record.where, "start_time in seconds", value_shown(value), way_out)
     return float(value)

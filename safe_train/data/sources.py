@@ -15,6 +15,7 @@ from safe_train.data.vqa import VQAExample, load_vqa
 from safe_train.data.wavcaps import load_wavcaps
 from safe_train.embedded.dataset import embedded_data_root
 from safe_train.errors import InputError
+from safe_train.files import file_problem, folder_problem
 
 PROTECTED_SHARE = 0.2
 _READERS = {"audiocaps": load_audiocaps, "wavcaps": load_wavcaps, "avqa": load_avqa}
@@ -62,9 +63,9 @@ def find_text_source(source: TextSource, beside: VLSource, data: DataSettings) -
         return source
     if beside == "embedded" or (beside == "vqa" and data.root == EMBEDDED_DATA):
         return "embedded" if (embedded_data_root() / TEXT_SET).is_dir() else "none"
-    if beside == "pack" and (_pack_root(data) / TEXT_LIST).is_file():
+    if beside == "pack" and file_problem(_pack_root(data) / TEXT_LIST) is None:
         return "pack"
-    return "text" if (_data_root(data) / TEXT_SET).is_dir() else "none"
+    return "text" if folder_problem(_data_root(data) / TEXT_SET) is None else "none"
 
 
 def read_text_rows(source: TextSource, data: DataSettings, split: str) -> Subset:

@@ -9,6 +9,7 @@ from typing import Any
 from safe_train.data.manifest import Record, as_record, read_records, require_manifest, require_unique, set_folder
 from safe_train.data.rows import DOCUMENT
 from safe_train.errors import InputError
+from safe_train.shown import shortened, value_shown
 
 TEXT_SET = "text"
 PIECE_CHARACTERS = 2_000
@@ -80,7 +81,9 @@ def read_text_list(path: Path) -> list[TextExample]:
     seen: set[str] = set()
     for example in examples:  # a document's second piece may have the name of another entry
         if example.text_id in seen:
-            raise InputError(path, "an id of its own for each piece", f"{example.text_id} twice", "rename one of them")
+            raise InputError(
+                path, "an id of its own for each piece", f"{shortened(example.text_id)} twice", "rename one of them"
+            )
         seen.add(example.text_id)
     return examples
 
@@ -119,12 +122,13 @@ def text_question(record: Record) -> str | None:
     if record.optional("messages") is not None:
         return _messages(record)[0]
     if record.optional(*_QUESTIONS) is not None:
-        question = record.text(*_QUESTIONS)
+        question = record.question(*_QUESTIONS, has_image=False)
         written = record.optional("input")
-        more = None if isinstance(written, str) and not written.strip() else record.optional_text("input")
+        blank = isinstance(written, str) and not written.strip()
+        more = None if blank else record.optional_question("input", has_image=False)
         return question if more is None else f"{question}\n\n{more}"
     if record.optional("text") is None:
-        got = f"the fields {', '.join(record.fields) or '(none)'}"
+        got = f"the fields {shortened(', '.join(record.fields) or '(none)')}"
         raise InputError(record.where, _FORMS, got, f"name one of {', '.join((*_QUESTIONS, 'messages', 'text'))}")
     return None
 
@@ -138,8 +142,8 @@ def text_answers(record: Record) -> tuple[str, ...]:
     if record.optional("messages") is not None:
         return (_messages(record)[1],)
     if record.optional(*_QUESTIONS) is not None:
-        return record.texts(*_ANSWERS)
-    return (record.text("text"),)
+        return record.references(*_ANSWERS)
+    return (record.question("text", has_image=False),)
 
 
 def split_document(text: str) -> list[str]:
@@ -192,7 +196,7 @@ def _messages(record: Record) -> tuple[str, str]:
     turns = [as_record(message, f"{record.where}: messages[{place}]") for place, message in enumerate(messages)]
     roles = [turn.text("role") for turn in turns]
     if roles != ["user", "assistant"]:
-        got = ", ".join(roles) or "none"
+        got = shortened(", ".join(roles)) or "none"
         if "system" in roles:
             way_out = "put what the system message says into the user's: bases are asked without one"
         elif len(roles) > 2:
@@ -209,8 +213,14 @@ def _content(turn: Record) -> str:
     if isinstance(content, list):
         parts: list[Any] = content
         if len(parts) != 1 or not isinstance(parts[0], dict) or parts[0].get("type") != "text":
-            kinds = ", ".join(str(part.get("type")) if isinstance(part, dict) else repr(part)[:20] for part in parts)
+            kinds = ", ".join(_kind_of(part) for part in parts)
             way_out = "questions about images belong to vqa/"
-            raise InputError(turn.where, "one part of type text", kinds or "none", way_out)
-        return Record(f"{turn.where}: content", parts[0]).text("text")
-    return turn.text("content")
+            raise InputError(turn.where, "one part of type text", shortened(kinds) or "none", way_out)
+        return Record(f"{turn.where}: content", parts[0]).question("text", has_image=False)
+    return turn.question("content", has_image=False)
+
+
+def _kind_of(part: Any) -> str:
+    """What a part of a message calls itself."""
+    kind = part.get("type") if isinstance(part, dict) else part
+    return kind if isinstance(kind, str) else value_shown(kind)

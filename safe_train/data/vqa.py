@@ -15,8 +15,11 @@ from safe_train.data.manifest import (
     read_records,
     resolve,
     set_folder,
+    without_placeholder,
 )
 from safe_train.errors import InputError
+from safe_train.files import file_problem
+from safe_train.shown import shortened, value_shown
 
 _SET = "vqa"
 _IMAGE_SUFFIXES = (".jpg", ".png")
@@ -27,7 +30,7 @@ class VQAExample:
     """A question about an image.
 
     Attributes:
-        question_id: unique in its split.
+        question_id: unique in its split; a number, or a name in lists of one's own.
         image_id: equal for questions about the same image; intervals are bootstrapped by it.
         question: the question.
         answers: all reference answers, ten in the official data; empty where the split has no annotations.
@@ -36,8 +39,8 @@ class VQAExample:
         answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest does not tell.
     """
 
-    question_id: int
-    image_id: int
+    question_id: int | str
+    image_id: int | str
     question: str
     answers: tuple[str, ...]
     image_path: Path
@@ -63,7 +66,7 @@ def load_vqa(root: Path, split: str) -> list[VQAExample]:
     """
     folder = set_folder(root, _SET)
     questions_path = folder / f"v2_OpenEnded_mscoco_{_official_name(split)}_questions.json"
-    if questions_path.is_file():
+    if file_problem(questions_path) is None:
         examples = read_official(questions_path, _annotations_path(folder, split))
     elif manifest := find_manifest(folder, _SET, split):
         examples = _load_manifest(root, folder, manifest)
@@ -102,7 +105,7 @@ def read_official(questions_path: Path, annotations_path: Path | None) -> list[V
             VQAExample(
                 question_id=question_id,
                 image_id=image_id,
-                question=question.text("question"),
+                question=question.question("question", has_image=True),
                 answers=_official_answers(annotation) if annotation else (),
                 image_path=paths[image_id],
                 question_type=annotation.text("question_type") if annotation else "",
@@ -112,22 +115,22 @@ def read_official(questions_path: Path, annotations_path: Path | None) -> list[V
     return examples
 
 
-def _read_entries(path: Path, key: str) -> tuple[Record, dict[int, Record]]:
+def _read_entries(path: Path, key: str) -> tuple[Record, dict[int | str, Record]]:
     """The file's header, and the entries of its list ``key`` by question id."""
     header = as_record(read_json(path), str(path))
     entries = header.required(key)
     if not isinstance(entries, list) or not entries:
-        raise InputError(path, f"{key} to be a non-empty list", repr(entries)[:60], "fetch the official file again")
+        raise InputError(path, f"{key} to be a non-empty list", value_shown(entries), "fetch the official file again")
     records = [as_record(entry, f"{path}: {key}[{index}]") for index, entry in enumerate(entries)]
     return header, _by_question_id(records, "question_id")
 
 
-def _by_question_id(records: Iterable[Record], *names: str) -> dict[int, Record]:
-    by_id: dict[int, Record] = {}
+def _by_question_id(records: Iterable[Record], *names: str) -> dict[int | str, Record]:
+    by_id: dict[int | str, Record] = {}
     for record in records:
-        question_id = record.integer(*names)
+        question_id = record.number_or_name(*names)
         if question_id in by_id:
-            got = f"{question_id} again, first at {by_id[question_id].where}"
+            got = f"{shortened(str(question_id))} again, first at {by_id[question_id].where}"
             raise InputError(record.where, "a question id of its own", got, "remove or renumber one of the two")
         by_id[question_id] = record
     return by_id
@@ -136,13 +139,15 @@ def _by_question_id(records: Iterable[Record], *names: str) -> dict[int, Record]
 def _folder_name(header: Record) -> str:
     name = header.text("data_subtype")
     if name != Path(name).name:
-        raise InputError(header.where, "data_subtype to be a folder's name", repr(name), "write it as in val2014")
+        raise InputError(
+            header.where, "data_subtype to be a folder's name", repr(shortened(name)), "write it as in val2014"
+        )
     return name
 
 
 def _annotations_path(folder: Path, split: str) -> Path | None:
     path = folder / f"v2_mscoco_{_official_name(split)}_annotations.json"
-    if path.is_file():
+    if file_problem(path) is None:
         return path
     if split.startswith("test"):
         return None
@@ -150,16 +155,17 @@ def _annotations_path(folder: Path, split: str) -> Path | None:
 
 
 def _annotation_of(
-    question_id: int, image_id: int, question: Record, annotations: dict[int, Record] | None
+    question_id: int | str, image_id: int, question: Record, annotations: dict[int | str, Record] | None
 ) -> Record | None:
     if annotations is None:
         return None
     annotation = annotations.get(question_id)
     if annotation is None:
         way_out = "use questions and annotations of the same split"
-        raise InputError(question.where, f"an annotation of question {question_id}", "none", way_out)
+        name = shortened(str(question_id))
+        raise InputError(question.where, f"an annotation of question {name}", "none", way_out)
     if annotation.integer("image_id") != image_id:
-        got = f"{annotation.fields['image_id']}"
+        got = shortened(str(annotation.integer("image_id")))
         raise InputError(annotation.where, f"image_id {image_id}, as in the question", got, "use files of one release")
     return annotation
 
@@ -167,17 +173,16 @@ def _annotation_of(
 def _official_answers(annotation: Record) -> tuple[str, ...]:
     answers = annotation.required("answers")
     if not isinstance(answers, list) or not answers:
-        raise InputError(annotation.where, "answers to be a non-empty list", repr(answers)[:60], "mend the entry")
-    return tuple(
-        as_record(answer, f"{annotation.where}.answers[{index}]").text("answer") for index, answer in enumerate(answers)
-    )
+        raise InputError(annotation.where, "answers to be a non-empty list", value_shown(answers), "mend the entry")
+    records = [as_record(answer, f"{annotation.where}.answers[{index}]") for index, answer in enumerate(answers)]
+    return tuple(without_placeholder(record.text("answer"), record.where) for record in records)
 
 
 def _official_image(folder: Path, image_id: int) -> Path:
     """The image's path with the suffix that exists, or else with the official suffix."""
     stem = f"COCO_{folder.name}_{image_id:012d}"
     candidates = [folder / f"{stem}{suffix}" for suffix in _IMAGE_SUFFIXES]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if file_problem(path) is None), candidates[0])
 
 
 def _load_manifest(root: Path, folder: Path, manifest: Path) -> list[VQAExample]:
@@ -191,8 +196,8 @@ def _load_manifest(root: Path, folder: Path, manifest: Path) -> list[VQAExample]
         VQAExample(
             question_id=question_id,
             image_id=image_ids[question_id],
-            question=record.text("question", "question_text"),
-            answers=record.texts("answers", "answer"),
+            question=record.question("question", "question_text", has_image=True),
+            answers=record.references("answers", "answer"),
             image_path=paths[question_id],
             question_type=record.optional_text("question_type") or "",
             answer_type=record.optional_text("answer_type") or "",
@@ -201,17 +206,17 @@ def _load_manifest(root: Path, folder: Path, manifest: Path) -> list[VQAExample]
     ]
 
 
-def _image_ids(records: dict[int, Record], paths: dict[int, Path]) -> dict[int, int]:
+def _image_ids(records: dict[int | str, Record], paths: dict[int | str, Path]) -> dict[int | str, int | str]:
     """The image id of each question: as written, or numbered by path if no entry writes one."""
     if any(record.optional("image_id") is not None for record in records.values()):
-        return {question_id: record.integer("image_id") for question_id, record in records.items()}
+        return {question_id: record.number_or_name("image_id") for question_id, record in records.items()}
     numbers = {path: number for number, path in enumerate(dict.fromkeys(paths.values()))}
     return {question_id: numbers[path] for question_id, path in paths.items()}
 
 
 def _require_images(examples: list[VQAExample]) -> None:
     paths = dict.fromkeys(example.image_path for example in examples)
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        got = f"no such file, and so for {len(missing)} of {len(paths)} images"
-        raise InputError(missing[0], "an image", got, "put the images there or remove their questions")
+    missing = {path: problem for path in paths if (problem := file_problem(path)) is not None}
+    for path, problem in missing.items():
+        got = f"{problem}, and so for {len(missing)} of {len(paths)} images"
+        raise InputError(path, "an image", got, "put the images there or remove their questions")

@@ -19,8 +19,11 @@ from safe_train.data.manifest import (
     require_unique,
     resolve,
     set_folder,
+    without_placeholder,
 )
 from safe_train.errors import InputError
+from safe_train.files import file_problem
+from safe_train.shown import value_shown
 
 OFFICIAL_LISTS = {
     "AudioSet_SL": "as_final.json",
@@ -89,7 +92,7 @@ def read_wavcaps(root: Path, split: str) -> tuple[list[AudioExample], MissingCli
 def find_wavcaps(folder: Path, split: str) -> list[Path]:
     """The lists of a split that :func:`read_wavcaps` reads from the set's folder."""
     official = [folder / "json_files" / subset / name for subset, name in OFFICIAL_LISTS.items()]
-    present = [path for path in official if path.is_file()] if split == _OFFICIAL_SPLIT else []
+    present = [path for path in official if file_problem(path) is None] if split == _OFFICIAL_SPLIT else []
     manifest = find_manifest(folder, _SET, split)
     return present or ([manifest] if manifest else [])
 
@@ -102,7 +105,7 @@ def _read(path: Path) -> _List:
     header = as_record(content, str(path))
     entries = header.required("data")
     if not isinstance(entries, list) or not entries:
-        raise InputError(path, "data to be a non-empty list", repr(entries)[:60], "fetch the official file again")
+        raise InputError(path, "data to be a non-empty list", value_shown(entries), "fetch the official file again")
     records = [as_record(entry, f"{path}: data[{index}]") for index, entry in enumerate(entries)]
     return _List(records, official=True, captions=header.integer("num_captions_per_audio"), subset=subset)
 
@@ -117,7 +120,13 @@ def _examples(root: Path, folder: Path, entries: _List) -> Iterator[AudioExample
             files[subset] = audio_files_by_stem(_audio_folders(folder, subset))
         found = files[subset].get(clip) if entries.official else None
         audio = found or resolve(root, folder, _written_path(record, entries.official, clip_id), record.where)
-        yield AudioExample(clip_id, audio, _captions(record, entries.captions), record.optional_text("question"), None)
+        yield AudioExample(
+            clip_id,
+            audio,
+            _captions(record, entries.captions),
+            record.optional_question("question", has_image=False),
+            None,
+        )
 
 
 def _written_path(record: Record, official: bool, clip_id: str) -> str:
@@ -138,8 +147,10 @@ def _audio_folders(folder: Path, subset: str | None) -> Iterator[Path]:
 def _captions(record: Record, count: int) -> tuple[str, ...]:
     """All captions of an entry: in one field, or numbered from 1 to ``count``."""
     if count > 1 and record.optional("caption") is None:
-        return tuple(record.text(f"caption_{number}") for number in range(1, count + 1))
-    return record.texts("answers", "answer", "caption")
+        return tuple(
+            without_placeholder(record.text(f"caption_{number}"), record.where) for number in range(1, count + 1)
+        )
+    return record.references("answers", "answer", "caption")
 
 
 def _stem(name: str) -> str:

@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from safe_train.data.manifest import Record, find_manifest, read_json, read_records, read_text, resolve, set_folder
+from safe_train.data.manifest import (
+    Record,
+    find_manifest,
+    read_json,
+    read_records,
+    read_text,
+    resolve,
+    set_folder,
+    without_placeholder,
+)
 from safe_train.errors import InputError
 
 
@@ -53,9 +62,83 @@ def test_integer_refuses_anything_else(value):
         record(id=value).integer("id")
 
 
-@pytest.mark.parametrize(("value", "expected"), [(276, "276"), ("clip-1", "clip-1")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(276, "276"), ("clip-1", "clip-1"), ("007", "007"), ("7", "7"), (-3, "-3"), ("-3", "-3")]
+)
 def test_identifier(value, expected):
     assert record(id=value).identifier("id") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(7, 7), ("7", 7), ("0", 0), ("05515938", "05515938"), ("n161313", "n161313"), ("9" * 5_000, "9" * 5_000)],
+)
+def test_a_number_or_a_name(value, expected):
+    """Ids of VQA v2 and of GQA, whose question ids begin with zeros and whose image ids may with a letter."""
+    found = record(id=value).number_or_name("id")
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "", " ", [], {}, "\ud83d"])
+def test_what_is_neither_number_nor_name(value):
+    with pytest.raises(InputError):
+        record(id=value).number_or_name("id")
+
+
+# LLaVA's lists write the token before the question, or behind it; the first is from its instruction data.
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<image>\nWhat are the colors of the bus?", "What are the colors of the bus?"),
+        ("What are the colors of the bus?\n<image>", "What are the colors of the bus?"),
+        ("<image>What?", "What?"),
+        (" <image> \n What? ", "What?"),
+        (" What? ", " What? "),
+    ],
+)
+def test_the_placeholder_of_the_image_is_no_part_of_its_question(text, expected):
+    assert without_placeholder(text, "x", has_image=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "has_image"),
+    [
+        ("Is <image> red?", True),
+        ("<image>", True),
+        ("<image>\n<image>\nWhat differs?", True),
+        ("<image>\nWhat?\n<image>", True),
+        ("<image>\nWhat?", False),
+        ("a picture of <image>", False),
+    ],
+)
+def test_a_placeholder_elsewhere_is_refused(text, has_image):
+    with pytest.raises(InputError, match="x: expected text without the literal <image>"):
+        without_placeholder(text, "x", has_image=has_image)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("data:image/png;base64,iVBORw0KGgo" + "A" * 9_000, "got a data: URI; put the file below"),
+        ("https://example.org/a.png", "got the address 'https://example.org/a.png'"),
+        ("images/" + "a" * 256 + ".png", "got a name of 260 bytes, which begins with 'images/aaaaaaaaaaaaa'"),
+        ("犬" * 86, "got a name of 258 bytes"),
+        ("/".join(["abc"] * 2_000), "got one of 7,999 bytes"),
+        ("a\0b", "with a zero byte"),
+    ],
+)
+def test_what_can_be_no_path_is_told_shortly_and_not_looked_for(tmp_path, written, message):
+    with pytest.raises(InputError) as caught:
+        resolve(tmp_path, tmp_path / "vqa", written, "val.json: entry 0")
+    assert str(caught.value).startswith("val.json: entry 0: expected the path of a file, ")
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_name_as_long_as_file_systems_take(tmp_path):
+    name = "a" * 255
+    (tmp_path / name).touch()
+    assert resolve(tmp_path, tmp_path / "vqa", name, "x") == tmp_path / name
 
 
 def test_jsonl_is_read_line_by_line_and_blank_lines_are_passed_over(tmp_path):
@@ -83,6 +166,8 @@ def test_json_is_a_list_of_entries(tmp_path):
         ("a.json", "[]", "a.json: expected at least one entry, got none"),
         ("a.jsonl", "\n\n", "a.jsonl: expected at least one entry, got none"),
         ("a.json", "", ":1:1: expected JSON"),
+        ("a.json", "[" * 100_000, "a.json:1: expected JSON, got lists or objects that are nested too deep"),
+        ("a.jsonl", '{"a": 1}\n{"a": ' + "9" * 5_000 + "}", "a.jsonl:2: expected JSON, got a number of thousands of"),
     ],
 )
 def test_malformed_manifests_are_told_with_their_position(tmp_path, name, content, message):
@@ -102,7 +187,7 @@ def test_bytes_that_are_not_utf8(tmp_path):
 
 
 def test_a_folder_instead_of_a_file(tmp_path):
-    with pytest.raises(InputError, match="a readable file, got Is a directory"):
+    with pytest.raises(InputError, match="a readable file, got a folder"):
         read_text(tmp_path)
 
 

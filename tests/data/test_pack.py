@@ -211,7 +211,7 @@ def test_bad_entries_of_clips(pack, change, message):
     ("change", "message"),
     [
         ({"question_id": 387003}, "expected an id of its own, got 387003 again"),
-        ({"image_id": "forty"}, "expected the field image_id to be a whole number"),
+        ({"image_id": 4.5}, "expected the field image_id to be text or a whole number"),
         ({"answers": []}, "expected the field answers to be text or a list of texts"),
         ({"question": None}, "expected the field question, got the fields"),
     ],

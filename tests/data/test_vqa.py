@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from safe_train.data.rows import vl_rows
 from safe_train.data.vqa import VQAExample, load_vqa
 from safe_train.errors import InputError
 
@@ -95,6 +96,25 @@ def manifest_error(root, split="val"):
         load_vqa(root, split)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_ids_that_are_names_and_placeholders_of_the_image(tmp_path):
+    """As in lists of GQA and LLaVA."""
+    entries = [
+        {"id": name, "question": f"<image>\n{name}?", "answer": "a", "image": "a.png", "image_id": image}
+        for name, image in (("05515938", "n161313"), ("5515938", "2370799"), (7, 7))
+    ]
+    write_image(tmp_path / "a.png")
+    write_json(tmp_path / "vqa/val.json", entries)
+    examples = load_vqa(tmp_path, "val")
+    assert [example.question_id for example in examples] == ["05515938", 5515938, 7]
+    assert [example.image_id for example in examples] == ["n161313", 2370799, 7]
+    rows = vl_rows(examples)
+    assert [(row.row_id, row.question, row.cluster) for row in rows] == [
+        ("05515938", "05515938?", "n161313"), ("5515938", "5515938?", "2370799"), ("7", "7?", "7"),
+    ]  # fmt: skip
+    write_json(tmp_path / "vqa/val.json", [*entries, entries[2] | {"id": "7"}])
+    assert "expected a question id of its own, got 7 again, first at" in manifest_error(tmp_path)
 
 
 def test_the_official_pair_is_joined_by_question_id(official):
@@ -269,7 +289,7 @@ def test_images_are_named_by_all_entries_or_none(tmp_path):
     ("change", "message"),
     [
         ({"id": None}, "expected the field question_id or id"),
-        ({"id": "q1"}, "expected the field question_id or id to be a whole number, got str 'q1'"),
+        ({"id": 1.5}, "expected the field question_id or id to be text or a whole number, got float 1.5"),
         ({"question": ""}, "expected the field question or question_text to be text"),
         ({"answers": []}, "expected the field answers or answer to be text or a list of texts"),
         ({"answers": None}, "expected the field answers or answer, got the fields"),
