@@ -37,6 +37,8 @@ def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Ans
     row = Row("question", question, (), image, audio)
     features = encoder.features_of([row])
     inputs = encoder.prompt_batch([row]).inputs
-    options = {"max_new_tokens": config.evaluation.max_new_tokens or LONGEST, "do_sample": False}
-    base, heard = (encoder.decode(model.generate(inputs, given, **options))[0] for given in (None, features))
+    length = config.evaluation.max_new_tokens or LONGEST
+    base, heard = (
+        encoder.decode(model.generate(inputs, given, max_new_tokens=length))[0] for given in (None, features)
+    )
     return Answers(base, heard)

@@ -17,6 +17,7 @@ from safe_train.evaluation.samples import BASE, NoStore, Sample, SampleStore
 from safe_train.evaluation.text_rows import bits_by_row, by_form, num_bytes, state_digests
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.model import Base
+from safe_train.model.generation import generate_greedily, stop_tokens
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def base_answers(
 
     def generate(chunk: Sequence[Row], max_new_tokens: int) -> list[Sample]:
         prompts = encoder.prompt_batch(chunk).inputs
-        options = {"max_new_tokens": max_new_tokens, "do_sample": False}
-        generated = base.model.generate(**prompts, **options)[:, prompts["input_ids"].shape[1] :]
+        generated = generate_greedily(base, prompts, max_new_tokens)
         return [
             Sample(row.row_id, answer, vqa_accuracy(answer, row.answers, normalize_unanimous=True), ended=ended)
             for row, answer, ended in zip(
@@ -129,9 +129,8 @@ def ends(generated: Tensor, base: Base, max_new_tokens: int) -> list[bool]:
 
 def ended_rows(generated: Tensor, base: Base) -> Tensor:
     """For each row of ids [B, T], whether a token that ends an answer is in it: bool [B]."""
-    configured = base.model.generation_config.eos_token_id
-    stops = configured if isinstance(configured, list) else [configured] if configured is not None else []
-    return torch.isin(generated, torch.tensor(stops, dtype=generated.dtype, device=generated.device)).any(dim=1)
+    stops = torch.tensor(stop_tokens(base), dtype=generated.dtype, device=generated.device)
+    return torch.isin(generated, stops).any(dim=1)
 
 
 def digests(logits: Tensor) -> list[str]:

@@ -187,7 +187,7 @@ class Evaluator:
         statistics = self.model.statistics = FusionStatistics()
         prompts = self.encoder.prompt_batch(rows).inputs
         features = self.encoder.features_of(rows) if condition.attach else None
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
         if self.processes.in_step:
             options["stopping_criteria"] = [_EndOfRecord(self.model, prompts["input_ids"].shape[1])]
         generated = self.model.generate(prompts, features, **options)

@@ -13,6 +13,7 @@ from safe_train.data.rows import Row
 from safe_train.digests import tensors_sha256, versions
 from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.model import Base, SafeModel
+from safe_train.model.generation import own_settings
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:
@@ -29,6 +30,8 @@ def base_key(
     """
     settings: EvaluationSettings = config.evaluation
     of_text = {"text_rows_sha256": rows_sha256(text), "text_max_new_tokens": lengths.text} if text else {}
+    # Once, answers depended on these; where there are some, such answers are not found any more.
+    overruled = {"overruled": own} if (own := own_settings(base)) else {}
     return {
         "base": {"source": base.source, "sha256": tensors_sha256(base.model.named_parameters())},
         "vl_rows_sha256": rows_sha256(vl),
@@ -37,6 +40,7 @@ def base_key(
         "precision": config.precision,
         "versions": versions(),
         **of_text,
+        **overruled,
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from configs.model_configs import EMBEDDED
 from safe_train.config import StageAConfig
@@ -19,6 +19,7 @@ from safe_train.digests import tensors_sha256
 from safe_train.errors import InputError
 from safe_train.experiment import precision_dtype
 from safe_train.model import load_base
+from safe_train.model.folders import FOREIGN_ERRORS, read_model_config
 
 _PART = r"[A-Za-z0-9._-]+"
 _HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
@@ -99,10 +100,10 @@ def _shapes_of(source: str, revision: str | None) -> dict[str, Any] | None:
     if not isinstance(path, (str, Path)):
         return None
     try:
-        config = AutoConfig.from_pretrained(Path(path).parent, trust_remote_code=False)
+        config = read_model_config(str(Path(path).parent))
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError):
+    except (InputError, *FOREIGN_ERRORS):
         return None
     shapes = {parameter: tuple(tensor.shape) for parameter, tensor in model.named_parameters()}
     return {"model_type": config.model_type} | shapes

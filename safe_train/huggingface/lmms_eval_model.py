@@ -19,6 +19,7 @@ from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from safe_train.data.manifest import AUDIO_SUFFIXES
 from safe_train.errors import InputError
 from safe_train.huggingface.modeling import SafeForConditionalGeneration
+from safe_train.model.generation import greedy
 
 Messages = list[dict[str, Any]]
 
@@ -137,7 +138,8 @@ class SafeSimple(lmms):
         inputs = self.processor.apply_chat_template(
             chats, add_generation_prompt=True, tokenize=True, return_dict=True
         ).to(self.device)
-        generated = self.model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+        with greedy(self.model.safe_model.base):  # a task's settings alone change that
+            generated = self.model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.batch_decode(generated, skip_special_tokens=True)]
 
     def _score(self, prompt: Messages, answer: str) -> tuple[float, bool]:

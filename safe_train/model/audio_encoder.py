@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection, PreTrainedModel
 
 from configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.model.audio_reading import CLAP_TYPES, read, reading_of, window_of
-from safe_train.model.loading import check_folder
+from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
 
 FeatureKind = Literal["pooled", "grid"]
 """One feature a clip, or one for each stretch of time (and, in CLAP and AST, band of frequency)."""
@@ -166,19 +165,51 @@ def load_audio_encoder(
     """
     folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
     check_folder(folder, "the audio encoder")
-    try:
-        model_type = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    expected = "an audio encoder with safetensors weights and a feature extractor"
+    with told(folder, expected, "name a local folder with --audio-encoder, or a hub id that this machine can fetch"):
+        config = read_model_config(folder)
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-        model_class = ClapAudioModelWithProjection if model_type in CLAP_TYPES else AutoModel
-        model = model_class.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise InputError(
-            folder,
-            "an audio encoder with safetensors weights and a feature extractor",
-            str(error).strip().splitlines()[0],
-            "name a local folder with --audio-encoder, or a hub id that this machine can fetch",
-        ) from error
-    if not hasattr(extractor, "sampling_rate"):
-        raise InputError(folder, "a feature extractor of audio", type(extractor).__name__, "choose an audio encoder")
-    nn.Module.to(model, device)
-    return AudioEncoder(model, extractor, source, features=features, seconds=seconds, level_db=level_db)
+        if not hasattr(extractor, "sampling_rate"):
+            raise InputError(folder, "a feature extractor of audio", type(extractor).__name__, "choose another encoder")
+        model_class, config = audio_model_class(config)
+        model, missing = load_weights(model_class, folder, config, dtype=dtype)
+        _fill(model, missing, float("nan"))
+        nn.Module.to(model, device)
+        encoder = AudioEncoder(model, extractor, source, features=features, seconds=seconds, level_db=level_db)
+        if missing:
+            _require_unread(encoder, folder, missing)
+            _fill(model, missing, 0.0)  # transformers would leave another random value there in each process
+    return encoder
+
+
+def audio_model_class(config: Any) -> tuple[Any, Any]:
+    """The class that reads clips, and its part of a configuration: of CLAP the audio half with its projection."""
+    if config.model_type in CLAP_TYPES:
+        return ClapAudioModelWithProjection, getattr(config, "audio_config", config)
+    return AutoModel, config
+
+
+def _fill(model: nn.Module, names: list[str], value: float) -> None:
+    """Sets weights by name."""
+    weights_of = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+    with torch.no_grad():
+        for name in names:
+            if weights_of[name].is_floating_point():
+                weights_of[name].fill_(value)
+
+
+def _require_unread(encoder: AudioEncoder, folder: str, missing: list[str]) -> None:
+    """Of weights that were not stored, only those may be missing that no feature depends on.
+
+    There are such: what wav2vec 2.0 masks its training clips with, and Whisper's decoder. All that is missing is NaN
+    here, and so is every feature that is computed with any of it.
+
+    Raises:
+        InputError: features depend on some of them.
+    """
+    clip = 0.1 * torch.randn(encoder.sampling_rate, generator=torch.Generator().manual_seed(0))
+    heard = encoder([clip])
+    if not heard.values[heard.mask].isfinite().all():
+        raise missing_weights(folder, missing)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.model.base import Base
+from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
 from safe_train.model.requirements import refuse_architecture, with_head_found
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
@@ -23,6 +22,9 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 
 Quantization = Literal["none", "4bit", "8bit"]
 """Form in which the frozen base's weights are kept."""
+
+_EXPECTED = "an image-text-to-text model with safetensors weights and a processor"
+_WAY_OUT = "name a local folder with --base-model, or a hub id that this machine can fetch"
 
 
 def load_base(
@@ -45,43 +47,20 @@ def load_base(
     device = torch.device(device)
     check_folder(folder, "the vision-language model")
     options = _attention_options(attention, device, dtype) | _quantization_options(quantization, device, dtype)
-    try:
-        refuse_architecture(AutoConfig.from_pretrained(folder, trust_remote_code=False), folder)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
-        )
+    with told(folder, _EXPECTED, _WAY_OUT):
+        config = read_model_config(folder)
+        refuse_architecture(config, folder)
+        model, missing = load_weights(AutoModelForImageTextToText, folder, config, dtype=dtype, **options)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise InputError(
-            folder,
-            "an image-text-to-text model with safetensors weights and a processor",
-            str(error).strip().splitlines()[0],
-            "name a local folder with --base-model, or a hub id that this machine can fetch",
-        ) from error
     if not hasattr(processor, "tokenizer"):  # what AutoProcessor finds if there is no more than a tokenizer
         way_out = "copy processor_config.json and preprocessor_config.json there"
         raise InputError(folder, "a processor of images and text", type(processor).__name__, way_out)
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would leave these at random values
-        missing = sorted(report["missing_keys"])
-        got = f"none for {missing[0]} ({len(missing)} missing)"
-        raise InputError(folder, "weights for every parameter", got, "copy the model's folder again")
+    if missing:  # transformers would leave these at random values
+        raise missing_weights(folder, missing)
     model.requires_grad_(False).eval()
     if quantization == "none":
         nn.Module.to(model, device)
     return with_head_found(Base(model, processor, source))
-
-
-def check_folder(folder: str, what: str) -> None:
-    """A path-like source must be a model folder; this catches the common slips before transformers does."""
-    path = Path(folder)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(path, f"a folder with the config.json of {what}", "none", "point to the model's folder")
-        if not any(path.glob("*.safetensors")):
-            raise InputError(path, "*.safetensors weights", "none", "copy the weights there, converted to safetensors")
-    elif path.is_absolute() or folder.startswith((".", "~")):
-        raise InputError(folder, f"the folder of {what}", "no such folder", "correct the path, or give a hub id")
 
 
 def _attention_options(attention: Attention, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
 from safe_train.model.base import Base
 from safe_train.model.checkpointing import checkpoint_layers
 from safe_train.model.fusion import GatedCrossAttention
+from safe_train.model.generation import generate_greedily
 from safe_train.model.lora import LanguageModelLora
 from safe_train.model.projector import AudioProjector
 from safe_train.model.shared_prefix import PrefixRecorder, SharedPrefix, continue_from
@@ -239,12 +240,10 @@ class SafeModel(nn.Module):
             hidden = self.last_hidden_state(inputs, None)
         return hidden, recorder.prefix(hidden)
 
-    @torch.no_grad()
     def generate(self, inputs: dict[str, Tensor], features: Sequence[AudioFeatures] | None, **options: Any) -> Tensor:
-        """Token ids [B, new tokens] that follow left-padded prompts; ``options`` are those of ``generate``."""
+        """Token ids [B, new tokens] that follow left-padded prompts, by :func:`generate_greedily`."""
         with self.bypass() if features is None else self.attached(features):
-            generated = self.base.model.generate(**inputs, **options)
-        return generated[:, inputs["input_ids"].shape[1] :]
+            return generate_greedily(self.base, inputs, **options)
 
     def save_adapter(self, folder: Path) -> None:
         """Writes the trained parts and their configuration, never the base's weights."""

@@ -9,14 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    ClapAudioModelWithProjection,
-)
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from configs.model_configs import EMBEDDED
 from safe_train.data.audio_input import AudioInput
@@ -26,11 +19,13 @@ from safe_train.data.rows import Row
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.model import AudioEncoder, AudioFeatures, Base
+from safe_train.model.audio_encoder import audio_model_class
+from safe_train.model.folders import read_model_config, told
 from safe_train.protected import ProtectedSafeModel
 from safe_train.stage_a import StageA
 
 META = torch.device("meta")
-_CLAP_TYPES = ("clap", "clap_audio_model")
+_WAY_OUT = "name a local folder, or a hub id that this machine can fetch"
 
 
 class MetaBase(Base):
@@ -82,13 +77,11 @@ def meta_base(source: str, dtype: torch.dtype) -> MetaBase:
     """
     folder = str(weights.base_folder()) if source == EMBEDDED else source
     _require_folder(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with told(folder, "the configuration and processor of an image-text-to-text model", _WAY_OUT):
+        config = read_model_config(folder)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         with META:
             model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _unreadable(folder, "the configuration and processor of an image-text-to-text model", error) from error
     return MetaBase(model.requires_grad_(False).eval(), processor, source)
 
 
@@ -102,16 +95,11 @@ def meta_audio_encoder(source: str, dtype: torch.dtype, **options: Any) -> Audio
     """
     folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
     _require_folder(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with told(folder, "the configuration and feature extractor of an audio encoder", _WAY_OUT):
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-        if config.model_type in _CLAP_TYPES:
-            model: Any = ClapAudioModelWithProjection._from_config(getattr(config, "audio_config", config))
-        else:
-            model = AutoModel.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _unreadable(folder, "the configuration and feature extractor of an audio encoder", error) from error
-    encoder = AudioEncoder(model, extractor, source, **options)
+        model_class, config = audio_model_class(read_model_config(folder))
+        build: Any = model_class.from_config if model_class is AutoModel else model_class._from_config
+        encoder = AudioEncoder(build(config), extractor, source, **options)
     nn.Module.to(encoder, META, dtype)
     return encoder
 
@@ -179,8 +167,3 @@ def _require_folder(folder: str) -> None:
         raise InputError(path, "a folder with a config.json", "none", "point to the model's folder")
     if not path.is_dir() and (path.is_absolute() or folder.startswith((".", "~"))):
         raise InputError(folder, "a model's folder", "no such folder", "correct the path, or give a hub id")
-
-
-def _unreadable(folder: str, expected: str, error: Exception) -> InputError:
-    got = str(error).strip().splitlines()[0]
-    return InputError(folder, expected, got, "name a local folder, or a hub id that this machine can fetch")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection
 
 from configs.model_configs import EMBEDDED
@@ -212,6 +214,44 @@ def test_an_extractor_that_hides_its_window_is_refused(folders):
     known = load_audio_encoder(folders["whisper"])
     with pytest.raises(InputError, match="a feature extractor with n_samples, got Hiding"):
         AudioEncoder(known.model, Hiding(known.extractor), "hiding")
+
+
+def copied(folder: str, to, change) -> str:
+    """The folder with the names of its weights changed; what becomes None is left out."""
+    shutil.copytree(folder, to)
+    tensors = load_file(to / "model.safetensors")
+    kept = {new: tensor for name, tensor in tensors.items() if (new := change(name)) is not None}
+    save_file(kept, to / "model.safetensors", {"format": "pt"})
+    return str(to)
+
+
+@pytest.mark.parametrize("kind", ["clap pooled", "whisper", "wav2vec2", "ast"])
+def test_weights_under_other_names_are_told(kind, folders, tmp_path):
+    """As a wrapper for several GPUs saves them; transformers alone would hear through random weights."""
+    folder = copied(folders[kind], tmp_path / "encoder", lambda name: f"module.{name}")
+    with pytest.raises(InputError, match=r"weights for every parameter, got none for .*missing\)"):
+        load_audio_encoder(folder)
+
+
+def test_every_weight_that_features_depend_on_must_be_there(folders, tmp_path):
+    """Of wav2vec 2.0 that is each but what masks its training clips, which many published files lack."""
+    names = sorted(load_file(f"{folders['wav2vec2']}/model.safetensors"))
+    assert "masked_spec_embed" in names
+    for index, left_out in enumerate(names):
+        folder = copied(folders["wav2vec2"], tmp_path / str(index), lambda name: None if name == left_out else name)  # noqa: B023
+        if left_out == "masked_spec_embed":
+            continue
+        with pytest.raises(InputError, match=r"\(1 missing\)"):
+            load_audio_encoder(folder)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("wav2vec2", "masked_spec_embed"), ("whisper", "decoder.")])
+def test_weights_that_no_feature_depends_on_may_be_missing(kind, part, folders, tmp_path, clips):
+    folder = copied(folders[kind], tmp_path / "encoder", lambda name: None if name.startswith(part) else name)
+    found, again = load_audio_encoder(folder), load_audio_encoder(folder)
+    assert torch.equal(found(clips).values, load_audio_encoder(folders[kind])(clips).values)
+    # They are not random either, or stored answers of one process would be found by no other.
+    assert all(torch.equal(p, q) for p, q in zip(found.parameters(), again.parameters(), strict=True))
 
 
 def rms_db(waveform: torch.Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from transformers import (
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.experiment import load_base_model
-from safe_train.model import load_base
+from safe_train.model import load_audio_encoder, load_base
 from safe_train.model.requirements import refuse_architecture, with_head_found
 from tests.model.families import FAMILIES
 from tests.tolerances import LOGITS, relative_error
@@ -125,6 +126,66 @@ def test_missing_weights_are_told(llava, tmp_path):
     save_file({name: tensor for name, tensor in tensors.items() if name not in names}, path, {"format": "pt"})
     assert len(names) == 1
     assert "weights for every parameter, got none for lm_head.weight (1 missing)" in refused(load_base, str(tmp_path))
+
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "named", ["weights.bin", "../elsewhere/weights.bin", "../elsewhere/weights.safetensors", "a/b.safetensors", 7, None]
+)
+@pytest.mark.parametrize("load", [load_base, load_audio_encoder])
+def test_an_index_may_name_safetensors_of_its_folder_alone(load, named, llava, tmp_path):
+    """transformers opens what it names: a pickled file too, beside a file of safetensors that nobody reads."""
+    folder = shutil.copytree(llava, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+    for path in (folder / "weights.bin", tmp_path / "elsewhere" / "weights.bin"):
+        path.parent.mkdir(exist_ok=True)
+        torch.save(tensors, path)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(tensors, named)}))
+    line = refused(load, str(folder))
+    assert f"an index whose weights are *.safetensors files beside it, got {named!r}" in line
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"weight_map": 7}', "[" * 50_000])
+def test_a_damaged_index_is_told(llava, tmp_path, text):
+    folder = shutil.copytree(llava, tmp_path / "model")
+    (folder / INDEX).write_text(text)
+    assert f"{folder / INDEX}: expected an index" in refused(load_base, str(folder))
+
+
+def test_weights_in_several_files_are_read(llava, tmp_path):
+    folder = shutil.copytree(llava, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    parts = {f"model-{part}-of-2.safetensors": dict(sorted(tensors.items())[part::2]) for part in range(2)}
+    for name, part in parts.items():
+        save_file(part, folder / name, {"format": "pt"})
+    names = {tensor: name for name, part in parts.items() for tensor in part}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    found, expected = (dict(load_base(str(path)).model.named_parameters()) for path in (folder, llava))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("place", [(), ("text_config",), ("vision_config",)])
+@pytest.mark.parametrize("named", ["x/kernel", "x/kernel@main:f", "paged|x/kernel"])
+def test_a_folder_has_no_say_in_how_attention_is_computed(llava, tmp_path, place, named, monkeypatch):
+    """transformers would fetch the kernel from a hub, and run it."""
+    asked = []
+    monkeypatch.setattr(
+        "transformers.modeling_utils.lazy_import_flash_attention", lambda *names, **_: asked.append(names)
+    )
+    folder = shutil.copytree(llava, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    part = config
+    for name in place:
+        part = part[name]
+    part |= {"attn_implementation": named, "_attn_implementation": named, "experts_implementation": named}
+    (folder / "config.json").write_text(json.dumps(config))
+    base = load_base(str(folder))
+    assert base.text_config._attn_implementation == load_base(str(llava)).text_config._attn_implementation == "sdpa"
+    assert asked == []
 
 
 def test_a_folder_with_a_tokenizer_alone_is_refused(llava, tmp_path):

@@ -1,0 +1,141 @@
+"""What a model's folder must hold and may name, and its configuration: checked before transformers reads any of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from safe_train.errors import InputError
+
+FOREIGN_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError, SafetensorError, TemplateError,
+)  # fmt: skip
+"""What libraries raise while they work with files that do not fit together; they name no fewer."""
+
+_INDEX = "model.safetensors.index.json"
+_MOST_LAYERS = 10_000  # far more than any model has; a thousand million would be built for hours
+_LARGEST_SIZE = 2**24  # of a vocabulary or a width; tables of more take memory that no machine has
+
+
+@contextmanager
+def told(where: str | Path, expected: str, way_out: str) -> Iterator[None]:
+    """Whatever a library raises inside the block becomes one line about the files that it was working with.
+
+    Raises:
+        InputError: in place of any of ``FOREIGN_ERRORS``.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FOREIGN_ERRORS as error:
+        raise InputError(where, expected, in_short(error), way_out) from error
+
+
+def in_short(error: BaseException) -> str:
+    """The first line of an error's text, behind its kind where that says more than the text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, (OSError, ImportError, SafetensorError)) and lines:
+        return lines[0]
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def check_folder(folder: str, what: str) -> None:
+    """A path-like source must be a model folder; this catches the common slips before transformers does.
+
+    Raises:
+        InputError: it is none, or an index of weights in it names anything but safetensors beside it.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(path, f"a folder with the config.json of {what}", "none", "point to the model's folder")
+        if not any(path.glob("*.safetensors")):
+            raise InputError(path, "*.safetensors weights", "none", "copy the weights there, converted to safetensors")
+    elif path.is_absolute() or folder.startswith((".", "~")):
+        raise InputError(folder, f"the folder of {what}", "no such folder", "correct the path, or give a hub id")
+    index = _index_of(folder)
+    if index is not None:
+        _check_index(index)
+
+
+def read_model_config(folder: str) -> Any:
+    """The configuration of a model, whose sizes a machine can hold, and without a say in how attention is computed.
+
+    A ``config.json`` may name an implementation of attention that is fetched from a hub and run.
+
+    Raises:
+        InputError: a size is beyond reason.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _check_sizes(config.to_dict(), folder)
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part._attn_implementation = part._experts_implementation = None
+    return config
+
+
+def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> tuple[Any, list[str]]:
+    """A model from safetensors alone, without code of its own, and the names of what it has no stored weights for.
+
+    Args:
+        model_class: its class, or an Auto class.
+        folder: local folder or hub id.
+        config: its configuration.
+        options: of ``from_pretrained``.
+    """
+    model, report = model_class.from_pretrained(
+        folder, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+    )
+    return model, sorted(report["missing_keys"])
+
+
+def missing_weights(folder: str, names: Sequence[str]) -> InputError:
+    """Weights that a folder does not have, in one line."""
+    got = f"none for {names[0]} ({len(names)} missing)"
+    return InputError(folder, "weights for every parameter", got, "copy the model's folder again")
+
+
+def _index_of(folder: str) -> Path | None:
+    """The index of a model in several files, fetched from the hub if it is there; None for a model in one."""
+    if Path(folder).is_dir():
+        path = Path(folder) / _INDEX
+        return path if path.exists() else None
+    try:
+        return Path(hf_hub_download(folder, _INDEX))
+    except (EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, OSError):
+        return None  # whatever else is the matter, transformers will find and name it
+
+
+def _check_index(index: Path) -> None:
+    """Transformers opens whatever an index names, pickled files elsewhere too."""
+    expected = "an index whose weights are *.safetensors files beside it"
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(index, expected, in_short(error), "copy the model's folder again") from error
+    for name in sorted(names, key=str):
+        if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
+            raise InputError(index, expected, repr(name), "convert the weights, and write the index anew")
+
+
+def _check_sizes(values: Mapping[str, Any], folder: str, prefix: str = "") -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, folder, f"{prefix}{name}.")
+        if not isinstance(value, int):
+            continue
+        limit = _MOST_LAYERS if "layers" in name or name == "depth" else _LARGEST_SIZE
+        if name.endswith(("_size", "layers", "depth", "_dim")) and value > limit:
+            expected = f"a model with {prefix}{name} of at most {limit}"
+            raise InputError(Path(folder) / "config.json", expected, str(value), "copy the model's folder again")
