@@ -9,6 +9,10 @@ set -euo pipefail
 
 script=${1:?expected scripts/overfitting_test.sh or scripts/full_training.sh}
 shift
+if ! command -v sbatch >/dev/null; then
+  echo "error: sbatch: expected Slurm's commands on PATH, got none; run this where jobs are submitted, or the sweep itself here: bash $script" >&2
+  exit 2
+fi
 units=$(bash "$script" list)
 count=$(wc -l <<<"$units")
 name=$(sed -n 's/^#SBATCH --job-name=//p' "$script")

@@ -394,6 +394,16 @@ def test_a_sweep_is_an_array_and_a_summary_that_waits_for_it(project):
     )
 
 
+def test_a_sweep_is_not_submitted_where_there_is_no_slurm(project):
+    path = ":".join(folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "sbatch").exists())
+    result = project.run("submit_sweep.sh", "scripts/full_training.sh", PATH=path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: sbatch: expected Slurm's commands on PATH, got none; run this where jobs are submitted, or the sweep itself "
+        "here: bash scripts/full_training.sh\n"
+    )
+
+
 def test_a_sweep_with_an_unknown_variant_is_not_submitted(project):
     result = project.run("submit_sweep.sh", "scripts/full_training.sh", VARIANT_ORDER="no_retention ful_retention")
     assert result.returncode == 2
