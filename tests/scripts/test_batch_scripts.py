@@ -399,8 +399,8 @@ def test_a_sweep_is_not_submitted_where_there_is_no_slurm(project):
     result = project.run("submit_sweep.sh", "scripts/full_training.sh", PATH=path)
     assert result.returncode == 2
     assert result.stderr == (
-        "error: sbatch: expected Slurm's commands on PATH, got none; run this where jobs are submitted, or the sweep itself "
-        "here: bash scripts/full_training.sh\n"
+        "error: sbatch: expected Slurm's commands on PATH, got none; run this where jobs are submitted, or the "
+        "sweep itself here: bash scripts/full_training.sh\n"
     )
 
 
