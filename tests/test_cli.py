@@ -338,7 +338,7 @@ def test_missing_clips_are_counted_and_refused(own_data):
     result = invoke("data", "check", own_data)
     assert result.exit_code == 2
     assert "1 x audio file that is missing: " in result.stdout
-    assert result.stderr.startswith(f"error: {own_data}: expected data without defects, got 1 of 1 kinds; ")
+    assert result.stderr.startswith(f"error: {own_data}: expected data without defects, got 1 defect of 1 kind; ")
 
 
 def test_a_data_root_that_is_none(tmp_path):
