@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints, require_settings
-from safe_train.config import EvaluationSettings, StageAConfig, build_config
+from safe_train.config import EvaluationSettings, StageAConfig, build_config, run_settings
 from safe_train.data.batch import FeatureCache, RowEncoder
 from safe_train.data.rows import CAPTION, Row
 from safe_train.errors import InputError
@@ -52,9 +52,6 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 METRICS = "metrics.json"
 SUBSETS = "subset_indices.json"
-_DERIVED = ("effective", "versions", "notes", "job")
-_BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
-"""What a run did whose configuration does not know the setting: its defaults are those of later runs."""
 _JOB_VARIABLE = "SAFE_JOB_ID"  # set by the batch scripts, which find a job's runs by it
 
 
@@ -278,11 +275,7 @@ def read_config(folder: Path) -> StageAConfig:
     path = folder / CONFIG
     way_out = "name a run folder, such as runs/20260101-120000_full_retention"
     values = read_object(path, "the configuration of a run", way_out)
-    settings = {key: value for key, value in values.items() if key not in _DERIVED}
-    for section, key, before in _BEFORE_IT_WAS_A_SETTING:
-        if isinstance(known := settings.get(section, {}), dict):
-            settings[section] = {key: before} | known
-    return build_config(settings, {}, where=str(path))
+    return build_config(run_settings(values), {}, where=str(path))
 
 
 def _prepare(
