@@ -8,22 +8,27 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from safe_train.errors import StoppedError
 from safe_train.launch import find_launch
 from safe_train.run import Observer
 
 STOP_FILE_VARIABLE = "SAFE_STOP_FILE"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+_STANDARD_ERROR = 2
+_STOPPING = b"\nstopping after this step or batch; a second Ctrl-C does not wait\n"
 _SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
 
 
 class StopRequest:
-    """Made by SIGINT, SIGTERM or SIGUSR1, or by a file: the run then writes a checkpoint and ends.
+    """Made by SIGINT, SIGTERM, SIGUSR1 or SIGHUP, or by a file: the run then writes a checkpoint and ends.
 
     The file is the one that ``SAFE_STOP_FILE`` names; it asks by being there. It reaches processes that a signal does
     not reach alone: srun's signal also hits the process that holds a container's file system, and the container dies.
@@ -36,6 +41,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         name = os.environ.get(STOP_FILE_VARIABLE)
         self._file = Path(name) if name else None
+        self._tells = find_launch().is_main
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -44,15 +50,21 @@ class StopRequest:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: at once
+        if self.signal is None and self._tells:
+            with suppress(OSError):  # what reads it may be gone; and no stream, which may be in the middle of a write
+                os.write(_STANDARD_ERROR, _STOPPING)
         self.signal = signal.Signals(number)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles the signals inside the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        previous = {number: signal.signal(number, self._handle) for number in numbers}
+        """Handles the signals inside the block; an error by which the block stops learns which one asked."""
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()  # by nohup
+        previous = {number: signal.signal(number, self._handle) for number in SIGNALS if number not in ignored}
         try:
             yield
+        except StoppedError as error:
+            error.signal = self.signal
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from configs.lookup import nearest
 
-__all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "ToldByMainError", "nearest"]
+__all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "StoppedError", "ToldByMainError", "nearest"]
 
 
 class NonFiniteLossError(Exception):
@@ -27,6 +28,16 @@ class ToldByMainError(Exception):
     def __init__(self, *, is_input: bool) -> None:
         super().__init__("the main process tells the error")
         self.is_input = is_input
+
+
+class StoppedError(Exception):
+    """Somebody asked to stop, and there is nothing to write that is not written already; its text is for that person.
+
+    Attributes:
+        signal: the signal that asked, if one did.
+    """
+
+    signal: signal.Signals | None = None
 
 
 class InputError(Exception):
