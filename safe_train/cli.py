@@ -18,7 +18,7 @@ from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
 from safe_train.errors import InputError
 from safe_train.launch import find_launch
-from safe_train.usage import OneLineGroup, fail, one_line_errors, unknown
+from safe_train.usage import EXIT_INTERRUPTED, EXIT_REQUEUE, OneLineGroup, fail, one_line_errors, unknown
 
 if TYPE_CHECKING:
     from safe_train.config import StageAConfig
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from safe_train.run import RunOutcome
 
 _DISTRIBUTION = "safe-audio"
-_EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
-_EXIT_INTERRUPTED = 130  # 128 + SIGINT
 _CONTROL_DAMAGE = 2.0  # updates of the positive control, relative to the hidden states they are added to
 
 
@@ -200,7 +198,7 @@ def show_outcome(outcome: RunOutcome, stop: StopRequest) -> None:
     """Prints the closing table of a run; one that was stopped ends the program with the exit code of its signal."""
     if outcome.table is None:
         _tell(f"stopped after step {outcome.training.steps}; go on with: safe-train --resume {outcome.folder}")
-        sys.exit(_EXIT_INTERRUPTED if stop.signal is signal.SIGINT else _EXIT_REQUEUE)
+        sys.exit(EXIT_INTERRUPTED if stop.signal is signal.SIGINT else EXIT_REQUEUE)
     _tell(outcome.table)
     _tell(f"run folder: {outcome.folder}")
 
@@ -260,7 +258,8 @@ def evaluate(
     conditions = select([name.strip() for name in names.split(",")]) if names else None
     settings = {key: value for key, value in changes.items() if value is not None}
     damage = _CONTROL_DAMAGE if positive_control else 0.0
-    with watching(StopRequest()) as observer:
+    stop = StopRequest()
+    with stop.listening(), watching(stop) as observer:
         evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
     _tell(json.dumps(evaluation.to_dict(), indent=2) if as_json else format_evaluation(evaluation, terminal_width()))
     if find_launch().is_main:

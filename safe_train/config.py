@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +18,15 @@ from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.errors import InputError, nearest
 
 EMBEDDED_DATA = "embedded"
+
+DERIVED = ("effective", "versions", "notes", "job")
+"""What a run's ``config.json`` says beside its settings."""
+
+_BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
+"""What a run did whose configuration does not know the setting: its defaults are those of later runs."""
+
+_FEW = 12  # names that still can be read in one line
+_WHOLE = re.compile(r"[+-]?\d+")
 
 AudioSource = Literal["audiocaps", "wavcaps", "avqa", "pack", "embedded"]
 VLSource = Literal["vqa", "pack", "embedded"]
@@ -333,20 +343,29 @@ def build_config(
         raise _as_input_error(error, where) from error
 
 
+def run_settings(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings alone of what a run's ``config.json`` says, as the run had them."""
+    settings = {key: value for key, value in described.items() if key not in DERIVED}
+    for section, key, before in _BEFORE_IT_WAS_A_SETTING:
+        if isinstance(known := settings.get(section, {}), dict):
+            settings[section] = {key: before} | known
+    return settings
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Reads a YAML or JSON file of nested settings.
+    """Reads a YAML or JSON file of nested settings; a run's ``config.json`` is one, too.
 
     Raises:
         InputError: the file cannot be read or does not hold a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         detail = " ".join(str(error).split())
         raise InputError(path, "a readable YAML or JSON file", detail, "correct the file or the path") from error
     if not isinstance(values, dict):
         raise InputError(path, "a mapping of settings", type(values).__name__, "write key: value lines")
-    return values
+    return run_settings(values) if DERIVED[0] in values else values
 
 
 def known_keys(section: type[BaseModel] = StageAConfig, prefix: str = "") -> list[str]:
@@ -362,12 +381,34 @@ def known_keys(section: type[BaseModel] = StageAConfig, prefix: str = "") -> lis
 
 
 def _parse_value(key: str, text: str) -> Any:
-    """A value in YAML; what YAML leaves as text, such as ``1e-3``, is converted to the setting's type afterwards."""
+    """A value in YAML; what YAML leaves as text, such as ``1e-3``, is converted to the setting's type afterwards.
+
+    Settings that are text, such as paths, are taken as they are: YAML would end ``/data #2`` at the space, and makes
+    something else of ``no`` and ``1e3``. So are whole numbers, since ``010`` is 8 in YAML.
+    """
+    kinds = _types_of(key)
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    is_null = type(None) in kinds and text in ("null", "~", "")
+    if (str in kinds and not is_quoted and not is_null) or (int in kinds and _WHOLE.fullmatch(text)):
+        return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         way_out = "put text with special characters in quotes"
         raise InputError(f"--set {key}", "a YAML value", repr(text), way_out) from error
+
+
+def _types_of(key: str) -> tuple[Any, ...]:
+    """The types that a dotted setting may have; none if there is no such setting."""
+    section: type[BaseModel] = StageAConfig
+    *sections, last = key.split(".")
+    for name in sections:
+        annotation = section.model_fields[name].annotation if name in section.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ()
+        section = annotation
+    annotation = section.model_fields[last].annotation if last in section.model_fields else None
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def _as_input_error(error: ValidationError, where: str) -> InputError:
@@ -389,8 +430,12 @@ def _did_you_mean(name: str, known: list[str]) -> str:
         section + dot + key.removeprefix(section + dot).split(".")[0] for key in known if key.startswith(section)
     }
     by_last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    begun = [key for key in known if key.rpartition(".")[2].startswith(f"{last}_")]
+    if begun and last not in by_last:  # lr, before what is nearest by its letters
+        return f"did you mean {' or '.join(map(repr, begun))}?"
     found = nearest(name, siblings) or by_last.get(nearest(last, by_last) or "")
-    return f"did you mean {found!r}?" if found else f"known are {', '.join(known)}"
+    listed = f"known are {', '.join(known)}" if len(known) <= _FEW else "safe train --help-settings lists all"
+    return f"did you mean {found!r}?" if found else listed
 
 
 def describe_settings(section: type[BaseModel] = StageAConfig, prefix: str = "") -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from configs.lookup import nearest
 from safe_train.shown import one_line
 
-__all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "ToldByMainError", "nearest"]
+__all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "StoppedError", "ToldByMainError", "nearest"]
 
 
 class NonFiniteLossError(Exception):
@@ -28,6 +29,16 @@ class ToldByMainError(Exception):
     def __init__(self, *, is_input: bool) -> None:
         super().__init__("the main process tells the error")
         self.is_input = is_input
+
+
+class StoppedError(Exception):
+    """Somebody asked to stop, and there is nothing to write that is not written already; its text is for that person.
+
+    Attributes:
+        signal: the signal that asked, if one did.
+    """
+
+    signal: signal.Signals | None = None
 
 
 class InputError(Exception):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -16,9 +17,18 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+_STANDARD_ERROR = 2
+_STOPPING = "stopping after this step or batch; a second Ctrl-C does not wait"
+
 _SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
 _LINES = 10  # about so many lines of steps in a whole run
 _REFRESHES = 4  # a second
+
+
+def write_stopping() -> None:
+    """Says that the run stops, in a signal's handler: a stream may be in the middle of a write, or its reader gone."""
+    with suppress(OSError):
+        os.write(_STANDARD_ERROR, f"\n{_STOPPING}\n".encode())
 
 
 class Display(Protocol):
@@ -32,6 +42,9 @@ class Display(Protocol):
 
     def rows(self, done: int, total: int) -> None:
         """So many rows of the stage are done."""
+
+    def stopping(self) -> None:
+        """The run was asked to stop; called by a signal's handler."""
 
 
 class Lines:
@@ -55,6 +68,10 @@ class Lines:
     def rows(self, done: int, total: int) -> None:
         """Says nothing: stages are short beside a run."""
 
+    def stopping(self) -> None:
+        """Says it."""
+        write_stopping()
+
 
 class Bar:
     """For terminals: stage, bar, count and time left on one line, the metrics on the next."""
@@ -63,8 +80,8 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, expand=True)
         self._task = self._progress.add_task("", total=None)
-        self._metrics = Text(no_wrap=True, overflow="ellipsis")
-        self.shown = Group(self._progress, self._metrics)
+        self._metrics, self._note = (Text(no_wrap=True, overflow="ellipsis") for _ in range(2))
+        self.shown = Group(self._progress, self._metrics, self._note)
 
     def stage(self, words: str) -> None:
         """Begins another bar, of a length that is not known yet."""
@@ -80,6 +97,10 @@ class Bar:
     def rows(self, done: int, total: int) -> None:
         """Moves the bar."""
         self._progress.update(self._task, completed=done, total=total)
+
+    def stopping(self) -> None:
+        """Notes it; what the handler wrote itself would be drawn over."""
+        self._note.plain = _STOPPING
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints, require_settings
-from safe_train.config import EvaluationSettings, StageAConfig, build_config
+from safe_train.config import EvaluationSettings, StageAConfig, build_config, run_settings
 from safe_train.data.batch import FeatureCache, RowEncoder
 from safe_train.data.rows import CAPTION, Row
-from safe_train.errors import InputError
+from safe_train.errors import InputError, StoppedError
 from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
 from safe_train.evaluation.audio_metric import resolve_audio_metric
 from safe_train.evaluation.damage import damage_fusions
@@ -53,9 +53,8 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 METRICS = "metrics.json"
 SUBSETS = "subset_indices.json"
-_DERIVED = ("effective", "versions", "notes", "job")
-_BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
-"""What a run did whose configuration does not know the setting: its defaults are those of later runs."""
+_STOPPED_BEFORE = "stopped before the first step; nothing was written"
+_EVALUATION_STOPPED = "stopped; the same command goes on where it was"
 _JOB_VARIABLE = "SAFE_JOB_ID"  # set by the batch scripts, which find a job's runs by it
 
 
@@ -67,7 +66,7 @@ class Observer:
         stage: called with a few words when a new stage begins.
         step: called after each step with its number, the number of steps, and the metrics if they were logged.
         rows: called while the rows of a stage are worked through, with how many are done and how many there are.
-        should_stop: asked after each step; where one process says so, all stop.
+        should_stop: asked after each step and each batch of an evaluation; where one process says so, all stop.
     """
 
     stage: Callable[[str], None] = lambda _words: None
@@ -125,6 +124,7 @@ def start_run(
 
     Raises:
         InputError: something in the configuration does not exist or does not fit.
+        StoppedError: it was asked to stop before the first step.
     """
     root = Path(config.output_root).expanduser()
     with connected(resolve_device(config.device)) as processes:
@@ -222,14 +222,14 @@ def evaluate_run(
             checkpoint = load_trained(folder, final.model)
             if damage:
                 damage_fusions(final.model, final.encoder, final.vl_rows, ratio=damage)
-        return _evaluate(folder, config, prepared, observer.stage, checkpoint.step, conditions, damage)
+        return _evaluate(folder, config, prepared, observer, checkpoint.step, conditions, damage)
 
 
 def _evaluate(
     folder: Path,
     config: StageAConfig,
     prepared: _Prepared,
-    progress: Callable[[str], None],
+    observer: Observer,
     step: int,
     conditions: Selection | None = None,
     damage: float = 0.0,
@@ -243,7 +243,8 @@ def _evaluate(
     if text:
         of_base.complete("text", BASE, text, lambda rows: final.base.text[: len(rows)], len(text))
     store = final.store = safe_store(folder, key, vl, audio, processes, text)
-    evaluation = _at_gate(final, settings.gate, progress, conditions or select(settings.conditions))
+    store.between = _between_batches(observer, processes, _EVALUATION_STOPPED)
+    evaluation = _at_gate(final, settings.gate, observer.stage, conditions or select(settings.conditions))
     with processes.together():
         if processes.is_main:
             write_results(store, key, of_base, evaluation)
@@ -281,11 +282,7 @@ def read_config(folder: Path) -> StageAConfig:
     path = folder / CONFIG
     way_out = "name a run folder, such as runs/20260101-120000_full_retention"
     values = read_object(path, "the configuration of a run", way_out)
-    settings = {key: value for key, value in values.items() if key not in _DERIVED}
-    for section, key, before in _BEFORE_IT_WAS_A_SETTING:
-        if isinstance(known := settings.get(section, {}), dict):
-            settings[section] = {key: before} | known
-    return build_config(settings, {}, where=str(path))
+    return build_config(run_settings(values), {}, where=str(path))
 
 
 def _prepare(
@@ -308,6 +305,9 @@ def _prepare(
         shard_base(base, processes, resolve_device(config.device))
     no_store = NoStore(processes)
     store = base_store(folder, key, vl, processes, text) if folder else no_store
+    stopped = _EVALUATION_STOPPED if folder else _STOPPED_BEFORE
+    store.between = no_store.between = _between_batches(observer, processes, stopped)
+    _stop_if_asked(observer, processes, stopped)
 
     def of_base(
         vl: list[Row], text: list[Row], kept: SampleStore | NoStore, tell: Callable[[str], None]
@@ -393,27 +393,28 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
     if not training.finished:
         return RunOutcome(folder, training, None)
     try:
-        evaluation = _evaluate(folder, config, prepared, _stopping(observer, prepared.processes), training.steps)
-    except _StoppedError:
+        evaluation = _evaluate(folder, config, prepared, observer, training.steps)
+    except StoppedError:
         return RunOutcome(folder, training, None)
     with prepared.processes.together():
         table = _write_results(config, training, evaluation, folder) if prepared.processes.is_main else None
     return RunOutcome(folder, training, prepared.processes.from_main(table))
 
 
-class _StoppedError(Exception):
-    """The evaluation was asked to stop; the last checkpoint has everything it needs to be done later."""
+def _between_batches(observer: Observer, processes: Processes, words: str) -> Callable[[int, int], None]:
+    """Shows how many rows of how many are done, and stops if asked to; called by all processes together."""
+
+    def between(done: int, total: int) -> None:
+        observer.rows(done, total)
+        _stop_if_asked(observer, processes, words)
+
+    return between
 
 
-def _stopping(observer: Observer, processes: Processes) -> Callable[[str], None]:
-    """Tells the observer of each condition, and stops before the next one if any process is asked to."""
-
-    def tell(words: str) -> None:
-        if processes.any(observer.should_stop()):
-            raise _StoppedError
-        observer.stage(words)
-
-    return tell
+def _stop_if_asked(observer: Observer, processes: Processes, words: str) -> None:
+    """Raises an error with these words if any process is asked to stop; called by all of them together."""
+    if processes.any(observer.should_stop()):
+        raise StoppedError(words)
 
 
 def _describe(stage_a: StageA, rows: Rows, notes: Mapping[str, Any] | None, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -11,10 +12,14 @@ from typing import NoReturn, ParamSpec
 
 import click
 
-from safe_train.errors import InputError, NonFiniteLossError, ProcessLostError, ToldByMainError, nearest
+from safe_train.errors import InputError, NonFiniteLossError, ProcessLostError, StoppedError, ToldByMainError, nearest
+from safe_train.launch import find_launch
+from safe_train.streams import outliving_readers
 
 EXIT_INPUT = 2
 EXIT_FAILED = 1
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped by the scheduler, resume me
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 _Arguments = ParamSpec("_Arguments")
@@ -93,7 +98,8 @@ def one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments,
     @wraps(command)
     def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with outliving_readers():
+                command(*args, **kwargs)
         except InputError as error:
             fail(error)
         except OSError as error:
@@ -105,6 +111,12 @@ def one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments,
             exit_with(str(error), EXIT_FAILED)
         except ToldByMainError as error:
             leave(EXIT_INPUT if error.is_input else EXIT_FAILED)
+        except StoppedError as error:
+            if find_launch().is_main:
+                click.echo(f"\n{error}", err=True)
+            leave(EXIT_INTERRUPTED if error.signal is signal.SIGINT else EXIT_REQUEUE)
+        except KeyboardInterrupt:  # also during imports, where click would say "Aborted!" and leave with 1
+            exit_with("interrupted", EXIT_INTERRUPTED)
 
     return guarded
 

@@ -5,17 +5,40 @@ import signal
 
 import pytest
 
-from safe_train.console import StopRequest, watching
+from safe_train.console import SIGNALS, StopRequest, watching
+from safe_train.errors import StoppedError
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_asks_to_stop(number):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_asks_to_stop_and_is_answered_at_once(number, capfd):
     stop = StopRequest()
     assert not stop()
     with stop.listening():
         os.kill(os.getpid(), number)
+        assert "stopping after this step or batch" in capfd.readouterr().err
     assert stop()
     assert stop.signal is number
+
+
+def test_under_nohup_the_terminal_may_go():
+    stop, before = StopRequest(), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stop()
+
+
+def test_an_error_by_which_a_run_stops_knows_who_asked():
+    def stopped():
+        with StopRequest().listening():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            raise StoppedError("stopped")
+
+    with pytest.raises(StoppedError) as caught:
+        stopped()
+    assert caught.value.signal is signal.SIGUSR1
 
 
 def test_a_file_asks_to_stop(monkeypatch, tmp_path):
@@ -40,11 +63,10 @@ def test_a_second_sigint_does_not_wait():
 
 
 def test_handlers_are_put_back():
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest().listening():
-        assert [signal.getsignal(number) for number in numbers] != before
-    assert [signal.getsignal(number) for number in numbers] == before
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_a_log_file_gets_plain_lines_ten_steps_in_all(capsys):

@@ -66,6 +66,25 @@ def test_another_stage_has_a_bar_of_its_own_and_nothing_of_it_stays(columns, row
         assert not [line for line in lines if "━" in line or "500/2000" in line]
 
 
+STOPPED = """
+import os, signal
+from safe_train.console import StopRequest, watching
+stop = StopRequest()
+with stop.listening(), watching(stop) as observer:
+    observer.stage("VL, noise")
+    observer.rows(1, 2)
+    os.kill(os.getpid(), signal.SIGINT)
+    pause()
+"""
+
+
+def test_who_asks_to_stop_sees_that_it_was_heard_beside_the_bar():
+    with terminal(STOPPED, 80, 24) as shown:
+        lines = shown.until(lambda lines: any("stopping after" in line for line in lines))
+        assert lines[-1] == "stopping after this step or batch; a second Ctrl-C does not wait"
+        assert "1/2" in bar_of(lines)
+
+
 def test_without_colors_there_is_a_bar():
     with terminal(PROGRAM, 80, 24, NO_COLOR="1") as shown:
         assert "30/60" in bar_of(shown.until(lambda lines: any("30/60" in line for line in lines)))

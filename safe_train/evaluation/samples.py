@@ -79,12 +79,15 @@ class SampleStore:
     Of several processes, the main one reads and writes; all of them answer, and all get every sample.
 
     Attributes:
+        between: called after each round of batches, in all processes, with the number of rows that are answered and of
+            all rows of the condition; by an error it ends the evaluation there.
         folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``; with
             text-only rows also ``rows.text.jsonl`` and ``text.<condition>.jsonl``.
     """
 
     def __init__(self, folder: Path, processes: Processes = ALONE) -> None:
         self.folder, self.processes = folder, processes
+        self.between: Callable[[int, int], None] = lambda _done, _total: None
 
     @classmethod
     def create(
@@ -163,6 +166,7 @@ class SampleStore:
         for batches in answered(rows, answer, size, self.processes, first=len(samples)):
             self._write(path, batches, mode="a")
             samples += batches
+            self.between(len(samples), len(rows))
         return samples
 
     def _kept(self, kind: Kind, condition: str, rows: Sequence[Row], size: int) -> list[Sample]:
@@ -179,14 +183,23 @@ class SampleStore:
 
 
 class NoStore:
-    """Keeps nothing; for evaluations on the way."""
+    """Keeps nothing; for evaluations on the way.
+
+    Attributes:
+        between: as that of a :class:`SampleStore`.
+    """
 
     def __init__(self, processes: Processes = ALONE) -> None:
         self.processes = processes
+        self.between: Callable[[int, int], None] = lambda _done, _total: None
 
     def complete(self, _kind: Kind, _condition: str, rows: Sequence[Row], answer: Answer, size: int) -> list[Sample]:
         """All samples, from ``answer``."""
-        return [sample for batches in answered(rows, answer, size, self.processes) for sample in batches]
+        samples: list[Sample] = []
+        for batches in answered(rows, answer, size, self.processes):
+            samples += batches
+            self.between(len(samples), len(rows))
+        return samples
 
 
 def answered(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_train.checkpoint import CHECKPOINTS
-from safe_train.config import StageAConfig, build_config
+from safe_train.config import StageAConfig, build_config, run_settings
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS, read_results
@@ -19,8 +19,6 @@ from safe_train.plain import from_plain
 from safe_train.run import CONFIG, METRICS
 from safe_train.run_lines import METRICS_LINES
 from safe_train.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts
-
-_DERIVED = ("effective", "versions", "notes", "job")
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,6 @@ def run_folders(path: Path) -> list[Path]:
 
 def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
     described = read_object(folder / CONFIG, "the configuration of a run", "name the folder of a finished run")
-    settings = {key: value for key, value in described.items() if key not in _DERIVED}
     evaluations = _read_evaluations(folder)
     whole = [evaluation for evaluation in evaluations if not evaluation.damage]
     if not whole:
@@ -184,7 +181,7 @@ def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
     shown = fullest(whole)
     return Run(
         folder=folder,
-        config=build_config(settings, {}, where=str(folder / CONFIG)),
+        config=build_config(run_settings(described), {}, where=str(folder / CONFIG)),
         described=described,
         metrics=metrics,
         curves=_read_curves(folder / METRICS_LINES),
