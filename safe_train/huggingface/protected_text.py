@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from safe_train.errors import InputError
 from safe_train.model import Base
+from safe_train.model.folders import told
 from safe_train.retention import AnswerStates
 from safe_train.retention.mechanism import LogitHead
 
 _IGNORED = -100  # label of a token on which no loss is taken, in transformers as in torch's cross-entropy
 _HEAD_TOLERANCE = 0.02  # a forgotten scale, cap or bias moves logits by several percent; bfloat16 rounds by 0.4 %
+_TOKENIZE = "tokenize them as the trained rows are: input_ids, and labels that are -100 where nothing is to be kept"
 _ROWS = int.from_bytes(b"protected", "big")  # tells these random numbers from the others of a seed
 
 
@@ -87,16 +89,24 @@ class ProtectedRows:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Takes the rows.
+        """Takes the rows, and puts the first together as a batch, which would fail the training later.
 
         Raises:
-            ValueError: there are none.
+            InputError: they have no number, such as a stream's, or the collator takes no such rows.
+            ValueError: there are none, or they have no labels.
         """
+        if not hasattr(data, "__len__"):
+            way_out = "take a part of it as a list: list(itertools.islice(rows, 1000))"
+            raise InputError("protected rows", "a data set with a length", type(data).__name__, way_out)
         if not len(data):
             raise ValueError("protected rows: expected at least one, got none; without them nothing can be retained")
         self.data, self.collate, self.batch_size = data, collate, batch_size
         self.seed, self.device = seed, device
         self._order: tuple[int, list[int]] = (-1, [])
+        first = data[0]
+        with told("protected rows", "what the trainer's collator takes, as rows of the training data", _TOKENIZE):
+            collated = collate([first])
+        TextBatch.of(collated, device)
 
     def batch(self, number: int) -> TextBatch:
         """Batch number so and so."""
@@ -127,24 +137,19 @@ class ProtectedCausalLM:
         """Takes the trained model, the frozen one if it is another, and rows on which its head is tried.
 
         Raises:
-            InputError: its logits are not a linear map of its last hidden states.
-            ValueError: the output head is trained; student and teacher share it.
+            InputError: its logits are not a linear map of its last hidden states, or the output head is trained.
         """
+        require_frozen_head(model)
         self.model = model
         with _evaluating(model):
             self._student = _with_head_found(_as_base(model), sample)
         self._teacher = self._student if teacher is None else _as_base(teacher)
         self.head: LogitHead = self._student.head
-        if self.head.weight.requires_grad:
-            raise ValueError(
-                "output head: expected a frozen one, since student and teacher share it, got one that is trained; "
-                "freeze it with model.get_output_embeddings().requires_grad_(False), or train an adapter"
-            )
 
     def student(self, batch: TextBatch) -> AnswerStates:
         """Hidden states that predict the labeled tokens."""
         with _evaluating(self.model):
-            hidden = self._student.last_hidden_state(**batch.inputs)
+            hidden = self._hidden_states(batch)
         return AnswerStates(hidden[batch.rows, batch.positions], batch.labels, batch.rows)
 
     @torch.no_grad()
@@ -155,21 +160,53 @@ class ProtectedCausalLM:
             hidden = self._teacher.last_hidden_state(**batch.inputs)
         return hidden[batch.rows, batch.positions]
 
+    def _hidden_states(self, batch: TextBatch) -> Tensor:
+        """Of the trained model [B, T, H]; trained prompts stand before the rows, and are put there by PEFT alone."""
+        if not learns_prompts(self.model):
+            return self._student.last_hidden_state(**batch.inputs)
+        found: list[Tensor] = []
+        decoder = self._student.model.base_model
+        handle = decoder.register_forward_hook(lambda _module, _inputs, output: found.append(output.last_hidden_state))
+        try:
+            self.model(**batch.inputs)
+        finally:
+            handle.remove()
+        return found[-1][:, -batch.inputs["input_ids"].shape[1] :]
 
-def trained_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers whose weights are trained, by name.
+
+def learns_prompts(model: nn.Module) -> bool:
+    """Whether what is trained are prompts (prompt tuning, P-tuning, prefix tuning) and no layers."""
+    return isinstance(model, PeftModel) and model.peft_config[str(model.active_adapter)].is_prompt_learning
+
+
+def require_frozen_head(model: nn.Module) -> None:
+    """The retention mechanisms compare hidden states and put one head on the student's and the teacher's.
 
     Raises:
-        ValueError: there are none, so that neither Fisher nor null space would protect anything.
+        InputError: the head is trained, itself or by an adapter on it; or there is none.
     """
-    found = {
+    base = _as_base(model).model
+    head, inside = base.get_output_embeddings(), {id(p) for p in base.base_model.parameters()}
+    if head is None:
+        expected = "a causal language model with an output head"
+        raise InputError("model", expected, type(base).__name__, "load it by AutoModelForCausalLM")
+    of_head = {id(p) for p in head.parameters()}
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and (id(parameter) in of_head or id(parameter) not in inside):
+            way_out = "leave the output head out of target_modules and modules_to_save"
+            if not isinstance(model, PeftModel):
+                way_out = "freeze it with model.get_output_embeddings().requires_grad_(False), or train an adapter"
+            expected = "a frozen one, since student and teacher share it"
+            raise InputError("output head", expected, f"a trained {name}", way_out)
+
+
+def trained_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers whose weights are trained, by name; of many adapters of PEFT there are none."""
+    return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.weight.requires_grad
     }
-    if not found:
-        raise ValueError("model: expected trained torch.nn.Linear layers, got none; train an adapter such as LoRA")
-    return found
 
 
 def _as_base(model: nn.Module) -> Base:

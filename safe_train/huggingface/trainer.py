@@ -19,7 +19,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.config import RetentionSettings
 from safe_train.errors import InputError
-from safe_train.huggingface.protected_text import ProtectedCausalLM, ProtectedRows, RowData, trained_linears
+from safe_train.huggingface.protected_text import (
+    ProtectedCausalLM,
+    ProtectedRows,
+    RowData,
+    learns_prompts,
+    require_frozen_head,
+    trained_linears,
+)
 from safe_train.retention import RetentionStack, build_mechanisms
 from safe_train.retention.compose import EffectiveRetention, effective_retention, resolved_variant
 from safe_train.tensor_files import save_tensors
@@ -70,12 +77,21 @@ class RetentionCallback(TrainerCallback):
         model: nn.Module,
         collate: Callable[[list[Any]], Mapping[str, Any]],
     ) -> None:
-        """Takes the model before its training, of which a copy is kept if a teacher is needed and it has no adapter."""
+        """Takes the model before its training, of which a copy is kept if a teacher is needed and it has no adapter.
+
+        Raises:
+            InputError: the head is trained, the variant asks for linear layers of which none is trained, or the
+                protected rows are not as the collator takes them.
+            ValueError: there are no protected rows, or they have no labels.
+        """
         self.retention, self.collate = retention, collate
         self.effective: EffectiveRetention | None = None
         self.stack: RetentionStack | None = None
         self.resume_from: bool | str | None = None
         self._variant = retention.resolved
+        require_frozen_head(model)
+        _linears_for(self._variant, model)
+        ProtectedRows(retention.protected, collate, batch_size=1, seed=0, device=torch.device("cpu"))
         self._teacher: nn.Module | None = None
         if self._variant.kl_coefficient > 0 and not isinstance(model, PeftModel):
             self._teacher = copy.deepcopy(model).requires_grad_(False).eval()
@@ -113,7 +129,7 @@ class RetentionCallback(TrainerCallback):
             self.retention.settings,
             self.effective,
             model=ProtectedCausalLM(model, self._teacher, self._rows.batch(0)),
-            linears=trained_linears(model),
+            linears=_linears_for(self._variant, model),
             batches=lambda num_rows: self._rows.coming(self._step, num_rows),
             optimizer=optimizer,
             seed=self.retention.seed,
@@ -206,6 +222,7 @@ class RetentionMixin:
         """Takes what the trainer takes, and ``retention``."""
         super().__init__(*args, **options)
         trainer: Any = self
+        _require_one_process(trainer.args)
         self.retention = RetentionCallback(retention, trainer.model, trainer.data_collator)
         trainer.add_callback(self.retention)
 
@@ -226,6 +243,27 @@ class RetentionMixin:
         """Logs; beside a training loss, what the mechanisms did in the last step."""
         observed = self.retention.observations() if "loss" in logs else {}
         super().log(logs | observed, *args, **options)  # type: ignore[misc]
+
+
+def _linears_for(variant: RetentionVariantConfig, model: nn.Module) -> dict[str, nn.Linear]:
+    """The trained linear layers, which Fisher and null space act on.
+
+    Raises:
+        InputError: the variant switches one of them on, and there are none, or their biases are trained too.
+    """
+    if variant.fisher_coefficient == 0 and not variant.enable_null_space:
+        return {}
+    found = {} if learns_prompts(model) else trained_linears(model)  # a prompt is no row's own, and has no gradient
+    expected, way_out = (
+        f"trained torch.nn.Linear layers, which {variant.name} acts on",
+        "choose the variant soft_retention",
+    )
+    if not found:
+        raise InputError("model", expected, "none", f"{way_out}, or an adapter such as LoRA")
+    for name, module in found.items():
+        if module.bias is not None and module.bias.requires_grad:
+            raise InputError("model", expected, f"a trained bias in {name}", f"{way_out}, or freeze the biases")
+    return found
 
 
 def _require_one_process(args: TrainingArguments) -> None:

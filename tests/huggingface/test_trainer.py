@@ -8,7 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    OFTConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from configs.retention_variants import RetentionVariantConfig, get_variant_config
@@ -310,11 +319,134 @@ def test_gpt2_with_an_adapter_is_retained(tmp_path):
 # --- what is refused
 
 
-def test_a_trained_head_is_refused(tmp_path):
+HEAD = "lm_head"
+ADAPTERS_OF_THE_HEAD = {
+    "beside others": LoraConfig(r=4, target_modules=["q_proj", HEAD]),
+    "alone": LoraConfig(r=4, target_modules=[HEAD]),
+    "saved whole": LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=[HEAD]),
+    "DoRA": LoraConfig(r=4, target_modules=[HEAD], use_dora=True),
+    "IA3": IA3Config(target_modules=["q_proj", HEAD], feedforward_modules=[]),
+    "LoHa": LoHaConfig(r=4, target_modules=[HEAD]),
+}
+
+
+@pytest.mark.parametrize("variant", ["soft_retention", "full_retention"])
+@pytest.mark.parametrize("name", ADAPTERS_OF_THE_HEAD)
+def test_an_adapter_of_the_head_is_refused_before_the_training(tmp_path, name, variant):
+    """Student and teacher share the head: the divergence of what it does would be missing from the loss."""
+    model = get_peft_model(text_model(adapter=False), ADAPTERS_OF_THE_HEAD[name])
+    with pytest.raises(InputError, match=r"output head: expected a frozen one.*got a trained lm_head.*target_modules"):
+        retentive(tmp_path, model, Retention(PROTECTED, variant))
+
+
+def test_an_adapter_of_the_head_that_transformers_adds_is_refused(tmp_path):
+    model = text_model(adapter=False)
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj", HEAD]))
+    with pytest.raises(InputError, match=r"output head: expected a frozen one.*got a trained lm_head"):
+        retentive(tmp_path, model, Retention(PROTECTED))
+
+
+def test_a_trained_head_is_refused_before_the_training(tmp_path):
     model = text_model(adapter=False)
     model.get_output_embeddings().requires_grad_(True)
-    with pytest.raises(ValueError, match="output head: expected a frozen one"):
-        retentive(tmp_path, model, Retention(PROTECTED)).train()
+    with pytest.raises(InputError, match=r"output head: expected a frozen one.*got a trained lm_head\.weight; freeze"):
+        retentive(tmp_path, model, Retention(PROTECTED))
+
+
+def test_a_tied_head_whose_embedding_is_trained_is_refused(tmp_path):
+    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
+    with pytest.raises(InputError, match=r"output head: expected a frozen one.*got a trained transformer\.wte\.weight"):
+        retentive(tmp_path, GPT2LMHeadModel(config), Retention(PROTECTED))
+
+
+def test_a_model_without_a_head_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a causal language model with an output head, got LlamaModel"):
+        retentive(tmp_path, text_model(adapter=False).model, Retention(PROTECTED))
+
+
+OTHER_ADAPTERS = {
+    "IA3": lambda: IA3Config(target_modules=["q_proj", "v_proj"], feedforward_modules=[]),
+    "OFT": lambda: OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "LoHa": lambda: LoHaConfig(r=4, target_modules=["q_proj"]),
+    "prompt tuning": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "prefix tuning": lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "P-tuning": lambda: PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16),
+}
+
+
+class EveryDivergence(TrainerCallback):
+    """At each step the KL of the protected rows, by the whole models' logits."""
+
+    def __init__(self, model):
+        self.model, self.found = model, []
+
+    def on_step_begin(self, *_args, **_options):
+        self.found.append(self.now())
+
+    def now(self):
+        batch, was_training = TextBatch.of(collate(PROTECTED), torch.device("cpu")), self.model.training
+        with torch.no_grad():
+            old, new = (m.eval()(**batch.inputs).logits for m in (text_model(adapter=False), self.model))
+        self.model.train(was_training)
+        length = old.shape[1]  # trained prompts come first
+        old, new = (logits[:, -length:][batch.rows, batch.positions].double().log_softmax(-1) for logits in (old, new))
+        return F.kl_div(new, old, reduction="batchmean", log_target=True).item()
+
+
+@pytest.mark.parametrize("name", OTHER_ADAPTERS)
+def test_what_is_logged_is_the_divergence_of_the_whole_model(tmp_path, name):
+    """Whatever the adapter: trained vectors, rotations, prompts before the rows or in every layer."""
+    torch.manual_seed(0)
+    model = get_peft_model(text_model(adapter=False), OTHER_ADAPTERS[name]())
+    trainer = retentive(
+        tmp_path,
+        model,
+        Retention(PROTECTED, "soft_retention", rows_per_step=len(PROTECTED)),
+        gradient_accumulation_steps=1,
+    )
+    divergences = EveryDivergence(model)
+    trainer.add_callback(divergences)
+    trainer.train()
+    logged = [line["kl"] for line in trainer.state.log_history if "kl" in line]
+    assert logged == pytest.approx(divergences.found, rel=1e-3, abs=1e-6)
+    assert logged[-1] > 1e-5
+    assert trainer.retention.stack.inactive() == []
+
+
+@pytest.mark.parametrize("name", OTHER_ADAPTERS)
+def test_other_adapters_are_retained(tmp_path, name):
+    """Beside a training without retention, less has changed."""
+    changes_of = {}
+    for scale in (None, 100.0):
+        torch.manual_seed(0)
+        model = get_peft_model(text_model(adapter=False), OTHER_ADAPTERS[name]())
+        options = {"max_steps": 20, "gradient_accumulation_steps": 1}
+        if scale is None:
+            Trainer(
+                model=model, args=arguments(tmp_path, **options), train_dataset=rows(64, 1), data_collator=collate
+            ).train()
+        else:
+            settings = SETTINGS.model_copy(update={"retention_scale": scale})
+            kept = Retention(PROTECTED, "soft_retention", settings=settings, rows_per_step=len(PROTECTED))
+            retentive(tmp_path, model, kept, **options).train()
+        changes_of[scale] = EveryDivergence(model).now()
+    assert 0 < changes_of[100.0] < 0.9 * changes_of[None]
+
+
+@pytest.mark.parametrize("variant", ["fisher_retention", "nullspace_retention", "full_retention"])
+@pytest.mark.parametrize("name", OTHER_ADAPTERS)
+def test_what_acts_on_linear_layers_is_refused_without_any(tmp_path, name, variant):
+    model = get_peft_model(text_model(adapter=False), OTHER_ADAPTERS[name]())
+    with pytest.raises(InputError, match=rf"{variant} acts on, got none; choose the variant soft_retention"):
+        retentive(tmp_path, model, Retention(PROTECTED, variant))
+
+
+def test_trained_biases_are_refused_where_they_would_be_left_out(tmp_path):
+    model = text_model(adapter=True)
+    model.get_base_model().model.layers[0].self_attn.q_proj.lora_B.default.bias = torch.nn.Parameter(torch.zeros(32))
+    retentive(tmp_path, model, Retention(PROTECTED, "soft_retention"))
+    with pytest.raises(InputError, match=r"full_retention acts on, got a trained bias in .*lora_B"):
+        retentive(tmp_path, model, Retention(PROTECTED))
 
 
 def test_a_head_that_scales_its_logits_is_refused(tmp_path):
@@ -332,6 +464,41 @@ def test_rows_without_labels_are_refused(tmp_path):
         TextBatch.of({"input_ids": torch.ones(1, 3)}, torch.device("cpu"))
     with pytest.raises(ValueError, match="at least one, got none"):
         retentive(tmp_path, text_model(adapter=True), Retention([])).train()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a text"},
+        {"messages": [{"role": "user", "content": "a question"}]},
+        {"prompt": "a question", "completion": "an answer"},
+        "a text",
+        {"input_ids": "a text", "labels": "a text"},
+    ],
+    ids=["text", "conversation", "prompt and completion", "a bare text", "text for ids"],
+)
+def test_protected_rows_that_are_not_tokenized_are_refused_before_the_training(tmp_path, row):
+    with pytest.raises(InputError, match=r"protected rows: expected what the trainer's collator takes.*tokenize them"):
+        retentive(tmp_path, text_model(adapter=True), Retention([row] * 8))
+
+
+def test_a_stream_of_protected_rows_is_refused_before_the_training(tmp_path):
+    class Stream:
+        def __iter__(self):
+            return iter(PROTECTED)
+
+    with pytest.raises(InputError, match="a data set with a length, got Stream; take a part of it as a list"):
+        retentive(tmp_path, text_model(adapter=True), Retention(Stream()))
+
+
+def test_half_precision_is_refused_before_the_training(tmp_path):
+    trainer_arguments = arguments(tmp_path)
+    trainer_arguments.fp16 = True  # a CPU has none, so that the arguments themselves would refuse it
+    with pytest.raises(InputError, match=r"TrainingArguments\.fp16: expected one process in float32 or bfloat16"):
+        RetentiveTrainer(
+            model=text_model(adapter=True), args=trainer_arguments, train_dataset=rows(64, 1), data_collator=collate,
+            retention=Retention(PROTECTED),
+        )  # fmt: skip
 
 
 def test_the_callback_alone_is_refused(tmp_path):
