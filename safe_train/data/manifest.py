@@ -14,8 +14,6 @@ from safe_train.errors import InputError
 UNICODE = "text that is Unicode"
 """What is expected of a text with a lone surrogate, by which the error is known."""
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-
 
 @dataclass(frozen=True)
 class Record:
