@@ -58,9 +58,12 @@ class AudioFile:
         num_frames: samples for each channel that the file states or that were counted, None where nothing tells.
     """
 
-    def __init__(self, path: Path, sound: soundfile.SoundFile, num_frames: int | None) -> None:
+    def __init__(
+        self, path: Path, sound: soundfile.SoundFile, num_frames: int | None, container: str | None = None
+    ) -> None:
+        """Takes what libsndfile opened; ``container`` is the file's, where it opened only what is in it."""
         self._path, self._sound = path, sound
-        self.container, self.rate, self.num_frames = sound.format, sound.samplerate, num_frames
+        self.container, self.rate, self.num_frames = container or sound.format, sound.samplerate, num_frames
 
     def mono_blocks(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """The mean of the channels, float32, in pieces: so many samples, or all.
@@ -122,21 +125,33 @@ def _opened(path: Path, file: io.FileIO) -> Iterator[AudioFile]:
     if head.startswith(b"OggS") and (fault := ogg_fault(file)):
         raise _ends_early(path, fault) if fault == CUT else _unreadable(path, fault, _CONVERT)
     if _may_be_mpeg(path, file, head):
-        file.seek(0)
-        stream = mpeg_stream(file.readall())
-        if stream is None:
-            raise _unreadable(path, described(head), _FETCH)
-        if stream.ends_early:
-            raise _ends_early(path, f"{stream.num_frames} of {stream.stated} MPEG frames")
-        with _Sequential(cast("BinaryIO", stream.open())) as sound:
-            yield AudioFile(path, sound, stream.num_samples or sound.frames)
+        with _mpeg(path, file, head) as (sound, num_frames):
+            yield AudioFile(path, sound, num_frames)
         return
     place = unstated_size(file)
     file.seek(0)
     with _known(path, head, file.fileno() if place is None else _Patched(path, place)) as sound:
         if not is_read(sound.format):
             raise _unreadable(path, f"libsndfile's format {sound.format}", _CONVERT)
-        yield AudioFile(path, sound, _stated_frames(path, sound, head))
+        num_frames = _stated_frames(path, sound, head)
+        if sound.subtype != "MPEG_LAYER_III":
+            yield AudioFile(path, sound, num_frames)
+            return
+    with _mpeg(path, file, head) as (frames, num_frames):
+        yield AudioFile(path, frames, num_frames, sound.format)
+
+
+@contextmanager
+def _mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.SoundFile, int]]:
+    """The MPEG audio of a file, also of one that is wrapped up as WAV, and its samples for each channel."""
+    file.seek(0)
+    stream = mpeg_stream(file.readall())
+    if stream is None:
+        raise _unreadable(path, described(head), _FETCH)
+    if stream.ends_early:
+        raise _ends_early(path, f"{stream.num_frames} of {stream.stated} MPEG frames")
+    with _Sequential(cast("BinaryIO", stream.open())) as sound:
+        yield sound, sound.frames if stream.num_samples is None else stream.num_samples
 
 
 def _known(path: Path, head: bytes, source: int | io.FileIO) -> soundfile.SoundFile:
