@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -63,34 +63,36 @@ class AudioFile:
     ) -> None:
         """Takes what libsndfile opened; ``container`` is the file's, where it opened only what is in it."""
         self._path, self._sound = path, sound
+        self._block_size = max(1, _BLOCK_SAMPLES // sound.channels)
         self.container, self.rate, self.num_frames = container or sound.format, sound.samplerate, num_frames
 
     def mono_blocks(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """The mean of the channels, float32, in pieces: so many samples, or all.
 
-        Behind the last piece it is looked whether the file goes on to the end that it states.
+        Behind the last piece it is looked whether the file goes on to its end.
 
         Raises:
             InputError: the file ends early.
         """
         ends = [end for end in (limit, self.num_frames) if end is not None]
         end, num_read = min(ends, default=sys.maxsize), 0
-        size = max(1, _BLOCK_SAMPLES // self._sound.channels)
-        while num_read < end and len(block := self._read(min(size, end - num_read))):
+        while num_read < end and len(block := self._read(min(self._block_size, end - num_read))):
             num_read += len(block)
             yield block.mean(axis=1)
         if self.num_frames is not None and num_read < end:
             raise _ends_early(self._path, f"{num_read} of {self.num_frames} samples for each channel")
-        if self.container == "FLAC" and self.num_frames:  # alone in being cut without a note in its log
+        if self.container == "FLAC":  # the only one of which nothing but decoding tells that it was cut
             self._require_flac_end(num_read)
 
     def _require_flac_end(self, num_read: int) -> None:
-        assert self.num_frames is not None
-        if num_read < self.num_frames:
+        """An error of the decoder, or this one, if the last sample is not there."""
+        if self.num_frames is None:
+            while len(self._read(self._block_size)):
+                pass
+        elif num_read < self.num_frames:
             self._sound.seek(self.num_frames - 1)
             if not len(self._read(1)):
                 raise _ends_early(self._path, f"no sample {self.num_frames} of {self.num_frames}")
-        self._read(1)  # an error, if something follows that is no part of the stream
 
     def _read(self, num_frames: int) -> np.ndarray:
         return self._sound.read(num_frames, dtype="float32", always_2d=True)
@@ -130,7 +132,7 @@ def _opened(path: Path, file: io.FileIO) -> Iterator[AudioFile]:
         return
     place = unstated_size(file)
     file.seek(0)
-    with _known(path, head, file.fileno() if place is None else _Patched(path, place)) as sound:
+    with nullcontext(file) if place is None else _Patched(path, place) as source, _known(path, head, source) as sound:
         if not is_read(sound.format):
             raise _unreadable(path, f"libsndfile's format {sound.format}", _CONVERT)
         num_frames = _stated_frames(path, sound, head)
@@ -154,9 +156,11 @@ def _mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.
         yield sound, sound.frames if stream.num_samples is None else stream.num_samples
 
 
-def _known(path: Path, head: bytes, source: int | io.FileIO) -> soundfile.SoundFile:
+def _known(path: Path, head: bytes, source: io.FileIO) -> soundfile.SoundFile:
     try:
-        return _Sequential(source, closefd=False)
+        # By its number, a file is read without going through Python; by its name, the name would tell the format.
+        file = source if isinstance(source, _Patched) else source.fileno()
+        return _Sequential(cast("BinaryIO", file), closefd=False)
     except soundfile.LibsndfileError as error:
         if error.code != _UNKNOWN_FORMAT:
             raise
@@ -169,7 +173,9 @@ def _stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int |
         if int(left) < int(size) and not any(int(size) in placeholders for placeholders in _PLACEHOLDERS):
             raise _ends_early(path, f"{left} of {size} bytes of audio")
     if sound.format == "NIST" and (found := _NIST_COUNT.search(head)):  # libsndfile takes what the file has
-        return int(found[1])
+        if sound.frames < (num_frames := int(found[1])):
+            raise _ends_early(path, f"{sound.frames} of {num_frames} samples for each channel")
+        return num_frames
     return sound.frames if sound.frames < _UNKNOWN_FRAMES else None
 
 
