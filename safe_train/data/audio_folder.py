@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from safe_train.data.manifest import AUDIO_SUFFIXES
+from safe_train.data.audio_formats import AUDIO_SUFFIXES
 
 
 def audio_files_by_stem(folders: Iterable[Path]) -> dict[str, Path]:

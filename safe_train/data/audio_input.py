@@ -43,8 +43,10 @@ AudioInput = Path | Amplified | WhiteNoise
 """A ``None`` beside these stands for silence wherever audio is attached."""
 
 
-def waveform_of(audio: AudioInput | None, sampling_rate: int) -> Tensor:
+def waveform_of(audio: AudioInput | None, sampling_rate: int, max_samples: int | None = None) -> Tensor:
     """Mono samples, float32 [samples], full scale 1; ``None`` gives zeros.
+
+    Of a file no more than ``max_samples`` are decoded.
 
     Raises:
         InputError: the file cannot be read.
@@ -57,9 +59,9 @@ def waveform_of(audio: AudioInput | None, sampling_rate: int) -> Tensor:
             noise = torch.randn(int(SYNTHETIC_SECONDS * sampling_rate), generator=generator)
             return (noise * _factor(level_db)).clamp(-1.0, 1.0)
         case Amplified(path, gain_db):
-            return (load_waveform(path, sampling_rate) * _factor(gain_db)).clamp(-1.0, 1.0)
+            return (load_waveform(path, sampling_rate, max_samples) * _factor(gain_db)).clamp(-1.0, 1.0)
         case path:
-            return load_waveform(path, sampling_rate)
+            return load_waveform(path, sampling_rate, max_samples)
 
 
 def describe(audio: AudioInput | None) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from safe_train.data.audio_formats import AUDIO_SUFFIXES
 from safe_train.data.clips import AudioExample, MissingClips, require_clips
 from safe_train.data.manifest import (
-    AUDIO_SUFFIXES,
     Record,
     as_record,
     find_manifest,

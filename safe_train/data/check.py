@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import soundfile
-
+from safe_train.data.audio_file import HEARABLE_RATE, WHOLE
+from safe_train.data.audio_formats import CONTAINERS
 from safe_train.data.check_report import SetReport, Tally
 from safe_train.data.defects import Defect, DefectKind, Item
 from safe_train.data.image import load_image
 from safe_train.data.listing import PACK, SETS, has_split, is_pack, list_items
 from safe_train.data.manifest import require_folder
-from safe_train.data.waveform import load_waveform
+from safe_train.data.waveform import HEARABLE_LENGTH, SOUND, measure
 from safe_train.errors import InputError
 from safe_train.files import file_problem, folder_problem
 
 SPLITS = ("train", "val", "test")
 
-_FORMATS = {".wav": ("WAV", "WAVEX", "RF64"), ".flac": ("FLAC",), ".ogg": ("OGG",), ".mp3": ("MP3",)}
-
-# How load_waveform tells what it refuses.
-_KINDS = {"audio": DefectKind.EMPTY_AUDIO, "a whole file": DefectKind.TRUNCATED_AUDIO}
+# How the reader tells what it refuses.
+_KINDS = {
+    SOUND: DefectKind.EMPTY_AUDIO,
+    HEARABLE_LENGTH: DefectKind.SHORT_AUDIO,
+    HEARABLE_RATE: DefectKind.LOW_RATE,
+    WHOLE: DefectKind.TRUNCATED_AUDIO,
+}
 
 # Bytes of a file in which its format chunk is looked for; other chunks may come first.
 _HEADER_BYTES = 4096
@@ -118,16 +121,13 @@ def check_audio(path: Path) -> tuple[float | None, Defect | None]:
     if path.stat().st_size == 0:
         return None, Defect(DefectKind.EMPTY_AUDIO, str(path), "a file of 0 bytes")
     try:
-        header = soundfile.info(path)
-        seconds = load_waveform(path, header.samplerate).numel() / header.samplerate
-    except (soundfile.SoundFileError, OSError):
+        seconds, container = measure(path)
+    except InputError as error:
         if _tells_zero_rate(path):
             return None, Defect(DefectKind.ZERO_RATE, str(path), "a header that says 0 Hz")
-        return None, Defect(DefectKind.UNREADABLE_AUDIO, str(path), "no WAV, FLAC, OGG or MP3 that libsndfile opens")
-    except InputError as error:
         return None, Defect(_KINDS.get(error.expected, DefectKind.UNREADABLE_AUDIO), str(path), error.got)
-    if header.format not in _FORMATS[path.suffix.lower()]:
-        return seconds, Defect(DefectKind.MISLABELED_AUDIO, str(path), f"{header.format} in a {path.suffix} file")
+    if container not in CONTAINERS[path.suffix.lower()]:
+        return seconds, Defect(DefectKind.MISLABELED_AUDIO, str(path), f"{container} in a {path.suffix} file")
     return seconds, None
 
 

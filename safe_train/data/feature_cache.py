@@ -17,7 +17,7 @@ from safe_train.digests import file_sha256, json_sha256, tensors_sha256, version
 from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
 
 _UNBOUNDED = 2**63
-_LAYOUT = 1  # to be raised when a clip is prepared in another way, or its features are stored in another
+_LAYOUT = 2  # to be raised when a clip is prepared in another way, or its features are stored in another
 
 
 class FeatureCache:
@@ -61,8 +61,8 @@ class FeatureCache:
         return AudioFeatures(kept["values"], kept["mask"])
 
     def _waveforms(self, clip: AudioInput | None) -> list[Tensor]:
-        """The clip at each encoder's rate."""
-        return [waveform_of(clip, encoder.sampling_rate) for encoder in self.encoders]
+        """What each encoder hears of the clip, at its rate."""
+        return [waveform_of(clip, encoder.sampling_rate, encoder.window) for encoder in self.encoders]
 
     def _key(self, number: int, clip: AudioInput | None) -> str:
         """Digest of everything that the features depend on."""

@@ -30,8 +30,6 @@ _ADDRESS = re.compile(r"(?P<scheme>data):|(?P<remote>https?|ftp|s3|gs|hdfs)://",
 
 _LONGEST_NUMBER = 4_000  # digits; Python converts no more than 4,300
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-
 
 @dataclass(frozen=True)
 class Record:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safe_train.data.audio_folder import audio_files_by_stem
+from safe_train.data.audio_formats import AUDIO_SUFFIXES
 from safe_train.data.clips import AudioExample, MissingClips, require_clips, separate_missing
 from safe_train.data.manifest import (
-    AUDIO_SUFFIXES,
     Record,
     as_record,
     find_manifest,

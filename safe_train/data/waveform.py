@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
-from safe_train.data.manifest import AUDIO_SUFFIXES
+from safe_train.data.audio_file import AudioFile, open_audio
+from safe_train.data.resampling import resampled, samples_needed
 from safe_train.errors import InputError
 
-_BLOCK_FRAMES = 2**20
+SHORTEST_SECONDS = 0.025
+"""Length of a window of analysis, in the spectrograms and the convolutions of speech models; less gives no feature."""
 
-# Writers that cannot seek back leave a placeholder for the size: 0xFFFFFFFF (FFmpeg) or just under 2^31 (SoX).
-_PLACEHOLDER_BYTES = 0x7FFF0000
-_WAV_DATA_SIZE = re.compile(r"^data : (\d+) \(should be (\d+)\)$", re.MULTILINE)
+SOUND = "audio"
+"""What is expected of a file without samples, by which the error is known."""
 
-# Bytes of an OGG page: its fixed header, and the most with 255 segments of 255 bytes (RFC 3533, section 6).
-_OGG_HEADER = 27
-_MAX_OGG_PAGE = _OGG_HEADER + 255 + 255 * 255
-
-# Elements of the resampling kernel, from/gcd * to/gcd. A rate such as 44,101 Hz has no common factor with 16,000 Hz,
-# and its kernel takes gigabytes.
-_MAX_KERNEL = 2**26
+HEARABLE_LENGTH = f"a clip of at least {SHORTEST_SECONDS} s"
+"""What is expected of a clip that is shorter, by which the error is known."""
 
 
 class FittedWaveform(NamedTuple):
@@ -38,36 +31,67 @@ class FittedWaveform(NamedTuple):
     valid_length: int
 
 
-def load_waveform(path: Path, sample_rate: int) -> Tensor:
-    """Reads a WAV, FLAC, OGG or MP3 file; its content decides which, not its name.
+class AudioLength(NamedTuple):
+    """How long a file is, and its format in libsndfile's words."""
 
-    Channels are averaged. Another rate is resampled with torchaudio's windowed-sinc filter (Hann window, width 6).
+    seconds: float
+    container: str
+
+
+def load_waveform(path: Path, sample_rate: int, max_samples: int | None = None) -> Tensor:
+    """Reads an audio file in a format of :mod:`~safe_train.data.audio_formats`; its content decides which.
+
+    Channels are averaged, and another rate is resampled; see :func:`~safe_train.data.resampling.resampled`.
 
     Args:
         path: the file.
         sample_rate: the wanted rate in Hz.
+        max_samples: samples at that rate after which nothing is heard. No more is decoded, so that memory and time do
+            not depend on what follows; None for the whole file.
 
     Returns:
-        float32 [samples], full scale is 1; at least one sample.
+        float32 [samples], full scale is 1.
 
     Raises:
-        InputError: the file is missing, unreadable, truncated or without samples, has samples that are not finite, or
-            has a rate that is below 1 Hz or shares too small a factor with the wanted one.
+        InputError: the file is missing, unreadable, truncated, shorter than ``SHORTEST_SECONDS`` or without samples,
+            has samples that are not finite, or a rate that is too low to hear anything.
     """
-    samples, source_rate = _decode(path)
-    if not samples.numel():
-        raise InputError(path, "audio", "a file without samples", "replace or remove the file")
-    if not samples.isfinite().all():
-        got = f"{int((~samples.isfinite()).sum())} that are NaN or infinite"
-        raise InputError(path, "finite samples", got, "write the file again")
-    mono = samples.mean(dim=1)
-    if source_rate == sample_rate:
-        return mono
-    divisor = math.gcd(source_rate, sample_rate)
-    if (source_rate // divisor) * (sample_rate // divisor) > _MAX_KERNEL:
-        expected = f"a rate with a larger common factor with {sample_rate} Hz"
-        raise InputError(path, expected, f"{source_rate} Hz", "resample the file to a common rate, such as 48,000 Hz")
-    return resample(mono, source_rate, sample_rate)
+    with open_audio(path) as audio:
+        limit = None if max_samples is None else samples_needed(max_samples, audio.rate, sample_rate)
+        blocks = list(_finite_blocks(path, audio.mono_blocks(limit)))
+        mono = torch.from_numpy(np.concatenate([np.empty(0, np.float32), *blocks]))
+        if max_samples is None or len(mono) < max_samples:
+            _require_hearable(path, audio, len(mono))
+        return resampled(mono, audio.rate, sample_rate)[:max_samples]
+
+
+def measure(path: Path) -> AudioLength:
+    """Decodes an audio file to its end, a piece at a time.
+
+    Raises:
+        InputError: as :func:`load_waveform`, which reads the file then.
+    """
+    with open_audio(path) as audio:
+        num_frames = sum(len(block) for block in _finite_blocks(path, audio.mono_blocks()))
+        _require_hearable(path, audio, num_frames)
+        return AudioLength(num_frames / audio.rate, audio.container)
+
+
+def _finite_blocks(path: Path, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if num_bad := int((~np.isfinite(block)).sum()):
+            got = f"{num_bad} that are NaN or infinite"
+            raise InputError(path, "finite samples", got, "write the file again")
+        yield block
+
+
+def _require_hearable(path: Path, audio: AudioFile, num_frames: int) -> None:
+    if not num_frames:
+        got = f"{audio.container} of {path.stat().st_size} bytes that says it has no samples"
+        raise InputError(path, SOUND, got, "replace or remove the file")
+    if num_frames < SHORTEST_SECONDS * audio.rate:
+        got = f"{num_frames} samples at {audio.rate} Hz"
+        raise InputError(path, HEARABLE_LENGTH, got, "lengthen the clip or remove its entry")
 
 
 def fit_waveform(waveform: Tensor, length: int) -> FittedWaveform:
@@ -95,57 +119,3 @@ def fit_waveform(waveform: Tensor, length: int) -> FittedWaveform:
         return FittedWaveform(waveform[:length], length)
     repeated = waveform.repeat(length // num_samples)
     return FittedWaveform(torch.nn.functional.pad(repeated, (0, length - repeated.numel())), num_samples)
-
-
-def _decode(path: Path) -> tuple[Tensor, int]:
-    """The samples, float32 [samples, channels], and the rate in Hz."""
-    if not path.is_file():
-        raise InputError(path, "an audio file", "no such file", "check the path or remove its entry")
-    if path.suffix.lower() not in AUDIO_SUFFIXES:
-        way_out = "convert the file or mend its name"
-        raise InputError(path, f"a name that ends in {' '.join(AUDIO_SUFFIXES)}", repr(path.suffix), way_out)
-    try:
-        with soundfile.SoundFile(path) as file:
-            samples = _read_to_the_end(file)
-            missing = _missing_end(path, file, len(samples))
-            rate = file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = str(error).replace(str(path), path.name)
-        raise InputError(path, "readable WAV, FLAC, OGG or MP3", reason, "replace or remove the file") from error
-    if missing:
-        raise InputError(path, "a whole file", missing, "fetch the file again or remove it")
-    return torch.from_numpy(samples), rate
-
-
-def _read_to_the_end(file: soundfile.SoundFile) -> np.ndarray:
-    """All samples, float32 [samples, channels], however many the header promises: a broken one promises terabytes."""
-    blocks: list[np.ndarray] = [np.empty((0, file.channels), dtype=np.float32)]
-    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-        blocks.append(block)
-    return np.concatenate(blocks)
-
-
-def _missing_end(path: Path, file: soundfile.SoundFile, num_frames: int) -> str | None:
-    """What tells that the file ends early, or None. libsndfile decodes such WAV, OGG and MP3 files without an error."""
-    if num_frames != file.frames:
-        return f"{num_frames} of {file.frames} samples for each channel"
-    sizes = _WAV_DATA_SIZE.search(file.extra_info)
-    if sizes and int(sizes[1]) < _PLACEHOLDER_BYTES:
-        return f"{sizes[2]} of {sizes[1]} bytes of audio"
-    if file.format == "OGG" and not _ends_with_last_page(path):
-        return "OGG pages without the last one"
-    return None
-
-
-def _ends_with_last_page(path: Path) -> bool:
-    """Whether the last OGG page is complete and flagged as the end of its stream (RFC 3533, section 6)."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * _MAX_OGG_PAGE))
-        tail = file.read()
-    _, magic, rest = tail.rpartition(b"OggS")
-    page = magic + rest
-    if not magic or len(page) < _OGG_HEADER:
-        return False
-    is_end_of_stream = bool(page[5] & 0x04)
-    lacing = page[_OGG_HEADER : _OGG_HEADER + page[_OGG_HEADER - 1]]
-    return is_end_of_stream and len(page) >= _OGG_HEADER + page[_OGG_HEADER - 1] + sum(lacing)

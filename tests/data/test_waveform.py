@@ -1,6 +1,7 @@
 """Reading audio files: rates, channels, depths, formats and damage; and fitting a waveform to a length."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from scipy.signal import resample_poly
 from transformers import ClapFeatureExtractor
 
-from safe_train.data.waveform import fit_waveform, load_waveform
+from safe_train.data.waveform import fit_waveform, load_waveform, measure
 from safe_train.errors import InputError
 
 RATE = 16_000
@@ -110,7 +111,7 @@ def test_a_name_of_no_audio_file(tmp_path, name):
 def test_files_that_are_no_audio(tmp_path, content):
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    assert "expected readable WAV, FLAC, OGG or MP3" in error_of(path)
+    assert "expected readable audio such as WAV, FLAC, OGG or MP3" in error_of(path)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -169,13 +170,13 @@ def test_a_header_of_zero_hertz(tmp_path):
     assert struct.unpack("<I", content[24:28]) == (RATE,)
     content[24:28] = struct.pack("<I", 0)
     path.write_bytes(content)
-    assert "expected readable WAV" in error_of(path)
+    assert "expected readable audio" in error_of(path)
 
 
 def test_no_samples(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, tone()[:0], RATE)
-    assert "expected audio, got a file without samples" in error_of(path)
+    assert "expected audio, got WAV of 44 bytes that says it has no samples" in error_of(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -187,11 +188,59 @@ def test_samples_that_are_not_finite(tmp_path, value):
     assert "expected finite samples, got 2 that are NaN or infinite" in error_of(path)
 
 
-def test_a_rate_whose_resampling_would_take_gigabytes(tmp_path):
+def test_a_clip_too_short_for_one_window_of_analysis(tmp_path):
     path = tmp_path / "a.wav"
-    soundfile.write(path, tone(), 44_101)
-    assert "got 44101 Hz" in error_of(path)
-    assert load_waveform(path, 44_101).shape == (8000,)
+    soundfile.write(path, tone()[:399], RATE)
+    assert "expected a clip of at least 0.025 s, got 399 samples at 16000 Hz" in error_of(path)
+    soundfile.write(path, tone()[:400], RATE)
+    assert load_waveform(path, RATE).shape == (400,)
+
+
+@pytest.mark.parametrize(("rate", "is_heard"), [(1, False), (39, False), (40, True)])
+def test_a_rate_that_holds_no_pitch(tmp_path, rate, is_heard):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(), rate)
+    if is_heard:
+        assert load_waveform(path, RATE).shape == (8_000 * RATE // rate,)
+    else:
+        assert f"expected a rate of at least 40 Hz, got {rate} Hz" in error_of(path)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100, 44_099, 8_000])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_window_is_the_beginning_of_the_whole(tmp_path, suffix, rate):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 3 * rate).astype(np.float32), rate)
+    whole = load_waveform(path, RATE)
+    for length in (1, 777, RATE, 3 * RATE, 4 * RATE):
+        window = load_waveform(path, RATE, length)
+        assert window.shape == whole[:length].shape
+        np.testing.assert_allclose(window.numpy(), whole[:length].numpy(), atol=1e-6)
+
+
+def test_of_a_long_clip_the_window_alone_is_in_memory(tmp_path):
+    """Ten minutes of silence in stereo: 230 MB of samples in a file of kilobytes."""
+    path = tmp_path / "a.flac"
+    with soundfile.SoundFile(path, "w", 48_000, 2) as file:
+        for _ in range(10):
+            file.write(np.zeros((60 * 48_000, 2), np.int16))
+    assert path.stat().st_size < 400_000
+    tracemalloc.start()
+    assert load_waveform(path, RATE, 2 * RATE).shape == (2 * RATE,)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.reset_peak()
+    assert measure(path).seconds == 600.0
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_a_flac_file_that_is_cut_behind_the_window_is_refused(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE), RATE)
+    assert load_waveform(path, RATE, RATE).shape == (RATE,)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(InputError):
+        load_waveform(path, RATE, RATE)
 
 
 @pytest.mark.parametrize("num_samples", [1_600, 3_000, 7_999, 8_000, 12_345, RATE])
