@@ -19,7 +19,7 @@ from safe_train.errors import InputError, nearest
 
 EMBEDDED_DATA = "embedded"
 
-DERIVED = ("effective", "versions", "notes", "job")
+DERIVED = ("effective", "versions", "machine", "notes", "job")
 """What a run's ``config.json`` says beside its settings."""
 
 _BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))

@@ -65,6 +65,25 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a run was made on: figures of one seed differ between machines, whose sums are taken in another order.
+
+    Attributes:
+        processor: its name.
+        cores: CPU cores that the process may use.
+        threads: OpenMP threads that torch uses for one operation.
+        gpus: one line for each.
+        commit: of the source tree, with ``, changed`` if it has changes; None where the sources are no checkout.
+    """
+
+    processor: str
+    cores: int
+    threads: int
+    gpus: tuple[str, ...]
+    commit: str | None
+
+
+@dataclass(frozen=True)
 class Finding:
     """A combination that is known to go wrong, and what to do about it."""
 
@@ -93,6 +112,36 @@ def collect() -> Environment:
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
         kernel_backend=_kernel_backend() if torch else "none: torch does not import",
     )
+
+
+def find_machine() -> Machine:
+    """The machine of this process. Imports torch."""
+    import torch
+
+    return Machine(
+        _processor(), _num_cores(), torch.get_num_threads(), _gpus(torch), _commit(Path(__file__).parents[1])
+    )
+
+
+def _processor() -> str:
+    """Its name; Linux tells it in a file alone."""
+    try:
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit(checkout: Path) -> str | None:
+    if not (checkout / ".git").exists() or (git := shutil.which("git")) is None:
+        return None
+    head, changes = (
+        subprocess.run([git, *words], cwd=checkout, capture_output=True, text=True, check=False)
+        for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+    )
+    if head.returncode:  # of another user, or without a commit
+        return None
+    return head.stdout.strip() + (", changed" if changes.stdout else "")
 
 
 def diagnose(environment: Environment) -> list[Finding]:

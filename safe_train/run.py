@@ -20,6 +20,7 @@ from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, li
 from safe_train.config import EvaluationSettings, StageAConfig, build_config, run_settings
 from safe_train.data.batch import FeatureCache, RowEncoder
 from safe_train.data.rows import CAPTION, Row
+from safe_train.environment import find_machine
 from safe_train.errors import InputError, StoppedError
 from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
 from safe_train.evaluation.audio_metric import resolve_audio_metric
@@ -419,7 +420,7 @@ def _stop_if_asked(observer: Observer, processes: Processes, words: str) -> None
 
 def _describe(stage_a: StageA, rows: Rows, notes: Mapping[str, Any] | None, folder: Path) -> None:
     """Writes the configuration and the rows that were drawn."""
-    described = stage_a.described_configuration() | {"versions": versions()}
+    described = stage_a.described_configuration() | {"versions": versions(), "machine": asdict(find_machine())}
     described |= {"job": os.environ[_JOB_VARIABLE]} if _JOB_VARIABLE in os.environ else {}
     write_text(folder / CONFIG, json_text(described | ({"notes": dict(notes)} if notes else {})))
     write_text(folder / SUBSETS, json_text(rows.indices))

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from safe_train.environment import Environment, collect, diagnose, format_environment
+from safe_train.environment import Environment, _commit, collect, diagnose, find_machine, format_environment
 
 GOOD = Environment(
     python="3.11.7",
@@ -226,3 +227,31 @@ def test_a_backend_that_cannot_be_had_is_told_and_is_no_crash():
 def test_the_driver_that_the_wheels_need_is_told(cuda, line):
     shown = format_environment(changed(torch_cuda=cuda, torchaudio_cuda=cuda)).splitlines()
     assert [text.split(maxsplit=2)[2] for text in shown if text.startswith("torch CUDA")] == [line]
+
+
+def test_the_machine_of_this_process():
+    machine = find_machine()
+    assert machine.processor
+    assert machine.cores == len(os.sched_getaffinity(0))
+    assert machine.threads == torch.get_num_threads()
+    assert len(machine.gpus) == torch.cuda.device_count()
+
+
+def test_the_commit_is_that_of_a_checkout_and_tells_changes(tmp_path):
+    """Against git itself; a folder that is no checkout has none, also inside of one."""
+
+    def git(*words):
+        settings = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        done = subprocess.run(["git", *settings, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    assert _commit(tmp_path) is None  # nothing is committed
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    assert _commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("two")
+    assert _commit(tmp_path) == git("rev-parse", "HEAD") + ", changed"
+    (tmp_path / "inside").mkdir()
+    assert _commit(tmp_path / "inside") is None

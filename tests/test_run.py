@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -100,6 +101,7 @@ def test_the_configuration_is_whole(run, small_data):
     assert written["effective"]["retention_variant"]["distillation_weight"] == 0.2
     assert written["effective"]["trainable_parameters"] > 0
     assert set(written["versions"]) >= {"python", "torch", "transformers"}
+    assert written["machine"]["threads"] == torch.get_num_threads()
 
 
 def test_subsets_are_told_by_index(run):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from safe_train.environment import Machine
+from safe_train.plain import from_plain
 from safe_train.report.grouping import Group, Member, settings
 
 
@@ -31,6 +33,7 @@ class RunCard:
         batch_size: rows a batch of the evaluation.
         sha256: by what was hashed.
         versions: by package.
+        machine: what it was trained on; None where a run does not say.
     """
 
     arm: str
@@ -49,6 +52,7 @@ class RunCard:
     batch_size: int
     sha256: dict[str, str]
     versions: dict[str, str]
+    machine: Machine | None
 
 
 @dataclass(frozen=True)
@@ -121,4 +125,12 @@ def _card(group: Group, member: Member) -> RunCard:
         batch_size=key["batch_size"],
         sha256=hashes,
         versions=key["versions"],
+        machine=_machine(member.run.described.get("machine")),
     )
+
+
+def _machine(written: Any) -> Machine | None:
+    try:
+        return from_plain(Machine, written)
+    except ValueError:
+        return None

@@ -17,6 +17,7 @@ from configs.retention_variants import get_variant_config
 from safe_train.config import build_config
 from safe_train.data.audio_input import describe
 from safe_train.data.rows import DOCUMENT, Row
+from safe_train.environment import Machine
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
 from safe_train.evaluation.figures import answer_result
 from safe_train.evaluation.results import DocumentResult, Evaluation
@@ -130,7 +131,9 @@ def make_run(vl_rows: list[Row], text_rows: list[Row], audio_rows: list[Row]) ->
             "adapter": {"fusion_layers": [0, 3]},
             "trainable_parameters": 1_234,
         }
-        write_text(folder / "config.json", json_text(config.model_dump(mode="json") | {"effective": effective}))
+        machine = asdict(Machine("a processor", 2, 1, ("cuda:0, a GPU",), "abc123, changed"))
+        described = config.model_dump(mode="json") | {"effective": effective, "machine": machine}
+        write_text(folder / "config.json", json_text(described))
         training = TrainingOutcome(
             steps=50, finished=True, seconds=10.0, inactive=list(how.inactive), last={}, processes=1
         )
