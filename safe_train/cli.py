@@ -284,10 +284,16 @@ def replay(folder: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--base-model", help="Hub id of the base, where the run loaded it from a folder.")
+@click.option(
+    "--audio-encoder",
+    "audio_encoders",
+    multiple=True,
+    help="Hub id of the audio encoder, where the run loaded it from a folder; once for each.",
+)
 @click.option("--base-revision", help="Branch, tag or commit of the base on the hub.")
 @click.option("--license", default="unknown", show_default=True, help="License of the adapter, as the hub writes it.")
 @one_line_errors
-def export(run: Path, folder: Path, **publication: str | None) -> None:
+def export(run: Path, folder: Path, **publication: Any) -> None:
     """Writes a run's adapter for Hugging Face classes and its hub, with the run's results in the model card."""
     quiet_libraries()
     from safe_train.huggingface.export import Publication, export_run
