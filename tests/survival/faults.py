@@ -9,6 +9,7 @@ folder: by Python's own files, by safetensors and by matplotlib. ``FOLDER/found.
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import json
 import os
@@ -22,12 +23,18 @@ import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
 
+from configs.model_configs import EMBEDDED
 from safe_train import tensor_files
 from safe_train.cli import safe
+from safe_train.model import load_audio_encoder, load_base
 
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "os.chmod"}
 WRITES = {"open", "os.rename", "os.mkdir", "os.chmod"}
 """Those that a full disk can fail; it can be read, and things can be removed from it."""
+
+
+UNMET = 77
+"""Exit code of a run that came to its end before the operation."""
 
 
 class Fault:
@@ -121,19 +128,16 @@ def in_copy(folder: Path, words: list[str], fault: Fault | None) -> tuple[int, s
     said.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        out = said.open("w")
+        code = 99  # an error that the command did not turn into a line
         try:
             if fault is not None:
                 install(fault)
             code, errors = invoke(words)
-            out.write(errors)
-            out.flush()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must learn of it
-            code = 99
-            out.write(repr(error))
-            out.flush()
-        met = fault is None or fault.left <= 0 or fault.lasts
-        os._exit(code if met else 77)
+            said.write_text(errors)
+            if fault is not None and fault.left > 0 and not fault.lasts:
+                code = UNMET
+        finally:
+            os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), said.read_text() if said.exists() else ""
 
@@ -154,7 +158,7 @@ def attempt(folder: Path, words: list[str], kind: str, k: int, expected: dict[st
     root = folder / "runs"
     shutil.rmtree(root, ignore_errors=True)
     code, said = in_copy(folder, [*words, "--output-root", str(root)], Fault(root, kind, k))
-    if code == 77:
+    if code == UNMET:
         return None
     runs = sorted(root.glob("2*")) if root.exists() else []
     resumable = [run for run in runs if any(run.glob("checkpoints/step-*")) or any(run.glob("checkpoints/.*.replaced"))]
@@ -172,6 +176,10 @@ def attempt(folder: Path, words: list[str], kind: str, k: int, expected: dict[st
 def main(folder: Path, settings: dict[str, str], kind: str, stride: int) -> None:
     """Every ``stride``-th operation."""
     torch.set_num_threads(1)
+    for name in ("safe_train.run", "safe_train.console", "matplotlib.pyplot"):  # most of a short run goes into imports
+        importlib.import_module(name)
+    load_audio_encoder(EMBEDDED)
+    load_base(EMBEDDED)
     words = ["train", *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
     code, said = in_copy(folder, [*words, "--output-root", str(folder / "straight")], None)
     assert code == 0, said
