@@ -334,10 +334,16 @@ def replay(folder: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--base-model", help="Hub id of the base, where the run loaded it from a folder.")
+@click.option(
+    "--audio-encoder",
+    "audio_encoders",
+    multiple=True,
+    help="Hub id of the audio encoder, where the run loaded it from a folder; once for each.",
+)
 @click.option("--base-revision", help="Branch, tag or commit of the base on the hub.")
 @click.option("--license", default="unknown", show_default=True, help="License of the adapter, as the hub writes it.")
 @one_line_errors
-def export(run: Path, folder: Path, **publication: str | None) -> None:
+def export(run: Path, folder: Path, **publication: Any) -> None:
     """Write a run's adapter and model card for Hugging Face.
 
     FOLDER then loads by the Auto classes, and can be uploaded to the hub; the card has the run's results.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -154,10 +154,10 @@ def load_base_model(config: StageAConfig, device: torch.device | None = None) ->
     )
 
 
-def attach(base: Base, config: StageAConfig) -> SafeModel:
-    """SAFE on the base: encoders loaded, projectors and fusions initialized by the seed."""
+def attach(base: Base, config: StageAConfig, encoders: Sequence[AudioEncoder] | None = None) -> SafeModel:
+    """SAFE on the base: encoders loaded, unless they are given, projectors and fusions initialized by the seed."""
     shape = adapter_config(config.model, len(base.decoder_layers), config.seed)
-    model = SafeModel(base, load_audio_encoders(config), shape)
+    model = SafeModel(base, encoders or load_audio_encoders(config), shape)
     if config.model.gradient_checkpointing:
         model.checkpoint_gradients()
     return model

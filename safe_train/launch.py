@@ -10,6 +10,7 @@ from safe_train.errors import InputError
 
 # Below the ports that the system hands out by itself (from 32768 on Linux), so that one job's is free for it.
 _FIRST_PORT, _NUM_PORTS = 20_000, 12_000
+_RENDEZVOUS = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,38 @@ def find_launch(environment: MutableMapping[str, str] = os.environ) -> Launch:
     started by ``srun``, they and the others that :mod:`torch.distributed` reads are set from Slurm's.
 
     Raises:
-        InputError: a number is not one, or a step on several nodes does not name the node of the first task.
+        InputError: a number is not one, a step on several nodes does not name the node of the first task, or what says
+            where the others are is missing.
     """
-    if "RANK" not in environment:
+    if "RANK" not in environment and not _in_shell_of_a_step(environment):
         environment.update(slurm_variables(environment))
     launch = Launch(_number(environment, "RANK", 0), _number(environment, "WORLD_SIZE", 1))
     if launch.rank >= launch.world_size:
         got = f"RANK={launch.rank}, WORLD_SIZE={launch.world_size}"
         raise InputError("environment", "RANK below WORLD_SIZE", got, "unset both, or start by torchrun or srun")
+    missing = [name for name in _RENDEZVOUS if not environment.get(name)] if launch.world_size > 1 else []
+    if missing:
+        expected = f"{', '.join(_RENDEZVOUS)} beside WORLD_SIZE={launch.world_size}"
+        way_out = "start by torchrun or srun, which set them, or unset RANK and WORLD_SIZE"
+        raise InputError("environment", expected, f"no {' and no '.join(missing)}", way_out)
     return launch
+
+
+def _in_shell_of_a_step(environment: Mapping[str, str]) -> bool:
+    """Whether somebody works in a shell that ``srun --pty`` has started: its commands are one process each.
+
+    The shell has the variables of the step's first task, and the other tasks run none of its commands: they would be
+    waited for. A step that is started from there has the variables of the pseudoterminal, too, but no terminal.
+    """
+    return "SLURM_PTY_PORT" in environment and _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:

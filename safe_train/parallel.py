@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +26,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from safe_train.errors import InputError, NonFiniteLossError, ProcessLostError, ToldByMainError
 from safe_train.launch import find_launch
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -237,8 +242,12 @@ def connected(device: torch.device) -> Iterator[Processes]:
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     if not torch.distributed.is_initialized():
         PartialState._reset_state()  # what it remembers of a group that is closed
+    if launch.is_main:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        logger.info("waiting for the other %d processes at %s", launch.world_size - 1, place)
     try:
-        state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=_patience()))
+        with _default_signals():
+            state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=_patience()))
     except RuntimeError as error:
         raise _lost(launch.rank, launch.world_size, error) from error
     try:
@@ -248,6 +257,21 @@ def connected(device: torch.device) -> Iterator[Processes]:
             raise _lost(launch.rank, launch.world_size, error) from error
         raise
     state.destroy_process_group()  # not after an error: the others may be gone
+
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Lets Ctrl-C and the like end the process at once, while it waits in a library that runs no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _patience() -> float:

@@ -24,6 +24,7 @@ from safe_train.environment import find_machine
 from safe_train.errors import InputError, StoppedError
 from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
 from safe_train.evaluation.audio_metric import resolve_audio_metric
+from safe_train.evaluation.conditions import Distractors
 from safe_train.evaluation.damage import damage_fusions
 from safe_train.evaluation.key import base_key, evaluation_key, versions
 from safe_train.evaluation.lengths import answer_lengths
@@ -31,7 +32,9 @@ from safe_train.evaluation.run_folder import base_store, safe_store, write_resul
 from safe_train.evaluation.samples import BASE, NoStore, SampleStore
 from safe_train.experiment import (
     Rows,
+    adapter_config,
     attach,
+    load_audio_encoders,
     load_base_model,
     load_rows,
     resolve_device,
@@ -289,7 +292,10 @@ def read_config(folder: Path) -> StageAConfig:
 def _prepare(
     config: StageAConfig, rows: Rows, observer: Observer, processes: Processes, folder: Path | None = None
 ) -> _Prepared:
-    """Loads everything; the base's answers are read from the run's folder where it has them already."""
+    """Loads everything; the base's answers are read from the run's folder where it has them already.
+
+    They take long, so whatever may turn out not to be there is looked at before them.
+    """
     settings = config.evaluation
     observer.stage("loading")
     torch.manual_seed(config.seed)  # of a new process it is another each time; a checkpoint brings its own
@@ -300,6 +306,9 @@ def _prepare(
         require_rows_for_all(config.optimization, processes)
         shards = config.parallel.shard_base and not processes.is_alone
         base = load_base_model(config, torch.device("cpu") if shards else None)
+        adapter_config(config.model, len(base.decoder_layers), config.seed)  # whether its sizes fit the base
+        encoders = load_audio_encoders(config)
+        Distractors(audio, config.seed)  # whether there are enough clips
         lengths = answer_lengths(settings, RowEncoder(base.processor, FeatureCache([])), vl, text, audio)
         key = base_key(config, base, vl, lengths, text)
     if shards:
@@ -319,7 +328,7 @@ def _prepare(
     parts = _tenth(vl), _tenth_of_text(text), _tenth_of_audio(audio)
     midway = of_base(parts[0], parts[1], no_store, lambda _words: None) if settings.every else None
     with processes.together():
-        model = attach(base, config)
+        model = attach(base, config, encoders)
         encoder = row_encoder(model, config.data)
 
     def evaluator(vl: list[Row], text: list[Row], audio: list[Row], reference: BaseAnswers) -> Evaluator:

@@ -81,7 +81,7 @@ def own_data(small_data, tmp_path):
         (["train", "--variant", "ful_retention"], "expected a retention variant, got an unknown one; did you mean 'fu"),
         (["train", "--set", "seed"], "--set seed: expected key=value, got no =; for instance "),
         (["train", "--set", "optimization.max_step=3"], "did you mean 'optimization.max_steps'?"),
-        (["train", "--set", "data.root=["], "--set data.root: expected a YAML value, got '['"),
+        (["train", "--set", "data.gains_db=["], "--set data.gains_db: expected a YAML value, got '['"),
         (["train", "--max-steps", "0"], "optimization.max_steps: expected greater than or equal to 1, got 0"),
         (["train", "--model-config", "dmo"], "did you mean 'demo'?"),
         (["train", "--config", "/no/such.yaml"], "/no/such.yaml: expected a readable YAML or JSON file"),

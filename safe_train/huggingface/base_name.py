@@ -1,9 +1,9 @@
-"""Under which name the base of a run is published: its own, or for a folder one that it can be known by on the hub."""
+"""Under which names base and audio encoders of a run are published: their own, or for folders those of the hub."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,26 @@ def published_base(
     return name, str(base["sha256"])
 
 
+def published_encoders(sources: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names of the audio encoders.
+
+    Args:
+        sources: where the run loaded them from.
+        names: by which they are to be known, in the same order; none for their own.
+
+    Raises:
+        InputError: these are not as many, or one is no name or that of another model.
+    """
+    if names and len(names) != len(sources):
+        expected = f"a name for each of {len(sources)} audio encoders"
+        raise InputError("--audio-encoder", expected, str(len(names)), "give it once for each, in their order")
+    for source, name in zip(sources, names, strict=False):
+        _check_name(name, "--audio-encoder")
+        if name != source and (source == EMBEDDED or is_hub_id(source)):
+            raise InputError("--audio-encoder", f"the run's own audio encoder {source}", name, "leave it out")
+    return list(names or sources)
+
+
 def _reads_as_hub_id(text: str) -> bool:
     try:
         validate_repo_id(text)
@@ -75,10 +95,10 @@ def _reads_as_hub_id(text: str) -> bool:
     return bool(_HUB_ID.fullmatch(text))
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, option: str = "--base-model") -> None:
     if not _reads_as_hub_id(name):
         expected = "a hub id, name or owner/name, of letters, digits, dots, hyphens and underscores"
-        raise InputError("--base-model", expected, repr(name), "correct it")
+        raise InputError(option, expected, repr(name), "correct it")
 
 
 def _check_revision(revision: str) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file
 
+from configs.model_configs import EMBEDDED
 from safe_train.checkpoint import latest_checkpoint
 from safe_train.digests import tensors_sha256
 from safe_train.errors import InputError
+from safe_train.files import read_object, staged_folder
 from safe_train.huggingface.adapter_files import write_adapter
-from safe_train.huggingface.base_name import published_base
+from safe_train.huggingface.base_name import is_hub_id, published_base, published_encoders
 from safe_train.huggingface.binding import bind
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.results import evaluated_run, retention_figures
 from safe_train.model import AdapterConfig
 from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from safe_train.run import read_config
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -31,11 +36,13 @@ class Publication:
     Attributes:
         base_model: hub id of the base, if the run loaded it from a folder.
         base_revision: branch, tag or commit of it.
+        audio_encoders: hub ids of the audio encoders, if the run loaded one from a folder.
         license: of the adapter, as the hub writes it.
     """
 
     base_model: str | None = None
     base_revision: str | None = None
+    audio_encoders: tuple[str, ...] = ()
     license: str = "unknown"
 
 
@@ -47,19 +54,27 @@ def export_run(run: Path, folder: Path, publication: Publication | None = None) 
             is to be published under the name of another.
     """
     given = publication or Publication()
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(folder, "a new or empty folder", "one with files", "name another")
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        got = "one with files" if folder.is_dir() else "something else of this name"
+        raise InputError(folder, "a new or empty folder", got, "name another")
     checkpoint = latest_checkpoint(run)
-    described = json.loads((checkpoint.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    way_out = "go back to an older checkpoint"
+    described = read_object(checkpoint.folder / ADAPTER_CONFIG, "the description of the trained parts", way_out)
     settings, tensors = read_config(run), load_file(checkpoint.folder / ADAPTER_WEIGHTS)
     evaluated = evaluated_run(run, checkpoint.step, tensors_sha256(tensors.items()))
     figures, base = retention_figures(evaluated), evaluated.evaluation.key["base"]
     base_model, base_sha256 = published_base(settings, base, given.base_model, given.base_revision)
+    encoders = published_encoders(described["audio_encoders"], given.audio_encoders)
+    for option, source in (("--base-model", base_model), *(("--audio-encoder", encoder) for encoder in encoders)):
+        if source != EMBEDDED and not is_hub_id(source):
+            logger.warning(
+                "%s is found on this machine alone, and its path is published; name it by %s", source, option
+            )
     config = SafeConfig(
         base_model=base_model,
         base_revision=given.base_revision,
         base_sha256=base_sha256,
-        audio_encoders=described["audio_encoders"],
+        audio_encoders=encoders,
         audio_features=described["audio_features"],
         audio_seconds=[settings.model.audio_seconds] * len(described["audio_encoders"]),
         audio_level_db=settings.model.audio_level_db,
@@ -71,5 +86,9 @@ def export_run(run: Path, folder: Path, publication: Publication | None = None) 
         architectures=["SafeForConditionalGeneration"],
     )
     bind(config)
-    write_adapter(folder, config, tensors)
+    try:
+        with staged_folder(folder) as staging:  # whole or absent, so that it can be tried again
+            write_adapter(staging, config, tensors)
+    except InputError as error:
+        raise InputError(folder, error.expected, error.got, error.way_out) from error
     return config

@@ -6,6 +6,7 @@ import html
 
 from huggingface_hub import ModelCardData
 
+from configs.model_configs import EMBEDDED
 from safe_train.huggingface.base_name import is_hub_id
 from safe_train.huggingface.card_results import eval_results, results
 from safe_train.huggingface.configuration import SafeConfig
@@ -51,6 +52,8 @@ def model_card(config: SafeConfig, num_parameters: int, repo_id: str | None = No
         )
     if not is_hub_id(config.base_model):
         parts.append("The base is not on the hub: this adapter can be loaded only where the same base is.")
+    if any(encoder != EMBEDDED and not is_hub_id(encoder) for encoder in config.audio_encoders):
+        parts.append("An audio encoder is not on the hub: this adapter can be loaded only where the same encoder is.")
     if config.retention:
         parts += results(config.retention)
     else:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,6 +214,76 @@ def test_what_is_no_name_is_refused_in_one_line(half_open, tmp_path, option, tex
     line = refused(half_open[0], tmp_path / "adapter", *(word for pair in good.items() for word in pair))
     assert f"error: {option}: expected a " in line
     assert line.endswith(f"got {text!r}; correct it")
+
+
+@pytest.fixture(scope="module")
+def own_encoder(small_data, tmp_path_factory):
+    """A run whose audio encoder lies in a folder, and the folder."""
+    root = tmp_path_factory.mktemp("own")
+    folder = root / "secret project" / "encoder"
+    shutil.copytree(weights.audio_encoder_folder(), folder)
+    values = {"data.root": str(small_data), "output_root": str(root / "runs"), "model.audio_encoders": f"['{folder}']"}
+    return start_run(build_config({}, SETTINGS | values), Observer()).folder, folder
+
+
+def test_a_folder_of_one_s_own_is_published_under_the_name_of_the_hub(own_encoder, tmp_path, caplog):
+    run, folder = own_encoder
+    assert export(run, tmp_path / "plain").exit_code == 0
+    told = f"{folder} is found on this machine alone, and its path is published; name it by --audio-encoder"
+    assert told in caplog.messages
+    assert "An audio encoder is not on the hub" in (tmp_path / "plain" / "README.md").read_text()
+    assert export(run, tmp_path / "named", "--audio-encoder", "someone/her-encoder").exit_code == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "named").iterdir()}
+    assert not [name for name, content in written.items() if b"secret project" in content]
+    assert sum(b"someone/her-encoder" in content for content in written.values()) == 3
+    assert "An audio encoder is not on the hub" not in (tmp_path / "named" / "README.md").read_text()
+    assert (tmp_path / "named").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["a`b", "x\n# y", "../up", "a/b/c", "[x](y)", ""])
+def test_the_name_of_an_encoder_that_is_none_is_refused(own_encoder, tmp_path, name):
+    line = refused(own_encoder[0], tmp_path / "adapter", "--audio-encoder", name)
+    assert "--audio-encoder: expected a hub id" in line
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_encoders_are_named_one_by_one_and_never_as_another(run, own_encoder, tmp_path):
+    words = ("--audio-encoder", "a/b", "--audio-encoder", "c/d")
+    assert "a name for each of 1 audio encoders, got 2" in refused(own_encoder[0], tmp_path / "adapter", *words)
+    assert "the run's own audio encoder embedded" in refused(run, tmp_path / "adapter", *words[:2])
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "processor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_full_disk_leaves_nothing_and_the_export_can_be_tried_again(run, tmp_path, monkeypatch, name, there):
+    folder = tmp_path / "adapter"
+    if there:
+        folder.mkdir()
+
+    def full(*arguments, **_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        place = {
+            "README.md": "safe_train.huggingface.adapter_files.write_text",
+            "config.json": "safe_train.huggingface.configuration.SafeConfig.save_pretrained",
+            "processor_config.json": "safe_train.huggingface.processing.write_text",
+            "model.safetensors": "safe_train.huggingface.adapter_files.save_tensors",
+        }[name]
+        patch.setattr(place, full)
+        line = refused(run, folder)
+    assert f"error: {folder}: expected " in line
+    assert "No space left on device" in line
+    assert [path.name for path in tmp_path.iterdir()] == (["adapter"] if there else [])
+    assert export(run, folder).exit_code == 0
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_name_that_is_taken_is_one_line(run, tmp_path):
+    for make in (Path.touch, lambda path: path.symlink_to(tmp_path / "gone")):
+        make(tmp_path / "adapter")
+        assert "something else of this name" in refused(run, tmp_path / "adapter")
+        (tmp_path / "adapter").unlink()
 
 
 def test_a_copy_of_the_embedded_base_is_no_other_either(half_open, run, tmp_path):

@@ -1,12 +1,18 @@
 """The parts that need no second process, and how processes end that lose one."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.parallel import ALONE, Processes, connected
-from tests.parallel.conftest import ends, start
+from tests.parallel.conftest import ROOT, ends, environment, free_port, start
 
 LIGHT = """
 import os, sys, time
@@ -49,6 +55,34 @@ def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
     assert "Traceback" not in main.err
     assert len(lines) == 1
     assert lines[0].startswith("error: process 0 of 2: expected the others' answers, got ")
+
+
+WAITING = """
+import logging
+import torch
+from safe_train.console import StopRequest
+from safe_train.parallel import connected
+logging.basicConfig(level=logging.INFO)
+with StopRequest().listening(), connected(torch.device("cpu")):
+    pass
+"""
+
+
+def test_a_process_that_waits_for_others_can_be_interrupted():
+    """It waits in a library that runs no handlers."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env=os.environ | environment(0, 2, free_port(), "torchrun"),
+    ) as process:  # fmt: skip
+        try:
+            assert process.stderr is not None
+            told = next(line for line in process.stderr if "waiting for" in line)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == -signal.SIGINT
+        finally:
+            process.kill()
+    assert "waiting for the other 1 processes at 127.0.0.1:" in told
 
 
 ERROR = """
@@ -116,8 +150,9 @@ def test_what_a_sharded_base_cannot_do_is_refused(setting):
 
 
 def test_a_numbered_gpu_is_refused_for_several_processes(monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
     with (
         pytest.raises(InputError, match="device: expected auto or cuda for 2 processes"),
         connected(torch.device("cuda:1")),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safe_train.config import build_config
-from safe_train.errors import StoppedError
+from safe_train.errors import InputError, StoppedError
 from safe_train.run import Observer, evaluate_run, resume_run, start_run
 from safe_train.usage import one_line_errors
 
@@ -57,6 +57,24 @@ def test_before_the_first_step_there_is_nothing_to_write(small, tmp_path, k):
     with pytest.raises(StoppedError, match="stopped before the first step; nothing was written"):
         start_run(config, Observer(should_stop=Asked(k)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("model.audio_encoders", "[/no/such/encoder]", "/no/such/encoder"),
+        ("model.audio_features", "[grid, grid]", "model.audio_features"),
+        ("model.fusion_layers", "99", "model.fusion_layers"),
+        ("model.fusion_heads", "7", "model.fusion_heads"),
+        ("evaluation.max_audio", "1", "distractors"),
+    ],
+)
+def test_what_is_not_there_is_told_before_the_base_answers(small, tmp_path, name, value, words):
+    told = []
+    config = build_config({}, small | {"output_root": str(tmp_path), name: value})
+    with pytest.raises(InputError, match=words):
+        start_run(config, Observer(stage=told.append))
+    assert told == ["loading"]
 
 
 def test_stopped_at_any_batch_of_its_evaluation_a_run_goes_on_to_the_same_figures(small, tmp_path, finished):
