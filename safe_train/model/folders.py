@@ -42,6 +42,9 @@ def told(where: str | Path, expected: str, way_out: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except torch.OutOfMemoryError as error:
+        smaller = "choose a smaller base, precision=bf16, or model.quantization=4bit"
+        raise InputError(where, "a model that the GPU's memory holds", in_short(error), smaller) from error
     except FOREIGN_ERRORS as error:
         raise InputError(where, expected, in_short(error), way_out) from error
 

@@ -17,7 +17,7 @@ from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.evaluation import base_answers
 from safe_train.model import load_audio_encoder, load_base
-from safe_train.model.folders import in_short
+from safe_train.model.folders import in_short, told
 from tests.model.audio_models import AUDIO_MODELS
 from tests.model.families import FAMILIES
 
@@ -235,6 +235,12 @@ def test_a_tower_that_does_not_cast_is_given_its_precision(folder, rows, precisi
     settings = EvaluationSettings()
     assert base_answers(base, rows[:1], settings).samples[0].answer
     assert set(given) == {precision}
+
+
+def test_a_full_gpu_is_not_taken_for_a_wrong_folder():
+    expected = r"model: expected a model that the GPU's memory holds.*smaller base"
+    with pytest.raises(InputError, match=expected), told("model", "something else", "elsewhere"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
 def test_a_line_names_the_kind_where_the_text_alone_says_little():
