@@ -96,6 +96,21 @@ MULTIMODAL = ModelConfig(
     fusion_dim=1024,
 )
 
+
+def sizes_for(hidden_size: int, num_decoder_layers: int) -> dict[str, int]:
+    """Sizes of the trained parts for a base that no configuration is named for, as settings of ``model``.
+
+    The cross-attention is a quarter as wide as the base, in steps of 64, from 128 to 1024, and the projector's hidden
+    layer twice that; one decoder layer in eight has a fusion. For LLaVA-1.5-13B these are the sizes of ``full``.
+    """
+    fusion_dim = min(1024, max(128, -(-hidden_size // 256) * 64))
+    return {
+        "projector_hidden": 2 * fusion_dim,
+        "fusion_layers": FULL.num_fusion_layers(num_decoder_layers),
+        "fusion_dim": fusion_dim,
+    }
+
+
 MODEL_CONFIGS: Mapping[str, ModelConfig] = MappingProxyType({"demo": DEMO, "full": FULL, "multimodal": MULTIMODAL})
 
 

@@ -154,10 +154,12 @@ def train(
 def _plan(config: StageAConfig, gpu: str | None) -> None:
     """Prints what a run would take; ends the program if it would not fit into the named GPU."""
     quiet_libraries()
+    from safe_train.experiment import resolve_device
+    from safe_train.following import follow_base
     from safe_train.plan import format_plan, plan_run, require_fit
 
     kind = GPUS[gpu] if gpu is not None else None
-    plan = plan_run(config)
+    plan = plan_run(follow_base(config, "cuda" if kind is not None else resolve_device(config.device).type))
     click.echo(format_plan(plan, kind))
     if kind is not None:
         require_fit(plan, kind)

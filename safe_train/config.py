@@ -40,7 +40,10 @@ class _Section(BaseModel):
 
 
 class ModelSettings(_Section):
-    """Base, audio encoders and the size of the trained parts; what is None comes from the model configuration."""
+    """Base, audio encoders and the size of the trained parts; what is None comes from the model configuration.
+
+    Where another base than the embedded one is named and no model configuration, the sizes follow from the base.
+    """
 
     config: str = "demo"
     """Name of a model configuration."""
@@ -161,9 +164,9 @@ class OptimizationSettings(_Section):
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Micro-batches an optimizer step."""
     lr_projector: float = Field(default=4e-3, gt=0.0)
-    """Peak learning rate of the projectors."""
+    """Peak learning rate of the projectors; if it is not given, times 128 over the width of another base."""
     lr_adapter: float = Field(default=4e-3, gt=0.0)
-    """Peak learning rate of the fusions and of LoRA."""
+    """Peak learning rate of the fusions and of LoRA; if it is not given, times 128 over the width of another base."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Decoupled weight decay."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
@@ -268,7 +271,8 @@ class StageAConfig(_Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the frozen base and of the forward pass; the trained parts are fp32."""
+    """Precision of the frozen base and of the forward pass; the trained parts are fp32. If it is not given, bf16 for
+    another base than the embedded one on a GPU."""
     output_root: str = "runs"
     """Folder in which the run's folder is made."""
     checkpoint_every: int = Field(default=100, ge=1)

@@ -231,6 +231,7 @@ def row_encoder(model: SafeModel, data: DataSettings | None = None) -> RowEncode
         features,
         model.base.model.device,
         data.num_workers,
+        dtype=model.base.model.dtype,
         document_tokens=data.document_tokens,
         max_positions=getattr(model.base.model.config.get_text_config(), "max_position_embeddings", None),
     )

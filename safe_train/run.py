@@ -42,6 +42,7 @@ from safe_train.experiment import (
     row_stream,
 )
 from safe_train.files import append_line, json_text, read_object, write_text
+from safe_train.following import follow_base
 from safe_train.metrics.captions import require_aac_metrics
 from safe_train.model import SafeModel
 from safe_train.parallel import Processes, connected
@@ -133,6 +134,7 @@ def start_run(
     root = Path(config.output_root).expanduser()
     with connected(resolve_device(config.device)) as processes:
         with processes.together():
+            config = follow_base(config, resolve_device(config.device).type)
             if processes.is_main:
                 _require_writable(root)
             rows = rows or load_rows(config)

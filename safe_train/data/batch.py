@@ -17,6 +17,7 @@ from safe_train.data.image import load_image
 from safe_train.data.rows import Row
 from safe_train.errors import InputError
 from safe_train.model.audio_encoder import AudioFeatures
+from safe_train.model.base import in_precision
 from safe_train.model.prompting import Document, Turn, placeholder_in, prompts_of
 
 
@@ -61,6 +62,7 @@ class RowEncoder:
         device: str | torch.device = "cpu",
         num_workers: int = 0,
         *,
+        dtype: torch.dtype | None = None,
         max_positions: int | None = None,
         document_tokens: int | None = None,
     ) -> None:
@@ -71,12 +73,14 @@ class RowEncoder:
             features: audio features of clips.
             device: where the tensors go.
             num_workers: threads that decode images.
+            dtype: precision of the pixels; None leaves them as the processor gives them.
             max_positions: positions of the base, which no document may exceed; None if there is no limit.
             document_tokens: tokens that stand for a document among protected rows; None for all.
         """
         self.prompts = prompts_of(processor)
         self.processor = processor
         self.features = features
+        self.dtype = dtype
         self.device, self.max_positions, self.document_tokens = device, max_positions, document_tokens
         self._map = ordered_map(num_workers)
         self._answers: dict[Turn | Document, list[int]] = {}
@@ -153,6 +157,8 @@ class RowEncoder:
         images = iter(list(self._map(load_image, [row.image for row in rows if row.image is not None])))
         per_row = [[] if row.image is None else [next(images)] for row in rows]
         encoded = self.prompts.encode(turns, per_row, padding_side)
+        if self.dtype is not None:
+            encoded = {name: in_precision(value, self.dtype) for name, value in encoded.items()}
         return {name: value.to(self.device) for name, value in encoded.items()}
 
     def _turn(self, row: Row, answer: str | None = None) -> Turn | Document:

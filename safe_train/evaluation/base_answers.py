@@ -68,7 +68,9 @@ def base_answers(
         progress: told before each kind of rows.
     """
     positions = getattr(base.text_config, "max_position_embeddings", None)
-    encoder = RowEncoder(base.processor, FeatureCache([]), base.model.device, max_positions=positions)
+    encoder = RowEncoder(
+        base.processor, FeatureCache([]), base.model.device, dtype=base.model.dtype, max_positions=positions
+    )
     store = store or NoStore()
     lengths = lengths or answer_lengths(settings, encoder, rows, text)
 

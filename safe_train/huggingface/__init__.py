@@ -4,12 +4,12 @@ Importing this package makes the classes known to ``AutoConfig``, ``AutoProcesso
 so to ``pipeline``.
 """
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.modeling import SafeForConditionalGeneration
-from safe_train.huggingface.processing import SafeProcessor
+from safe_train.huggingface.processing import SafeProcessor, SafeTokenizer
 from safe_train.huggingface.trainer import Retention, RetentionCallback, RetentionMixin
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
 
 AutoConfig.register(SafeConfig.model_type, SafeConfig, exist_ok=True)
 AutoProcessor.register(SafeConfig, SafeProcessor, exist_ok=True)
+AutoTokenizer.register(SafeConfig, tokenizer_class=SafeTokenizer, exist_ok=True)  # type: ignore[arg-type]
+AutoModel.register(SafeConfig, SafeForConditionalGeneration, exist_ok=True)
 AutoModelForImageTextToText.register(SafeConfig, SafeForConditionalGeneration, exist_ok=True)
 # The class behind the any-to-any pipeline.
 modeling_auto.AutoModelForMultimodalLM.register(SafeConfig, SafeForConditionalGeneration, exist_ok=True)

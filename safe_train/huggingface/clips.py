@@ -16,11 +16,14 @@ from safe_train.data.waveform import load_waveform
 from safe_train.errors import InputError
 
 Clip: TypeAlias = "str | Path | np.ndarray | Tensor | Mapping[str, Any] | Any"
-"""What can be heard: a file; an array [samples] or [channels, samples] of floats, full scale 1; such an array as
+"""What can be heard: a file; an array [samples] or [channels, samples] of floats, full scale 1, or of integers of 8
+(unsigned), 16 or 32 bits as WAV files hold them; such an array as
 ``{"array": ..., "sampling_rate": ...}``; or a decoder with ``get_all_samples()``. `datasets` gives the last two.
 """
 
 _WHERE = "audio"
+_FULL_SCALE = {torch.uint8: (128, 128), torch.int16: (0, 2**15), torch.int32: (0, 2**31)}
+"""Of the integers of WAV files, the value of silence and the distance of full scale from it."""
 
 
 def is_url(source: str | Path) -> bool:
@@ -39,7 +42,7 @@ def waveforms_of(clip: Clip, rates: Sequence[int], sampling_rate: int | None = N
         sampling_rate: of a bare array, in Hz.
 
     Raises:
-        InputError: it cannot be read, its rate is not known, or its samples are no finite floats.
+        InputError: it cannot be read, its rate is not known, or its samples are not finite.
     """
     if isinstance(clip, (str, Path)):
         if is_url(clip):
@@ -64,9 +67,12 @@ def _decoded(clip: Any, sampling_rate: int | None) -> tuple[Tensor, int]:
     if sampling_rate < LOWEST_RATE:
         raise InputError(_WHERE, HEARABLE_RATE, f"{sampling_rate} Hz", "give the array's own rate")
     samples = torch.as_tensor(np.asarray(clip) if not isinstance(clip, Tensor) else clip)
+    if samples.dtype in _FULL_SCALE:
+        silence, full_scale = _FULL_SCALE[samples.dtype]
+        samples = (samples.double() - silence) / full_scale
     if not samples.is_floating_point() or samples.ndim not in (1, 2) or not samples.numel():
         got = f"{samples.dtype} {list(samples.shape)}"
-        raise InputError(_WHERE, "floats [samples] or [channels, samples]", got, "scale to full scale 1")
+        raise InputError(_WHERE, "[samples] or [channels, samples]: floats, int16, int32 or uint8", got, "convert")
     if not samples.isfinite().all():
         raise InputError(_WHERE, "finite samples", "NaN or infinite ones", "mend the clip")
     return samples.float().reshape(-1, samples.shape[-1]).mean(dim=0), int(sampling_rate)

@@ -24,9 +24,15 @@ from safe_train.huggingface.binding import OTHER_WEIGHTS, why_stale
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
 from safe_train.huggingface.processing import SafeProcessor
 from safe_train.model import AudioFeatures, SafeModel, load_audio_encoder, load_base
+from safe_train.model.base import in_precision
+from safe_train.model.folders import told
+from safe_train.model.generation import stop_tokens
 
 # What the Auto classes and pipelines add to every call, and what would only matter to a model that loads itself.
-_OPTIONS_WITHOUT_EFFECT = {"_from_auto", "_from_pipeline", "adapter_kwargs", "trust_remote_code", "use_safetensors"}
+_OPTIONS_WITHOUT_EFFECT = {
+    "_from_auto", "_from_pipeline", "adapter_kwargs", "trust_remote_code", "use_safetensors", "low_cpu_mem_usage",
+}  # fmt: skip
+_SHARDING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -104,7 +110,9 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         *model_args: Any,
         config: SafeConfig | None = None,
         dtype: torch.dtype | str | None = None,
-        device_map: str | torch.device | int | None = None,
+        device_map: str | torch.device | int | Mapping[str, Any] | None = None,
+        quantization_config: Any = None,
+        attn_implementation: Any = "auto",
         **options: Any,
     ) -> SafeForConditionalGeneration:
         """Loads the base and the encoders from their own sources, then the adapter from a folder or hub id.
@@ -116,7 +124,10 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             model_args: none.
             config: used in place of ``config.json``.
             dtype: precision of base and encoders; None and ``"auto"`` are the adapter's own.
-            device_map: the device of the whole model, which is not sharded.
+            device_map: the device of the whole model. It is not sharded: ``"auto"`` and its kin are the first GPU, or
+                the CPU where there is none.
+            quantization_config: of the base's linear layers, on a GPU.
+            attn_implementation: of the base: ``auto``, ``sdpa``, ``eager`` or ``flash_attention_2``.
             options: those of :data:`HUB_OPTIONS`.
 
         Raises:
@@ -127,23 +138,23 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         unknown = sorted(set(options) - _OPTIONS_WITHOUT_EFFECT)
         if unknown or model_args:
-            raise TypeError(f"from_pretrained: expected {', '.join(HUB_OPTIONS)}, dtype or device_map, got {unknown}")
-        if isinstance(device_map, str) and device_map in ("auto", "balanced", "sequential"):
-            way_out = "name a device, such as cuda or cpu"
-            raise InputError("device_map", "one device: the base is not sharded", device_map, way_out)
+            known = ", ".join((*HUB_OPTIONS, "dtype", "device_map", "quantization_config", "attn_implementation"))
+            raise TypeError(f"from_pretrained: expected {known}, got {unknown}")
+        device = _one_device(device_map, quantized=quantization_config is not None)
         if config is None:
             config = SafeConfig.from_pretrained(pretrained_model_name_or_path, **hub)
         if isinstance(dtype, str) and dtype != "auto":
             dtype = getattr(torch, dtype)
         if isinstance(dtype, torch.dtype):
             config.dtype = dtype
-        model = cls(config)
+        base_options = {"attention": attn_implementation, "quantization": quantization_config or "none"}
+        model = cls(config, _assemble(config, device, **base_options))
         path = cached_file(pretrained_model_name_or_path, WEIGHTS, **hub)
         assert path is not None  # cached_file raises for what cannot be found
         load_trained_parts(model.safe_model, Path(path))
         if why_stale(config, model.safe_model.trainable_parameters()) == OTHER_WEIGHTS:
             warnings.warn(f"{path}: {OTHER_WEIGHTS}; the figures of config.json are not theirs", stacklevel=2)
-        return model if device_map is None else model.to(torch.device(device_map))  # type: ignore[arg-type]
+        return model
 
     @property
     def safe_model(self) -> SafeModel:
@@ -196,7 +207,12 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         audio_lengths: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """What the base's ``generate`` returns, prompt first, with the rows' clips attached at every step."""
+        """What the base's ``generate`` returns, prompt first, with the rows' clips attached at every step.
+
+        Generation settings are the base's own, but an answer also ends where the base's prompts end one.
+        """
+        if generation_config is None:
+            options.setdefault("eos_token_id", stop_tokens(self.safe_model.base))
         with self._attached(audio_values, audio_lengths):
             return self.vision_language_model.generate(inputs, generation_config, **self._cast(options))
 
@@ -223,8 +239,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Pixels in the base's precision; the model's own is that of the trained parts."""
         dtype = self.vision_language_model.dtype
         return {
-            name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-            for name, value in inputs.items()
+            name: in_precision(value, dtype) if isinstance(value, Tensor) else value for name, value in inputs.items()
         }
 
     def get_input_embeddings(self) -> nn.Module:
@@ -305,7 +320,8 @@ def load_trained_parts(model: SafeModel, path: Path) -> None:
     Raises:
         InputError: they are not those of the model's configuration.
     """
-    stored = load_file(path)
+    with told(path, "whole safetensors", "fetch the file again"):
+        stored = load_file(path)
     own = model.trainable_parameters()
     shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
     found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
@@ -323,12 +339,27 @@ def _plain(model: SafeModel) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(model.config)))
 
 
-def _assemble(config: SafeConfig) -> SafeModel:
+def _one_device(device_map: Any, *, quantized: bool) -> torch.device:
+    """The device that a device map stands for.
+
+    Raises:
+        InputError: it names several.
+    """
+    if isinstance(device_map, Mapping):
+        if len(set(device_map.values())) != 1:
+            raise InputError("device_map", "one device: the base is not sharded", str(device_map), "name one, or auto")
+        (device_map,) = set(device_map.values())
+    if device_map in _SHARDING or (device_map is None and quantized):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cpu" if device_map is None else device_map)
+
+
+def _assemble(config: SafeConfig, device: torch.device | str = "cpu", **base_options: Any) -> SafeModel:
     dtype = config.base_dtype
-    base = load_base(config.base_folder, dtype=dtype)
+    base = load_base(config.base_folder, dtype=dtype, device=device, **base_options)
     options = config.audio_options
     encoders = [
-        load_audio_encoder(source, dtype=dtype, **given)
+        load_audio_encoder(source, dtype=dtype, device=device, **given)
         for source, given in zip(config.audio_encoders, options, strict=True)
     ]
     return SafeModel(base, encoders, config.adapter_config)

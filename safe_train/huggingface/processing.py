@@ -21,7 +21,9 @@ from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
 from safe_train.huggingface.clips import Clip, is_url, waveforms_of
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
+from safe_train.model.folders import read_model_config, told
 from safe_train.model.prompting import Turn, prompts_of
+from safe_train.model.trial import complete_processor
 
 PROCESSOR_CONFIG = "processor_config.json"
 _CONFIGURED = ("base_model", "base_revision", "audio_encoders")
@@ -226,6 +228,19 @@ class SafeProcessor(ProcessorMixin):
         return cls(*load_parts(config), config)
 
 
+class SafeTokenizer:
+    """Stands for the base's tokenizer in ``AutoTokenizer``, which asks for a class to every configuration."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+        """The base's own tokenizer.
+
+        Raises:
+            InputError: as :meth:`SafeProcessor.from_pretrained`.
+        """
+        return SafeProcessor.from_pretrained(pretrained_model_name_or_path, **options).tokenizer
+
+
 def write_processor_config(folder: Path, config: SafeConfig) -> Path:
     """Writes ``processor_config.json``, and returns its path.
 
@@ -249,13 +264,12 @@ def load_parts(config: SafeConfig) -> tuple[Any, list[Any]]:
     """
     base = str(weights.base_folder()) if config.base_model == EMBEDDED else config.base_folder
     encoders = [str(weights.audio_encoder_folder()) if e == EMBEDDED else e for e in config.audio_encoders]
-    try:
+    way_out = "make base and audio encoders available on this machine"
+    with told(config.base_model, "the processors of base and encoders", way_out):
         extractors = [AutoFeatureExtractor.from_pretrained(e, trust_remote_code=False) for e in encoders]
-        return AutoProcessor.from_pretrained(base, trust_remote_code=False), extractors
-    except (OSError, ValueError) as error:
-        got = str(error).strip().splitlines()[0]
-        way_out = "make base and audio encoders available on this machine"
-        raise InputError(config.base_model, "the processors of base and encoders", got, way_out) from error
+        processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
+        complete_processor(processor, read_model_config(base))
+    return processor, extractors
 
 
 def turn_of(messages: Conversation, *, waits: bool) -> Turn | None:

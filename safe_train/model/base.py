@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn, tanh
 
 from safe_train.errors import InputError
@@ -84,6 +86,15 @@ class Base:
         cap = getattr(self.text_config, "final_logit_softcapping", None) if self.caps_logits else None
         return OutputHead(module.weight, getattr(module, "bias", None), cap)
 
+    def ready(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Encoded inputs on the model's device, what is no integer (pixels) in its precision: not all towers cast."""
+        return {name: in_precision(value, self.model.dtype).to(self.model.device) for name, value in inputs.items()}
+
     def last_hidden_state(self, **inputs: Tensor) -> Tensor:
         """Hidden states [B, T, H] that the head reads, without computing logits."""
         return self.model.base_model(**inputs, use_cache=False).last_hidden_state
+
+
+def in_precision(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floating-point values in a precision; integers and truth values as they are."""
+    return value.to(dtype) if value.is_floating_point() else value

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from jinja2 import TemplateError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
 from safe_train.errors import InputError
 
 FOREIGN_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, OSError, RuntimeError,
-    TypeError, ValueError, SafetensorError, TemplateError,
+    TypeError, ValueError, SafetensorError, StrictDataclassError, TemplateError,
 )  # fmt: skip
 """What libraries raise while they work with files that do not fit together; they name no fewer."""
 
 _INDEX = "model.safetensors.index.json"
 _MOST_LAYERS = 10_000  # far more than any model has; a thousand million would be built for hours
+_MOST_MISSING = 4  # times as many parameters as weights; an audio model may lack a decoder that is larger than it
 _LARGEST_SIZE = 2**24  # of a vocabulary or a width; tables of more take memory that no machine has
 
 
@@ -38,6 +42,9 @@ def told(where: str | Path, expected: str, way_out: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except torch.OutOfMemoryError as error:
+        smaller = "choose a smaller base, precision=bf16, or model.quantization=4bit"
+        raise InputError(where, "a model that the GPU's memory holds", in_short(error), smaller) from error
     except FOREIGN_ERRORS as error:
         raise InputError(where, expected, in_short(error), way_out) from error
 
@@ -45,13 +52,20 @@ def told(where: str | Path, expected: str, way_out: str) -> Iterator[None]:
 def in_short(error: BaseException) -> str:
     """The first line of an error's text, behind its kind where that says more than the text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, StrictDataclassError):  # which field in the first line, what is wrong with it in the second
+        return " ".join(lines[:2])
     if isinstance(error, (OSError, ImportError, SafetensorError)) and lines:
         return lines[0]
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
-def check_folder(folder: str, what: str) -> None:
+def check_folder(folder: str, what: str, *, with_weights: bool = True) -> None:
     """A path-like source must be a model folder; this catches the common slips before transformers does.
+
+    Args:
+        folder: local folder or hub id.
+        what: what it is to hold.
+        with_weights: whether its weights are wanted too.
 
     Raises:
         InputError: it is none, or an index of weights in it names anything but safetensors beside it.
@@ -60,12 +74,11 @@ def check_folder(folder: str, what: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(path, f"a folder with the config.json of {what}", "none", "point to the model's folder")
-        if not any(path.glob("*.safetensors")):
+        if with_weights and not any(path.glob("*.safetensors")):
             raise InputError(path, "*.safetensors weights", "none", "copy the weights there, converted to safetensors")
     elif path.is_absolute() or folder.startswith((".", "~")):
         raise InputError(folder, f"the folder of {what}", "no such folder", "correct the path, or give a hub id")
-    index = _index_of(folder)
-    if index is not None:
+    if with_weights and (index := _index_of(folder)) is not None:
         _check_index(index)
 
 
@@ -93,11 +106,34 @@ def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> 
         folder: local folder or hub id.
         config: its configuration.
         options: of ``from_pretrained``.
+
+    Raises:
+        InputError: the configuration is that of a far larger model than the weights are of, or of fewer decoder layers.
     """
+    if Path(folder).is_dir() and getattr(config, "quantization_config", None) is None:
+        _check_amount(model_class, Path(folder), config)
     model, report = model_class.from_pretrained(
         folder, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
+    left_over = sorted(name for name in report["unexpected_keys"] if ".layers." in name and "vision" not in name)
+    if left_over:  # transformers would leave the last layers out
+        got = f"further ones, {left_over[0]} among them"
+        raise InputError(folder, "weights of the decoder layers of config.json", got, "copy the model's folder again")
     return model, sorted(report["missing_keys"])
+
+
+def _check_amount(model_class: Any, folder: Path, config: Any) -> None:
+    """Transformers would fill what is missing with random numbers, for hours if it is much."""
+    build = getattr(model_class, "from_config", None) or model_class._from_config
+    with torch.device("meta"):
+        needed = sum(parameter.numel() for parameter in build(copy.deepcopy(config)).parameters())
+    stored = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            stored += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    if needed > _MOST_MISSING * stored:
+        expected = f"weights for the {needed:,} parameters of config.json"
+        raise InputError(folder, expected, f"{stored:,} numbers", "copy the model's folder again")
 
 
 def missing_weights(folder: str, names: Sequence[str]) -> InputError:

@@ -16,6 +16,7 @@ from safe_train.errors import InputError
 from safe_train.model.base import Base
 from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
 from safe_train.model.requirements import refuse_architecture, with_head_found
+from safe_train.model.trial import check_image_size, complete_processor, try_rows
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 """Implementation of attention; ``auto`` is the fastest that transformers finds."""
@@ -33,7 +34,7 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     attention: Attention = "auto",
-    quantization: Quantization = "none",
+    quantization: Quantization | Any = "none",
 ) -> Base:
     """Loads a base by local folder or hub id, frozen; ``"embedded"`` is the one in the package.
 
@@ -55,12 +56,17 @@ def load_base(
     if not hasattr(processor, "tokenizer"):  # what AutoProcessor finds if there is no more than a tokenizer
         way_out = "copy processor_config.json and preprocessor_config.json there"
         raise InputError(folder, "a processor of images and text", type(processor).__name__, way_out)
+    check_image_size(processor, folder)
+    complete_processor(processor, config)
     if missing:  # transformers would leave these at random values
         raise missing_weights(folder, missing)
     model.requires_grad_(False).eval()
     if quantization == "none":
         nn.Module.to(model, device)
-    return with_head_found(Base(model, processor, source))
+    with told(folder, _EXPECTED, _WAY_OUT):
+        base = with_head_found(Base(model, processor, source))
+    try_rows(base, folder)
+    return base
 
 
 def _attention_options(attention: Attention, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -78,17 +84,23 @@ def _attention_options(attention: Attention, device: torch.device, dtype: torch.
     return {"attn_implementation": attention}
 
 
-def _quantization_options(quantization: Quantization, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What ``from_pretrained`` takes to quantize linear layers by bitsandbytes; the head keeps its precision."""
+def _quantization_options(quantization: Quantization | Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``from_pretrained`` takes to quantize linear layers by bitsandbytes; the head keeps its precision.
+
+    What is no name is a quantization configuration of transformers, which is taken as it is.
+    """
     if quantization == "none":
         return {}
+    name = quantization if isinstance(quantization, str) else "quantization_config"
     where, way_out = "model.quantization", "or set it to none"
     if device.type != "cuda":
-        raise InputError(where, f"a CUDA device for {quantization}", str(device), f"run on a GPU, {way_out}")
+        raise InputError(where, f"a CUDA device for {name}", str(device), f"run on a GPU, {way_out}")
     if importlib.util.find_spec("bitsandbytes") is None:
         install = f"pip install 'bitsandbytes>=0.46.1', {way_out}"
         raise InputError(where, "the package bitsandbytes", "none installed", install)
-    if quantization == "8bit":
+    if not isinstance(quantization, str):
+        config = quantization
+    elif quantization == "8bit":
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
         # NormalFloat-4 with quantized scales: Dettmers et al. 2023, arXiv:2305.14314.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +16,9 @@ from safe_train.data.batch import Batch
 from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.rows import Row
 from safe_train.embedded import weights
-from safe_train.errors import InputError
 from safe_train.model import AudioEncoder, AudioFeatures, Base
 from safe_train.model.audio_encoder import audio_model_class
-from safe_train.model.folders import read_model_config, told
+from safe_train.model.folders import check_folder, read_model_config, told
 from safe_train.protected import ProtectedSafeModel
 from safe_train.stage_a import StageA
 
@@ -76,7 +74,7 @@ def meta_base(source: str, dtype: torch.dtype) -> MetaBase:
         InputError: there is no configuration or no processor.
     """
     folder = str(weights.base_folder()) if source == EMBEDDED else source
-    _require_folder(folder)
+    check_folder(folder, "the vision-language model", with_weights=False)
     with told(folder, "the configuration and processor of an image-text-to-text model", _WAY_OUT):
         config = read_model_config(folder)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -94,7 +92,7 @@ def meta_audio_encoder(source: str, dtype: torch.dtype, **options: Any) -> Audio
         InputError: there is no configuration or no feature extractor.
     """
     folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
-    _require_folder(folder)
+    check_folder(folder, "the audio encoder", with_weights=False)
     with told(folder, "the configuration and feature extractor of an audio encoder", _WAY_OUT):
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         model_class, config = audio_model_class(read_model_config(folder))
@@ -159,11 +157,3 @@ class KeptTeacher(ProtectedSafeModel):
         """States of the right shape."""
         weight = self.head.weight
         return torch.zeros(len(batch.labels), weight.shape[1], dtype=weight.dtype, device=META)
-
-
-def _require_folder(folder: str) -> None:
-    path = Path(folder)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise InputError(path, "a folder with a config.json", "none", "point to the model's folder")
-    if not path.is_dir() and (path.is_absolute() or folder.startswith((".", "~"))):
-        raise InputError(folder, "a model's folder", "no such folder", "correct the path, or give a hub id")

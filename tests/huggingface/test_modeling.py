@@ -8,7 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from safe_train.errors import InputError
 from safe_train.huggingface import SafeConfig, SafeForConditionalGeneration, SafeProcessor
@@ -168,7 +176,51 @@ def test_options_that_would_be_ignored_are_refused(folder):
     with pytest.raises(TypeError, match="load_in_8bit"):
         SafeForConditionalGeneration.from_pretrained(folder, load_in_8bit=True)
     with pytest.raises(InputError, match="expected one device"):
-        SafeForConditionalGeneration.from_pretrained(folder, device_map="auto")
+        SafeForConditionalGeneration.from_pretrained(folder, device_map={"model": "cpu", "lm_head": "meta"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device_map": "auto"}, {"device_map": "balanced"}, {"device_map": "sequential"}, {"device_map": {"": "cpu"}},
+        {"device_map": "cpu"}, {"device_map": torch.device("cpu")}, {"low_cpu_mem_usage": True},
+        {"attn_implementation": "sdpa"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_loading_scripts_commonly_say_is_taken(folder, loaded, processor, heard, options, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = SafeForConditionalGeneration.from_pretrained(folder, **options)
+    assert model.device == torch.device("cpu")
+    inputs = prompts(processor, heard[:2])
+    assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+
+
+def test_the_attention_is_the_one_that_is_asked_for(folder):
+    model = SafeForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
+    assert model.safe_model.base.text_config._attn_implementation == "eager"
+
+
+def test_a_quantized_base_needs_a_gpu(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="a CUDA device for quantization_config, got cpu"):
+        SafeForConditionalGeneration.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+
+
+def test_other_auto_classes_find_it(folder, processor, loaded, heard):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "user: what is it? assistant:"
+    assert tokenizer(text).input_ids == processor.tokenizer(text).input_ids
+    model = AutoModel.from_pretrained(folder)
+    inputs = prompts(processor, heard[:2])
+    assert torch.equal(model(**inputs).logits, loaded(**inputs).logits)
+
+
+def test_a_damaged_adapter_is_told(folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"model\.safetensors: expected whole safetensors"):
+        SafeForConditionalGeneration.from_pretrained(damaged)
 
 
 def test_an_adapter_without_its_shape_is_refused():

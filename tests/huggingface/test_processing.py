@@ -108,6 +108,21 @@ def test_a_file_and_its_samples_are_the_same_clip(processor, clip):
     assert wrong["audio_values"].shape != found[0].shape  # a wrong rate is another clip
 
 
+@pytest.mark.parametrize(("subtype", "kind"), [("PCM_U8", "uint8"), ("PCM_16", "int16"), ("PCM_32", "int32")])
+def test_integers_are_samples_as_a_file_holds_them(processor, tmp_path, subtype, kind):
+    """soundfile reads the same file as floats; uint8 as SciPy gives it, around 128."""
+    samples = np.clip(0.4 * np.random.default_rng(0).standard_normal(16_000), -1, 1)
+    soundfile.write(tmp_path / "clip.wav", samples, 16_000, subtype=subtype)
+    floats, _ = soundfile.read(tmp_path / "clip.wav", dtype="float32")
+    integers, _ = soundfile.read(tmp_path / "clip.wav", dtype="int16" if kind == "uint8" else kind)
+    if kind == "uint8":
+        integers = (integers // 256 + 128).astype(np.uint8)
+    array = {"array": integers, "sampling_rate": 16_000}
+    found = processor.apply_chat_template(with_audio(array), **OPTIONS)["audio_values"]
+    assert integers.dtype == kind
+    assert torch.equal(found[0, 0], torch.from_numpy(floats))
+
+
 def test_bare_arrays_take_their_rate_from_the_call(processor, clip):
     mono = clip[1].mean(axis=0)
     encoded = processor(text="what?", audio=mono, sampling_rate=22_050, return_tensors="pt")
@@ -127,8 +142,10 @@ def test_each_encoder_hears_at_its_own_rate(processor, clip):
     ("wrong", "message"),
     [
         (np.zeros(100, dtype=np.float32), "expected a sampling rate"),
-        ({"array": np.zeros(100, dtype=np.int16), "sampling_rate": 16_000}, r"floats .* got torch\.int16"),
-        ({"array": np.zeros(0, dtype=np.float32), "sampling_rate": 16_000}, r"floats .* got torch\.float32 \[0\]"),
+        ({"array": np.zeros(100, dtype=np.int64), "sampling_rate": 16_000}, r"floats, int16.* got torch\.int64"),
+        ({"array": np.zeros(100, dtype=bool), "sampling_rate": 16_000}, r"floats, int16.* got torch\.bool"),
+        ({"array": np.zeros(0, dtype=np.float32), "sampling_rate": 16_000}, r"floats, .* got torch\.float32 \[0\]"),
+        ({"array": np.zeros(0, dtype=np.int16), "sampling_rate": 16_000}, r"floats, .* got torch\.float64 \[0\]"),
         ({"array": np.full(9, np.nan, dtype=np.float32), "sampling_rate": 16_000}, "finite samples"),
         ({"sampling_rate": 16_000}, "an array and its sampling_rate"),
         ("https://example.org/clip.wav", "fetch it first"),

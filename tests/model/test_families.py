@@ -21,6 +21,7 @@ from safe_train.data.batch import Batch, RowEncoder
 from safe_train.data.feature_cache import FeatureCache
 from safe_train.data.rows import Row, RowStream
 from safe_train.model import AdapterConfig, AudioFeatures, Base, SafeModel, load_audio_encoder, load_base
+from safe_train.model.generation import greedy
 from safe_train.model.prompting import Turn, prompts_of
 from safe_train.stage_a import StageA
 from tests.model.families import FAMILIES, TEXT_LAYERS
@@ -177,7 +178,8 @@ def test_bypass_generation(attach, untouched, rows, images, padding):
     base_agrees_with_itself, compared = True, {}
     for name, (asked, with_images) in batches.items():
         prompts = prompts_of(untouched.processor).encode(asked, with_images, padding)
-        expected = untouched.model.generate(**prompts, **GREEDY)[:, prompts["input_ids"].shape[1] :]
+        with greedy(untouched):  # tiny models have no end of their prompts in their configuration
+            expected = untouched.model.generate(**prompts, **GREEDY)[:, prompts["input_ids"].shape[1] :]
         assert torch.equal(hearing.model.generate(prompts, None, **GREEDY), expected), name
         heard = hearing.model.generate(prompts, features_for(hearing, rows, prompts), **GREEDY)
         assert heard.shape != expected.shape or not torch.equal(heard, expected), name

@@ -1,0 +1,84 @@
+"""A trial at loading: one question with an image and one without go through processor, base and generation.
+
+A folder is put together of many files, and what does not fit shows in the first batch only: a template that fails, an
+image of another number of tokens than the base makes of it, a token beyond the embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+from safe_train.errors import InputError
+from safe_train.model.base import Base
+from safe_train.model.folders import told
+from safe_train.model.generation import generate_greedily
+from safe_train.model.prompting import Turn, prompts_of
+
+_LARGEST_EDGE = 8192  # pixels; larger ones than any processor resizes to take the memory of a machine
+
+_WAY_OUT = "copy the model's folder again, with the processor and chat template of that model"
+
+
+def complete_processor(processor: Any, config: Any) -> None:
+    """Fills in what processors of older folders do not say and newer code asks for; the model's configuration has it.
+
+    Those of LLaVA did not name the size of a patch, the features that are selected, or the class token of CLIP.
+    A tokenizer without padding pads with what ends a text; padding is masked whatever it is.
+    """
+    vision = getattr(config, "vision_config", None)
+    for name, value in (
+        ("patch_size", getattr(vision, "patch_size", None)),
+        ("vision_feature_select_strategy", getattr(config, "vision_feature_select_strategy", None)),
+    ):
+        if hasattr(processor, name) and getattr(processor, name) is None:
+            setattr(processor, name, value)
+    if hasattr(processor, "num_additional_image_tokens") and getattr(vision, "model_type", "") == "clip_vision_model":
+        processor.num_additional_image_tokens = 1
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+
+
+def check_image_size(processor: Any, folder: str) -> None:
+    """Refuses a processor that would make images of more pixels than a machine holds.
+
+    Raises:
+        InputError: an edge is longer than 8192 pixels.
+    """
+    images = processor.image_processor
+    areas = hasattr(images, "merge_size")  # Qwen's edges are numbers of pixels
+    for where in ("size", "crop_size"):
+        size = dict(getattr(images, where, None) or {})
+        edges = {name: value for name, value in size.items() if name in ("height", "width") or not areas}
+        for name, value in edges.items():
+            if isinstance(value, int) and value > _LARGEST_EDGE:
+                expected = f"an image processor with {where}.{name} of at most {_LARGEST_EDGE} pixels"
+                raise InputError(folder, expected, str(value), _WAY_OUT)
+
+
+@torch.no_grad()
+def try_rows(base: Base, folder: str) -> None:
+    """Puts a question with an image and one without through everything that a row goes through.
+
+    Raises:
+        InputError: something in the folder does not fit.
+    """
+    with told(folder, "a model, a processor and a chat template that fit together", _WAY_OUT):
+        prompts = prompts_of(base.processor)
+        images = [[Image.new("RGB", (64, 48), (200, 80, 40))], []]
+        answered = prompts.encode([Turn("what is it?", 1, "a dog"), Turn("what?", answer="no")], images, "right")
+        _require_known_tokens(base, answered["input_ids"], folder)
+        hidden = base.last_hidden_state(**base.ready(answered))
+        length = answered["input_ids"].shape[1]
+        if hidden.shape[1] != length:  # the positions of answers are those of their tokens
+            raise InputError(folder, f"a hidden state for each of {length} tokens", str(hidden.shape[1]), _WAY_OUT)
+        waiting = prompts.encode([Turn("what is it?", 1), Turn("what?")], images, "left")
+        generate_greedily(base, base.ready(waiting), 2)
+
+
+def _require_known_tokens(base: Base, ids: torch.Tensor, folder: str) -> None:
+    known = base.model.get_input_embeddings().weight.shape[0]
+    if int(ids.max()) >= known:
+        raise InputError(folder, f"tokens below {known}, as the embedding has", str(int(ids.max())), _WAY_OUT)
