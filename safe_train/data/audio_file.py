@@ -32,6 +32,7 @@ _BLOCK_SAMPLES = 2**20
 _HEAD_BYTES = 4096
 _UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
 _UNKNOWN_FRAMES = 2**63 - 1  # SF_COUNT_MAX
+_NO_AUDIO = "no audio that libsndfile knows"
 _CONVERT = "convert the file to WAV or FLAC"
 _FETCH = "fetch or convert the file again, or remove it"
 
@@ -78,7 +79,9 @@ class AudioFile:
         end, num_read = min(ends, default=sys.maxsize), 0
         while num_read < end and len(block := self._read(min(self._block_size, end - num_read))):
             num_read += len(block)
-            yield block.mean(axis=1)
+            with np.errstate(all="ignore"):  # what is not finite stays so, and is told
+                mono = block.mean(axis=1)
+            yield mono
         if self.num_frames is not None and num_read < end:
             raise _ends_early(self._path, f"{num_read} of {self.num_frames} samples for each channel")
         if self.container == "FLAC":  # the only one of which nothing but decoding tells that it was cut
@@ -149,7 +152,7 @@ def _mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.
     file.seek(0)
     stream = mpeg_stream(file.readall())
     if stream is None:
-        raise _unreadable(path, described(head), _FETCH)
+        raise _unreadable(path, described(head) or _NO_AUDIO, _FETCH)
     if stream.ends_early:
         raise _ends_early(path, f"{stream.num_frames} of {stream.stated} MPEG frames")
     with _Sequential(cast("BinaryIO", stream.open())) as sound:
@@ -162,9 +165,9 @@ def _known(path: Path, head: bytes, source: io.FileIO) -> soundfile.SoundFile:
         file = source if isinstance(source, _Patched) else source.fileno()
         return _Sequential(cast("BinaryIO", file), closefd=False)
     except soundfile.LibsndfileError as error:
-        if error.code != _UNKNOWN_FORMAT:
+        if (found := described(head)) is None and error.code != _UNKNOWN_FORMAT:
             raise
-        raise _unreadable(path, described(head), _FETCH) from error
+        raise _unreadable(path, found or _NO_AUDIO, _FETCH) from error
 
 
 def _stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int | None:

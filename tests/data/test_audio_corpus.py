@@ -180,11 +180,13 @@ def test_negative_control_libsndfile_alone_hears_a_part():
 
 
 ID3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
+FRAMES_IN_A_TAG = b"ID3\x04\0\0\0\0\x06\0" + 2 * (bytes.fromhex("fffd8400") + bytes(380))  # 768 bytes, in sevens
 TAIL = b"TAG" + bytes(125)
 JUNK = b"\xff\xfbjunk\xff" * 40
 
 MPEG_CASES = {
     "tags": lambda content: ID3 + ID3 + bare(content) + TAIL,
+    "tag that holds frames": lambda content: FRAMES_IN_A_TAG + bare(content),
     "tags and a stated length": lambda content: ID3 + content + TAIL,
     "junk in front": lambda content: JUNK + bare(content),
     "junk between": lambda content: (
@@ -345,6 +347,11 @@ REFUSED = {
     "HTML": ("a.mp3", b"\n<!DOCTYPE html><html>404</html>" * 60, "got a page of HTML or XML"),
     "a pointer": ("a.flac", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
     "AAC": ("a.mp3", b"\xff\xf1\x50\x80" + bytes(400), "got an AAC stream"),
+    "FLAC inside OGG": (
+        "a.oga",
+        b"OggS\0\2" + bytes(20) + b"\1\x33\x7fFLAC\1\0\0\1" + FLAC[:42],
+        "got FLAC inside OGG",
+    ),
     "zeros": ("a.mp3", bytes(4_096), "got no audio that libsndfile knows"),
     "no samples": ("a.wav", sized(WAV[:44], b"data", 0, "<I"), "says it has no samples"),
     "no samples, a chunk behind": ("a.wav", sized(WAV[:44], b"data", 0, "<I") + CHUNK, "says it has no samples"),
