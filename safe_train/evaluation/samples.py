@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_train.data.audio_input import describe
+from safe_train.data.audio_input import Amplified, describe
 from safe_train.data.rows import Row
+from safe_train.digests import content_sha256
 from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
 from safe_train.parallel import ALONE, Processes
@@ -198,6 +199,17 @@ def _sample(values: Mapping[str, Any]) -> Sample:
     return Sample(**{**values, "updates": tuple(values["updates"])})
 
 
+def row_files(row: Row) -> dict[str, str]:
+    """SHA-256 of the row's image and clip, by field, where it has them.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    clip = row.audio.path if isinstance(row.audio, Amplified) else row.audio
+    files = {"image_sha256": row.image, "audio_sha256": clip}
+    return {name: content_sha256(path) for name, path in files.items() if isinstance(path, Path)}
+
+
 def _row(row: Row) -> dict[str, Any]:
     return {
         "row_id": row.row_id,
@@ -207,4 +219,5 @@ def _row(row: Row) -> dict[str, Any]:
         "audio": describe(row.audio) if row.audio else None,
         "kind": row.kind,
         "cluster": row.cluster,
+        **row_files(row),
     }
