@@ -52,6 +52,11 @@ def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def split_lines(text: str) -> list[str]:
+    """The lines of JSON lines: not those of ``str.splitlines``, which U+2028 and its like end within a text."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes beside the path, flushes to disk and renames; makes the folder if it is not there.
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safe_train.files import write_text
+from safe_train.files import split_lines, write_text
 
 METRICS_LINES = "metrics.jsonl"
 EVALUATION_LINES = "evaluations.jsonl"
@@ -35,7 +35,7 @@ def last_values(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return split_lines(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _step_of(line: str) -> int:

@@ -18,6 +18,7 @@ from safe_train.evaluation.results import Evaluation, is_retention_condition
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import CONFIDENCE
 from safe_train.plain import from_plain
+from safe_train.shown import one_line
 
 SUMMARY = "summary.txt"
 PICTURE = "audio_gain_vs_vl_change.png"
@@ -261,7 +262,7 @@ def read_summary(run: Path) -> RunSummary:
     path = run / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        name = f"{metrics['variant']} {metrics['seed']}"
+        name = one_line(f"{metrics['variant']} {metrics['seed']}")
         summary = RunSummary(name, run, metrics, procedural=_is_procedural(run / "config.json"))
         evaluation = summary.evaluation
         if evaluation is not None:
@@ -269,7 +270,7 @@ def read_summary(run: Path) -> RunSummary:
             source = Source(row_counts(evaluation), metrics["training"].get("steps"), finished_at)
             summary = replace(summary, source=source)
         format_table([summary])  # looks up every figure
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         got = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(path, "the metrics of a finished run", got, "name the folder of a finished run") from error
     return summary

@@ -13,7 +13,7 @@ from safe_train.data.audio_input import Amplified, describe
 from safe_train.data.rows import Row
 from safe_train.digests import content_sha256
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
+from safe_train.files import file_problem, json_text, write_text
 from safe_train.parallel import ALONE, Processes
 
 Kind = Literal["vl", "text", "audio"]
@@ -107,11 +107,11 @@ class SampleStore:
         """The answers so far; a line that was cut off, and what follows it, is left out."""
         path = self.path(kind, condition)
         samples: list[Sample] = []
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").split("\n"):
+        if file_problem(path) is None:
+            for line in path.read_bytes().split(b"\n"):
                 try:
-                    samples.append(_sample(json.loads(line)))
-                except (json.JSONDecodeError, KeyError, TypeError):
+                    samples.append(_stored(json.loads(line)))
+                except (ValueError, KeyError, TypeError, RecursionError):  # ValueError: no JSON, or not UTF-8
                     break
         return samples
 
@@ -193,6 +193,17 @@ def _write_lines(path: Path, samples: Sequence[Sample], *, mode: Literal["a", "w
     except OSError as error:
         got = str(error.strerror or error)
         raise InputError(path, "a file that can be written", got, "make room, then run again: it goes on") from error
+
+
+def _stored(values: Mapping[str, Any]) -> Sample:
+    """A sample from a file; ValueError if what tables and pages show of it is of another type than it should be."""
+    sample = _sample(values)
+    words = (sample.row_id, sample.answer, *(text for text in (sample.heard,) if text is not None))
+    if not all(isinstance(text, str) for text in words) or not isinstance(sample.score, int | float):
+        raise ValueError("not the fields of a sample")
+    for text in words:
+        text.encode()  # half a character cannot be written again
+    return sample
 
 
 def _sample(values: Mapping[str, Any]) -> Sample:

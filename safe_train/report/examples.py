@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
 from safe_train.evaluation.samples import BASE, Kind, Sample, SampleStore
 from safe_train.report.grouping import Group, Member
 from safe_train.report.media import Clip, Picture, clip, picture
+from safe_train.report.stored import parsed, read_lines
 
 Change = Literal["right to wrong", "wrong to right", "unchanged", "heard"]
 
@@ -153,13 +153,29 @@ def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict
 
 def _rows(store: SampleStore, kind: Kind) -> dict[str, dict[str, Any]]:
     path = store.folder / f"rows.{kind}.jsonl"
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {line["row_id"]: line for line in lines}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        got = " ".join(str(error).split())
-        way_out = f"evaluate again with: safe eval {store.folder.parent.parent}"
-        raise InputError(path, "the rows of an evaluation", got, way_out) from error
+    way_out = f"evaluate again with: safe eval {store.folder.parent.parent}"
+    rows = [parsed(line, path, way_out) for line in read_lines(path, way_out) if line]
+    for number, row in enumerate(rows, start=1):
+        if not _is_row(row):
+            raise InputError(path, "the rows of an evaluation", f"another value on line {number}", way_out)
+    return {row["row_id"]: row for row in rows}
+
+
+def _is_row(row: Any) -> bool:
+    """Whether the fields that are shown are what :class:`~safe_train.evaluation.samples.SampleStore` writes."""
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in ("row_id", "question", "kind"))
+        and isinstance(row.get("answers"), list)
+        and all(isinstance(answer, str) for answer in row["answers"])
+        and all(isinstance(row.get(name), str | None) for name in ("image", "audio", "image_sha256", "audio_sha256"))
+    )
+
+
+def _clip_digests(store: SampleStore) -> dict[str, str]:
+    """SHA-256 of the clips that were evaluated, by path; empty for results that do not say."""
+    rows = _rows(store, "audio").values()
+    return {row["audio"]: row["audio_sha256"] for row in rows if row.get("audio") and row.get("audio_sha256")}
 
 
 def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iterator[_Candidate]:
@@ -187,8 +203,8 @@ def _example(candidate: _Candidate) -> Example:
         kind=row["kind"],
         question=row["question"],
         references=list(dict.fromkeys(row["answers"])),
-        picture=picture(Path(row["image"])) if row["image"] else None,
-        clip=clip(safe.heard or "silence"),
+        picture=picture(Path(row["image"]), row.get("image_sha256")) if row.get("image") else None,
+        clip=clip(safe.heard or "silence", _clip_digests(SampleStore(candidate.member.evaluation.folder))),
         base=candidate.base.answer,
         safe=safe.answer,
         base_score=candidate.base.score,
