@@ -18,7 +18,7 @@ import torch
 
 from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints
 from safe_train.config import EvaluationSettings, StageAConfig, build_config
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.batch import FeatureCache, RowEncoder, require_plain_text
 from safe_train.data.rows import CAPTION, Row
 from safe_train.errors import InputError
 from safe_train.evaluation import BaseAnswers, Evaluation, Evaluator, Selection, base_answers, select
@@ -286,6 +286,8 @@ def _prepare(
         require_rows_for_all(config.optimization, processes)
         shards = config.parallel.shard_base and not processes.is_alone
         base = load_base_model(config, torch.device("cpu") if shards else None)
+        for part in (rows.train_audio, rows.train_vl, rows.train_text, vl, text, audio):
+            require_plain_text(base.processor, part)
         lengths = answer_lengths(settings, RowEncoder(base.processor, FeatureCache([])), vl, text, audio)
         key = base_key(config, base, vl, lengths, text)
     if shards:
