@@ -156,7 +156,7 @@ def own_task(model: str, old: Path, new: Path) -> Task:
     """A model of one's own; a fifth of the old rows is held out."""
 
     def pairs(path: Path) -> list[Pair]:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [(line["prompt"], line["answer"]) for line in lines]
 
     tokenizer = AutoTokenizer.from_pretrained(model)

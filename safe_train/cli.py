@@ -18,6 +18,7 @@ from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import OVERFITTING_VARIANTS, RETENTION_VARIANTS, list_variants
 from safe_train.errors import InputError
 from safe_train.launch import find_launch
+from safe_train.shown import one_line
 from safe_train.usage import EXIT_INTERRUPTED, EXIT_REQUEUE, OneLineGroup, fail, one_line_errors, unknown
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def report(runs: tuple[Path, ...], output: Path | None, picture: Path | None) ->
         draw_picture(found.summaries, picture)
     written = write_report(found, output)
     for left in written.left_out:
-        click.echo(f"left out: {left.folder}: {left.reason}")
+        click.echo(one_line(f"left out: {left.folder}: {left.reason}"))
     click.echo(f"report: {written.page}\nfigures: {written.figures}")
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from configs.model_configs import MODEL_CONFIGS
 from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.errors import InputError, nearest
+from safe_train.shown import shortened
 
 EMBEDDED_DATA = "embedded"
 
@@ -419,7 +420,9 @@ def _as_input_error(error: ValidationError, where: str) -> InputError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return InputError(f"{where}: {key}", "a known key", "an unknown one", _did_you_mean(key, known_keys()))
+        return InputError(
+            f"{where}: {shortened(key)}", "a setting", "no such setting", _did_you_mean(key, known_keys())
+        )
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     place = f"{where}: {key}" if key else where
     return InputError(

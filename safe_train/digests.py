@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from safe_train.errors import InputError
+from safe_train.files import file_problem
 
 _PACKAGES = ("safe-audio", "torch", "transformers", "torchaudio")
 
@@ -50,6 +52,23 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(path, "a file", str(error.strerror), "check the path or remove its entry") from error
+
+
+def content_sha256(path: Path) -> str:
+    """The same, computed once for a file that stays as it is: by path, size, time of change and place on the disk.
+
+    Raises:
+        InputError: the path leads to no file, or it cannot be read.
+    """
+    if problem := file_problem(path):
+        raise InputError(path, "a file", problem, "check the path or remove its entry")
+    status = path.stat()
+    return _known_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=2**20)
+def _known_sha256(path: Path, _size: int, _changed: int, _place: int) -> str:
+    return file_sha256(path)
 
 
 def json_sha256(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -52,6 +53,11 @@ def json_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def split_lines(text: str) -> list[str]:
+    """The lines of JSON lines: not those of ``str.splitlines``, which U+2028 and its like end within a text."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes beside the path, flushes to disk and renames; makes the folder if it is not there.
 
@@ -71,13 +77,14 @@ def write_text(path: Path, text: str) -> None:
         raise InputError(path, "a file that can be written", str(error), "choose another place") from error
 
 
-def read_object(path: Path, expected: str, way_out: str) -> dict[str, Any]:
+def read_object(path: Path, expected: str, way_out: str, *, finite: bool = False) -> dict[str, Any]:
     """The JSON object that a file holds.
 
     Args:
         path: a regular file; a pipe would be waited for.
         expected: what the file is, for the error.
         way_out: what can be done about one that is not, for the error.
+        finite: whether a number that is not finite is an error, too.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -85,7 +92,7 @@ def read_object(path: Path, expected: str, way_out: str) -> dict[str, Any]:
     if problem := file_problem(path):
         raise InputError(path, expected, problem, way_out)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = _parse(path.read_text(encoding="utf-8"), finite=finite)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, expected, " ".join(str(error).split()), way_out) from error
     if not isinstance(value, dict):
@@ -93,31 +100,48 @@ def read_object(path: Path, expected: str, way_out: str) -> dict[str, Any]:
     return value
 
 
-def read_lines(path: Path) -> list[dict[str, Any] | None]:
+def read_lines(path: Path, *, finite: bool = False) -> list[dict[str, Any] | None]:
     """The JSON objects of a file, one a line, None for a line that holds none; nothing where there is no file.
+
+    With ``finite``, a line with a number that is not finite holds none.
 
     A last line that has neither a line break nor a whole object was being written in a crash, and is left out.
 
     Raises:
         InputError: the file cannot be read.
     """
-    if not path.is_file():
+    if file_problem(path):
         return []
     try:
         *whole, last = path.read_bytes().split(b"\n")  # and not at what else Unicode takes for the end of a line
     except OSError as error:
         got = str(error.strerror or error)
         raise InputError(path, "a file that can be read", got, "mend the folder, then run again") from error
-    found = [_object(line) for line in whole]
-    return [*found, cut] if (cut := _object(last)) is not None else found
+    found = [_object(line, finite=finite) for line in whole]
+    return [*found, cut] if (cut := _object(last, finite=finite)) is not None else found
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def _object(line: bytes, *, finite: bool) -> dict[str, Any] | None:
     try:
-        value = json.loads(line.decode())
+        value = _parse(line.decode(), finite=finite)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _parse(text: str, *, finite: bool) -> Any:
+    """A JSON value; ValueError for half a character, which cannot be written again."""
+    value = json.loads(text, parse_constant=_finite, parse_float=_finite) if finite else json.loads(text)
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _finite(written: str) -> float:
+    value = float(written)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {written[:20]}, which is not finite")
+    return value
 
 
 def append_line(path: Path, line: str) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from safe_train.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, list_checkpoints, require_settings
 from safe_train.config import EvaluationSettings, StageAConfig, build_config, run_settings
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.batch import FeatureCache, RowEncoder, require_plain_text
 from safe_train.data.rows import CAPTION, Row
 from safe_train.environment import find_machine
 from safe_train.errors import InputError, StoppedError
@@ -311,6 +311,8 @@ def _prepare(
         adapter_config(config.model, len(base.decoder_layers), config.seed)  # whether its sizes fit the base
         encoders = load_audio_encoders(config)
         Distractors(audio, config.seed)  # whether there are enough clips
+        for part in (rows.train_audio, rows.train_vl, rows.train_text, vl, text, audio):
+            require_plain_text(base.processor, part)
         lengths = answer_lengths(settings, RowEncoder(base.processor, FeatureCache([])), vl, text, audio)
         key = base_key(config, base, vl, lengths, text)
     if shards:

@@ -19,6 +19,7 @@ from safe_train.files import read_object
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import CONFIDENCE
 from safe_train.plain import from_plain
+from safe_train.shown import one_line
 from safe_train.text_table import align, wrap
 
 SUMMARY = "summary.txt"
@@ -259,7 +260,7 @@ def read_summary(run: Path) -> RunSummary:
     path, expected, way_out = run / "metrics.json", "the metrics of a finished run", "name the folder of a finished run"
     metrics = read_object(path, expected, way_out)
     try:
-        name = f"{metrics['variant']} {metrics['seed']}"
+        name = one_line(f"{metrics['variant']} {metrics['seed']}")
         summary = RunSummary(name, run, metrics, procedural=_is_procedural(run / "config.json"))
         evaluation = summary.evaluation
         if evaluation is not None:

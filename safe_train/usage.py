@@ -62,9 +62,9 @@ class OneLineGroup(OneLineCommand, click.Group):
 
 def unknown(where: str, kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not among the known ones."""
-    names = list(known)
+    names, noun = list(known), kind.partition(" ")[2]
     suggestion = nearest(name, names)
-    return InputError(where, kind, "an unknown one", f"did you mean {suggestion!r}?" if suggestion else _listed(names))
+    return InputError(where, kind, f"no such {noun}", f"did you mean {suggestion!r}?" if suggestion else _listed(names))
 
 
 def fail(error: InputError) -> NoReturn:

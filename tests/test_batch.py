@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from configs.model_configs import EMBEDDED
 from safe_train.data.audio_input import SYNTHETIC_SECONDS
-from safe_train.data.batch import FeatureCache, RowEncoder
+from safe_train.data.batch import FeatureCache, RowEncoder, require_plain_text
 from safe_train.data.rows import DOCUMENT, Row, vl_rows
 from safe_train.data.vqa import load_vqa
 from safe_train.data.waveform import load_waveform
@@ -286,6 +287,17 @@ def test_a_placeholder_in_a_text_is_refused_in_one_line(encoder, row):
     """It would be taken for an image that is not there."""
     with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
         encoder.training_batch([row])
+    with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
+        require_plain_text(encoder.processor, [Row("q", "what?", ("x",)), row])
+
+
+@pytest.mark.parametrize("place", ["image_token", "video_token", "audio_token"])
+def test_placeholders_are_those_of_the_processor(place):
+    """Qwen2-VL's, say, of which no list's reader knows; ``<image>`` is none of its."""
+    processor = SimpleNamespace(**{place: "<|image_pad|>"})
+    require_plain_text(processor, [Row("a", "an <image>?", ("x", "a later reference <|image_pad|>"))])
+    with pytest.raises(InputError, match=r"row b: .*, got '<\|image_pad\|>'"):
+        require_plain_text(processor, [Row("b", "an <|image_pad|>?", ("x",))])
 
 
 def test_a_document_longer_than_the_base_is_refused(embedded_base, audio_encoder):

@@ -65,11 +65,11 @@ def own_data(small_data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trian"], "safe trian: expected a command, got an unknown one; did you mean 'train'?"),
-        (["data", "chek"], "safe data chek: expected a command, got an unknown one; did you mean 'check'?"),
+        (["trian"], "safe trian: expected a command, got no such command; did you mean 'train'?"),
+        (["data", "chek"], "safe data chek: expected a command, got no such command; did you mean 'check'?"),
         (["qqqq"], "known are ask, container, data, env, eval, export, replay, report, train, variants"),
-        (["--verbos"], "safe --verbos: expected an option, got an unknown one; "),
-        (["train", "--varient", "x"], "safe train --varient: expected an option, got an unknown one; did you mean "),
+        (["--verbos"], "safe --verbos: expected an option, got no such option; "),
+        (["train", "--varient", "x"], "safe train --varient: expected an option, got no such option; did you mean "),
         (["eval", "run", "--max-vll", "3"], "did you mean '--max-vl'?"),
         (["data", "check", ".", "--splits", "val"], "did you mean '--split'?"),
         (["train", "--seed", "x"], "safe train: Invalid value for '--seed': 'x' is not a valid integer; see safe "),
@@ -78,7 +78,7 @@ def own_data(small_data, tmp_path):
         (["eval"], "Missing argument 'RUN'"),
         (["eval", "run", "--max-vl", "0"], "Invalid value for '--max-vl'"),
         (["ask", "run"], "Missing argument 'QUESTION'"),
-        (["train", "--variant", "ful_retention"], "expected a retention variant, got an unknown one; did you mean 'fu"),
+        (["train", "--variant", "ful_retention"], "got no such retention variant; did you mean 'fu"),
         (["train", "--set", "seed"], "--set seed: expected key=value, got no =; for instance "),
         (["train", "--set", "optimization.max_step=3"], "did you mean 'optimization.max_steps'?"),
         (["train", "--set", "data.gains_db=["], "--set data.gains_db: expected a YAML value, got '['"),
@@ -101,7 +101,7 @@ def test_the_shell_sees_one_line_and_exit_code_2():
     finished = in_subprocess("train", "--varient", "x")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr == (
-        "error: safe train --varient: expected an option, got an unknown one; did you mean '--variant'?\n"
+        "error: safe train --varient: expected an option, got no such option; did you mean '--variant'?\n"
     )
 
 

@@ -46,7 +46,7 @@ def value_of(config, dotted):
 )
 def test_an_unknown_key_names_the_nearest(given, nearest):
     text = error_of({}, {given: "1"})
-    assert "expected a known key, got an unknown one" in text
+    assert "expected a setting, got no such setting" in text
     assert text.endswith(f"did you mean '{nearest}'?" if nearest else "safe train --help-settings lists all")
 
 

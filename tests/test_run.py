@@ -16,11 +16,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
+from safe_train.config import build_config
+from safe_train.data.rows import Row
 from safe_train.data.vqa import load_vqa
 from safe_train.digests import file_sha256
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
-from safe_train.run import read_config
+from safe_train.experiment import load_rows
+from safe_train.run import Observer, read_config, start_run
 from safe_train.summary import HEADER, read_summary
 from tests.conftest import SMALL_SIZES
 
@@ -92,6 +95,17 @@ def test_the_folder_is_named_by_time_and_variant_and_holds_what_it_should(run):
     }  # fmt: skip
     suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".jsonl", ".safetensors", ".txt", ".png"}  # nothing pickled
+
+
+def test_a_placeholder_is_refused_before_any_work(small_data, tmp_path):
+    """In the last row that is trained on; the base has answered nothing by then."""
+    config = build_config({}, {"data.root": str(small_data), "output_root": str(tmp_path)})
+    rows, stages = load_rows(config), []
+    rows = replace(rows, train_text=[*rows.train_text, Row("last", "an <image>?", ("a",))])
+    with pytest.raises(InputError, match=r"row last: expected text without the processor's placeholders"):
+        start_run(config, Observer(stage=stages.append), rows=rows)
+    assert stages == ["loading"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_configuration_is_whole(run, small_data):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from safe_train.files import split_lines
 from safe_train.run_lines import has_step, keep_up_to, last_values
 
 LINES = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 7)]
@@ -56,3 +57,26 @@ def test_without_a_file_there_is_nothing(tmp_path):
     assert not (tmp_path / "none").exists()
     assert not has_step(tmp_path / "none", 1)
     assert last_values(tmp_path / "none") == {}
+
+
+SEPARATED = [{"step": 1, "kind": "is it\u2028a\x85circle?"}, {"step": 2, "kind": "\x0b\x0c\x1c\x1d\x1e\u2029"}]
+
+
+@pytest.mark.parametrize("ascii", [True, False])
+def test_separators_within_a_text_end_no_line(tmp_path, ascii):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(f"{json.dumps(line, ensure_ascii=ascii)}\n" for line in SEPARATED), encoding="utf-8")
+    assert [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))] == SEPARATED
+    assert has_step(path, 2)
+    assert last_values(path) == {"kind": SEPARATED[1]["kind"]}
+    keep_up_to(path, 1)
+    assert [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))] == SEPARATED[:1]
+
+
+@pytest.mark.parametrize(("text", "lines"), [("", []), ("a", ["a"]), ("a\n", ["a"]), ("a\n\nb\n", ["a", "", "b"])])
+def test_the_last_line_break_begins_no_line(tmp_path, text, lines):
+    assert split_lines(text) == lines
+    path = tmp_path / "lines.jsonl"
+    path.write_text("")
+    assert last_values(path) == {}
+    assert not has_step(path, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,10 +162,7 @@ class RowEncoder:
         return {name: value.to(self.device) for name, value in encoded.items()}
 
     def _turn(self, row: Row, answer: str | None = None) -> Turn | Document:
-        for text in (row.question, answer or ""):
-            if found := placeholder_in(self.processor, text):
-                expected = "text without the processor's placeholders"
-                raise InputError(f"row {row.row_id}", expected, repr(found), "remove it; images are files of a row")
+        _require_plain(self.processor, row, (row.question, answer or ""))
         return Document(row.answers[0]) if row.is_document else Turn(row.question, int(row.image is not None), answer)
 
     def _answer_ids(self, turn: Turn | Document) -> list[int]:
@@ -174,3 +171,20 @@ class RowEncoder:
         if text_alone not in self._answers:
             self._answers[text_alone] = self.prompts.answer_ids(turn)
         return self._answers[text_alone]
+
+
+def require_plain_text(processor: Any, rows: Iterable[Row]) -> None:
+    """Finds out before the work whether every text that is to be read can be; readers of lists know no processor.
+
+    Raises:
+        InputError: a question, or an answer that is trained on, holds one of the processor's placeholders.
+    """
+    for row in rows:
+        _require_plain(processor, row, (row.question, *row.answers[:1]))
+
+
+def _require_plain(processor: Any, row: Row, texts: Iterable[str]) -> None:
+    for text in texts:
+        if found := placeholder_in(processor, text):
+            expected = "text without the processor's placeholders"
+            raise InputError(f"row {row.row_id}", expected, repr(found), "remove it; images are files of a row")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from safe_train.files import file_problem, folder_problem
+
 _FOLDER = re.compile(r"embedded-data-[0-9a-f]+")
 _CLIP = re.compile(r"snd[a-z]\d{7}\.wav")
 _HEADER = re.compile(r'"data_type":\s*"procedural"')
@@ -14,6 +16,8 @@ _HEADER_LENGTH = 4096
 
 def is_made_root(root: Path) -> bool:
     """Whether a data root is the program's own folder, or holds its questions or its clips."""
+    if folder_problem(root):
+        return False
     if is_in_made_folder([root]) or _has_made_questions([root / "vqa"]):
         return True
     clips = root.glob("audiocaps/audio/*/*")  # of a real data set the first is enough to tell
@@ -44,6 +48,8 @@ def _has_made_questions(folders: Iterable[Path]) -> bool:
     """Whether a question file in one of the folders calls itself procedural."""
     for folder in folders:
         for questions in sorted(folder.glob("*questions.json")):
+            if file_problem(questions):
+                continue
             with questions.open(encoding="utf-8", errors="replace") as file:
                 if _HEADER.search(file.read(_HEADER_LENGTH)):
                     return True

@@ -29,6 +29,7 @@ from safe_train.embedded.text_skills import NOT_LEARNED, TEXT_TYPES, sample_text
 from safe_train.embedded.train_audio import AudioClasses, AudioRecipe, train_audio
 from safe_train.embedded.train_base import BaseRecipe, ScenePool, document_losses, train_answers, train_vision
 from safe_train.evaluation import base_answers
+from safe_train.files import split_lines
 from safe_train.model import Base
 from safe_train.model.loading import load_base
 
@@ -86,7 +87,8 @@ def measure_base(folder: Path) -> BaseMeasures:
 
 def _read_text(root: Path, split: str) -> tuple[list[Row], list[str]]:
     """Questions without an image, and documents."""
-    records = [json.loads(line) for line in (root / "text" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    text = (root / "text" / f"{split}.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in split_lines(text)]
     questions = [Row(r["id"], r["prompt"], (r["answer"],), kind=r["type"]) for r in records if "prompt" in r]
     return questions, [record["text"] for record in records if "text" in record]
 

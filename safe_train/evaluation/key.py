@@ -10,8 +10,9 @@ from typing import Any
 
 from safe_train.config import EvaluationSettings, StageAConfig
 from safe_train.data.rows import Row
-from safe_train.digests import tensors_sha256, versions
+from safe_train.digests import json_sha256, tensors_sha256, versions
 from safe_train.evaluation.lengths import AnswerLengths
+from safe_train.evaluation.samples import row_files
 from safe_train.model import Base, SafeModel
 from safe_train.model.generation import own_settings
 
@@ -21,12 +22,24 @@ def rows_sha256(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps([asdict(row) for row in rows], default=str).encode()).hexdigest()
 
 
+def files_sha256(rows: Sequence[Row]) -> str:
+    """SHA-256 over the contents of the rows' images and clips: files may be replaced under the same paths.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return json_sha256([row_files(row) for row in rows])
+
+
 def base_key(
     config: StageAConfig, base: Base, vl: Sequence[Row], lengths: AnswerLengths, text: Sequence[Row] = ()
 ) -> dict[str, Any]:
     """What the base's answers depend on; call it before anything is attached to the base.
 
-    Without text-only rows it is what it was before there were any, so that older answers are found.
+    Without text-only rows it names none.
+
+    Raises:
+        InputError: a file of a row cannot be read.
     """
     settings: EvaluationSettings = config.evaluation
     of_text = {"text_rows_sha256": rows_sha256(text), "text_max_new_tokens": lengths.text} if text else {}
@@ -35,6 +48,7 @@ def base_key(
     return {
         "base": {"source": base.source, "sha256": tensors_sha256(base.model.named_parameters())},
         "vl_rows_sha256": rows_sha256(vl),
+        "vl_files_sha256": files_sha256(vl),
         "batch_size": settings.batch_size,
         "max_new_tokens": lengths.vl,
         "precision": config.precision,
@@ -73,6 +87,7 @@ def evaluation_key(
             for encoder in model.encoders
         ],
         "audio_rows_sha256": rows_sha256(audio),
+        "audio_files_sha256": files_sha256(audio),
         **unusual,
     }
 

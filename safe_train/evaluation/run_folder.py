@@ -71,14 +71,14 @@ def write_results(store: SampleStore, key: Mapping[str, Any], base: SampleStore,
     write_text(store.folder / RESULTS, json_text(content | {_DIGEST: json_sha256(content)}))
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """What ``write_results`` has written.
+def read_results(path: Path, *, finite: bool = False) -> dict[str, Any]:
+    """What ``write_results`` has written; with ``finite``, a number that is not finite is an error.
 
     Raises:
         InputError: there is no such file, or it is damaged or was changed.
     """
     expected, way_out = "results of this version", f"evaluate again with: safe eval {path.parents[2]}"
-    content = read_object(path, expected, way_out)
+    content = read_object(path, expected, way_out, finite=finite)
     digest = content.pop(_DIGEST, None)  # results of an earlier version have none
     if digest not in (None, json_sha256(content)):
         raise InputError(path, expected, f"{path.name} whose figures are not those that were written", way_out)

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_train.data.audio_input import describe
+from safe_train.data.audio_input import Amplified, describe
 from safe_train.data.rows import Row
-from safe_train.digests import json_sha256
+from safe_train.digests import content_sha256, json_sha256
 from safe_train.errors import InputError
 from safe_train.files import json_text, read_lines, write_text
 from safe_train.parallel import ALONE, Processes
@@ -27,7 +27,6 @@ Kind = Literal["vl", "text", "audio"]
 KEY = "key.json"
 BASE = "base"
 
-_COLUMNS = {"row_id", "question", "answers", "image", "audio", "kind", "cluster"}
 _DIGEST, _DIGITS = "sha256", 16  # of a line's digest; a million lines are told apart by far fewer
 
 
@@ -128,7 +127,7 @@ class SampleStore:
         if not path.is_file():
             raise InputError(path, expected, "no such file", way_out)
         for number, line in enumerate(lines, start=1):
-            if line is None or not line.keys() >= _COLUMNS:
+            if line is None or not _is_row(line):
                 raise InputError(path, expected, f"line {number} that is damaged", way_out)
         return {line["row_id"]: line for line in lines if line is not None}
 
@@ -234,6 +233,16 @@ def _write_lines(path: Path, samples: Sequence[Sample], *, mode: Literal["a", "w
         raise InputError(path, "a file that can be written", got, "make room, then run again: it goes on") from error
 
 
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether the fields are what a store writes; digests of contents are missing in those of an earlier version."""
+    return (
+        all(isinstance(row.get(name), str) for name in ("row_id", "question", "kind"))
+        and isinstance(row.get("answers"), list)
+        and all(isinstance(answer, str) for answer in row["answers"])
+        and all(isinstance(row.get(name), str | None) for name in ("image", "audio", "image_sha256", "audio_sha256"))
+    )
+
+
 def _line(sample: Sample) -> str:
     values = asdict(sample)
     return json.dumps(values | {_DIGEST: _digest(values)}, ensure_ascii=False) + "\n"
@@ -257,6 +266,17 @@ def _sample(values: Mapping[str, Any]) -> Sample:
     return Sample(**{**values, "updates": tuple(values["updates"])})
 
 
+def row_files(row: Row) -> dict[str, str]:
+    """SHA-256 of the row's image and clip, by field, where it has them.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    clip = row.audio.path if isinstance(row.audio, Amplified) else row.audio
+    files = {"image_sha256": row.image, "audio_sha256": clip}
+    return {name: content_sha256(path) for name, path in files.items() if isinstance(path, Path)}
+
+
 def _row(row: Row) -> dict[str, Any]:
     return {
         "row_id": row.row_id,
@@ -266,4 +286,5 @@ def _row(row: Row) -> dict[str, Any]:
         "audio": describe(row.audio) if row.audio else None,
         "kind": row.kind,
         "cluster": row.cluster,
+        **row_files(row),
     }

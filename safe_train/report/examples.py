@@ -149,6 +149,12 @@ def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict
             yield name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
 
 
+def _clip_digests(store: SampleStore) -> dict[str, str]:
+    """SHA-256 of the clips that were evaluated, by path; empty for results that do not say."""
+    rows = store.rows("audio").values()
+    return {row["audio"]: row["audio_sha256"] for row in rows if row.get("audio") and row.get("audio_sha256")}
+
+
 def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iterator[_Candidate]:
     """The first of each whose row was not seen, then the second of each, and so on; what is given counts as seen."""
     waiting = list(candidates)
@@ -174,8 +180,8 @@ def _example(candidate: _Candidate) -> Example:
         kind=row["kind"],
         question=row["question"],
         references=list(dict.fromkeys(row["answers"])),
-        picture=picture(Path(row["image"])) if row["image"] else None,
-        clip=clip(safe.heard or "silence"),
+        picture=picture(Path(row["image"]), row.get("image_sha256")) if row.get("image") else None,
+        clip=clip(safe.heard or "silence", _clip_digests(SampleStore(candidate.member.evaluation.folder))),
         base=candidate.base.answer,
         safe=safe.answer,
         base_score=candidate.base.score,

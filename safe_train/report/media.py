@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,11 +12,14 @@ from pathlib import Path
 from PIL import Image
 
 from safe_train.data.image import load_image
+from safe_train.data.procedural import is_in_made_folder
+from safe_train.digests import content_sha256
 from safe_train.errors import InputError
+from safe_train.files import file_problem
 
 LARGEST_SIDE = 320
-LARGEST_CLIP = 1_000_000
-"""Bytes; a larger clip is named and not embedded."""
+LARGEST_CLIP, LARGEST_IMAGE = 1_000_000, 100_000_000
+"""Bytes of a file; a larger one is named and not embedded."""
 
 _AUDIO_TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 _GAIN = re.compile(r"(?P<path>.+) (?P<gain>[+-]\d+(?:\.\d+)?(?:e[+-]?\d+)?) dB")
@@ -51,8 +55,15 @@ class Clip:
     problem: str = ""
 
 
-def picture(path: Path) -> Picture:
-    """The image, at most ``LARGEST_SIDE`` wide and high, as PNG where that is small and as JPEG otherwise."""
+def picture(path: Path, sha256: str | None) -> Picture:
+    """The image, at most ``LARGEST_SIDE`` wide and high, as PNG where that is small and as JPEG otherwise.
+
+    Args:
+        path: the image.
+        sha256: of the image that was evaluated, as the run says; see :func:`_unlike_what_was_evaluated`.
+    """
+    if problem := _unlike_what_was_evaluated(path, sha256, LARGEST_IMAGE):
+        return Picture(str(path), None, problem)
     try:
         image = load_image(path)
     except InputError as error:
@@ -62,8 +73,13 @@ def picture(path: Path) -> Picture:
     return Picture(str(path), _uri(f"image/{kind}", _encoded(image, kind, options)))
 
 
-def clip(heard: str) -> Clip:
-    """The clip that :func:`~safe_train.data.audio_input.describe` gave these words for."""
+def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
+    """The clip that :func:`~safe_train.data.audio_input.describe` gave these words for.
+
+    Args:
+        heard: the words.
+        sha256_of: of the clips that were evaluated, by path; see :func:`_unlike_what_was_evaluated`.
+    """
     match = _GAIN.fullmatch(heard)
     path = Path(match["path"] if match else heard)
     if not path.suffix or heard.startswith("white noise "):
@@ -72,13 +88,33 @@ def clip(heard: str) -> Clip:
     kind = _AUDIO_TYPES.get(path.suffix.lower())
     if kind is None:
         return Clip(str(heard), problem=f"{path.suffix} is not played by browsers")
+    if problem := _unlike_what_was_evaluated(path, sha256_of.get(str(path)), LARGEST_CLIP):
+        return Clip(str(heard), problem=problem)
     try:
-        size = path.stat().st_size
-        if size > LARGEST_CLIP:
-            return Clip(str(heard), problem=f"{size / 1e6:.1f} MB, too large to be embedded")
         return Clip(words, _uri(kind, path.read_bytes()))
     except OSError as error:
         return Clip(str(heard), problem=str(error.strerror or error))
+
+
+def _unlike_what_was_evaluated(path: Path, sha256: str | None, largest: int) -> str:
+    """Why a file is not embedded; empty if it is to be.
+
+    A run that comes from someone else may name any file of this machine, or a link to one. Whoever names its digest
+    has it already. Runs of earlier versions name none: of theirs, files in the program's own data folder are shown.
+    """
+    if problem := file_problem(path):
+        return problem
+    try:
+        if (size := path.stat().st_size) > largest:
+            return f"{size / 1e6:.1f} MB, too large to be embedded"
+        if sha256 is None:
+            known = is_in_made_folder([path.resolve()])
+            return "" if known else "its contents were not recorded; safe eval on the run records them"
+        return "" if content_sha256(path) == sha256 else "not the file that was evaluated"
+    except InputError as error:
+        return error.got
+    except OSError as error:
+        return str(error.strerror or error)
 
 
 def _encoded(image: Image.Image, kind: str, options: dict[str, int]) -> bytes:

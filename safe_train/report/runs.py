@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safe_train.config import StageAConfig, build_config, run_settings
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS, read_results
-from safe_train.files import read_lines, read_object
+from safe_train.files import file_problem, read_lines, read_object
 from safe_train.plain import from_plain
 from safe_train.run import CONFIG, METRICS
 from safe_train.run_lines import METRICS_LINES
@@ -59,6 +61,30 @@ class StoredEvaluation:
     def step(self) -> int:
         """Of the checkpoint that was evaluated."""
         return int(self.key["step"])
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Frozen weights as a key names them."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What the report reads of every key; keys name more."""
+
+    base: _Weights
+    audio_encoders: list[_Weights]
+    trained_parts_sha256: str
+    vl_rows_sha256: str
+    audio_rows_sha256: str
+    step: int
+    damage: float
+    max_new_tokens: int
+    batch_size: int
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -137,6 +163,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
     errors: list[InputError] = []
     for folder in [folder for path in paths for folder in run_folders(path)]:
         try:
+            _require_readable(folder)
             summary = read_summary(folder)
         except InputError as error:
             left_out.append(LeftOut(str(folder), _unfinished(folder, error)))
@@ -154,8 +181,20 @@ def read_runs(paths: Iterable[Path]) -> Found:
     return Found(summaries, runs, left_out)
 
 
+def _require_readable(folder: Path) -> None:
+    """InputError where a file that every run has is there and cannot be read to its end."""
+    for name in (METRICS, CONFIG):
+        if file_problem(folder / name) != "no such file":
+            _read_object(folder / name)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """One of the run's files, whose numbers can be drawn and added up."""
+    return read_object(path, "a JSON file of a run", "name the folder of a finished run", finite=True)
+
+
 def _unfinished(folder: Path, error: InputError) -> str:
-    return f"{METRICS} has {error.got}" if (folder / METRICS).is_file() else f"not finished, there is no {METRICS}"
+    return f"{METRICS} has {error.got}" if (folder / METRICS).exists() else f"not finished, there is no {METRICS}"
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -170,7 +209,8 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
-    described = read_object(folder / CONFIG, "the configuration of a run", "name the folder of a finished run")
+    described = _read_object(folder / CONFIG)
+    _require_shown(described, metrics, folder)
     evaluations = _read_evaluations(folder)
     whole = [evaluation for evaluation in evaluations if not evaluation.damage]
     if not whole:
@@ -189,6 +229,23 @@ def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
         controls=[fullest([e for e in evaluations if e.damage == damage]) for damage in sorted(damaged)],
         not_shown=[evaluation for evaluation in whole if evaluation is not shown],
     )
+
+
+def _require_shown(described: dict[str, Any], metrics: dict[str, Any], folder: Path) -> None:
+    """InputError if a run's files do not say what was trained and how long, as those of every run do."""
+    shown: list[tuple[str, type, dict[str, Any], tuple[str, ...]]] = [
+        (CONFIG, list[int], described, ("effective", "adapter", "fusion_layers")),
+        (CONFIG, int, described, ("effective", "trainable_parameters")),
+        (METRICS, int, metrics, ("training", "steps")),
+        (METRICS, float, metrics, ("training", "seconds")),
+        (METRICS, list[str], metrics, ("training", "inactive")),
+    ]
+    for name, kind, value, keys in shown:
+        try:
+            from_plain(kind, reduce(getitem, keys, value))
+        except (KeyError, TypeError, ValueError) as error:
+            got = f"{name} has no {'.'.join(keys)} that is one"
+            raise InputError(folder / name, "a file of a finished run", got, "restore the file") from error
 
 
 def fullest(evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
@@ -210,17 +267,16 @@ def weight(evaluation: StoredEvaluation) -> tuple[int, int, float]:
 def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
     found: list[StoredEvaluation] = []
     for path in sorted((folder / EVALUATIONS).glob(f"*/{RESULTS}")):
-        content = read_results(path)
+        content = read_results(path, finite=True)
         try:
             evaluation = StoredEvaluation(
                 folder=path.parent,
-                base_folder=path.parent.parent / str(content["base_answers"]),
+                base_folder=path.parent.parent / _plain_name(content["base_answers"]),
                 key=from_plain(dict[str, Any], content["key"]),
                 result=from_plain(Evaluation, content["evaluation"]),
                 finished_at=str(content["finished_at"]),
             )
-            float(evaluation.key["damage"])
-            int(evaluation.key["step"])
+            from_plain(_Key, {field.name: evaluation.key[field.name] for field in fields(_Key)}, "key")
             datetime.fromisoformat(evaluation.finished_at)
         except (KeyError, TypeError, ValueError) as error:
             got = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -230,15 +286,21 @@ def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
     return found
 
 
+def _plain_name(name: Any) -> str:
+    """The name of a folder beside another; ValueError for a path that leads elsewhere."""
+    if not isinstance(name, str) or name != Path(name).name:
+        raise ValueError("base_answers: not a folder's name")
+    return name
+
+
 def _read_curves(path: Path) -> list[dict[str, float]]:
     """Lines by step; of two lines of one step the later, which a resumed run has written."""
     by_step: dict[float, dict[str, float]] = {}
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, finite=True), start=1):
         try:
             values = {key: float(value) for key, value in (line or {}).items()}
             by_step[values["step"]] = values
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                path, "a line of metrics", f"line {number} of {path.name} is none", "remove the line"
-            ) from error
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            got = f"line {number} of {path.name} is none"
+            raise InputError(path, "a line of metrics", got, "remove the line") from error
     return [by_step[step] for step in sorted(by_step)]

@@ -306,6 +306,9 @@ def _unlike(groups: Sequence[Group]) -> list[str]:
             sets = {evaluation.key.get(key) for evaluation in of_seed}
             if len(sets) > 1:
                 found.append(f"The runs of seed {seed} were evaluated on {len(sets)} different sets of {rows} rows.")
+        contents = {evaluation.key.get("vl_files_sha256") for evaluation in of_seed} - {None}
+        if len(contents) > 1 and len({evaluation.key.get("vl_rows_sha256") for evaluation in of_seed}) == 1:
+            found.append(f"The images of the VL rows were replaced between the runs of seed {seed}.")
     seeds = {tuple(member.seed for member in group.members) for group in groups if not group.damage}
     if len(seeds) > 1:
         found.append("The arms have different seeds, and seeds differ more than arms may: compare over common ones.")
