@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from safe_train.data.manifest import IMAGE_TOKEN, NO_PLACEHOLDER, UNICODE
+from safe_train.data.manifest import A_PATH, IMAGE_TOKEN, NO_PLACEHOLDER, UNICODE
 from safe_train.errors import InputError
 
 
@@ -49,7 +49,7 @@ class Defect:
     @classmethod
     def of(cls, kind: DefectKind, error: InputError) -> Defect:
         """A reader's error as a defect of that kind, or of the kind that the error itself tells."""
-        told = {UNICODE: DefectKind.SURROGATE, NO_PLACEHOLDER: DefectKind.TOKEN}
+        told = {UNICODE: DefectKind.SURROGATE, NO_PLACEHOLDER: DefectKind.TOKEN, A_PATH: DefectKind.ENTRY}
         return cls(told.get(error.expected, kind), str(error.where), f"expected {error.expected}, got {error.got}")
 
 

@@ -69,8 +69,8 @@ def load_image(path: Path) -> Image.Image:
             method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             upright = image.copy() if method is None else image.transpose(method)
     except Image.UnidentifiedImageError as error:
-        got = "none of these, or one that is damaged at its beginning"
-        raise InputError(path, f"a readable image ({', '.join(FORMATS)})", got, "convert or remove the file") from error
+        got = f"none of {', '.join(FORMATS)}, or one that is damaged at its beginning"
+        raise InputError(path, "a readable image", got, "convert or remove the file") from error
     except _DAMAGE as error:
         reason = str(error).replace(str(path), path.name) or type(error).__name__
         raise InputError(path, "a readable image", reason, "replace or remove the file") from error

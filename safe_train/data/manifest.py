@@ -23,6 +23,9 @@ IMAGE_TOKEN = "<image>"
 NO_PLACEHOLDER = f"text without the literal {IMAGE_TOKEN}, which processors replace by an image"
 """What is expected of a text that holds it, by which the error is known."""
 
+A_PATH = "the path of a file"
+"""What is expected where there is what can be none, by which the error is known."""
+
 LONGEST_NAME, LONGEST_PATH = 255, 4_095
 """Bytes of a file's name, and of a whole path, that file systems take."""
 
@@ -270,7 +273,7 @@ def _is_there(path: Path) -> bool:
 
 def _require_path(written: str, where: str) -> None:
     """InputError for what can be the path of no file: contents, an address elsewhere, or a name that is too long."""
-    expected = "the path of a file"
+    expected = A_PATH
     if match := _ADDRESS.match(written):
         got = "a data: URI" if match["scheme"] else f"the address {shortened(written)!r}"
         raise InputError(where, expected, got, "put the file below the data root and write its path")

@@ -16,9 +16,11 @@ _HEADER_LENGTH = 4096
 
 def is_made_root(root: Path) -> bool:
     """Whether a data root is the program's own folder, or holds its questions or its clips."""
+    if is_in_made_folder([root]):
+        return True
     if folder_problem(root):
         return False
-    if is_in_made_folder([root]) or _has_made_questions([root / "vqa"]):
+    if _has_made_questions([root / "vqa"]):
         return True
     clips = root.glob("audiocaps/audio/*/*")  # of a real data set the first is enough to tell
     first = next(clips, None)

@@ -228,6 +228,11 @@ ENTRY_DAMAGE = {
     "blank answer": ({"answers": ["red", ""]}, "answers that are missing or empty", "vqa/val.json: entry 1"),
     "outside": ({"image": "../a.png"}, "path that leaves the root", "vqa/val.json: entry 1"),
     "absolute": ({"image": "/etc/passwd"}, "path that leaves the root", "vqa/val.json: entry 1"),
+    "a data URI": (
+        {"image": "data:image/png;base64,iVBORw0KGgo"},
+        "entry with a field that is missing or malformed",
+        "vqa/val.json: entry 1",
+    ),
     "token": ({"question": "Is <image> red?"}, "question or text with the literal <image>", "vqa/val.json: entry 1"),
 }
 
