@@ -320,6 +320,8 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     config["data"]["root"] = str(root)
     (copied / "config.json").write_text(json.dumps(config))
     assert read_config(copied).model.audio_level_db is None
+    for checkpoint in (copied / "checkpoints").iterdir():
+        drop(checkpoint, "adapter_config.json", "audio_level_db", "audio_window")
     invoke("eval", copied, "--conditions", "silence")
     (path,) = copied.glob("evaluation/*/results.json")
     stored = json.loads(path.read_text())
@@ -518,12 +520,15 @@ def finish_after(folder, steps):
     config["optimization"]["max_steps"] = steps
     (folder / "config.json").write_text(json.dumps(config))
     (checkpoint,) = (folder / "checkpoints").iterdir()
-    state = json.loads((checkpoint / "state.json").read_text())
-    del state["settings"]
-    (checkpoint / "state.json").write_text(json.dumps(state))
+    drop(checkpoint, "state.json", "settings")
+
+
+def drop(checkpoint, name, *keys):
+    """Takes keys out of a checkpoint's file, as if an earlier version had written it."""
+    path = checkpoint / name
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    size, digest = (checkpoint / "state.json").stat().st_size, file_sha256(checkpoint / "state.json")
-    manifest["files"]["state.json"] = {"bytes": size, "sha256": digest}
+    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
