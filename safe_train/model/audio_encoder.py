@@ -172,7 +172,7 @@ def load_audio_encoder(
         if not hasattr(extractor, "sampling_rate"):
             raise InputError(folder, "a feature extractor of audio", type(extractor).__name__, "choose another encoder")
         model_class, config = audio_model_class(config)
-        model, missing = load_weights(model_class, folder, config, dtype=dtype)
+        model, missing, _ = load_weights(model_class, folder, config, dtype=dtype)
         _fill(model, missing, float("nan"))
         nn.Module.to(model, device)
         encoder = AudioEncoder(model, extractor, source, features=features, seconds=seconds, level_db=level_db)

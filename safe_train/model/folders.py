@@ -98,8 +98,10 @@ def read_model_config(folder: str) -> Any:
     return config
 
 
-def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> tuple[Any, list[str]]:
-    """A model from safetensors alone, without code of its own, and the names of what it has no stored weights for.
+def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> tuple[Any, list[str], list[str]]:
+    """A model from safetensors alone, without code of its own.
+
+    Also the names of what it has no stored weights for, and of stored weights that it has no place for.
 
     Args:
         model_class: its class, or an Auto class.
@@ -108,18 +110,14 @@ def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> 
         options: of ``from_pretrained``.
 
     Raises:
-        InputError: the configuration is that of a far larger model than the weights are of, or of fewer decoder layers.
+        InputError: the configuration is that of a far larger model than the weights are of.
     """
     if Path(folder).is_dir() and getattr(config, "quantization_config", None) is None:
         _check_amount(model_class, Path(folder), config)
     model, report = model_class.from_pretrained(
         folder, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
-    left_over = sorted(name for name in report["unexpected_keys"] if ".layers." in name and "vision" not in name)
-    if left_over:  # transformers would leave the last layers out
-        got = f"further ones, {left_over[0]} among them"
-        raise InputError(folder, "weights of the decoder layers of config.json", got, "copy the model's folder again")
-    return model, sorted(report["missing_keys"])
+    return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
 
 
 def _check_amount(model_class: Any, folder: Path, config: Any) -> None:

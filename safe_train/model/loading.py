@@ -51,7 +51,7 @@ def load_base(
     with told(folder, _EXPECTED, _WAY_OUT):
         config = read_model_config(folder)
         refuse_architecture(config, folder)
-        model, missing = load_weights(AutoModelForImageTextToText, folder, config, dtype=dtype, **options)
+        model, missing, left_over = load_weights(AutoModelForImageTextToText, folder, config, dtype=dtype, **options)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     if not hasattr(processor, "tokenizer"):  # what AutoProcessor finds if there is no more than a tokenizer
         way_out = "copy processor_config.json and preprocessor_config.json there"
@@ -60,6 +60,10 @@ def load_base(
     complete_processor(processor, config)
     if missing:  # transformers would leave these at random values
         raise missing_weights(folder, missing)
+    layers = [name for name in left_over if ".layers." in name and "vision" not in name]
+    if layers:  # and these it would leave out
+        got = f"further ones, {layers[0]} among them"
+        raise InputError(folder, "weights of the decoder layers of config.json", got, "copy the model's folder again")
     model.requires_grad_(False).eval()
     if quantization == "none":
         nn.Module.to(model, device)
