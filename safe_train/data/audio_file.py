@@ -32,6 +32,7 @@ _BLOCK_SAMPLES = 2**20
 _HEAD_BYTES = 4096
 _UNKNOWN_FORMAT = 1  # SF_ERR_UNRECOGNISED_FORMAT
 _UNKNOWN_FRAMES = 2**63 - 1  # SF_COUNT_MAX
+_NO_AUDIO = "no audio that libsndfile knows"
 _CONVERT = "convert the file to WAV or FLAC"
 _FETCH = "fetch or convert the file again, or remove it"
 
@@ -149,7 +150,7 @@ def _mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.
     file.seek(0)
     stream = mpeg_stream(file.readall())
     if stream is None:
-        raise _unreadable(path, described(head), _FETCH)
+        raise _unreadable(path, described(head) or _NO_AUDIO, _FETCH)
     if stream.ends_early:
         raise _ends_early(path, f"{stream.num_frames} of {stream.stated} MPEG frames")
     with _Sequential(cast("BinaryIO", stream.open())) as sound:
@@ -162,9 +163,9 @@ def _known(path: Path, head: bytes, source: io.FileIO) -> soundfile.SoundFile:
         file = source if isinstance(source, _Patched) else source.fileno()
         return _Sequential(cast("BinaryIO", file), closefd=False)
     except soundfile.LibsndfileError as error:
-        if error.code != _UNKNOWN_FORMAT:
+        if (found := described(head)) is None and error.code != _UNKNOWN_FORMAT:
             raise
-        raise _unreadable(path, described(head), _FETCH) from error
+        raise _unreadable(path, found or _NO_AUDIO, _FETCH) from error
 
 
 def _stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int | None:

@@ -59,6 +59,9 @@ _OTHERS = (
     (0, b"MAC ", "a Monkey's Audio file"),
     (0, b"\xff\xf1", "an AAC stream"),
     (0, b"\xff\xf9", "an AAC stream"),
+    (28, b"\x7fFLAC", "FLAC inside OGG"),
+    (28, b"Speex   ", "Speex inside OGG"),
+    (28, b"\x80theora", "video inside OGG"),
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"version https://git-lfs", "a pointer of Git LFS, not the file itself"),
@@ -70,11 +73,11 @@ def is_read(container: str) -> bool:
     return container in _READ
 
 
-def described(head: bytes) -> str:
-    """What a file is that no decoder knows, by its first bytes."""
+def described(head: bytes) -> str | None:
+    """What a file is that libsndfile does not read, by its first bytes; None if they tell nothing."""
     for start, magic, words in _OTHERS:
         if head[start : start + len(magic)] == magic:
             return words
     if head.lstrip()[:1] == b"<":
         return "a page of HTML or XML"
-    return "no audio that libsndfile knows"
+    return None

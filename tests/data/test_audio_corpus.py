@@ -345,6 +345,11 @@ REFUSED = {
     "HTML": ("a.mp3", b"\n<!DOCTYPE html><html>404</html>" * 60, "got a page of HTML or XML"),
     "a pointer": ("a.flac", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
     "AAC": ("a.mp3", b"\xff\xf1\x50\x80" + bytes(400), "got an AAC stream"),
+    "FLAC inside OGG": (
+        "a.oga",
+        b"OggS\0\2" + bytes(20) + b"\1\x33\x7fFLAC\1\0\0\1" + FLAC[:42],
+        "got FLAC inside OGG",
+    ),
     "zeros": ("a.mp3", bytes(4_096), "got no audio that libsndfile knows"),
     "no samples": ("a.wav", sized(WAV[:44], b"data", 0, "<I"), "says it has no samples"),
     "no samples, a chunk behind": ("a.wav", sized(WAV[:44], b"data", 0, "<I") + CHUNK, "says it has no samples"),
