@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safe_train.data.audio_file import HEARABLE_RATE, LOWEST_RATE
 from safe_train.data.resampling import resampled
-from safe_train.data.waveform import load_waveform
+from safe_train.data.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS, load_waveform
 from safe_train.errors import InputError
 
 Clip: TypeAlias = "str | Path | np.ndarray | Tensor | Mapping[str, Any] | Any"
@@ -69,4 +69,7 @@ def _decoded(clip: Any, sampling_rate: int | None) -> tuple[Tensor, int]:
         raise InputError(_WHERE, "floats [samples] or [channels, samples]", got, "scale to full scale 1")
     if not samples.isfinite().all():
         raise InputError(_WHERE, "finite samples", "NaN or infinite ones", "mend the clip")
+    if samples.shape[-1] < SHORTEST_SECONDS * sampling_rate:
+        got = f"{samples.shape[-1]} samples at {sampling_rate} Hz"
+        raise InputError(_WHERE, HEARABLE_LENGTH, got, "give a longer one, or None")
     return samples.float().reshape(-1, samples.shape[-1]).mean(dim=0), int(sampling_rate)

@@ -130,6 +130,8 @@ def test_each_encoder_hears_at_its_own_rate(processor, clip):
         ({"array": np.zeros(100, dtype=np.int16), "sampling_rate": 16_000}, r"floats .* got torch\.int16"),
         ({"array": np.zeros(0, dtype=np.float32), "sampling_rate": 16_000}, r"floats .* got torch\.float32 \[0\]"),
         ({"array": np.full(9, np.nan, dtype=np.float32), "sampling_rate": 16_000}, "finite samples"),
+        ({"array": np.zeros(399, dtype=np.float32), "sampling_rate": 16_000}, r"at least 0\.025 s, got 399 samples"),
+        ({"array": np.zeros(999, dtype=np.float32), "sampling_rate": 0}, "at least 40 Hz, got 0 Hz"),
         ({"sampling_rate": 16_000}, "an array and its sampling_rate"),
         ("https://example.org/clip.wav", "fetch it first"),
         ("missing.wav", "no such file"),
