@@ -79,7 +79,9 @@ class AudioFile:
         end, num_read = min(ends, default=sys.maxsize), 0
         while num_read < end and len(block := self._read(min(self._block_size, end - num_read))):
             num_read += len(block)
-            yield block.mean(axis=1)
+            with np.errstate(all="ignore"):  # what is not finite stays so, and is told
+                mono = block.mean(axis=1)
+            yield mono
         if self.num_frames is not None and num_read < end:
             raise _ends_early(self._path, f"{num_read} of {self.num_frames} samples for each channel")
         if self.container == "FLAC":  # the only one of which nothing but decoding tells that it was cut

@@ -188,6 +188,12 @@ def test_samples_that_are_not_finite(tmp_path, value):
     assert "expected finite samples, got 2 that are NaN or infinite" in error_of(path)
 
 
+def test_channels_that_are_infinite_in_opposite_ways(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.tile(np.float32([np.inf, -np.inf]), (800, 1)), RATE, subtype="FLOAT")
+    assert "expected finite samples, got 800 that are NaN or infinite" in error_of(path)
+
+
 def test_a_clip_too_short_for_one_window_of_analysis(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, tone()[:399], RATE)
