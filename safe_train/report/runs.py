@@ -22,6 +22,8 @@ from safe_train.run import CONFIG, METRICS
 from safe_train.run_lines import METRICS_LINES
 from safe_train.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts
 
+_EXPECTED = {CONFIG: "the configuration of a run", METRICS: "the metrics of a finished run"}
+
 
 @dataclass(frozen=True)
 class StoredEvaluation:
@@ -190,7 +192,7 @@ def _require_readable(folder: Path) -> None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """One of the run's files, whose numbers can be drawn and added up."""
-    return read_object(path, "a JSON file of a run", "name the folder of a finished run", finite=True)
+    return read_object(path, _EXPECTED[path.name], "name the folder of a finished run", finite=True)
 
 
 def _unfinished(folder: Path, error: InputError) -> str:

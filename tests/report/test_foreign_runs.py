@@ -189,6 +189,7 @@ def test_answers_of_a_base_elsewhere_are_not_read(make_run, tmp_path):
     run = make_run(tmp_path)
     path = next(run.glob("evaluation/*/results.json"))
     content = json.loads(path.read_text()) | {"base_answers": "../../../elsewhere"}
+    del content["sha256"]  # as of an earlier version
     path.write_text(json.dumps(content))
     (left,) = read_runs([run]).left_out
     assert "base_answers: not a folder's name" in left.reason
