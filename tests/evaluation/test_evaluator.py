@@ -86,6 +86,15 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
     assert deaf.startswith("WARNING run: nothing shows that it hears: ")
 
 
+def test_a_divergence_is_over_as_many_tokens_as_the_sample_says(evaluator):
+    """None where none was measured: of the bypass and of audio rows."""
+    measured = evaluator()
+    heard = measured.vl_samples("silence")
+    assert all(sample.kl is not None and sample.tokens > 0 for sample in heard)
+    for samples in (measured.vl_samples("bypass"), measured.audio_samples("matched")):
+        assert {(sample.kl, sample.tokens) for sample in samples} == {(None, 0)}
+
+
 def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass(evaluator):
     """The positive control."""
     evaluation = evaluator(output_scale=DAMAGED).run()

@@ -136,6 +136,15 @@ def test_a_positive_control_that_changes_nothing_is_told():
     assert evaluation(heard([1.0] * len(ROWS))).passed_although_damaged() == ["VL distractor", "audio gain"]
 
 
+def test_a_condition_whose_interval_reaches_zero_has_not_failed():
+    """A positive control must be surely below the base."""
+    ruined = evaluation(heard([0.0] * len(ROWS)), matched=1, silence=1)
+    for high, told in ((0.0, ["VL distractor"]), (-1e-9, [])):
+        changed = replace(ruined.vl["distractor"], difference=Estimate(-0.01, -0.02, high))
+        found = replace(ruined, vl=ruined.vl | {"distractor": changed})
+        assert found.passed_although_damaged() == told
+
+
 def test_captions_are_scored_by_cider_d_when_they_are_asked_for():
     """Half the captions are their reference, the others share no word with it: the mean of 10 and 0."""
     rows = [replace(row, kind="caption", answers=(f"sound number {k} heard far away",)) for k, row in enumerate(AUDIO)]

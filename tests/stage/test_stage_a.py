@@ -10,7 +10,8 @@ from safe_train.checkpoint import latest_checkpoint, list_checkpoints, save_chec
 from safe_train.config import OptimizationSettings
 from safe_train.data.batch import Batch
 from safe_train.errors import InputError, NonFiniteLossError
-from safe_train.stage_a import _padded, gate_at, learning_rate_scale
+from safe_train.parallel import Processes
+from safe_train.stage_a import StageA, _padded, gate_at, learning_rate_scale
 from tests.tolerances import LEAKAGE, relative_error
 
 
@@ -120,6 +121,14 @@ def test_an_evaluation_follows_every_so_many_steps_but_not_the_last(tmp_path, co
     told = []
     stage.train(tmp_path, on_interval=told.append)
     assert told == expected
+
+
+@pytest.mark.parametrize("name", ["audio_batch_size", "vl_batch_size"])
+def test_more_processes_than_rows_are_refused(configure, name):
+    """Whoever builds the stage: some process would have no row."""
+    config = configure(variant="no_retention", **{f"optimization__{name}": 2})
+    with pytest.raises(InputError, match=f"optimization.{name}: expected a row for each of 3 processes, got 2"):
+        StageA(config, None, None, None, Processes(0, 3))
 
 
 def test_batches_of_a_calibration_are_padded_to_one_length_by_what_means_nothing():
