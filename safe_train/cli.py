@@ -345,8 +345,9 @@ def replay(folder: Path) -> None:
 )
 @click.option("--base-revision", help="Branch, tag or commit of the base on the hub.")
 @click.option("--license", default="unknown", show_default=True, help="License of the adapter, as the hub writes it.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export in FOLDER.")
 @one_line_errors
-def export(run: Path, folder: Path, **publication: Any) -> None:
+def export(run: Path, folder: Path, overwrite: bool, **publication: Any) -> None:
     """Write a run's adapter and model card for Hugging Face.
 
     FOLDER then loads by the Auto classes, and can be uploaded to the hub; the card has the run's results.
@@ -355,7 +356,7 @@ def export(run: Path, folder: Path, **publication: Any) -> None:
     from safe_train.huggingface.export import Publication, export_run
 
     given = {name: value for name, value in publication.items() if value is not None}
-    export_run(run, folder, Publication(**given))
+    export_run(run, folder, Publication(**given), overwrite=overwrite)
     click.echo(f"adapter: {folder}")
 
 

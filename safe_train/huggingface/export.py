@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file
+from transformers.utils import CONFIG_NAME
 
 from configs.model_configs import EMBEDDED
 from safe_train.checkpoint import latest_checkpoint
@@ -46,17 +47,38 @@ class Publication:
     license: str = "unknown"
 
 
-def export_run(run: Path, folder: Path, publication: Publication | None = None) -> SafeConfig:
+def _require_free(folder: Path, *, overwrite: bool) -> None:
+    """InputError if the folder holds anything; with ``overwrite``, if it holds anything but an earlier export."""
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    got = "one with files" if folder.is_dir() else "something else of this name"
+    if not overwrite:
+        raise InputError(folder, "a new or empty folder", got, "name another, or --overwrite an earlier export")
+    try:
+        is_export = read_object(folder / CONFIG_NAME, "", "").get("model_type") == SafeConfig.model_type
+    except InputError:
+        is_export = False
+    if not is_export or folder.is_symlink():
+        raise InputError(folder, "an earlier export, a new folder or an empty one", got, "name another")
+
+
+def export_run(
+    run: Path, folder: Path, publication: Publication | None = None, *, overwrite: bool = False
+) -> SafeConfig:
     """Writes the adapter of a finished run with a model card that carries the run's retention results.
+
+    Args:
+        run: the run.
+        folder: is made.
+        publication: what the run does not know.
+        overwrite: whether the folder may be an earlier export, which is replaced whole.
 
     Raises:
         InputError: the run is not finished, its checkpoint was not evaluated, the folder is there already, or the base
             is to be published under the name of another.
     """
     given = publication or Publication()
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        got = "one with files" if folder.is_dir() else "something else of this name"
-        raise InputError(folder, "a new or empty folder", got, "name another")
+    _require_free(folder, overwrite=overwrite)
     checkpoint = latest_checkpoint(run)
     way_out = "go back to an older checkpoint"
     described = read_object(checkpoint.folder / ADAPTER_CONFIG, "the description of the trained parts", way_out)

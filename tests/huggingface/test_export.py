@@ -356,3 +356,24 @@ def test_a_run_without_results_and_a_folder_with_files_are_refused(run, tmp_path
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     assert "a new or empty folder" in refused(run, tmp_path / "full")
+
+
+def test_an_earlier_export_is_replaced_whole_when_that_is_asked_for(run, tmp_path):
+    folder = tmp_path / "adapter"
+    assert export(run, folder, "--overwrite").exit_code == 0  # nothing is there yet
+    (folder / "left.bin").touch()
+    assert "--overwrite an earlier export" in refused(run, folder)
+    assert export(run, folder, "--overwrite", "--license", "apache-2.0").exit_code == 0
+    assert not (folder / "left.bin").exists()
+    assert metadata(folder)["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"model_type": "llava"}', "{"])
+def test_no_other_folder_is_replaced(run, tmp_path, config):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("all of it")
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    assert "an earlier export, a new folder or an empty one" in refused(run, folder, "--overwrite")
+    assert (folder / "chapter.tex").read_text() == "all of it"
