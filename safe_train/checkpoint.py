@@ -42,8 +42,11 @@ _RETENTION = "retention.safetensors"
 _FILES = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, _OPTIMIZER, _RETENTION, _STATE)
 _SETTINGS = "settings"
 _LISTED = re.compile(r"step-(\d+)|\.step-(\d+)\.replaced")
+_PLACE = {"output_root", "label"}
+"""Settings that say where a run lies: the checkpoints of one elsewhere are the same to the last bit."""
+
 _MAY_CHANGE = (
-    "output_root", "label", "device", "checkpoint_every", "checkpoint_keep", "log_every", "evaluation.", "parallel.",
+    "device", "checkpoint_every", "checkpoint_keep", "log_every", "evaluation.", "parallel.",
     "data.num_workers", "data.cache_", "data.val_", "model.gradient_checkpointing",
 )  # fmt: skip
 """Begin of the settings on which no trained weight depends, but for rounding."""
@@ -121,7 +124,7 @@ def write_state(
     retention = {key: value.detach().cpu().contiguous() for key, value in stack.state_dict().items()}
     save_tensors(retention | {"torch_rng": torch.get_rng_state()}, folder / _RETENTION)
     state: dict[str, Any] = {"step": step, "gate": model.gate}
-    state |= {_SETTINGS: config.model_dump(mode="json")} if config is not None else {}
+    state |= {_SETTINGS: config.model_dump(mode="json", exclude=_PLACE)} if config is not None else {}
     (folder / _STATE).write_text(json_text(state), encoding="utf-8")
     files = {name: _described(folder / name) for name in _FILES}
     (folder / MANIFEST).write_text(json_text({"files": files}), encoding="utf-8")

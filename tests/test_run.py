@@ -19,13 +19,13 @@ from safe_train.cli import safe
 from safe_train.config import build_config
 from safe_train.data.rows import Row
 from safe_train.data.vqa import load_vqa
-from safe_train.digests import file_sha256
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.experiment import load_rows
 from safe_train.run import Observer, read_config, start_run
 from safe_train.summary import HEADER, read_summary
 from tests.conftest import SMALL_SIZES
+from tests.files import drop_keys
 
 ROOT = Path(__file__).parents[1]
 SMALL = DatasetSizes(**SMALL_SIZES)
@@ -321,7 +321,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     (copied / "config.json").write_text(json.dumps(config))
     assert read_config(copied).model.audio_level_db is None
     for checkpoint in (copied / "checkpoints").iterdir():
-        drop(checkpoint, "adapter_config.json", "audio_level_db", "audio_window")
+        drop_keys(checkpoint, "adapter_config.json", "audio_level_db", "audio_window")
     invoke("eval", copied, "--conditions", "silence")
     (path,) = copied.glob("evaluation/*/results.json")
     stored = json.loads(path.read_text())
@@ -520,16 +520,7 @@ def finish_after(folder, steps):
     config["optimization"]["max_steps"] = steps
     (folder / "config.json").write_text(json.dumps(config))
     (checkpoint,) = (folder / "checkpoints").iterdir()
-    drop(checkpoint, "state.json", "settings")
-
-
-def drop(checkpoint, name, *keys):
-    """Takes keys out of a checkpoint's file, as if an earlier version had written it."""
-    path = checkpoint / name
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    drop_keys(checkpoint, "state.json", "settings")
 
 
 def test_eval_on_rows_of_another_folder(copied, tmp_path):

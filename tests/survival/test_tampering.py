@@ -21,8 +21,11 @@ from safe_train.errors import InputError
 from safe_train.files import json_text
 from safe_train.run_lock import locked
 
+PLACE = {"output_root", "label"}
+"""What a checkpoint does not hold: where the run lies. One of another place has the same bytes."""
+
 FREE = {
-    "output_root", "label", "device", "checkpoint_every", "checkpoint_keep", "log_every", "parallel.shard_base",
+    "device", "checkpoint_every", "checkpoint_keep", "log_every", "parallel.shard_base",
     "data.num_workers", "data.cache_root", "data.cache_gib", "data.val_split", "data.val_audio_source",
     "data.val_vl_source", "data.val_text_source", "model.gradient_checkpointing",
 }  # fmt: skip
@@ -59,7 +62,12 @@ def edited(values, key):
     return changed
 
 
-@pytest.mark.parametrize("key", known_keys())
+def test_a_checkpoint_does_not_say_where_its_run_lies(run):
+    state = json.loads((latest_checkpoint(run).folder / "state.json").read_text())
+    assert set(state["settings"]) == set(StageAConfig.model_fields) - PLACE
+
+
+@pytest.mark.parametrize("key", sorted(set(known_keys()) - PLACE))
 def test_an_edited_setting_is_refused_or_told(run, caplog, key):
     """Every one of them."""
     folder = latest_checkpoint(run)
