@@ -85,7 +85,8 @@ class Bar:
 
     def stage(self, words: str) -> None:
         """Begins another bar, of a length that is not known yet."""
-        self._progress.reset(self._task, description=words, total=None)
+        self._progress.remove_task(self._task)  # `reset` would keep the length of the last one
+        self._task = self._progress.add_task(words, total=None)
         self._metrics.plain = ""
 
     def step(self, step: int, total: int, metrics: dict[str, float]) -> None:

@@ -348,6 +348,7 @@ def _prepare(
         base_key=key,
         processes=processes,
     )
+    observer.stage("reading clips")
     prepared.final.read_audio_rows()
     return prepared
 

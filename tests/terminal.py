@@ -37,9 +37,9 @@ class Terminal:
         above = ["".join(line[x].data for x in range(screen.columns)) for line in screen.history.top]
         return [line.rstrip() for line in [*above, *screen.display] if line.strip()]
 
-    def go_on(self) -> None:
-        """Ends the program's pause."""
-        os.write(self._control, b".")
+    def go_on(self, pauses: int = 1) -> None:
+        """Ends so many of the program's pauses, also of those that are still to come."""
+        os.write(self._control, b"." * pauses)
 
     def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
         """The lines once they are as they should be; a program that has ended gets no more."""

@@ -17,6 +17,8 @@ with display() as shown:
     shown.step(30, 60, {METRICS})
     logging.getLogger("safe_train").warning({WORDS!r})
     pause()
+    shown.stage("reading clips")
+    pause()
     shown.stage("VL, worst_of_4")
     shown.rows(500, 2000)
     logging.getLogger("safe_train").info("[bold]no markup[/bold]")
@@ -41,6 +43,15 @@ def test_bar_count_and_time_have_room_beside_the_metrics(columns, rows):
         assert lines[-1] == "audio_loss 0.3333, kl 0.01235, ewc 1e-05, null_space_removed 0.25"
 
 
+def test_a_stage_that_begins_has_no_length_yet():
+    """And not that of the stage before."""
+    with terminal(PROGRAM, 80, 24) as shown:
+        shown.until(lambda lines: any("30/60" in line for line in lines))
+        shown.go_on()
+        lines = shown.until(lambda lines: any("reading clips" in line for line in lines))
+        assert re.fullmatch(r"reading clips .* 0/\?( -:--:--)?", bar_of(lines))
+
+
 @pytest.mark.parametrize(("columns", "rows"), SIZES)
 def test_log_lines_stand_above_the_bar_whole(columns, rows):
     with terminal(PROGRAM, columns, rows) as shown:
@@ -48,7 +59,7 @@ def test_log_lines_stand_above_the_bar_whole(columns, rows):
         above = lines[: lines.index(bar_of(lines))]
         assert " ".join(" ".join(above).split()) == WORDS.strip()
         assert all(set(line.split()) <= set(WORDS.split()) for line in above)  # no word is broken
-        shown.go_on()
+        shown.go_on(2)
         lines = shown.until(lambda lines: any("500/2000" in line for line in lines))
         assert "[bold]no markup[/bold]" in lines
 
@@ -56,7 +67,7 @@ def test_log_lines_stand_above_the_bar_whole(columns, rows):
 @pytest.mark.parametrize(("columns", "rows"), SIZES)
 def test_another_stage_has_a_bar_of_its_own_and_nothing_of_it_stays(columns, rows):
     with terminal(PROGRAM, columns, rows) as shown:
-        shown.go_on()
+        shown.go_on(2)
         lines = shown.until(lambda lines: any("500/2000" in line for line in lines))
         assert bar_of(lines).startswith("VL, worst_of_4 ")
         assert not [line for line in lines if "30/60" in line or "audio_loss" in line]
@@ -92,8 +103,7 @@ def test_without_colors_there_is_a_bar():
 
 def test_a_terminal_that_cannot_move_the_cursor_gets_lines():
     with terminal(PROGRAM, 80, 24, TERM="dumb") as shown:
-        shown.go_on()
-        shown.go_on()
+        shown.go_on(3)
         lines = shown.at_the_end()
     assert re.fullmatch(r"\[ +\d+\.\d s\] training", lines[0])
     assert re.fullmatch(r"\[ +\d+\.\d s\] step 30/60: audio_loss 0\.3333, kl .*", lines[1])
