@@ -66,7 +66,7 @@ SUCCESSORS = {
     "squared-gradient average bf16": ("squared-gradient average bf16",),
     "ewc penalty bf16, anchor fp32": ("ewc penalty bf16, gradient bf16, anchor fp32",),
     "ewc penalty fp32, anchor fp32": ("ewc penalty fp32, gradient fp32, anchor fp32",),
-    "row projection rank 16": ("row projection bf16 rank 16", "row projection fp32 rank 16"),
+    "row projection rank 16": ("row projection bf16 rank 8", "row projection fp32 rank 8"),
     "row projection rank 64": ("row projection bf16 rank 64", "row projection fp32 rank 64"),
     "flat coefficients rank 16": ("flat coefficients bf16, basis fp32 rank 8",),
     "flat subtraction rank 16": ("flat subtraction bf16, basis fp32 rank 8",),

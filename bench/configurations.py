@@ -22,6 +22,7 @@ from safe_kernels.null_space import _kernels as null_space_kernels
 from safe_kernels.null_space import triton as null_space
 
 DTYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -252,15 +253,16 @@ def _projections(precision: str, much_memory: bool) -> list[Configuration]:
 
 def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
     found = []
-    for (name, dtype), rank, by_vector, aligned in product(
-        DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False)
+    for (name, dtype), rank, by_vector, aligned, long in product(
+        DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False), (False, True)
     ):
-        kind = "float32" if name == "fp32" else "half"
-        columns = (null_space.COLUMNS if aligned else null_space.UNALIGNED_COLUMNS)[kind][rank]
-        rows = null_space.ROWS[kind][rank]
+        sizes = (2 * null_space.SHORT_ROW if long else null_space.SHORT_ROW, rank, aligned, much_memory)
+        tile = null_space.row_tile(TORCH_DTYPES[name], *sizes)
+        if long and tile == null_space.row_tile(TORCH_DTYPES[name], null_space.SHORT_ROW, *sizes[1:]):
+            continue
         found.append(
             Configuration(
-                f"row projection {name} rank {rank}{_basis_suffix(by_vector, aligned)}",
+                f"row projection {name} rank {rank}{' long' if long else ''}{_basis_suffix(by_vector, aligned)}",
                 null_space_kernels.row_projection_kernel,
                 ("*i64", "*i64", "*i32"),
                 {
@@ -271,14 +273,16 @@ def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
                     "WIDEN": False,
                     "PRECISION": precision,
                     "RANK": rank,
-                    "ROWS": rows,
-                    "COLUMNS": columns,
-                    "STAGES": null_space.stages(rank, much_memory),
+                    "INNER": max(rank, null_space.INNER_RANK),
+                    "ROWS": tile.rows,
+                    "SLICES": tile.slices,
+                    "COLUMNS": tile.columns,
+                    "STAGES": tile.stages,
                 },
-                rows // null_space.ROWS_A_WARP,
+                tile.warps,
                 vector_loads=aligned,
-                shipped=aligned and not by_vector and name != "fp16" and rank != 32,
-                elements=rows * columns,
+                shipped=aligned and not by_vector and name != "fp16" and rank in (8, 64),
+                elements=tile.rows * tile.slices * tile.columns,
             )
         )
     return found

@@ -100,6 +100,18 @@ def test_full(benchmark: Any, device: torch.device, name: str, dtype: torch.dtyp
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [PREPARED, "addmm_ a tensor"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", sized([(1024, 4096), (366, 612)], [(5, 20)]), ids=str)
+def test_full_other_rows(
+    benchmark: Any, device: torch.device, name: str, dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    """Rows of which fewer fit the L2 cache, and rows that allow wide accesses in float32 alone."""
+    measure(benchmark, device, name, sized(100, 2), shape, 8, dtype)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
 def test_full_compiled(benchmark: Any, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop, compiled for one size: 400 tensors in one graph take minutes, 40 stand for them."""
     monkeypatch.setitem(PROJECTIONS, "torch.compile", compiled(loop))

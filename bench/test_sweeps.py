@@ -1,7 +1,7 @@
 """Constants of the kernels' launches, one value after the other, at sizes for a GPU.
 
 A constant is patched by its name in its module, an entry of a mapping by the name and its keys: `module:NAME/key/key`;
-instead of a function stands one that returns the value.
+instead of a function stands one that returns the value, instead of a named tuple one of its kind.
 One that is not there, because the kernels have moved on, is an error of its row; so is a value with which a kernel does
 not compile, or gives another result.
 """
@@ -66,9 +66,10 @@ def linear(chunk: int | None) -> Case:
     return linear_case(sized(8192, 4), sized(4096, 16), sized(152064, 70), chunk=chunk)
 
 
-def projection(_: int | None) -> Case:
-    """Projection of rows."""
-    return projection_case(sized([(366, 1024)] * 400, [(6, 12)]), 8)
+def projection(rank: int, *, long: bool = False) -> Callable[[int | None], Case]:
+    """Projection of rows, of 1024 elements or of 4096."""
+    shapes = sized([(1024, 4096)] * 100 if long else [(366, 1024)] * 400, [(6, 12)])
+    return lambda _: projection_case(shapes, rank)
 
 
 SWEEPS = [
@@ -80,12 +81,35 @@ SWEEPS = [
     Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(512), "fp32"),
     Sweep("safe_kernels.kl.triton:WARPS", (4, 8, 16), logits),
     Sweep("safe_kernels.kl.triton:_BLOCK", (2048, 4096, 8192), logits),
-    Sweep("safe_kernels.null_space.triton:ROWS/half/16", (32, 64, 128), projection),
-    Sweep("safe_kernels.null_space.triton:ROWS/float32/16", (16, 32, 64), projection, "fp32"),
-    Sweep("safe_kernels.null_space.triton:COLUMNS/half/16", (64, 128, 256), projection),
-    Sweep("safe_kernels.null_space.triton:STAGES/16", (3, 4, 5), projection),
-    Sweep("safe_kernels.null_space.triton:STAGES/16", (3, 4, 5), projection, "fp32"),
-    Sweep("safe_kernels.null_space.triton:COLUMNS/float32/16", (32, 64), projection, "fp32"),
+    Sweep(
+        "safe_kernels.null_space.triton:HALF_TILES/8",
+        ((64, 1, 128, 4), (64, 1, 128, 3), (64, 1, 64, 4), (32, 2, 64, 4)),
+        projection(8),
+    ),
+    Sweep(
+        "safe_kernels.null_space.triton:FLOAT32_TILES/8",
+        ((32, 4, 32, 4), (32, 4, 32, 3), (16, 4, 64, 2), (32, 1, 64, 4)),
+        projection(8),
+        "fp32",
+    ),
+    Sweep(
+        "safe_kernels.null_space.triton:LONG_FLOAT32_TILES/8",
+        ((16, 4, 64, 4), (16, 4, 64, 3), (16, 8, 64, 3), (32, 4, 32, 4)),
+        projection(8, long=True),
+        "fp32",
+    ),
+    Sweep(
+        "safe_kernels.null_space.triton:FLOAT32_TILES/16",
+        ((32, 4, 32, 4), (32, 1, 64, 4)),
+        projection(16),
+        "fp32",
+    ),
+    Sweep(
+        "safe_kernels.null_space.triton:FLOAT32_TILES/32",
+        ((64, 1, 64, 3), (32, 4, 32, 3), (32, 4, 32, 2)),
+        projection(32),
+        "fp32",
+    ),
 ]
 POINTS = [(sweep, value) for sweep in SWEEPS for value in sweep.values]
 
@@ -123,13 +147,15 @@ def patched(place: str, value: Any) -> Iterator[None]:
 def replaced(found: Any, keys: list[str], value: Any, place: str) -> Any:
     """A copy of nested mappings with another value under the keys, each a text or a number.
 
-    Without keys the value itself, or instead of a function one that returns it.
+    Without keys the value itself, or instead of a function one that returns it, of a named tuple one of its kind.
 
     Raises:
         LookupError: there is no such key.
     """
     if not keys:
-        return (lambda *_arguments: value) if callable(found) else value
+        if callable(found):
+            return lambda *_arguments: value
+        return type(found)(*value) if hasattr(found, "_fields") else value
     key = next((known for known in found if str(known) == keys[0]), None) if isinstance(found, dict) else None
     if key is None:
         raise LookupError(f"{place}: expected the key {keys[0]}, got none; the sweep is older than the kernels")

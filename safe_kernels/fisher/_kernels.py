@@ -23,7 +23,7 @@ def ewc_kernel(
     ALIGNED: tl.constexpr,
     ELEMENTS: tl.constexpr,
 ) -> None:
-    """One block of `grad += weight F (param - anchor)`, and its part of `sum F (param - anchor)^2`."""
+    """One block of `grad += weight F (param - anchor)`, and its part of `weight/2 sum F (param - anchor)^2`."""
     row, start, left = _block(sizes_ptr, blocks_ptr, ELEMENTS)
     grad_ptr = _pointer(addresses_ptr + row * 4, start, GRAD, ALIGNED)
     param_ptr = _pointer(addresses_ptr + row * 4 + 1, start, PARAM, ALIGNED)
@@ -35,7 +35,7 @@ def ewc_kernel(
     else:
         inside = lane < left
         part = _ewc_block(grad_ptr + lane, param_ptr + lane, anchor_ptr + lane, fisher_ptr + lane, weight, inside, GRAD)
-    tl.store(partial_ptr + tl.program_id(0), part)
+    tl.store(partial_ptr + tl.program_id(0), 0.5 * weight * part)
 
 
 @triton.jit

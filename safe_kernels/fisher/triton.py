@@ -132,7 +132,7 @@ class EwcLaunch:
         partial = torch.empty(rows.programs, dtype=torch.float32, device=self._fishers[0].device)
         for group, launch in rows.groups:
             launch(rows.addresses, rows.sizes, group.blocks, partial[group.first :] if group.first else partial, weight)
-        value = partial.sum().mul_(0.5 * weight)
+        value = partial.sum()
         if split.rest:
             left = split.left
             value += fallback.ewc_penalty_(

@@ -28,11 +28,19 @@ def row_projection_kernel(
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     RANK: tl.constexpr,
+    INNER: tl.constexpr,
     ROWS: tl.constexpr,
+    SLICES: tl.constexpr,
     COLUMNS: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
     """Project a block of rows of one tensor: coefficients X U in registers, then X -= (X U) U^T.
+
+    A tile is [ROWS, COLUMNS], or [SLICES, ROWS, COLUMNS]: slices of the columns side by side, a warp each, whose
+    coefficients are summed in a fixed order. Few rows with many warps is what the second reading of X finds in the L2
+    cache, which does not hold all rows that a GPU has in work.
+
+    RANK: columns of the first product. INNER: the same of the second, which takes no fewer than 16.
 
     Offsets inside the block are 32-bit (the launch sees to it), that of the block is 64-bit.
     """
@@ -43,32 +51,45 @@ def row_projection_kernel(
     dimension = dimension.to(tl.int32)
     rank = rank.to(tl.int32)
     if ALIGNED:  # said again of the converted numbers
-        dimension = tl.multiple_of(dimension, 8)
+        dimension = tl.multiple_of(dimension, 4 if tl.float32 == X else 8)
         if not BY_VECTOR:
             rank = tl.multiple_of(rank, 4)
     x_ptr += block.to(tl.int64) * ROWS * dimension
     row = tl.arange(0, ROWS)
-    inside_rows = (row < rows - block.to(tl.int64) * ROWS)[:, None]
-    start_of_row = (row * dimension)[:, None]
+    inside_rows = tl.expand_dims(row < rows - block.to(tl.int64) * ROWS, -1)
+    start_of_row = tl.expand_dims(row * dimension, -1)
+    tile_column = tl.arange(0, COLUMNS)
     coefficients = tl.zeros([ROWS, RANK], tl.float32)
-    for start in tl.range(0, dimension, COLUMNS, num_stages=STAGES):
-        column = start + tl.arange(0, COLUMNS)
-        inside = inside_rows & (column < dimension)[None, :]
-        x = tl.load(x_ptr + start_of_row + column[None, :], mask=inside, other=0.0)
-        u = _load_basis(basis_ptr, column, dimension, rank, RANK, BY_VECTOR)
-        coefficients = _add_coefficients(coefficients, x, u, WIDEN, PRECISION)
-    if ONE_SIDED:
-        coefficients = tl.maximum(coefficients, 0.0)
-    # Backwards: what was read last is still in the L2 cache, also where the row blocks in work do not all fit into it.
-    blocks = tl.cdiv(dimension, COLUMNS)
-    for done in tl.range(0, blocks, num_stages=STAGES):
-        column = (blocks - 1 - done) * COLUMNS + tl.arange(0, COLUMNS)
-        inside = inside_rows & (column < dimension)[None, :]
-        offsets = start_of_row + column[None, :]
+    if SLICES > 1:
+        tile_column = (tl.arange(0, SLICES) * COLUMNS)[:, None] + tile_column[None, :]
+        coefficients = tl.zeros([SLICES, ROWS, RANK], tl.float32)
+    for start in tl.range(0, dimension, SLICES * COLUMNS, num_stages=STAGES):
+        column = start + tile_column
+        offsets = start_of_row + tl.expand_dims(column, -2)
+        inside = inside_rows & tl.expand_dims(column < dimension, -2)
         x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
         u = _load_basis(basis_ptr, column, dimension, rank, RANK, BY_VECTOR)
+        coefficients = _add_coefficients(coefficients, x, u, WIDEN, PRECISION)
+    if SLICES > 1:
+        coefficients = tl.sum(coefficients, 0)
+    if ONE_SIDED:
+        coefficients = tl.maximum(coefficients, 0.0)
+    if INNER > RANK:
+        zeros = tl.zeros([ROWS, INNER - RANK], tl.float32)
+        coefficients = tl.reshape(tl.permute(tl.join(coefficients, zeros), (0, 2, 1)), (ROWS, INNER))
+    if SLICES > 1:
+        coefficients = tl.broadcast_to(coefficients[None, :, :], (SLICES, ROWS, INNER))
+    # Backwards: what was read last is still in the L2 cache, also where the row blocks in work do not all fit into it.
+    # What is written leaves it first.
+    blocks = tl.cdiv(dimension, SLICES * COLUMNS)
+    for done in tl.range(0, blocks, num_stages=STAGES):
+        column = (blocks - 1 - done) * SLICES * COLUMNS + tile_column
+        offsets = start_of_row + tl.expand_dims(column, -2)
+        inside = inside_rows & tl.expand_dims(column < dimension, -2)
+        x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
+        u = _load_basis(basis_ptr, column, dimension, rank, INNER, BY_VECTOR)
         component = _component(coefficients, u, X, WIDEN, PRECISION)
-        tl.store(x_ptr + offsets, (x.to(tl.float32) - component).to(X), mask=inside)
+        tl.store(x_ptr + offsets, (x.to(tl.float32) - component).to(X), mask=inside, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -189,7 +210,7 @@ def _operands(
     if ALIGNED:
         x_ptr = tl.multiple_of(x_ptr, 16)
         basis_ptr = tl.multiple_of(basis_ptr, 16)
-        dimension = tl.multiple_of(dimension, 8)
+        dimension = tl.multiple_of(dimension, 4 if tl.float32 == X and tl.float32 == BASIS else 8)
         if not BY_VECTOR:
             rank = tl.multiple_of(rank, 4)
     return x_ptr, basis_ptr, rows, dimension, rank
@@ -204,10 +225,11 @@ def _load_basis(
     RANK: tl.constexpr,
     BY_VECTOR: tl.constexpr,
 ) -> tl.tensor:
-    """Rows of a basis [d, r], padded with zero columns to RANK."""
+    """Rows of a basis [d, r], padded with zero columns to RANK: [..., RANK] for elements [...]."""
     lane = tl.arange(0, RANK)
-    inside = (element < dimension)[:, None] & (lane < rank)[None, :]
-    offsets = (lane * dimension)[None, :] + element[:, None] if BY_VECTOR else (element * rank)[:, None] + lane[None, :]
+    element = tl.expand_dims(element, -1)
+    inside = (element < dimension) & (lane < rank)
+    offsets = lane * dimension + element if BY_VECTOR else element * rank + lane
     return tl.load(basis_ptr + offsets, mask=inside, other=0.0)
 
 
@@ -233,10 +255,18 @@ def _component(
         return tl.dot(coefficients, transposed, input_precision=PRECISION)
     high, low = _halves(coefficients)
     basis_high, basis_low = _halves(transposed)
-    component = tl.zeros([coefficients.shape[0], transposed.shape[1]], tl.float32)
-    component = _add_product(low, basis_high, component, WIDEN)
+    component = _product(low, basis_high, WIDEN)
     component = _add_product(high, basis_low, component, WIDEN)
     return _add_product(high, basis_high, component, WIDEN)
+
+
+@triton.jit
+def _product(left: tl.tensor, right: tl.tensor, WIDEN: tl.constexpr) -> tl.tensor:
+    """Left right, of half-precision operands."""
+    if WIDEN:
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    return tl.dot(left, right)
 
 
 @triton.jit

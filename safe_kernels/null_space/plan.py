@@ -40,8 +40,9 @@ class ProjectionPlan:
 
     Args:
         tensors: any shapes, strides and floating dtypes; changed in place by the calls.
-        bases: one for each tensor, orthonormal columns, float32 or float64; see `project_null_space_`. A basis [d, r]
-            whose memory is [r, d] (the transpose of a packed [r, d]) is read fastest.
+        bases: one for each tensor, orthonormal columns, float32 or float64; see `project_null_space_`. In flat forms a
+            basis [d, r] whose memory is [r, d] (the transpose of a packed [r, d]) is read fastest. Those of row forms
+            are copied where they do not lie as they are read fastest.
         one_sided: remove only positive coefficients.
         basis_dtype: in which dtype bases of flat forms are kept; None: as they are given.
         check_orthonormal: measure U^T U; makes the host wait for a GPU.
@@ -69,8 +70,7 @@ class ProjectionPlan:
         self._tensors, self._one_sided = list(tensors), one_sided
         with torch.no_grad():
             self._bases = [
-                _stored(basis.detach(), tensor.numel() == basis.shape[0], basis_dtype)
-                for tensor, basis in zip(tensors, bases, strict=True)
+                _stored(basis.detach(), tensor, basis_dtype) for tensor, basis in zip(tensors, bases, strict=True)
             ]
         self._identities = Identities()
         self._forms = list(map(_FORM, tensors))
@@ -92,7 +92,8 @@ class ProjectionPlan:
                 "a prepared plan: expected a call outside of torch.compile, got one inside; call project_null_space_"
             )
         given = self._tensors if tensors is None else tensors
-        if not self._identities.same(given) or addresses(given) != self._places:
+        known = given is self._tensors or self._identities.same(given)
+        if not known or addresses(given) != self._places:
             self._prepare(given)
         self._launch(given, self._places)
         torch.autograd.graph.increment_version(given)  # a launch changes them behind autograd's back
@@ -115,11 +116,13 @@ class ProjectionPlan:
         self._identities.remember(tensors)
 
 
-def _stored(basis: Tensor, flat: bool, dtype: torch.dtype | None) -> StoredBasis:
-    """Bases of row forms are small: copied where their vectors are not contiguous, which is read with wide accesses."""
-    if not flat:
-        return as_given(basis.t().contiguous().t(), flat)
-    return rounded(basis) if dtype is not None and basis.shape[1] else as_given(basis, flat)
+def _stored(basis: Tensor, tensor: Tensor, dtype: torch.dtype | None) -> StoredBasis:
+    """Bases of row forms are small: copied where they do not lie as they are read fastest."""
+    flat = tensor.numel() == basis.shape[0]
+    if flat:
+        return rounded(basis) if dtype is not None and basis.shape[1] else as_given(basis, flat)
+    by_element = tensor.dtype == torch.float32 and basis.shape[1] % 4 == 0  # in rows of a multiple of 16 bytes
+    return as_given(basis.contiguous() if by_element else basis.t().contiguous().t(), flat)
 
 
 def _text(form: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -28,33 +28,64 @@ MAXIMUM_RANK = 64
 """Coefficients of a row block are held in registers; a larger basis is projected by matrix products. No row block is
 higher: offsets within a block are 32-bit if this many rows are."""
 
-ROW_RANKS = (16, 32, 64)
-"""Ranks are padded to these: `tl.dot` needs an inner dimension of 16 at least."""
+ROW_RANKS = (8, 16, 32, 64)
+"""Ranks are padded to these."""
+
+INNER_RANK = 16
+"""The second product, coefficients times basis, takes no fewer: `tl.dot` needs an inner dimension of 16 at least."""
 
 FLAT_RANKS = (8, 16, 32, 64)
 
-ROWS = {"half": {16: 64, 32: 64, 64: 64}, "float32": {16: 32, 32: 64, 64: 64}}
-"""Rows a program owns, by padded rank. What the programs of a GPU hold is read twice, and in float32 an H100's L2 cache
-has no room for 64 rows each: 0.60 ms with 32, 0.61 to 0.63 with 64 (and a stage less) for 400 tensors of 366 x 1024. At
-larger ranks a basis that was loaded has to serve more rows."""
 
-ROWS_A_WARP = 16
-"""So that no warp repeats another's products."""
+class RowTile(NamedTuple):
+    """What a program of the row projection holds at a time.
 
-COLUMNS = {"half": {16: 128, 32: 128, 64: 64}, "float32": {16: 64, 32: 64, 64: 32}}
-"""Columns a program holds at a time, by padded rank: the most that registers hold. That leaves two programs (three
-for rank 64) a multiprocessor, and 2 x 132 x 64 rows of 1024 in bfloat16 are 35 MB: the second read finds them in the L2
-cache."""
+    Attributes:
+        rows: that it owns.
+        slices: of the columns, side by side; 1 where warps share rows instead.
+        columns: of a slice. Half as many without accesses of 16 bytes, which takes more addresses.
+        stages: tiles under way: all but one copied asynchronously while one is multiplied.
+    """
 
-UNALIGNED_COLUMNS = {kind: {rank: columns // 2 for rank, columns in of.items()} for kind, of in COLUMNS.items()}
-"""Without accesses of 16 bytes there are more addresses to hold."""
+    rows: int
+    slices: int
+    columns: int
+    stages: int
 
-STAGES = {16: 4, 32: 3, 64: 3}
-"""Tiles under way, by padded rank: all but one copied asynchronously while one is multiplied. A fourth of a larger rank
-would leave a multiprocessor one program in place of two."""
+    @property
+    def warps(self) -> int:
+        """A slice each, or 16 rows each, so that no warp repeats another's products."""
+        return self.slices if self.slices > 1 else self.rows // 16
+
+
+SHORT_ROW = 2048
+"""Elements of a row up to which a block of 32 of them, in float32, is small beside the L2 cache."""
+
+HALF_TILES = {
+    8: RowTile(64, 1, 128, 4),
+    16: RowTile(64, 1, 128, 4),
+    32: RowTile(64, 1, 128, 3),
+    64: RowTile(64, 1, 64, 3),
+}
+"""64 rows are what a matrix instruction of Hopper takes. The columns are the most that registers hold; that leaves two
+programs (three for rank 64) a multiprocessor, and 2 x 132 x 64 rows of 1024 in bfloat16 are 35 MB."""
+
+FLOAT32_TILES = {
+    8: RowTile(32, 4, 32, 4),
+    16: RowTile(32, 4, 32, 4),
+    32: RowTile(64, 1, 64, 3),
+    64: RowTile(64, 1, 32, 3),
+}
+"""Of an H100's 50 MB of L2 cache, the blocks in work take 35 MB with rows of 1024; unsliced, they would take 69. 400
+tensors of 366 x 1024 at rank 8: 0.52 ms, against 0.60 unsliced and 0.40 for a copy. At larger ranks a basis that was
+loaded has to serve more rows."""
+
+LONG_FLOAT32_TILES = FLOAT32_TILES | {rank: RowTile(16, 4, 64, 4) for rank in (8, 16)}
+"""100 tensors of 1024 x 4096 at rank 8: 1.61 ms, against 1.70 by the tile for short rows, 1.75 unsliced and 1.11 for a
+copy."""
 
 STAGES_OF_SMALL_CHIPS = 3
-"""The same, where a multiprocessor has less than the 228 KB of shared memory of Hopper and later."""
+"""At most, where a multiprocessor has less than the 228 KB of shared memory of Hopper and later."""
 
 MUCH_MEMORY = ((9, 0), (10, 0), (10, 3))
 """Compute capabilities (CUDA C++ Programming Guide, technical specifications); those of 8.x and 12.x have less."""
@@ -66,8 +97,6 @@ REDUCED = 4096
 """Partial sums that one program adds at a time."""
 
 FLAT_WARPS = 4
-_INTERPRETER_ROWS = 16
-_INTERPRETER_COLUMNS = 16
 _INTERPRETER_ELEMENTS = 64
 _INTERPRETER_STEP = 16
 _INTERPRETER_REDUCED = 64
@@ -86,6 +115,7 @@ class Form(NamedTuple):
         corrected: whether the basis is not orthonormal.
         rank: padded.
         aligned: whether accesses of 16 bytes are allowed.
+        tile: of row forms.
     """
 
     flat: bool
@@ -95,6 +125,7 @@ class Form(NamedTuple):
     corrected: bool
     rank: int
     aligned: bool
+    tile: RowTile | None
 
 
 class ProjectionLaunch:
@@ -131,6 +162,7 @@ class ProjectionLaunch:
         if self._rows:
             device = tensors[0].device
             self._table = AddressTable(len(self._rows), 2, device)
+            self._much_memory = shares_much_memory(device)
             sizes = tuple((size // dimension, dimension, rank) for size, dimension, rank in self._shapes)
             self._sizes = constant_table(sizes, device)
 
@@ -166,29 +198,33 @@ class ProjectionLaunch:
             self._launches += (self._flat_launches if form.flat else self._row_launches)(form, rows)
 
     def _form(self, row: int) -> Form:
-        basis = self._kept[row]
+        basis, dtype, dimension = self._kept[row], self._dtypes[row], self._shapes[row][1]
         rank = next(pad for pad in (FLAT_RANKS if basis.flat else ROW_RANKS) if pad >= basis.vectors.shape[1])
         return Form(
             flat=basis.flat,
-            dtype=self._dtypes[row],
+            dtype=dtype,
             basis_dtype=basis.vectors.dtype,
             by_vector=basis.by_vector,
             corrected=basis.correction is not None,
             rank=rank,
             aligned=self._aligned[row],
+            tile=None if basis.flat else row_tile(dtype, dimension, rank, self._aligned[row], self._much_memory),
         )
 
     def _allows_wide(self, row: int, place: int) -> bool:
-        """Whether every row of the tensor and of the basis begins at a multiple of 16 bytes."""
+        """Whether every row of the tensor and of the basis, or every vector of it, begins at a multiple of 16 bytes."""
         _, dimension, rank = self._shapes[row]
         basis = self._kept[row]
-        return (place | self._basis_places[row]) % 16 == 0 and dimension % 8 == 0 and (basis.by_vector or rank % 4 == 0)
+        narrowest = min(self._dtypes[row].itemsize, basis.vectors.dtype.itemsize)
+        whole = dimension * narrowest % 16 == 0 and (basis.by_vector or rank % 4 == 0)
+        return whole and (place | self._basis_places[row]) % 16 == 0
 
     def _row_launches(self, form: Form, rows: Sequence[int]) -> list[Callable[[], None]]:
-        kind = "float32" if form.dtype == torch.float32 else "half"
-        columns = (COLUMNS if form.aligned else UNALIGNED_COLUMNS)[kind][form.rank]
-        height = _INTERPRETER_ROWS if interpreting() else ROWS[kind][form.rank]
-        counts = [cdiv(self._shapes[row][0] // self._shapes[row][1], height) for row in rows]
+        tile = form.tile
+        assert tile is not None
+        if interpreting():
+            tile = RowTile(rows=16, slices=min(2, tile.slices), columns=16, stages=1)
+        counts = [cdiv(self._shapes[row][0] // self._shapes[row][1], tile.rows) for row in rows]
         blocks = block_table(tuple(counts), tuple(rows), self._sizes.device)
         constants = {
             "X": _DTYPES[form.dtype],
@@ -198,12 +234,14 @@ class ProjectionLaunch:
             "WIDEN": widen_for_dot(),
             "PRECISION": dot_precision(),
             "RANK": form.rank,
-            "ROWS": height,
-            "COLUMNS": _INTERPRETER_COLUMNS if interpreting() else columns,
-            "STAGES": stages(form.rank, shares_much_memory(self._sizes.device)),
+            "INNER": max(form.rank, INNER_RANK),
+            "ROWS": tile.rows,
+            "SLICES": tile.slices,
+            "COLUMNS": tile.columns,
+            "STAGES": tile.stages,
         }
         arguments = (self._table.device_table, self._sizes, blocks)
-        return [_launcher(row_projection_kernel, len(blocks), arguments, constants, height // ROWS_A_WARP)]
+        return [_launcher(row_projection_kernel, len(blocks), arguments, constants, tile.warps)]
 
     def _flat_launches(self, form: Form, rows: Sequence[int]) -> list[Callable[[], None]]:
         elements = _INTERPRETER_ELEMENTS if interpreting() else FLAT_ELEMENTS
@@ -253,9 +291,22 @@ class ProjectionLaunch:
         return padded
 
 
-def stages(rank: int, much_memory: bool) -> int:
-    """Tiles under way for a padded rank, where threads share much memory or not."""
-    return STAGES[rank] if much_memory else min(STAGES[rank], STAGES_OF_SMALL_CHIPS)
+@lru_cache(maxsize=256)
+def row_tile(dtype: torch.dtype, dimension: int, rank: int, aligned: bool, much_memory: bool) -> RowTile:
+    """The tile of a row form, by its padded rank.
+
+    Args:
+        dtype: of the tensor.
+        dimension: elements of a row.
+        rank: padded.
+        aligned: whether accesses of 16 bytes are allowed.
+        much_memory: whether a multiprocessor has the shared memory of Hopper or later.
+    """
+    float32_tiles = FLOAT32_TILES if dimension <= SHORT_ROW else LONG_FLOAT32_TILES
+    tile = (float32_tiles if dtype == torch.float32 else HALF_TILES)[rank]
+    if not aligned:
+        tile = tile._replace(columns=tile.columns // 2)
+    return tile if much_memory else tile._replace(stages=min(tile.stages, STAGES_OF_SMALL_CHIPS))
 
 
 def shares_much_memory(device: torch.device) -> bool:

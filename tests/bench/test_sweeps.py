@@ -5,10 +5,16 @@ from __future__ import annotations
 import sys
 from functools import cache
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
 from bench.test_sweeps import CHUNK, SWEEPS, patched
+
+
+class Tile(NamedTuple):
+    rows: int
+    warps: int
 
 
 @cache
@@ -43,6 +49,15 @@ def test_an_entry_of_a_mapping_is_set(module: ModuleType) -> None:
     with patched("made_for_sweeps:TABLE/half/16", 32):
         assert vars(module)["TABLE"] == {"half": {16: 32, 32: 64}}
     assert vars(module)["TABLE"] == {"half": {16: 128, 32: 64}}
+
+
+def test_a_named_tuple_becomes_one_of_its_kind(module: ModuleType) -> None:
+    """Sweeps list plain tuples: the kernels' module, which asks for Triton, is not there when they are read."""
+    vars(module)["TILES"] = {8: Tile(64, 4)}
+    with patched("made_for_sweeps:TILES/8", (32, 2)):
+        assert vars(module)["TILES"][8] == Tile(32, 2)
+        assert isinstance(vars(module)["TILES"][8], Tile)
+    assert vars(module)["TILES"] == {8: Tile(64, 4)}
 
 
 def test_a_function_returns_the_value(module: ModuleType) -> None:

@@ -214,14 +214,16 @@ def test_one_tensor_without_alignment_leaves_wide_accesses_to_the_others(
     tensors = [
         torch.randn(2, 16, device=device),
         buffer[1:].view(2, 16),  # begins 4 bytes later
-        torch.randn(2, 12, device=device),  # rows of 12, which is no multiple of 8
+        torch.randn(2, 12, device=device),  # rows of 48 bytes
+        torch.randn(2, 10, device=device),  # rows of 40 bytes, which is no multiple of 16
         torch.randn(2, 16, device=device),
         torch.randn(2, 16, device=device).bfloat16(),
+        torch.randn(2, 12, device=device).bfloat16(),  # rows of 24 bytes
     ]
     bases = [orthonormal(tensor.shape[1], 4, device) for tensor in tensors]
     check(project_null_space_, tensors, bases)
     found = {(str(options["X"]), options["ALIGNED"], options["grid"]) for options in launched}
-    assert found == {("fp32", True, 2), ("fp32", False, 2), ("bf16", True, 1)}
+    assert found == {("fp32", True, 3), ("fp32", False, 2), ("bf16", True, 1), ("bf16", False, 1)}
 
 
 def test_projector_is_idempotent_symmetric_and_does_not_grow(backend: str, device: torch.device) -> None:

@@ -55,12 +55,14 @@ def assert_flat_is_memory_bound(result: dict[str, Any], basis: int, rank: int) -
 
 def test_row_forms() -> None:
     found = shipped("row projection")
-    assert set(found) == {f"row projection {dtype} rank {rank}" for dtype in ("bf16", "fp32") for rank in (16, 64)}
+    assert set(found) == {f"row projection {dtype} rank {rank}" for dtype in ("bf16", "fp32") for rank in (8, 64)} | {
+        "row projection fp32 rank 8 long"
+    }
     for result in found.values():
         assert_rows_are_memory_bound(result)
-    assert taken(found["row projection bf16 rank 16"]) < 0.5 * slots(4)
-    # Blocks of 32 rows take more slots than of 64 (29), and on an H100 no longer.
-    assert taken(found["row projection fp32 rank 16"]) < 0.6 * slots(8)
+    assert taken(found["row projection bf16 rank 8"]) < 0.5 * slots(4)
+    assert taken(found["row projection fp32 rank 8"]) < 0.5 * slots(8)
+    assert taken(found["row projection fp32 rank 8 long"]) < 0.6 * slots(8)
 
 
 @pytest.mark.parametrize(("capability", "much"), [((8, 0), False), ((9, 0), True), ((10, 0), True), ((12, 0), False)])
@@ -70,9 +72,25 @@ def test_stages_by_the_memory_that_threads_share(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     monkeypatch.setattr(torch.version, "hip", None)
     assert launches.shares_much_memory(torch.device("cuda", 0)) == much
-    assert [launches.stages(rank, much) for rank in (16, 32, 64)] == [4 if much else 3, 3, 3]
+    tiles = [launches.row_tile(torch.float32, 64, rank, True, much) for rank in launches.ROW_RANKS]
+    assert [tile.stages for tile in tiles] == [4 if much else 3, 4 if much else 3, 3, 3]
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert not launches.shares_much_memory(torch.device("cuda", 0))
+
+
+def test_tiles_by_dtype_length_and_alignment() -> None:
+    """Blocks of long float32 rows are lower, so that those in work stay in the L2 cache; 64 rows for larger ranks."""
+
+    def tile(dtype: torch.dtype, dimension: int, rank: int = 8, aligned: bool = True) -> launches.RowTile:
+        return launches.row_tile(dtype, dimension, rank, aligned, True)
+
+    short, long = (tile(torch.float32, dimension) for dimension in (launches.SHORT_ROW, launches.SHORT_ROW + 1))
+    assert (short.rows, long.rows) == (32, 16)
+    assert short.warps == short.slices == long.warps == long.slices == 4
+    assert {tile(torch.bfloat16, d) for d in (launches.SHORT_ROW, launches.SHORT_ROW + 1)} == {launches.HALF_TILES[8]}
+    assert (tile(torch.bfloat16, 64).slices, tile(torch.bfloat16, 64).warps) == (1, 4)
+    assert tile(torch.float32, 9999, rank=32).rows == 64
+    assert tile(torch.float32, 64, aligned=False).columns == short.columns // 2
 
 
 def test_flat_forms() -> None:
@@ -87,8 +105,8 @@ def test_flat_forms() -> None:
 
 def test_the_check_sees_scalar_accesses_and_too_many_instructions() -> None:
     """Negative control: the launch of an unaligned tensor, and twice as many instructions."""
-    (unaligned,) = compiled("--targets", "sm_90", "--only", "row projection bf16 rank 16 unaligned")
-    good = shipped("row projection bf16 rank 16")["row projection bf16 rank 16"]
+    (unaligned,) = compiled("--targets", "sm_90", "--only", "row projection bf16 rank 8 unaligned")
+    good = shipped("row projection bf16 rank 8")["row projection bf16 rank 8"]
     assert_rows_are_memory_bound(good)
     for broken in (unaligned, {**good, "elements": good["elements"] / 3}, {**good, "resident": 1}):
         with pytest.raises(AssertionError):
