@@ -256,10 +256,13 @@ def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
     for (name, dtype), rank, by_vector, aligned, long in product(
         DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False), (False, True)
     ):
-        sizes = (2 * null_space.SHORT_ROW if long else null_space.SHORT_ROW, rank, aligned, much_memory)
-        tile = null_space.row_tile(TORCH_DTYPES[name], *sizes)
-        if long and tile == null_space.row_tile(TORCH_DTYPES[name], null_space.SHORT_ROW, *sizes[1:]):
+        read = {"by_vector": by_vector, "aligned": aligned, "much_memory": much_memory}
+        tiles = [
+            null_space.row_tile(TORCH_DTYPES[name], null_space.LONG_ROW + beyond, rank, **read) for beyond in (0, 1)
+        ]
+        if long and tiles[0] == tiles[1]:
             continue
+        tile = tiles[long]
         found.append(
             Configuration(
                 f"row projection {name} rank {rank}{' long' if long else ''}{_basis_suffix(by_vector, aligned)}",

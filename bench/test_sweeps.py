@@ -87,6 +87,11 @@ SWEEPS = [
         projection(8),
     ),
     Sweep(
+        "safe_kernels.null_space.triton:LONG_HALF_TILES/8",
+        ((16, 4, 128, 3), (32, 8, 64, 3), (32, 4, 64, 3), (64, 1, 128, 4)),
+        projection(8, long=True),
+    ),
+    Sweep(
         "safe_kernels.null_space.triton:FLOAT32_TILES/8",
         ((32, 4, 32, 4), (32, 4, 32, 3), (16, 4, 64, 2), (32, 1, 64, 4)),
         projection(8),

@@ -53,6 +53,7 @@ class AddressTable:
 
     def __init__(self, rows: int, columns: int, device: torch.device) -> None:
         self.device_table = torch.zeros((rows, columns), dtype=torch.int64, device=device)
+        device = self.device_table.device  # with its number
         self._known: list[list[int]] = [[] for _ in range(columns)]
         self._stream_number = _stream_number(device)
         self._stream = _current_stream(device)

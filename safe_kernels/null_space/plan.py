@@ -15,6 +15,9 @@ from safe_kernels.null_space import _ops
 from safe_kernels.null_space._stored import StoredBasis, as_given, rounded
 from safe_kernels.null_space.projection import check_projection
 
+_LONG_ROW = 2048
+"""Elements beyond which rows in half precision are read in slices, which want a basis of few vectors by element."""
+
 _FORM: Callable[[Tensor], Any] = operator.attrgetter("dtype", "shape", "device")
 
 
@@ -118,10 +121,11 @@ class ProjectionPlan:
 
 def _stored(basis: Tensor, tensor: Tensor, dtype: torch.dtype | None) -> StoredBasis:
     """Bases of row forms are small: copied where they do not lie as they are read fastest."""
-    flat = tensor.numel() == basis.shape[0]
+    dimension, rank = basis.shape
+    flat = tensor.numel() == dimension
     if flat:
-        return rounded(basis) if dtype is not None and basis.shape[1] else as_given(basis, flat)
-    by_element = tensor.dtype == torch.float32 and basis.shape[1] % 4 == 0  # in rows of a multiple of 16 bytes
+        return rounded(basis) if dtype is not None and rank else as_given(basis, flat)
+    by_element = rank % 4 == 0 and (tensor.dtype == torch.float32 or (rank <= 8 and dimension > _LONG_ROW))
     return as_given(basis.contiguous() if by_element else basis.t().contiguous().t(), flat)
 
 

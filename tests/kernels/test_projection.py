@@ -170,6 +170,20 @@ def test_strided_tensors(backend: str, device: torch.device, rank: int) -> None:
     assert torch.equal(tall[1::2], between[1])
 
 
+@pytest.mark.parametrize(
+    ("project", "store"),
+    [(project_null_space_, torch.clone), (project_null_space_, by_vector), (planned, torch.clone)],
+)
+@pytest.mark.parametrize("rank", [4, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_rows(
+    backend: str, device: torch.device, project: Project, store: Callable[[Tensor], Tensor], rank: int, dtype: Any
+) -> None:
+    """Beyond 2048 elements a program takes fewer rows, and half precision goes by slices of columns, too."""
+    tensors = [torch.randn(3, columns, device=device).to(dtype) for columns in (2056, 2050)]
+    check(project, tensors, [store(orthonormal(tensor.shape[1], rank, device)) for tensor in tensors])
+
+
 def test_views_of_one_buffer_that_do_not_overlap(backend: str, device: torch.device) -> None:
     buffer = torch.randn(6, 16, device=device)
     check(project_null_space_, list(buffer.split(2)), [orthonormal(16, 3, device) for _ in range(3)])

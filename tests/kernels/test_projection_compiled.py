@@ -56,11 +56,12 @@ def assert_flat_is_memory_bound(result: dict[str, Any], basis: int, rank: int) -
 def test_row_forms() -> None:
     found = shipped("row projection")
     assert set(found) == {f"row projection {dtype} rank {rank}" for dtype in ("bf16", "fp32") for rank in (8, 64)} | {
-        "row projection fp32 rank 8 long"
+        f"row projection {dtype} rank 8 long" for dtype in ("bf16", "fp32")
     }
     for result in found.values():
         assert_rows_are_memory_bound(result)
     assert taken(found["row projection bf16 rank 8"]) < 0.5 * slots(4)
+    assert taken(found["row projection bf16 rank 8 long"]) < 0.9 * slots(4)
     assert taken(found["row projection fp32 rank 8"]) < 0.5 * slots(8)
     assert taken(found["row projection fp32 rank 8 long"]) < 0.6 * slots(8)
 
@@ -72,25 +73,30 @@ def test_stages_by_the_memory_that_threads_share(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
     monkeypatch.setattr(torch.version, "hip", None)
     assert launches.shares_much_memory(torch.device("cuda", 0)) == much
-    tiles = [launches.row_tile(torch.float32, 64, rank, True, much) for rank in launches.ROW_RANKS]
+    tiles = [tile(torch.float32, 64, rank, much=much) for rank in launches.ROW_RANKS]
     assert [tile.stages for tile in tiles] == [4 if much else 3, 4 if much else 3, 3, 3]
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert not launches.shares_much_memory(torch.device("cuda", 0))
 
 
+def tile(
+    dtype: torch.dtype, dimension: int, rank: int = 8, by_vector: bool = False, aligned: bool = True, much: bool = True
+) -> launches.RowTile:
+    return launches.row_tile(dtype, dimension, rank, by_vector=by_vector, aligned=aligned, much_memory=much)
+
+
 def test_tiles_by_dtype_length_and_alignment() -> None:
-    """Blocks of long float32 rows are lower, so that those in work stay in the L2 cache; 64 rows for larger ranks."""
-
-    def tile(dtype: torch.dtype, dimension: int, rank: int = 8, aligned: bool = True) -> launches.RowTile:
-        return launches.row_tile(dtype, dimension, rank, aligned, True)
-
-    short, long = (tile(torch.float32, dimension) for dimension in (launches.SHORT_ROW, launches.SHORT_ROW + 1))
+    """Blocks of long rows are lower, so that those in work stay in the L2 cache; 64 rows for larger ranks."""
+    lengths = (launches.LONG_ROW, launches.LONG_ROW + 1)
+    short, long = (tile(torch.float32, length) for length in lengths)
     assert (short.rows, long.rows) == (32, 16)
     assert short.warps == short.slices == long.warps == long.slices == 4
-    assert {tile(torch.bfloat16, d) for d in (launches.SHORT_ROW, launches.SHORT_ROW + 1)} == {launches.HALF_TILES[8]}
-    assert (tile(torch.bfloat16, 64).slices, tile(torch.bfloat16, 64).warps) == (1, 4)
     assert tile(torch.float32, 9999, rank=32).rows == 64
     assert tile(torch.float32, 64, aligned=False).columns == short.columns // 2
+    short, long = (tile(torch.bfloat16, length) for length in lengths)
+    assert (short.slices, short.warps, long.slices, long.warps) == (1, 4, 4, 4)
+    assert {tile(torch.bfloat16, length, by_vector=True) for length in lengths} == {short}
+    assert {tile(torch.float16, length, rank=16) for length in lengths} == {launches.HALF_TILES[16]}
 
 
 def test_flat_forms() -> None:

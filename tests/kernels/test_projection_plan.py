@@ -128,7 +128,7 @@ def test_a_prepared_call_launches_and_does_nothing_else(device: torch.device, mo
     plan = ProjectionPlan(tensors, bases)
     plan()
     launched: list[str] = []
-    monkeypatch.setattr(_triton, "launch", lambda kernel, *_, **__: launched.append(kernel.__name__))
+    monkeypatch.setattr(_triton.PreparedLaunch, "__call__", lambda self, *_: launched.append(self._kernel.__name__))
     copies: list[object] = []
     copy = _tables.AddressTable._copy
     monkeypatch.setattr(
