@@ -257,9 +257,8 @@ def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
         DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False), (False, True)
     ):
         read = {"by_vector": by_vector, "aligned": aligned, "much_memory": much_memory}
-        tiles = [
-            null_space.row_tile(TORCH_DTYPES[name], null_space.LONG_ROW + beyond, rank, **read) for beyond in (0, 1)
-        ]
+        length = null_space.LONG_ROWS["float32" if name == "fp32" else "half"]
+        tiles = [null_space.row_tile(TORCH_DTYPES[name], length + beyond, rank, **read) for beyond in (0, 1)]
         if long and tiles[0] == tiles[1]:
             continue
         tile = tiles[long]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def figures_of(document: Document, step: str) -> list[Figures]:
 
 
 def merged(documents: Sequence[Document]) -> Document:
-    """Several runs as one: each row from the last run that has it, with that run's number.
+    """Several runs as one: each row from the last run that has it, with that run's number; benchmarks of all runs.
 
     Raises:
         OtherResultsError: runs of different GPUs, or a rehearsal beside a run.
@@ -54,7 +55,9 @@ def merged(documents: Sequence[Document]) -> Document:
     rows: dict[str, dict[str, Figures]] = {}
     for number, document in enumerate(documents, 1):
         for step, result in document["steps"].items():
-            rows.setdefault(step, {}).update({row["name"]: row | {"run": number} for row in result["rows"]})
+            of_run = f", run {number}" if step == "benchmarks" else ""
+            named = {row["name"] + of_run: row | {"run": number} for row in result["rows"]}
+            rows.setdefault(step, {}).update(named)
     steps = {step: {"rows": list(found.values())} for step, found in rows.items()}
     return {"rehearsal": documents[0]["rehearsal"], "steps": steps}
 
@@ -98,6 +101,12 @@ def _context(document: Document, number: str) -> list[str]:
     commits = list(dict.fromkeys(step["commit"] for step in steps if step.get("commit")))
     same = " (of the tree that wrote this page)" if digests == [source_digest()] else ""
     names = ("python", "torch", "triton", "transformers", "numpy", "liger-kernel", "fla-core")
+    sources = (
+        f"Sources: digest {', '.join(digests)}{same}; commit {', '.join(commits) or 'unknown, no version control'}."
+    )
+    if not found:
+        unknown = "Device and versions: not recorded, since the step `environment` was not run."
+        return [f"## Machine{number}", "", unknown, sources, ""]
     lines = [
         f"## Machine{number}",
         "",
@@ -105,7 +114,7 @@ def _context(document: Document, number: str) -> list[str]:
         f"CUDA {gpu.get('cuda', 'none')}, clock {gpu.get('clocks.sm', '?')} of {gpu.get('clocks.max.sm', '?')}, "
         f"power limit {gpu.get('power.limit', '?')}.",
         "Versions: " + ", ".join(f"{name} {software.get(name) or 'not installed'}" for name in names) + ".",
-        f"Sources: digest {', '.join(digests)}{same}; commit {', '.join(commits) or 'unknown, no version control'}.",
+        sources,
     ]
     return [*lines, *([f"Compiler: {tools['nvcc']}."] if "nvcc" in tools else []), ""]
 
@@ -170,13 +179,14 @@ def _benchmarks(document: Document) -> list[str]:
         flops, bandwidth = row["limit_flops"] / 1e12, row["limit_bandwidth"] / 1e12
         lines += [f"Speeds{f' of run {run}' if len(runs) > 1 else ''}: {flops:.0f} TFLOP/s, {bandwidth:.2f} TB/s.", ""]
     head = ("implementation", "device", "host", "share of floor", "extra memory", "error", "speed-up of ours")
-    for operation, size in dict.fromkeys((row["operation"], row["size"]) for row in found):
-        rows = [row for row in found if (row["operation"], row["size"]) == (operation, size)]
+    for operation, size, run in dict.fromkeys((row["operation"], row["size"], row["run"]) for row in found):
+        rows = [row for row in found if (row["operation"], row["size"], row["run"]) == (operation, size, run)]
         ours = next((row for row in rows if row["implementation"] == OURS), None)
         cells = [_benchmark_cells(row, ours) for row in rows]
-        of_run = f" Run {rows[0]['run']}." if len(runs) > 1 else ""
+        of_run = f" Run {run}." if len(runs) > 1 else ""
         lines += [f"### {operation}", "", f"{size}.{of_run}", "", *table(head, cells)]
-    absent = [row for row in figures_of(document, "benchmarks") if row["outcome"] != "passed"]
+    last = {row["row"]: row for row in figures_of(document, "benchmarks")}
+    absent = [row for row in last.values() if row["outcome"] != "passed"]
     if absent:
         lines += ["Not measured:", ""]
         lines += [f"- {row['row'].split('::')[-1]}: {_first_line(row['message'])}" for row in absent]
@@ -187,17 +197,18 @@ def _benchmarks(document: Document) -> list[str]:
 def benchmark_rows(document: Document) -> list[Figures]:
     """The rows of the benchmarks that were measured, each with its floor by the speeds of its own run.
 
-    Of several runs, the rows of an operation and size are all from the last that has any: ratios are within a run.
+    Of several runs, an operation and size have those of the last run that has any. Where that has measured only some
+    of the implementations, those of the last run with most of them come first, its own after them: ratios are within a
+    run.
     """
     passed = [row for row in figures_of(document, "benchmarks") if row["outcome"] == "passed" and "limit_flops" in row]
-    last: dict[tuple[str, str], int] = {}
-    for row in passed:
-        key = (row["operation"], row["size"])
-        last[key] = max(last.get(key, 0), row["run"] or 0)
-    kept = [row for row in passed if (row["run"] or 0) == last[row["operation"], row["size"]]]
     found = []
-    for run in dict.fromkeys(row["run"] for row in kept):
-        found += rows_of({"benchmarks": [{"extra_info": row} for row in kept if row["run"] == run]})
+    for operation, size in dict.fromkeys((row["operation"], row["size"]) for row in passed):
+        rows = [row for row in passed if (row["operation"], row["size"]) == (operation, size)]
+        counts = Counter(row["run"] or 0 for row in rows)
+        fullest = max(counts, key=lambda run: (counts[run], run))
+        for run in sorted({fullest, max(counts)}):
+            found += rows_of({"benchmarks": [{"extra_info": row} for row in rows if (row["run"] or 0) == run]})
     return found
 
 

@@ -66,9 +66,9 @@ def linear(chunk: int | None) -> Case:
     return linear_case(sized(8192, 4), sized(4096, 16), sized(152064, 70), chunk=chunk)
 
 
-def projection(rank: int, *, long: bool = False) -> Callable[[int | None], Case]:
-    """Projection of rows, of 1024 elements or of 4096."""
-    shapes = sized([(1024, 4096)] * 100 if long else [(366, 1024)] * 400, [(6, 12)])
+def projection(rank: int, columns: int = 1024) -> Callable[[int | None], Case]:
+    """Projection of rows: 150 M elements in 400 tensors."""
+    shapes = sized([(366 * 1024 // columns, columns)] * 400, [(6, 12)])
     return lambda _: projection_case(shapes, rank)
 
 
@@ -89,7 +89,7 @@ SWEEPS = [
     Sweep(
         "safe_kernels.null_space.triton:LONG_HALF_TILES/8",
         ((16, 4, 128, 3), (32, 8, 64, 3), (32, 4, 64, 3), (64, 1, 128, 4)),
-        projection(8, long=True),
+        projection(8, 4096),
     ),
     Sweep(
         "safe_kernels.null_space.triton:FLOAT32_TILES/8",
@@ -100,9 +100,13 @@ SWEEPS = [
     Sweep(
         "safe_kernels.null_space.triton:LONG_FLOAT32_TILES/8",
         ((16, 4, 64, 4), (16, 4, 64, 3), (16, 8, 64, 3), (32, 4, 32, 4)),
-        projection(8, long=True),
+        projection(8, 4096),
         "fp32",
     ),
+    Sweep("safe_kernels.null_space.triton:LONG_ROWS/float32", (512, 1024), projection(8), "fp32"),
+    Sweep("safe_kernels.null_space.triton:LONG_ROWS/float32", (1024, 2048), projection(8, 1536), "fp32"),
+    Sweep("safe_kernels.null_space.triton:LONG_ROWS/half", (1024, 2048), projection(8, 1536)),
+    Sweep("safe_kernels.null_space.triton:LONG_ROWS/half", (2048, 4096), projection(8, 3072)),
     Sweep(
         "safe_kernels.null_space.triton:FLOAT32_TILES/16",
         ((32, 4, 32, 4), (32, 1, 64, 4)),

@@ -214,7 +214,8 @@ def projection_case(
         return [null_space_reference.projected(tensor, basis, one_sided) for tensor, basis in pairs]
 
     form = "flat" if flat else "rows"
-    name = f"{count} tensors, {form}, rank {rank}{', one-sided' if one_sided else ''}"
+    shape = f" of {shapes[0][0]} x {shapes[0][1]}" if len(set(shapes)) == 1 else ""
+    name = f"{count} tensors{shape}, {form}, rank {rank}{', one-sided' if one_sided else ''}"
 
     def in_place(inputs: Tensors) -> Callable[[], Any]:
         tensors = [tensor.clone() for tensor in inputs[:count]]

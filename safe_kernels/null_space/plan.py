@@ -16,7 +16,8 @@ from safe_kernels.null_space._stored import StoredBasis, as_given, rounded
 from safe_kernels.null_space.projection import check_projection
 
 _LONG_ROW = 2048
-"""Elements beyond which rows in half precision are read in slices, which want a basis of few vectors by element."""
+"""Elements beyond which rows in half precision are read in slices, which want a basis of few vectors by element
+(`LONG_ROWS` of the kernels' launches, which are not there without Triton)."""
 
 _FORM: Callable[[Tensor], Any] = operator.attrgetter("dtype", "shape", "device")
 

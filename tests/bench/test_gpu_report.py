@@ -65,6 +65,15 @@ def test_what_did_not_run_or_failed_is_said() -> None:
     assert "| profile | left out | 12 s | 0, 0, 0 | expected 35 s; 3 s of the budget are left |" in page
 
 
+def test_a_run_without_the_environment_names_no_device() -> None:
+    software = {"row": "software", "python": "3.12"}
+    named = {"name": "environment", "outcome": "passed", "seconds": 0.0, "message": None, "figures": software}
+    assert "Device and versions: not recorded" in markdown(document(native=step()))
+    page = markdown(document(environment=step(named), native=step()))
+    assert "not recorded" not in page
+    assert "python 3.12" in page
+
+
 def test_stage_a_beside_its_plan() -> None:
     figures = {
         "held": [20e9, 16e9], "peak": [30e9, 30e9], "calibrated": [40e9, 0], "seconds": [0.5, 0.4],
@@ -114,13 +123,31 @@ def test_of_two_runs_a_table_is_of_one() -> None:
     first = document(benchmarks=step(bench_row(OURS, 2e-3), bench_row("peer", 3e-3)))
     second = document(benchmarks=step(bench_row(OURS, 1e-3)) | {"selected": "ours"})
     page = markdown(first, second)
-    assert "| safe_kernels | 1.00 ms |" in page
-    assert "| peer |" not in page
-    assert "N 3. Run 2." not in page  # one run only has a table here
+    older, newer = page.partition("## Time")[2].split("### operation")[1:]
+    assert "Run 1." in older
+    assert "| safe_kernels | 2.00 ms |" in older
+    assert "1.50x" in older
+    assert "Run 2." in newer
+    assert "| safe_kernels | 1.00 ms |" in newer
+    assert "peer" not in newer
+    assert "3.00x" not in page
     assert "## Steps, run 1" in page
     assert "| benchmarks, `ours` | passed |" in page
-    both = markdown(first, document(benchmarks=step(bench_row("other", 1e-3) | {"name": "bench::other"})))
-    assert "| safe_kernels | 2.00 ms" not in both
+
+
+def test_a_run_that_has_measured_as_much_replaces_an_earlier_one() -> None:
+    first = document(benchmarks=step(bench_row(OURS, 2e-3), bench_row("peer", 3e-3)))
+    second = document(benchmarks=step(bench_row(OURS, 1e-3), bench_row("peer", 4e-3)))
+    page = markdown(first, second)
+    assert "| safe_kernels | 1.00 ms |" in page
+    assert "4.00x" in page
+    assert "| safe_kernels | 2.00 ms |" not in page
+
+
+def test_a_benchmark_that_failed_and_passes_later_is_not_missing() -> None:
+    failed = document(benchmarks=step(failed_row("bench::peer", "is not installed"), state="failed"))
+    assert "Not measured:" in markdown(failed)
+    assert "Not measured:" not in markdown(failed, document(benchmarks=step(bench_row("peer", 3e-3))))
 
 
 def test_runs_of_two_kinds_are_refused() -> None:

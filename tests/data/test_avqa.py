@@ -112,7 +112,7 @@ def official(tmp_path):
     for name in ("audio/00000272.wav", "audio/train/sa00007434.mp3", "frames/00000272/000001.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    for number in (2, 3):
+    for number in (2, 3, 4, 5):
         (folder / f"frames/00000272/{number:06d}.jpg").touch()
     return tmp_path
 
@@ -120,7 +120,7 @@ def official(tmp_path):
 def test_official_files(official):
     write(official, OFFICIAL, "avqa-train.json")
     folder = official / "avqa"
-    middle = folder / "frames/00000272/000002.jpg"
+    middle = folder / "frames/00000272/000003.jpg"
     first, second = "avqa/audio/00000272.wav", "avqa/audio/train/sa00007434.mp3"
     instruments = "Are there piano and ukulele instruments in the video?"
     types = "How many types of musical instruments sound in the video?"

@@ -14,6 +14,7 @@ from PIL import Image
 from safe_train.cli import safe
 from safe_train.data.check import check_audio, check_root
 from safe_train.data.defects import DefectKind
+from safe_train.data.text import load_text
 from safe_train.data.vqa import load_vqa
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
@@ -534,6 +535,18 @@ def test_each_defect_of_text_only_rows_is_told_and_is_the_only_one(text_root, en
     found = {defect.words: defect.count for defect in reports_of[1].defects}
     assert found == {words: 1}
     assert run(text_root)[0] == 2
+
+
+def test_an_entry_without_an_id_has_its_place_for_one_as_the_reader_has_it(text_root):
+    """The second entry, which is nameless, meets one that is called 2."""
+    write_list(text_root / "text/val.json", [QUESTION | {"id": "2"}, {"text": "sound"}])
+    (found,) = next(check_root(text_root, splits=["val"])).defects
+    assert found.words == "id that stands twice"
+    with pytest.raises(InputError, match="2"):
+        load_text(text_root, "val")
+    write_list(text_root / "text/val.json", [QUESTION | {"id": "3"}, {"text": "sound"}])
+    assert not next(check_root(text_root, splits=["val"])).defects
+    assert [example.text_id for example in load_text(text_root, "val")] == ["3", "2"]
 
 
 def test_all_defects_of_a_list_are_told_and_not_the_first_alone(text_root):

@@ -27,6 +27,14 @@ def test_text_alone_does_not_tell(root, tmp_path):
     assert not is_made_root(tmp_path / "none")
 
 
+def test_questions_that_are_not_text_are_not_made_ones(root, tmp_path):
+    """The reader tells what is wrong with them; this only looks."""
+    shutil.copytree(root / "vqa", tmp_path / "other/vqa")
+    for path in (tmp_path / "other/vqa").glob("*questions.json"):
+        path.write_bytes(b'{"info": "caf\xe9", "questions": []}')
+    assert not is_made_root(tmp_path / "other")
+
+
 def test_real_names_are_not_taken_for_made_ones(root, tmp_path):
     """Questions of the same format with another type, clips with one other name among them."""
     shutil.copytree(root, tmp_path / "real")

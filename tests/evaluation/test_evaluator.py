@@ -268,6 +268,25 @@ def test_the_base_s_answers_do_not_depend_on_what_a_row_hears(embedded_base, vl,
     assert base_answers(embedded_base, hearing, SETTINGS).samples == reference.samples
 
 
+@pytest.mark.parametrize("in_step", [False, True])
+def test_where_processes_run_in_step_the_record_ends_with_the_last_answer(evaluator, monkeypatch, in_step):
+    """Passes that a process makes only because others still write are no part of its answers."""
+    measured = evaluator(output_scale=0.5)
+    monkeypatch.setattr(measured.processes, "in_step", in_step)
+    asked = []
+    generate = measured.model.generate
+    monkeypatch.setattr(
+        measured.model,
+        "generate",
+        lambda *arguments, **options: asked.append(options) or generate(*arguments, **options),
+    )
+    samples = measured.vl_samples("silence")
+    assert asked
+    assert all(("stopping_criteria" in options) == in_step for options in asked)
+    monkeypatch.setattr(measured.processes, "in_step", False)
+    assert samples == measured.vl_samples("silence")
+
+
 def test_answers_end_where_their_kind_of_rows_does(evaluator):
     """One token for each kind in turn: its answers alone become shorter."""
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from safe_kernels import linear_kl_divergence
+from safe_kernels.kl import linear_fallback
 from safe_kernels.kl import triton as kl
 from safe_kernels.kl.linear_fallback import LinearHeads
 from tests.kernels.test_kl_linear import problem
@@ -111,6 +112,17 @@ def test_both_sides_of_the_limit(backend: str, device: torch.device, divergence:
 
 
 # Chunks, products, layout
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype", "chunk"), [
+    (1024, torch.float32, 2**26 // 4096), (1024, torch.bfloat16, 2**26 // 2048), (2**24, torch.float32, 64),
+    (0, torch.float32, 2**26 // 4),
+])  # fmt: skip
+def test_default_chunks_of_pytorchs_operations_fill_a_cache_and_are_no_shorter_than_64(
+    vocabulary: int, dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_fallback, "_CHUNK_BYTES", 2**26)
+    assert linear_fallback.default_chunk(vocabulary, dtype) == chunk
 
 
 @pytest.mark.parametrize(("vocabulary", "chunk"), [(152064, 2048), (32000, 8192), (128256, 2304), (262144, 1024)])

@@ -44,6 +44,14 @@ def pair(tokens: int, vocabulary: int, distance: float, device: torch.device) ->
     return teacher + distance * torch.randn(tokens, vocabulary, device=device), teacher
 
 
+def test_the_reference_reduces_by_the_tokens_that_count() -> None:
+    tokens, mask = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, False, True])
+    assert reference.reduce_tokens(tokens, None, "mean") == 3.0
+    assert reference.reduce_tokens(tokens, mask, "mean") == 3.5
+    assert reference.reduce_tokens(tokens, mask, "sum") == 7.0
+    assert reference.reduce_tokens(tokens, mask & ~mask, "mean") == 0.0
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("distance", [1e-3, 0.1, 3.0])
 def test_value_and_gradient_equal_float64(backend: str, device: torch.device, divergence: str, distance: float) -> None:

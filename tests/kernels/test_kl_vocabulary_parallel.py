@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bench.rehearsal import interpreter_obstacle
 from safe_kernels.kl import vocabulary_parallel
+from safe_kernels.kl.fallback import Measure
+from safe_kernels.kl.linear_fallback import LinearHeads
 from tests.kernels.test_kl_linear import expected, measured, problem
 from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, relative_error
 
@@ -36,6 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
     "nothing in the first slice": {"bias": "first slice excluded", "distance": 1e-3},
     "two heads": {"two_heads": True, "bias": "plain"},
     "mask": {"mask": True},
+    **{f"mask for the kernels, {name}": {"mask": True, "in_kernels": True, "divergence": name}
+       for name in ("forward", "reverse", "jsd")},
     "chunks": {"chunk_tokens": 2},
     "half precision": {"dtype": "bfloat16"},
 }  # fmt: skip
@@ -69,6 +73,7 @@ def case(options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any
     if chosen.pop("two_heads", False):
         chosen["teacher_head_weight"] = weight + 0.1 * torch.randn_like(weight)
         chosen["teacher_head_bias"] = torch.randn(150)
+    chosen.pop("in_kernels", None)
     if chosen.pop("mask", False):
         chosen["mask"] = torch.tensor([True, False, True, True, False])
     return student.to(dtype), teacher.to(dtype), weight.to(dtype), chosen
@@ -83,8 +88,23 @@ def run_cases(rank: int) -> Found:
         for key in ("head_bias", "teacher_head_weight", "teacher_head_bias"):
             if key in chosen:
                 chosen[key] = chosen[key][part]
-        found[name] = measured(student, teacher, weight[part], group=torch.distributed.group.WORLD, **chosen)
+        ask = (
+            masked_by_kernels
+            if "in_kernels" in options and os.environ["SAFE_KERNELS_BACKEND"] == "triton"
+            else measured
+        )
+        found[name] = ask(student, teacher, weight[part], group=torch.distributed.group.WORLD, **chosen)
     return found
+
+
+def masked_by_kernels(
+    student: Tensor, teacher: Tensor, weight: Tensor, *, mask: Tensor, divergence: Any, group: Any
+) -> tuple[Tensor, Tensor]:
+    """As where the mask is on a GPU: the kernels skip its rows. One on the CPU takes them out before."""
+    from safe_kernels.kl import triton
+
+    heads = LinearHeads(weight, None, None, None, None, 1.0)
+    return triton.linear_divergence(student, teacher, mask, heads, Measure(divergence, 0.5), None, True, group)
 
 
 @pytest.fixture(scope="module", params=["torch", "triton"])

@@ -179,7 +179,7 @@ def test_strided_tensors(backend: str, device: torch.device, rank: int) -> None:
 def test_long_rows(
     backend: str, device: torch.device, project: Project, store: Callable[[Tensor], Tensor], rank: int, dtype: Any
 ) -> None:
-    """Beyond 2048 elements a program takes fewer rows, and half precision goes by slices of columns, too."""
+    """Beyond 1024 or 2048 elements a program takes fewer rows, and half precision goes by slices of columns, too."""
     tensors = [torch.randn(3, columns, device=device).to(dtype) for columns in (2056, 2050)]
     check(project, tensors, [store(orthonormal(tensor.shape[1], rank, device)) for tensor in tensors])
 

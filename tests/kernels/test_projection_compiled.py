@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from safe_kernels.null_space import plan
 from safe_kernels.null_space import triton as launches
 from tests.kernels.test_compiled import compiled
 
@@ -87,16 +88,17 @@ def tile(
 
 def test_tiles_by_dtype_length_and_alignment() -> None:
     """Blocks of long rows are lower, so that those in work stay in the L2 cache; 64 rows for larger ranks."""
-    lengths = (launches.LONG_ROW, launches.LONG_ROW + 1)
-    short, long = (tile(torch.float32, length) for length in lengths)
+    short, long = (tile(torch.float32, length) for length in (1024, 1025))
     assert (short.rows, long.rows) == (32, 16)
     assert short.warps == short.slices == long.warps == long.slices == 4
     assert tile(torch.float32, 9999, rank=32).rows == 64
     assert tile(torch.float32, 64, aligned=False).columns == short.columns // 2
+    lengths = (2048, 2049)
     short, long = (tile(torch.bfloat16, length) for length in lengths)
     assert (short.slices, short.warps, long.slices, long.warps) == (1, 4, 4, 4)
     assert {tile(torch.bfloat16, length, by_vector=True) for length in lengths} == {short}
     assert {tile(torch.float16, length, rank=16) for length in lengths} == {launches.HALF_TILES[16]}
+    assert launches.LONG_ROWS["half"] == plan._LONG_ROW
 
 
 def test_flat_forms() -> None:

@@ -17,6 +17,7 @@ from safe_kernels._tables import (
     addresses,
     aligned_rows,
     block_table,
+    constant_table,
     dense,
     grouped,
     refuse_overlaps,
@@ -75,6 +76,18 @@ def test_refresh_is_refused_while_a_graph_is_captured(device: torch.device, monk
         table.refresh([addresses(moved)])
     monkeypatch.setattr(_tables, "_capturing", lambda _: False)
     assert table.refresh([addresses(moved)])  # nothing was captured, and nothing is stale
+
+
+def test_constant_tables_are_not_made_while_a_graph_is_captured(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy waits for a GPU, which breaks a capture; a table that is there already is given out."""
+    known = constant_table((3, 1, 4159), device)
+    monkeypatch.setattr(_tables, "_capturing", lambda _: True)
+    assert constant_table((3, 1, 4159), device) is known
+    for make in (lambda: constant_table((3, 1, 4160), device), lambda: block_table((1, 59), (2, 4160), device)):
+        with pytest.raises(GraphCaptureError, match="being captured"):
+            make()
 
 
 def test_a_table_that_a_graph_has_captured_stays(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

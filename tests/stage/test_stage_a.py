@@ -28,6 +28,15 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
     assert all(a > b for a, b in pairwise(scales[10:]))
 
 
+def test_the_schedule_of_a_run_that_is_all_warmup_has_an_end():
+    """The optimizer asks for the step after the last one, too."""
+    assert learning_rate_scale(0, OptimizationSettings(max_steps=1)) == learning_rate_scale(
+        1, OptimizationSettings(max_steps=1)
+    )
+    whole = OptimizationSettings(max_steps=10, warmup_share=1.0)
+    assert learning_rate_scale(9, whole) == learning_rate_scale(10, whole) == 1.0
+
+
 def test_gate_opens_linearly_and_stays_open():
     settings = OptimizationSettings(max_steps=100, gate_warmup_share=0.04)
     assert [gate_at(step, settings) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
