@@ -74,7 +74,8 @@ programs (three for rank 64) a multiprocessor, and 2 x 132 x 64 rows of 1024 in 
 
 LONG_HALF_TILES = HALF_TILES | {8: RowTile(16, 4, 128, 3)}
 """For bases that are stored by element: 100 tensors of 1024 x 4096 at rank 8 take 0.80 ms, against 0.86 by the tile for
-short rows and 0.56 for a copy. A basis stored by vector, or a larger rank, takes longer in slices."""
+short rows and 0.56 for a copy. A basis stored by vector, or a larger rank, takes longer in slices. With less shared
+memory a multiprocessor would hold one program, and AMD's compiler spills."""
 
 FLOAT32_TILES = {
     8: RowTile(32, 4, 32, 4),
@@ -314,7 +315,8 @@ def row_tile(
     if dtype == torch.float32:
         tiles = LONG_FLOAT32_TILES if dimension > LONG_ROWS["float32"] else FLOAT32_TILES
     else:
-        tiles = LONG_HALF_TILES if dimension > LONG_ROWS["half"] and not by_vector else HALF_TILES
+        sliced = dimension > LONG_ROWS["half"] and not by_vector and much_memory
+        tiles = LONG_HALF_TILES if sliced else HALF_TILES
     tile = tiles[rank]
     if not aligned:
         tile = tile._replace(columns=tile.columns // 2)

@@ -97,6 +97,7 @@ def test_tiles_by_dtype_length_and_alignment() -> None:
     short, long = (tile(torch.bfloat16, length) for length in lengths)
     assert (short.slices, short.warps, long.slices, long.warps) == (1, 4, 4, 4)
     assert {tile(torch.bfloat16, length, by_vector=True) for length in lengths} == {short}
+    assert {tile(torch.bfloat16, length, much=False) for length in lengths} == {short._replace(stages=3)}
     assert {tile(torch.float16, length, rank=16) for length in lengths} == {launches.HALF_TILES[16]}
     assert launches.LONG_ROWS["half"] == plan._LONG_ROW
 
