@@ -208,7 +208,7 @@ def page(found: list[Compiled]) -> str:
         "| configuration | " + " | ".join(targets) + " |",
         "|---|" + "---|" * len(targets),
     ]
-    lines += [f"| {name} | " + " | ".join(_cell(row[t]) for t in targets) + " |" for name, row in by_name.items()]
+    lines += [f"| {name} | " + " | ".join(_cell(row.get(t)) for t in targets) + " |" for name, row in by_name.items()]
     on_hopper = [result for result in found if result.target == "sm_90"]
     lines += ["", "## Before and after, on Hopper", "", *_before_and_after(on_hopper)]
     lines += ["", "## Hot loops on Hopper", "", *loop_table(on_hopper)]
@@ -279,7 +279,10 @@ def _loop_row(result: Compiled, loop: Loop) -> str:
     )
 
 
-def _cell(result: Compiled) -> str:
+def _cell(result: Compiled | None) -> str:
+    """Empty where a target has no such launch."""
+    if result is None:
+        return ""
     return (
         f"{result.registers} reg, {result.spills} spills, {result.shared / 1024:.3g} KiB, "
         f"{result.vector_loads}/{result.loads} loads, {result.matrix} mma"
