@@ -182,12 +182,16 @@ def test_negative_control_libsndfile_alone_hears_a_part():
 
 ID3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
 FRAMES_IN_A_TAG = b"ID3\x04\0\0\0\0\x06\0" + 2 * (bytes.fromhex("fffd8400") + bytes(380))  # 768 bytes, in sevens
+# ID3v2.4, 3.1 and 3.4: a flag tells that there is one, and its 10 bytes do not count in the length.
+WITH_FOOTER = b"ID3\x04\0\x10\0\0\x01\x00" + bytes(128) + b"3DI\x04\0\x10\0\0\x01\x00"
 TAIL = b"TAG" + bytes(125)
 JUNK = b"\xff\xfbjunk\xff" * 40
 
 MPEG_CASES = {
     "tags": lambda content: ID3 + ID3 + bare(content) + TAIL,
     "tag that holds frames": lambda content: FRAMES_IN_A_TAG + bare(content),
+    "second tag that holds frames": lambda content: ID3 + FRAMES_IN_A_TAG + bare(content),
+    "tag behind a tag with a footer": lambda content: WITH_FOOTER + FRAMES_IN_A_TAG + bare(content),
     "tags and a stated length": lambda content: ID3 + content + TAIL,
     "junk in front": lambda content: JUNK + bare(content),
     "junk between": lambda content: (
