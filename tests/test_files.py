@@ -1,12 +1,15 @@
-"""JSON that a disk or a person has damaged: one line, or None where there was an object."""
+"""JSON that a disk or a person has damaged: one line, or None where there was an object. Folders whole or absent."""
 
+import errno
 import json
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
 from safe_train.errors import InputError
-from safe_train.files import read_lines, read_object
+from safe_train.files import read_lines, read_object, staged_folder, write_text
 
 DAMAGED = {
     "cut": b'{"step": 1', "another kind": b"[1]", "no text": b'{"step": "\xff"}', "deep": b"[" * 100_000,
@@ -59,3 +62,92 @@ def test_a_last_line_that_was_cut_off_is_none_of_the_lines(tmp_path, end, steps)
 
 def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "a.jsonl") == []
+
+
+# --- folders and files that are complete or absent
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def older(tmp_path):
+    folder = tmp_path / "older"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    (folder / "b").write_text("old")
+    return folder
+
+
+def test_a_folder_takes_the_place_of_an_older_one_whole(older):
+    with staged_folder(older) as staging:
+        (staging / "a").write_text("new")
+        assert contents(older) == {"a": "old", "b": "old"}
+    assert contents(older.parent) == {"older/a": "new"}
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_a_new_folder_has_the_permissions_that_the_umask_gives(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with staged_folder(tmp_path / "new"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o777 & ~umask
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_older_as_it_was(older, monkeypatch, failing):
+    """The block fails, or the first, the second or none of the renames."""
+    renames, rename = iter(range(1, 10)), Path.rename
+
+    def fails_once(path, target):
+        if next(renames) == failing:
+            raise FULL
+        return rename(path, target)
+
+    def write():
+        with staged_folder(older) as staging:
+            (staging / "a").write_text("new")
+            if failing == 0:
+                raise FULL
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    if failing == 3:
+        write()
+        assert contents(older.parent) == {"older/a": "new"}
+        return
+    with pytest.raises(InputError, match="No space left on device"):
+        write()
+    assert contents(older.parent) == {"older/a": "old", "older/b": "old"}
+    assert os.listdir(older.parent) == ["older"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("failing", ["write_text", "replace"])
+def test_a_file_that_cannot_be_written_leaves_the_older_as_it_was(older, monkeypatch, failing):
+    def fails(*_arguments, **_options):
+        raise FULL
+
+    monkeypatch.setattr(Path, failing, fails)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_text(older / "a", "new")
+    assert contents(older) == {"a": "old", "b": "old"}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(older, monkeypatch):
+    """Otherwise, after a power failure, the name may stand for an empty file."""
+    flushed, fsync = [], os.fsync
+
+    def observed(descriptor):
+        flushed.append((os.fstat(descriptor).st_ino, (older / "a").read_text()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", observed)
+    write_text(older / "a", "new")
+    assert flushed == [((older / "a").stat().st_ino, "old")]
+    assert (older / "a").read_text() == "new"

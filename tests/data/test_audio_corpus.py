@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from safe_train.data.audio_formats import CONTAINERS, is_read
 from safe_train.data.check import check_audio
@@ -181,12 +182,16 @@ def test_negative_control_libsndfile_alone_hears_a_part():
 
 ID3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
 FRAMES_IN_A_TAG = b"ID3\x04\0\0\0\0\x06\0" + 2 * (bytes.fromhex("fffd8400") + bytes(380))  # 768 bytes, in sevens
+# ID3v2.4, 3.1 and 3.4: a flag tells that there is one, and its 10 bytes do not count in the length.
+WITH_FOOTER = b"ID3\x04\0\x10\0\0\x01\x00" + bytes(128) + b"3DI\x04\0\x10\0\0\x01\x00"
 TAIL = b"TAG" + bytes(125)
 JUNK = b"\xff\xfbjunk\xff" * 40
 
 MPEG_CASES = {
     "tags": lambda content: ID3 + ID3 + bare(content) + TAIL,
     "tag that holds frames": lambda content: FRAMES_IN_A_TAG + bare(content),
+    "second tag that holds frames": lambda content: ID3 + FRAMES_IN_A_TAG + bare(content),
+    "tag behind a tag with a footer": lambda content: WITH_FOOTER + FRAMES_IN_A_TAG + bare(content),
     "tags and a stated length": lambda content: ID3 + content + TAIL,
     "junk in front": lambda content: JUNK + bare(content),
     "junk between": lambda content: (
@@ -374,6 +379,25 @@ def test_refused_for_what_it_is(tmp_path, capfd, name, content, words):
         load_waveform(path, 16_000)
     assert words in str(caught.value)
     assert capfd.readouterr() == ("", "")  # decoders write lines of their own
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("damage", ["lost", "spoilt"])
+def test_an_ogg_file_of_which_a_page_is_lost_or_spoilt(tmp_path, subtype, damage):
+    """The pages that are left are whole, and are played without a word; a window in front of it is right."""
+    content = encoded("OGG", subtype, np.tile(NOISE, 4))
+    places = [place for place in range(len(content)) if content.startswith(b"OggS", place)]
+    start, end = places[len(places) // 2 :][:2]
+    page = b"" if damage == "lost" else content[start : end - 9] + bytes(9)
+    path = tmp_path / "a.ogg"
+    path.write_bytes(content)
+    assert len(heard(path, 16_000)) == 4 * len(NOISE)
+    whole = load_waveform(path, 16_000)
+    path.write_bytes(content[:start] + page + content[end:])
+    with pytest.raises(InputError, match=f"expected a whole file, got \\d+ of {4 * len(NOISE)} samples"):
+        load_waveform(path, 16_000)
+    assert check_audio(path)[1].kind.name == "TRUNCATED_AUDIO"
+    assert torch.equal(load_waveform(path, 16_000, 1_600), whole[:1_600])
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)

@@ -78,11 +78,13 @@ def test_every_8_bit_mode_becomes_rgb(tmp_path, mode, color, expected):
     assert (image.mode, image.getpixel((1, 1))) == ("RGB", expected)
 
 
-def test_a_palette_with_transparency(tmp_path):
+@pytest.mark.parametrize("transparency", [b"\xff\x00", b"\xff\x80"], ids=["one color", "shares"])
+def test_a_palette_with_transparency(tmp_path, transparency):
+    """Of one transparent color Pillow makes a number; it warns where a palette with shares is made RGB."""
     path = tmp_path / "a.png"
     image = Image.new("P", (2, 2), 1)
     image.putpalette([9, 9, 9, 10, 20, 30])
-    image.save(path, transparency=b"\xff\x00")
+    image.save(path, transparency=transparency)
     assert load_image(path).getpixel((0, 0)) == (10, 20, 30)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AddedToken
 
+from configs.model_configs import EMBEDDED
 from safe_train.config import EvaluationSettings, StageAConfig
 from safe_train.data.batch import RowEncoder
 from safe_train.data.feature_cache import FeatureCache
@@ -126,6 +128,18 @@ def test_the_templates_end_ends_an_answer(tmp_path, unheard, expected):
     assert base.processor.tokenizer.eos_token_id == 3
     assert stop_tokens(base) == [2, 3]
     assert answers(base, unheard) == expected
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_of_configured_ends_the_special_ones_count(special):
+    """As Qwen's <|im_end|>, which is added to the tokenizer beside its own end and is none of its named tokens."""
+    base = load_base(EMBEDDED)
+    tokenizer = base.processor.tokenizer
+    tokenizer.add_tokens([AddedToken("<|turn_end|>", special=special)])
+    added = tokenizer.convert_tokens_to_ids("<|turn_end|>")
+    assert added not in tokenizer.all_special_ids
+    base.model.generation_config.eos_token_id = [added, tokenizer.eos_token_id]
+    assert stop_tokens(base) == [tokenizer.eos_token_id, *([added] if special else [])]
 
 
 def test_options_of_the_call_win(embedded_base, unheard):

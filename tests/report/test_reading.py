@@ -58,6 +58,16 @@ def test_of_evaluations_with_as_many_rows_the_one_with_the_most_conditions_count
     assert "loud" in read_runs([run]).runs[0].evaluation.result.vl
 
 
+def test_rows_count_before_conditions(make_run, tmp_path):
+    """A look at a few rows under every condition is no measurement, whichever was first."""
+    (few,) = read_runs([make_run(tmp_path / "few", rows=12, conditions=("bypass", "silence", "loud", "noise"))]).runs
+    (many,) = read_runs([make_run(tmp_path / "many", conditions=("bypass", "silence"))]).runs
+    assert few.evaluation.conditions > many.evaluation.conditions
+    assert few.evaluation.rows.total < many.evaluation.rows.total
+    found = [few.evaluation, many.evaluation]
+    assert fullest(found) is fullest(found[::-1]) is many.evaluation
+
+
 def test_a_damaged_model_is_an_arm_of_its_own(make_run, tmp_path):
     make_run(tmp_path)
     run = make_run(tmp_path, damage=2.0, losses={"silence": 60, "distractor": 60})
