@@ -392,6 +392,7 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
 
     def evaluate_midway(step: int) -> None:
         assert midway is not None
+        midway.store.between = lambda _done, _total: _stop_if_asked(observer, prepared.processes, _EVALUATION_STOPPED)
         evaluation = _at_gate(midway, config.evaluation.gate)  # the next step sets its own
         line = json.dumps({"step": step} | evaluation.to_dict())
         with prepared.processes.together():
