@@ -200,7 +200,7 @@ def test_the_picture_is_one(run):
 
 def test_the_log_tells_the_stages(finished):
     stages = re.findall(r"^\[ *[\d.]+ s\] (.*)$", finished[1].stderr, flags=re.MULTILINE)
-    assert stages[:5] == ["loading", "VL, base", "text, base", "reading clips", "training"]
+    assert stages[:5] == ["loading", "reading files", "VL, base", "text, base", "training"]
     assert [words for words in stages if words.startswith("text, ")][1:] == [
         "text, bypass", "text, silence", "text, distractor", "text, loud",
     ]  # fmt: skip
