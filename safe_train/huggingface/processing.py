@@ -25,7 +25,7 @@ from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
 from safe_train.model.audio_reading import window_of
 from safe_train.model.folders import read_model_config, told
 from safe_train.model.prompting import Turn, prompts_of
-from safe_train.model.trial import complete_processor
+from safe_train.model.trial import check_template, complete_processor
 from safe_train.shown import value_shown
 
 PROCESSOR_CONFIG = "processor_config.json"
@@ -292,6 +292,8 @@ def load_parts(config: SafeConfig) -> tuple[Any, list[Any]]:
         extractors = [AutoFeatureExtractor.from_pretrained(e, trust_remote_code=False) for e in encoders]
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         complete_processor(processor, read_model_config(base))
+        if config.base_model != EMBEDDED:
+            check_template(processor, config.base_model)
     return processor, extractors
 
 
