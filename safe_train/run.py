@@ -46,6 +46,7 @@ from safe_train.following import follow_base
 from safe_train.metrics.captions import require_aac_metrics
 from safe_train.model import SafeModel
 from safe_train.parallel import Processes, connected
+from safe_train.preflight import MOST_TRAINED, file_checks, run_checks
 from safe_train.run_lines import EVALUATION_LINES
 from safe_train.run_lock import locked
 from safe_train.sharding import shard_base
@@ -222,7 +223,7 @@ def evaluate_run(
     with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         with processes.together():
             rows = load_rows(config)
-        prepared = _prepare(config, rows, observer, processes, folder)
+        prepared = _prepare(config, rows, observer, processes, folder, trains=False)
         final = prepared.final
         with processes.together():
             checkpoint = load_trained(folder, final.model)
@@ -292,7 +293,13 @@ def read_config(folder: Path) -> StageAConfig:
 
 
 def _prepare(
-    config: StageAConfig, rows: Rows, observer: Observer, processes: Processes, folder: Path | None = None
+    config: StageAConfig,
+    rows: Rows,
+    observer: Observer,
+    processes: Processes,
+    folder: Path | None = None,
+    *,
+    trains: bool = True,
 ) -> _Prepared:
     """Loads everything; the base's answers are read from the run's folder where it has them already.
 
@@ -315,12 +322,18 @@ def _prepare(
             require_plain_text(base.processor, part)
         lengths = answer_lengths(settings, RowEncoder(base.processor, FeatureCache([])), vl, text, audio)
         key = base_key(config, base, vl, lengths, text)
+    stopped = _EVALUATION_STOPPED if folder else _STOPPED_BEFORE
+    between = _between_batches(observer, processes, stopped)
+    stream = row_stream(rows, config)
+    observer.stage("reading files")
+    first = stream.first_rows(MOST_TRAINED) if trains else ()
+    checks = file_checks((*audio, *vl, *text), first, encoders)
+    run_checks(checks, processes, config.data.num_workers, between)
     if shards:
         shard_base(base, processes, resolve_device(config.device))
     no_store = NoStore(processes)
     store = base_store(folder, key, vl, processes, text) if folder else no_store
-    stopped = _EVALUATION_STOPPED if folder else _STOPPED_BEFORE
-    store.between = no_store.between = _between_batches(observer, processes, stopped)
+    store.between = no_store.between = between
     _stop_if_asked(observer, processes, stopped)
 
     def of_base(
@@ -341,16 +354,13 @@ def _prepare(
             text_rows=text, lengths=lengths, audio_metric=metric,
         )  # fmt: skip
 
-    prepared = _Prepared(
-        stage_a=StageA(config, model, encoder, row_stream(rows, config), processes),
+    return _Prepared(
+        stage_a=StageA(config, model, encoder, stream, processes),
         final=evaluator(vl, text, audio, final),
         midway=evaluator(*parts, midway) if midway else None,
         base_key=key,
         processes=processes,
     )
-    observer.stage("reading clips")
-    prepared.final.read_audio_rows()
-    return prepared
 
 
 def _require_scores(settings: EvaluationSettings, rows: Rows) -> str:
@@ -392,6 +402,7 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
 
     def evaluate_midway(step: int) -> None:
         assert midway is not None
+        midway.store.between = lambda _done, _total: _stop_if_asked(observer, prepared.processes, _EVALUATION_STOPPED)
         evaluation = _at_gate(midway, config.evaluation.gate)  # the next step sets its own
         line = json.dumps({"step": step} | evaluation.to_dict())
         with prepared.processes.together():

@@ -20,7 +20,7 @@ from safe_train.checkpoint import CHECKPOINTS, Checkpoint, load_checkpoint, save
 from safe_train.config import OptimizationSettings, StageAConfig
 from safe_train.data.batch import Batch, RowEncoder
 from safe_train.data.rows import Row, RowStream, length_buckets
-from safe_train.errors import InputError, NonFiniteLossError, ToldByMainError
+from safe_train.errors import InputError, NonFiniteLossError, StoppedError, ToldByMainError
 from safe_train.experiment import teacher_cache
 from safe_train.files import append_line
 from safe_train.model import SafeModel
@@ -156,7 +156,8 @@ class StageA:
         Args:
             run: the run's folder; made if it is not there.
             on_step: called after each step with its number and, at logged steps, the metrics (else an empty dict).
-            on_interval: called every ``evaluation.every`` steps.
+            on_interval: called every ``evaluation.every`` steps; a ``StoppedError`` of it, in all processes, counts as
+                a request to stop, and the run goes on with this call.
             should_stop: asked after each step; if true in any process, a checkpoint is written and training ends early.
 
         Raises:
@@ -171,7 +172,7 @@ class StageA:
         total = self.config.optimization.max_steps
         stopped = False
         if self._ends_interval() and self.processes.from_main(not has_step(run / EVALUATION_LINES, self.step)):
-            on_interval(self.step)  # the checkpoint was written, and then the run was cut off
+            stopped = self._stopped_within(on_interval, run)  # the run was cut off behind its checkpoint
         while self.step < total and not stopped:
             logged = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == total
             metrics = self._replayable_step(run, measure=logged)
@@ -185,11 +186,20 @@ class StageA:
                 self._save(run)
             on_step(self.step, last if logged else {})  # last: whoever is told may be gone, with an error
             if self._ends_interval() and not stopped:
-                on_interval(self.step)
+                stopped = self._stopped_within(on_interval, run)
         seconds = time.perf_counter() - start
         return TrainingOutcome(
             self.step, self.step >= total, seconds, self.stack.inactive(), last, self.processes.world_size
         )
+
+    def _stopped_within(self, on_interval: Callable[[int], None], run: Path) -> bool:
+        """Whether what comes after an interval was stopped; there is a checkpoint of the step then."""
+        try:
+            on_interval(self.step)
+        except StoppedError:
+            self._save(run)
+            return True
+        return False
 
     def _ends_interval(self) -> bool:
         """Whether the last step is one after which there is an evaluation."""

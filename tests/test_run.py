@@ -21,8 +21,9 @@ from safe_train.data.rows import Row
 from safe_train.data.vqa import load_vqa
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
+from safe_train.evaluation.evaluator import Evaluator
 from safe_train.experiment import load_rows
-from safe_train.run import Observer, read_config, start_run
+from safe_train.run import Observer, read_config, resume_run, start_run
 from safe_train.summary import HEADER, read_summary
 from tests.conftest import SMALL_SIZES
 from tests.files import drop_keys
@@ -199,7 +200,7 @@ def test_the_picture_is_one(run):
 
 def test_the_log_tells_the_stages(finished):
     stages = re.findall(r"^\[ *[\d.]+ s\] (.*)$", finished[1].stderr, flags=re.MULTILINE)
-    assert stages[:5] == ["loading", "VL, base", "text, base", "reading clips", "training"]
+    assert stages[:5] == ["loading", "reading files", "VL, base", "text, base", "training"]
     assert [words for words in stages if words.startswith("text, ")][1:] == [
         "text, bypass", "text, silence", "text, distractor", "text, loud",
     ]  # fmt: skip
@@ -229,8 +230,8 @@ def test_a_mechanism_that_never_became_active_is_a_warning(run, tmp_path):
     assert "WARNING full_retention 5: Fisher was on but never became active" in invoke("report", copy).stdout
 
 
-def without_seconds(evaluation):
-    return {key: value for key, value in evaluation.items() if key != "seconds"}
+def without_seconds(values):
+    return {key: value for key, value in values.items() if key != "seconds"}
 
 
 @pytest.fixture
@@ -402,6 +403,37 @@ def test_resuming_a_finished_run_trains_no_more(run, tmp_path):
     assert metrics_of(copy)["training"]["steps"] == 6
     assert without_seconds(metrics_of(copy)["evaluation"]) == without_seconds(metrics_of(run)["evaluation"])
     assert (copy / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+
+
+def test_a_stop_within_the_evaluation_half_way_is_heard_and_leaves_the_same_run(finished, tmp_path, monkeypatch):
+    """After its first batch; what is written then goes on to the figures of a run that nobody stopped."""
+    folder, _ = finished
+    config = read_config(folder).model_copy(update={"output_root": str(tmp_path)})
+    steps, batches, generate = [], [], Evaluator._generate
+
+    def counted(evaluator, rows, *options):
+        batches.append(len(rows))
+        return generate(evaluator, rows, *options)
+
+    monkeypatch.setattr(Evaluator, "_generate", counted)
+    observer = Observer(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
+    outcome = start_run(config, observer)
+    assert (steps, len(batches)) == ([1, 2, 3], 1)
+    assert (outcome.training.steps, outcome.training.finished, outcome.table) == (3, False, None)
+    assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["step-0000003"]
+    assert not (outcome.folder / "evaluations.jsonl").exists()
+    stopped_again = resume_run(outcome.folder, Observer(should_stop=lambda: len(batches) > 1))
+    assert (stopped_again.training.steps, stopped_again.training.finished, len(batches)) == (3, False, 2)
+    resume_run(outcome.folder, Observer())
+    for name in ("evaluations.jsonl", "metrics.jsonl"):
+        found, expected = (
+            [without_seconds(json.loads(line)) for line in (run / name).read_text().splitlines()]
+            for run in (outcome.folder, folder)
+        )
+        assert found == expected
+    for name in ("step-0000004", "step-0000006"):
+        found, expected = (run / "checkpoints" / name / "adapter.safetensors" for run in (outcome.folder, folder))
+        assert found.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.parametrize("files", [[], ["--image"], ["--audio"], ["--image", "--audio"]], ids="+".join)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -56,6 +58,32 @@ def load_image(path: Path) -> Image.Image:
         InputError: the file is missing, truncated, in none of ``FORMATS``, too large to be an image (Pillow's limit
             against decompression bombs), or has more than 8 bits a channel, which a conversion would clip.
     """
+    with _opened(path) as image:
+        image.load()
+        # Not Pillow's exif_transpose: it writes the EXIF block again, for which every other tag has to be right.
+        # Of a TIFF file, which Pillow turns itself while it loads, no orientation is left.
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        upright = image.copy() if method is None else image.transpose(method)
+    if upright.mode not in _MODES:
+        got = f"Pillow mode {upright.mode}"
+        raise InputError(path, "at most 8 bits a channel", got, "convert the image to 8-bit PNG or JPEG")
+    # A palette with transparency given as bytes converts to RGB only by way of RGBA.
+    return (upright.convert("RGBA") if upright.mode in ("P", "PA") else upright).convert("RGB")
+
+
+def identify_image(path: Path) -> None:
+    """Finds out what tells at the opening of an image, and decodes nothing of it.
+
+    Raises:
+        InputError: the file is missing, in none of ``FORMATS``, or damaged at its beginning.
+    """
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image of a format that is read; whatever Pillow raises for a damaged one inside the block is one line."""
     if problem := file_problem(path):
         raise InputError(path, "an image", problem, "check the path or remove its entry")
     try:
@@ -63,22 +91,13 @@ def load_image(path: Path) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             if image.format == "JPEG2000":
                 _require_end(path)
-            image.load()
-            # Not Pillow's exif_transpose: it writes the EXIF block again, for which every other tag has to be right.
-            # Of a TIFF file, which Pillow turns itself while it loads, no orientation is left.
-            method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            upright = image.copy() if method is None else image.transpose(method)
+            yield image
     except Image.UnidentifiedImageError as error:
         got = f"none of {', '.join(FORMATS)}, or one that is damaged at its beginning"
         raise InputError(path, "a readable image", got, "convert or remove the file") from error
     except _DAMAGE as error:
         reason = str(error).replace(str(path), path.name) or type(error).__name__
         raise InputError(path, "a readable image", reason, "replace or remove the file") from error
-    if upright.mode not in _MODES:
-        got = f"Pillow mode {upright.mode}"
-        raise InputError(path, "at most 8 bits a channel", got, "convert the image to 8-bit PNG or JPEG")
-    # A palette with transparency given as bytes converts to RGB only by way of RGBA.
-    return (upright.convert("RGBA") if upright.mode in ("P", "PA") else upright).convert("RGB")
 
 
 def _require_end(path: Path) -> None:

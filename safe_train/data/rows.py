@@ -249,6 +249,11 @@ class RowStream:
             order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.audio))
             self.audio = [replace(row, audio=self.audio[i].audio) for row, i in zip(self.audio, order, strict=True)]
 
+    def first_rows(self, count: int) -> list[Row]:
+        """Of each kind the first ``count`` that training takes, or all of fewer; as they are, with no other's clip."""
+        kinds = (self.audio, _AUDIO_ORDER), (self.vl, _VL_ORDER)
+        return [row for rows, stream in kinds for row in self._take(rows, stream, 0, min(count, len(rows)))]
+
     def audio_batch(self, number: int, size: int) -> list[Row]:
         """The ``number``-th batch of audio rows."""
         rows = self._take(self.audio, _AUDIO_ORDER, number * size, size)

@@ -65,6 +65,17 @@ def load_waveform(path: Path, sample_rate: int, max_samples: int | None = None) 
         return resampled(mono, audio.rate, sample_rate)[:max_samples]
 
 
+def read_audio_header(path: Path) -> None:
+    """Finds out what tells at the opening of an audio file, and decodes nothing of it.
+
+    Raises:
+        InputError: as :func:`load_waveform`, but for what only decoding shows.
+    """
+    with open_audio(path) as audio:
+        if audio.num_frames is not None:
+            _require_hearable(path, audio, audio.num_frames)
+
+
 def measure(path: Path) -> AudioLength:
     """Decodes an audio file to its end, a piece at a time.
 

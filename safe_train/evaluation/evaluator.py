@@ -79,13 +79,6 @@ class Evaluator:
         self.distractors = Distractors(audio_rows, seed)
         self._protected = ProtectedSafeModel(model)
 
-    def read_audio_rows(self) -> None:
-        """Reads every clip and image of the audio rows now; one that is damaged is then found before the training."""
-        starts = range(0, len(self.audio_rows), self.settings.batch_size)
-        with self.processes.together():
-            for start in self.processes.share(starts):
-                self.encoder.prompt_batch(self.audio_rows[start : start + self.settings.batch_size])
-
     def run(
         self, progress: Callable[[str], None] = lambda _condition: None, conditions: Selection | None = None
     ) -> Evaluation:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from safe_train.data.audio_file import HEARABLE_RATE, LOWEST_RATE
-from safe_train.data.resampling import resampled
+from safe_train.data.resampling import resampled, samples_needed
 from safe_train.data.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS, load_waveform
 from safe_train.errors import InputError
 
@@ -31,14 +32,22 @@ def is_url(source: str | Path) -> bool:
     return str(source).startswith(("http://", "https://", "data:"))
 
 
-def waveforms_of(clip: Clip, rates: Sequence[int], sampling_rate: int | None = None) -> list[Tensor]:
-    """The clip's mono samples, float32 [samples], at each rate; channels are averaged.
+class Hearing(NamedTuple):
+    """What an audio encoder hears: clips at its rate in Hz, up to so many samples, or whole."""
+
+    rate: int
+    window: int | None = None
+
+
+def waveforms_of(clip: Clip, hearings: Sequence[Hearing], sampling_rate: int | None = None) -> list[Tensor]:
+    """The clip's mono samples, float32 [samples], as each encoder hears them; channels are averaged.
 
     A file is read and resampled as :func:`~safe_train.data.waveform.load_waveform` does, an array by the same filter.
+    What is behind the longest window is not looked at.
 
     Args:
         clip: the clip.
-        rates: in Hz, one for each encoder.
+        hearings: one for each encoder.
         sampling_rate: of a bare array, in Hz.
 
     Raises:
@@ -47,13 +56,21 @@ def waveforms_of(clip: Clip, rates: Sequence[int], sampling_rate: int | None = N
     if isinstance(clip, (str, Path)):
         if is_url(clip):
             raise InputError(_WHERE, "a file or an array", str(clip)[:60], "fetch it first")
-        return [load_waveform(Path(clip), rate) for rate in rates]
-    mono, source_rate = _decoded(clip, sampling_rate)
-    return [resampled(mono, source_rate, rate) for rate in rates]
+        return [load_waveform(Path(clip), rate, window) for rate, window in hearings]
+    mono, source_rate = _decoded(clip, sampling_rate, hearings)
+    return [
+        resampled(mono[: _needed(hearing, source_rate)], source_rate, hearing.rate)[: hearing.window]
+        for hearing in hearings
+    ]
 
 
-def _decoded(clip: Any, sampling_rate: int | None) -> tuple[Tensor, int]:
-    """Mono samples and their rate."""
+def _needed(hearing: Hearing, source_rate: int) -> int:
+    """Samples of a clip of another rate that are heard."""
+    return sys.maxsize if hearing.window is None else samples_needed(hearing.window, source_rate, hearing.rate)
+
+
+def _decoded(clip: Any, sampling_rate: int | None, hearings: Sequence[Hearing]) -> tuple[Tensor, int]:
+    """Mono samples, as many as are heard, and their rate."""
     if hasattr(clip, "get_all_samples"):
         decoded = clip.get_all_samples()
         clip, sampling_rate = decoded.data, decoded.sample_rate
@@ -67,6 +84,8 @@ def _decoded(clip: Any, sampling_rate: int | None) -> tuple[Tensor, int]:
     if sampling_rate < LOWEST_RATE:
         raise InputError(_WHERE, HEARABLE_RATE, f"{sampling_rate} Hz", "give the array's own rate")
     samples = torch.as_tensor(np.asarray(clip) if not isinstance(clip, Tensor) else clip)
+    if samples.ndim:
+        samples = samples[..., : max(_needed(hearing, int(sampling_rate)) for hearing in hearings)]
     if samples.dtype in _FULL_SCALE:
         silence, full_scale = _FULL_SCALE[samples.dtype]
         samples = (samples.double() - silence) / full_scale

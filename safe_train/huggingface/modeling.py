@@ -24,6 +24,7 @@ from safe_train.huggingface.binding import OTHER_WEIGHTS, why_stale
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
 from safe_train.huggingface.processing import SafeProcessor
 from safe_train.model import AudioFeatures, SafeModel, load_audio_encoder, load_base
+from safe_train.model.audio_reading import seconds_of
 from safe_train.model.base import in_precision
 from safe_train.model.folders import told
 from safe_train.model.generation import stop_tokens
@@ -93,7 +94,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             base_model=model.base.source,
             audio_encoders=[encoder.source for encoder in encoders],
             audio_features=[encoder.features for encoder in encoders],
-            audio_seconds=[encoder.window / encoder.sampling_rate for encoder in encoders],
+            audio_seconds=[seconds_of(encoder.window, encoder.sampling_rate) for encoder in encoders],
             audio_level_db=encoders[0].level_db,
             adapter=_plain(model),
             gate=model.gate,

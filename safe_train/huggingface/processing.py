@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,17 @@ from safe_train.data.image import load_image
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.files import json_text, write_text
-from safe_train.huggingface.clips import Clip, is_url, waveforms_of
+from safe_train.huggingface.clips import Clip, Hearing, is_url, waveforms_of
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
+from safe_train.model.audio_reading import window_of
 from safe_train.model.folders import read_model_config, told
 from safe_train.model.prompting import Turn, prompts_of
-from safe_train.model.trial import complete_processor
+from safe_train.model.trial import check_template, complete_processor
+from safe_train.shown import value_shown
 
 PROCESSOR_CONFIG = "processor_config.json"
-_CONFIGURED = ("base_model", "base_revision", "audio_encoders")
+_CONFIGURED = ("base_model", "base_revision", "audio_encoders", "audio_seconds")
+_SINCE_LATER = ("audio_seconds",)  # what files of an earlier version do not have
 _CONTENT_KEYS = {"image": ("image", "url", "path"), "audio": ("audio", "url", "path")}
 
 Conversation = Sequence[Mapping[str, Any]]
@@ -51,7 +55,7 @@ class SafeProcessor(ProcessorMixin):
     """Encodes conversations with text, images and at most one clip.
 
     A clip adds nothing to the text: SAFE hears through cross-attention and has no audio tokens in its vocabulary. It
-    becomes ``audio_values``, float32 [B, E, S], its mono samples at the rate of each of E audio encoders, and
+    becomes ``audio_values``, float32 [B, E, S], its mono samples as each of E audio encoders hears them, and
     ``audio_lengths``, int64 [B, E], with 0 for a row without a clip. Without a single clip there are neither.
     """
 
@@ -65,6 +69,13 @@ class SafeProcessor(ProcessorMixin):
     def sampling_rates(self) -> list[int]:
         """Of each audio encoder, in Hz."""
         return [extractor.sampling_rate for extractor in self.extractors]
+
+    @property
+    def hearings(self) -> list[Hearing]:
+        """What each audio encoder hears of a clip: all of it where neither configuration nor extractor says less."""
+        seconds = self.config.audio_seconds or [0.0] * len(self.extractors)
+        windows = (window_of(*each)[0] for each in zip(self.extractors, seconds, strict=True))
+        return [Hearing(rate, window or None) for rate, window in zip(self.sampling_rates, windows, strict=True)]
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
@@ -122,7 +133,7 @@ class SafeProcessor(ProcessorMixin):
         if all(clip is None for clip in clips):
             return {}
         empty = [torch.zeros(0)] * len(self.sampling_rates)
-        rows = [empty if clip is None else waveforms_of(clip, self.sampling_rates, sampling_rate) for clip in clips]
+        rows = [empty if clip is None else waveforms_of(clip, self.hearings, sampling_rate) for clip in clips]
         lengths = torch.tensor([[len(waveform) for waveform in row] for row in rows])
         values = torch.zeros(len(rows), len(self.sampling_rates), int(lengths.max()))
         for index, row in enumerate(rows):
@@ -221,7 +232,9 @@ class SafeProcessor(ProcessorMixin):
         assert path is not None  # cached_file raises for what cannot be found
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            config = SafeConfig(**{name: values[name] for name in _CONFIGURED})
+            given = {name: values[name] for name in _CONFIGURED if name in values or name not in _SINCE_LATER}
+            config = SafeConfig(**given)
+            _require_seconds(config)
         except (ValueError, KeyError, TypeError) as error:
             way_out = "export the run again: safe export RUN FOLDER"
             raise InputError(path, "a processor of SAFE", f"{type(error).__name__} {error}", way_out) from error
@@ -256,6 +269,16 @@ def _described(config: SafeConfig) -> dict[str, Any]:
     return {"processor_class": SafeProcessor.__name__} | {name: getattr(config, name) for name in _CONFIGURED}
 
 
+def _require_seconds(config: SafeConfig) -> None:
+    """ValueError if ``audio_seconds`` are not a length for each encoder."""
+    seconds = config.audio_seconds
+    if seconds is not None and (
+        len(seconds) != len(config.audio_encoders)
+        or not all(isinstance(length, int | float) and 0 < length < math.inf for length in seconds)
+    ):
+        raise ValueError(f"audio_seconds of {value_shown(seconds)} for {len(config.audio_encoders)} audio encoders")
+
+
 def load_parts(config: SafeConfig) -> tuple[Any, list[Any]]:
     """The base's processor and the feature extractor of each audio encoder.
 
@@ -269,6 +292,8 @@ def load_parts(config: SafeConfig) -> tuple[Any, list[Any]]:
         extractors = [AutoFeatureExtractor.from_pretrained(e, trust_remote_code=False) for e in encoders]
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         complete_processor(processor, read_model_config(base))
+        if config.base_model != EMBEDDED:
+            check_template(processor, config.base_model)
     return processor, extractors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,12 @@ def window_of(extractor: Any, otherwise_seconds: float) -> tuple[int, bool]:
     if type(extractor).__name__ == "ASTFeatureExtractor":
         return extractor.max_length * extractor.sampling_rate // 100, True  # a frame every 10 ms
     return int(otherwise_seconds * extractor.sampling_rate), False
+
+
+def seconds_of(window: int, sampling_rate: int) -> float:
+    """Seconds that :func:`window_of` makes so many samples of; their quotient may be rounded to less."""
+    seconds = window / sampling_rate
+    return seconds if int(seconds * sampling_rate) == window else math.nextafter(seconds, math.inf)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from safe_train.errors import InputError
 from safe_train.model.base import Base
 from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
 from safe_train.model.requirements import refuse_architecture, with_head_found
-from safe_train.model.trial import check_image_size, complete_processor, try_rows
+from safe_train.model.trial import check_image_size, check_template, complete_processor, try_rows
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 """Implementation of attention; ``auto`` is the fastest that transformers finds."""
@@ -58,6 +58,8 @@ def load_base(
         raise InputError(folder, "a processor of images and text", type(processor).__name__, way_out)
     check_image_size(processor, folder)
     complete_processor(processor, config)
+    if source != EMBEDDED:
+        check_template(processor, folder)
     if missing:  # transformers would leave these at random values
         raise missing_weights(folder, missing)
     layers = [name for name in left_over if ".layers." in name and "vision" not in name]

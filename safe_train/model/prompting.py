@@ -124,12 +124,10 @@ class ChatPrompts:
 
     def text(self, turn: Turn) -> str:
         """The conversation up to where the answer is to begin, or up to the answer's end."""
-        content = [{"type": "image"}] * turn.num_images + [{"type": "text", "text": turn.question}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        messages = messages_of(turn)
+        prompt = self.processor.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
         if turn.answer is None:
             return prompt
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
         whole = self.processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
         return self._ended(prompt + _behind(prompt, whole), len(prompt), turn.answer.strip())
 
@@ -144,6 +142,15 @@ class ChatPrompts:
             return whole[: min(ends)]
         # Some templates (LLaVA-1.5's) end a turn with a space alone; the model must learn to stop all the same.
         return whole.rstrip() + self.processor.tokenizer.eos_token
+
+
+def messages_of(turn: Turn) -> list[dict[str, Any]]:
+    """The question and, if there is one, the answer, as chat templates take them."""
+    content = [{"type": "image"}] * turn.num_images + [{"type": "text", "text": turn.question}]
+    asked = [{"role": "user", "content": content}]
+    if turn.answer is None:
+        return asked
+    return [*asked, {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]}]
 
 
 class PrefixPrompts:

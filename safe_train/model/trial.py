@@ -6,18 +6,28 @@ image of another number of tokens than the base makes of it, a token beyond the 
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from PIL import Image
 
 from safe_train.errors import InputError
+from safe_train.model import render_once
 from safe_train.model.base import Base
 from safe_train.model.folders import told
 from safe_train.model.generation import generate_greedily
-from safe_train.model.prompting import Turn, prompts_of
+from safe_train.model.prompting import Turn, messages_of, prompts_of
 
 _LARGEST_EDGE = 8192  # pixels; larger ones than any processor resizes to take the memory of a machine
+
+_TURNS = (Turn("what is it?", 1, "a dog"), Turn("what?", answer="no"))
+_LIMITS = {"seconds": 5, "bytes": 2**30, "characters": 1_000_000}  # a template takes milliseconds
 
 _WAY_OUT = "copy the model's folder again, with the processor and chat template of that model"
 
@@ -58,6 +68,44 @@ def check_image_size(processor: Any, folder: str) -> None:
                 raise InputError(folder, expected, str(value), _WAY_OUT)
 
 
+def check_template(processor: Any, folder: str) -> None:
+    """Refuses a chat template that would render a question for hours, or into the memory of a machine.
+
+    A template is a program of whoever wrote the folder, and its sandbox does not keep it from going on. So it is
+    rendered in a process of its own first, whose time and memory the kernel limits. One that goes on for other
+    questions alone is not found out.
+
+    Raises:
+        InputError: it comes to no end within 5 s and 1 GiB, or writes more than a million characters.
+    """
+    template = getattr(processor, "chat_template", None)
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    if not isinstance(template, str):
+        return  # whatever else is the matter with it, the trial tells it
+    calls = [
+        {"conversations": [messages], "add_generation_prompt": len(messages) == 1}
+        | {name: token for name, token in processor.tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        for turn in _TURNS
+        for messages in (messages_of(turn)[:1], messages_of(turn))
+    ]
+    if not _renders(json.dumps({"template": template, "calls": calls} | _LIMITS)):
+        expected = f"a chat template that comes to an end within {_LIMITS['seconds']} s"
+        got = "one that goes on, or writes without end"
+        raise InputError(folder, expected, got, "choose another model; this template may be meant to do harm")
+
+
+@cache
+def _renders(request: str) -> bool:
+    """Whether a template keeps to its limits, or fails in another way."""
+    command = [sys.executable, "-P", render_once.__file__]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        process.communicate(request)
+    return process.returncode >= 0 and process.returncode != render_once.OVER_LIMIT
+
+
 @torch.no_grad()
 def try_rows(base: Base, folder: str) -> None:
     """Puts a question with an image and one without through everything that a row goes through.
@@ -68,13 +116,13 @@ def try_rows(base: Base, folder: str) -> None:
     with told(folder, "a model, a processor and a chat template that fit together", _WAY_OUT):
         prompts = prompts_of(base.processor)
         images = [[Image.new("RGB", (64, 48), (200, 80, 40))], []]
-        answered = prompts.encode([Turn("what is it?", 1, "a dog"), Turn("what?", answer="no")], images, "right")
+        answered = prompts.encode(_TURNS, images, "right")
         _require_known_tokens(base, answered["input_ids"], folder)
         hidden = base.last_hidden_state(**base.ready(answered))
         length = answered["input_ids"].shape[1]
         if hidden.shape[1] != length:  # the positions of answers are those of their tokens
             raise InputError(folder, f"a hidden state for each of {length} tokens", str(hidden.shape[1]), _WAY_OUT)
-        waiting = prompts.encode([Turn("what is it?", 1), Turn("what?")], images, "left")
+        waiting = prompts.encode([replace(turn, answer=None) for turn in _TURNS], images, "left")
         generate_greedily(base, base.ready(waiting), 2)
 
 

@@ -1,5 +1,8 @@
 """The processor gives what Stage A trains on, whatever form a clip comes in."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,8 +11,10 @@ from PIL import Image
 from torchaudio.functional import resample
 from transformers import BatchFeature
 
+from safe_train.data.waveform import load_waveform
 from safe_train.errors import InputError
 from safe_train.huggingface import SafeConfig, SafeProcessor
+from safe_train.model.audio_reading import seconds_of
 from tests.huggingface.made import conversation
 
 OPTIONS = {"tokenize": True, "return_dict": True}
@@ -138,6 +143,34 @@ def test_each_encoder_hears_at_its_own_rate(processor, clip):
     assert encoded["audio_lengths"].tolist() == [[0, 0], [16_000, 48_000]]
 
 
+def hearing(processor, rate, seconds):
+    """The processor with an encoder of that rate that hears so many seconds."""
+    extractor = type("Extractor", (), {"sampling_rate": rate})
+    return SafeProcessor(processor.base_processor, [extractor], SafeConfig(audio_seconds=seconds and [seconds]))
+
+
+@pytest.mark.parametrize("source_rate", [16_000, 22_050, 44_099, 8_000])
+@pytest.mark.parametrize("kind", ["float32", "int16"])
+def test_of_a_long_array_no_more_is_looked_at_than_is_heard(processor, source_rate, kind):
+    """The filter reaches a few samples behind the window; what follows may be anything."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal((2, 5 * source_rate))
+    samples = samples.astype("float32") if kind == "float32" else (samples * 2**15).astype("int16")
+    whole = hearing(processor, 16_000, None)(text="what?", audio=samples, sampling_rate=source_rate)
+    if kind == "float32":
+        samples[:, source_rate + 64 :] = np.nan
+    found = hearing(processor, 16_000, 1.0)(text="what?", audio=samples, sampling_rate=source_rate)
+    assert found["audio_lengths"].tolist() == [[16_000]]
+    assert whole["audio_lengths"].tolist() == [[80_000]]
+    torch.testing.assert_close(found["audio_values"], whole["audio_values"][..., :16_000], rtol=0, atol=1e-6)
+
+
+def test_of_a_long_file_what_is_heard_is_what_stage_a_hears(processor, tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(5 * 22_050), 22_050)
+    found = hearing(processor, 16_000, 1.5)(text="what?", audio=str(path))["audio_values"]
+    assert torch.equal(found[0, 0], load_waveform(path, 16_000, 24_000))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -202,6 +235,42 @@ def test_it_comes_back_from_its_file(processor, tmp_path, heard):
     first, second = (p.apply_chat_template(chat, add_generation_prompt=True, **OPTIONS) for p in (processor, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert "embedded" in repr(again)
+
+
+@pytest.mark.parametrize("window", [8_000, 1_001, 16_016, 161_001])
+def test_what_comes_back_hears_as_much_as_what_was_saved(processor, tmp_path, window):
+    """Of some windows, samples / rate * rate is less than the samples in floating point."""
+    seconds = seconds_of(window, 16_000)
+    hearing(processor, 16_000, seconds).save_pretrained(tmp_path)
+    again = SafeProcessor.from_pretrained(tmp_path)
+    assert hearing(processor, 16_000, again.config.audio_seconds[0]).hearings == [(16_000, window)]
+    assert seconds == pytest.approx(window / 16_000, rel=1e-15)
+
+
+def test_the_model_and_its_saved_processor_hear_the_same_window(loaded, folder):
+    (encoder,) = loaded.audio_encoders
+    for found in (loaded.processor, SafeProcessor.from_pretrained(folder)):
+        assert found.hearings == [(encoder.sampling_rate, encoder.window)]
+
+
+def test_a_processor_of_an_earlier_version_is_read(processor, tmp_path):
+    (path,) = map(Path, processor.save_pretrained(tmp_path))
+    values = json.loads(path.read_text())
+    assert values.pop("audio_seconds") == [2.0]
+    path.write_text(json.dumps(values))
+    again = SafeProcessor.from_pretrained(tmp_path)
+    assert again.config.audio_seconds is None
+    assert again.hearings == processor.hearings  # the embedded encoder's own extractor says it
+
+
+@pytest.mark.parametrize("seconds", ['"x"', "[1, 2]", "[0]", "[null]", "3", "[NaN]", "[Infinity]", '["1"]'])
+def test_seconds_that_are_none_are_refused(processor, tmp_path, seconds):
+    (path,) = map(Path, processor.save_pretrained(tmp_path))
+    values = json.loads(path.read_text()) | {"audio_seconds": "HERE"}
+    path.write_text(json.dumps(values).replace('"HERE"', seconds))
+    with pytest.raises(InputError, match="a processor of SAFE") as caught:
+        SafeProcessor.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{}", "no JSON", '{"processor_class": "SafeProcessor"}'])

@@ -16,8 +16,9 @@ from safe_train.data.feature_cache import FeatureCache
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.evaluation import base_answers
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.model import load_audio_encoder, load_base, trial
 from safe_train.model.folders import in_short, told
+from safe_train.model.prompting import ChatPrompts
 from tests.model.audio_models import AUDIO_MODELS
 from tests.model.families import FAMILIES
 
@@ -97,6 +98,15 @@ TEMPLATES = {
     "unsafe": "{{ messages.__class__.__mro__ }}",
     "a long range": "{% for i in range(1000000000) %}x{% endfor %}",
 }
+ENDLESS = {
+    "loops in loops": "{% for a in range(10**5) %}{% for b in range(10**5) %}x{% endfor %}{% endfor %}",
+    "loops that write nothing": "{% for a in range(10**5) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}",
+    "a power": "{{ 7 ** (10 ** 9) > 1 }}",
+    "a product": "{{ 'a' * 10**12 }}",
+    "doubling": "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+    "a width": "{{ '%2000000000d' % 1 }}",
+    "many characters": "{{ 'a' * 2_000_000 }}",
+}
 FILES = {
     "no processor": (PROCESSOR, None),
     "no tokenizer": ("tokenizer.json", None),
@@ -151,6 +161,22 @@ def test_a_template_that_fails_is_told(folder, name):
     else:
         path.write_text(TEMPLATES[name])
     assert loaded_or_told(folder)
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, name):
+    """Before it is rendered in this process, in which nothing would stop it."""
+    monkeypatch.setitem(trial._LIMITS, "seconds", 1)
+    monkeypatch.setattr(ChatPrompts, "text", lambda *_: pytest.fail("rendered without limits"))
+    (folder / "chat_template.jinja").write_text(ENDLESS[name])
+    assert "expected a chat template that comes to an end within 1 s" in loaded_or_told(folder)
+
+
+def test_negative_control_a_template_that_ends_passes(folder):
+    processor = load_base(str(folder)).processor
+    trial.check_template(processor, "model")
+    processor.chat_template = {"default": processor.chat_template, "tool_use": ENDLESS["loops in loops"]}
+    trial.check_template(processor, "model")  # the default is what is rendered
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -70,7 +70,7 @@ def doing(log: Path, run: Path | None) -> str:
     if run and any(run.glob("checkpoints/.step-*.partial/*")):
         return WRITING
     told = stages(log)
-    if not told or told[-1] in ("loading", "reading clips"):
+    if not told or told[-1] in ("loading", "reading files"):
         return "starting"
     if told[-1] == "training":
         return "training" if newest_step(run) else "before the first checkpoint"

@@ -1,0 +1,31 @@
+"""A program: renders a chat template within limits that the kernel keeps. It imports nothing of SAFE, to start quickly.
+
+It reads as JSON what is to be rendered. Its exit code says whether memory or length went beyond the limits; an error of
+another kind ends it, and is told where the template is rendered for good.
+"""
+
+import json
+import resource
+import sys
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+OVER_LIMIT = 3
+
+
+def main() -> int:
+    """Renders each call's conversations, and returns the exit code."""
+    given = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_AS, (given["bytes"], given["bytes"]))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime) + 1 + given["seconds"]
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    try:
+        texts = [render_jinja_template(chat_template=given["template"], **call)[0][0] for call in given["calls"]]
+    except MemoryError:
+        return OVER_LIMIT
+    return OVER_LIMIT if max(map(len, texts)) > given["characters"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
