@@ -90,12 +90,27 @@ class AudioFile:
     def _require_flac_end(self, num_read: int) -> None:
         """An error of the decoder, or this one, if the last sample is not there."""
         if self.num_frames is None:
-            while len(self._read(self._block_size)):
-                pass
-        elif num_read < self.num_frames:
-            self._sound.seek(self.num_frames - 1)
-            if not len(self._read(1)):
-                raise _ends_early(self._path, f"no sample {self.num_frames} of {self.num_frames}")
+            self._decode_on(self._sound)
+        elif num_read < self.num_frames and not self._has_last_sample(self.num_frames):
+            # Also a whole file may be one in which nothing is found: some state other lengths of blocks than they have.
+            with self._path.open("rb", buffering=0) as file, _by_number(file) as sound:
+                if (count := self._decode_on(sound)) < self.num_frames:
+                    raise _ends_early(self._path, f"{count} of {self.num_frames} samples for each channel")
+
+    def _has_last_sample(self, num_frames: int) -> bool:
+        """Whether the last of so many samples is found without those before it."""
+        try:
+            self._sound.seek(num_frames - 1)
+            return len(self._read(1)) == 1
+        except soundfile.LibsndfileError:
+            return False
+
+    def _decode_on(self, sound: soundfile.SoundFile) -> int:
+        """Decodes the rest of a file, a piece at a time; samples for each channel that were left."""
+        count = 0
+        while found := len(sound.read(self._block_size, dtype="float32", always_2d=True)):
+            count += found
+        return count
 
     def _read(self, num_frames: int) -> np.ndarray:
         return self._sound.read(num_frames, dtype="float32", always_2d=True)
@@ -161,13 +176,16 @@ def _mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.
 
 def _known(path: Path, head: bytes, source: io.FileIO) -> soundfile.SoundFile:
     try:
-        # By its number, a file is read without going through Python; by its name, the name would tell the format.
-        file = source if isinstance(source, _Patched) else source.fileno()
-        return _Sequential(cast("BinaryIO", file), closefd=False)
+        return _Sequential(cast("BinaryIO", source)) if isinstance(source, _Patched) else _by_number(source)
     except soundfile.LibsndfileError as error:
         if (found := described(head)) is None and error.code != _UNKNOWN_FORMAT:
             raise
         raise _unreadable(path, found or _NO_AUDIO, _FETCH) from error
+
+
+def _by_number(file: io.FileIO) -> soundfile.SoundFile:
+    """A file read without going through Python; opened by its name, it would be taken for what the name tells."""
+    return _Sequential(cast("BinaryIO", file.fileno()), closefd=False)
 
 
 def _stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int | None:

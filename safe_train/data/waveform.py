@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -57,11 +58,11 @@ def load_waveform(path: Path, sample_rate: int, max_samples: int | None = None) 
             has samples that are not finite, or a rate that is too low to hear anything.
     """
     with open_audio(path) as audio:
-        limit = None if max_samples is None else samples_needed(max_samples, audio.rate, sample_rate)
+        shortest = math.ceil(SHORTEST_SECONDS * audio.rate)  # also of a shorter window, for it is the file that counts
+        limit = None if max_samples is None else max(shortest, samples_needed(max_samples, audio.rate, sample_rate))
         blocks = list(_finite_blocks(path, audio.mono_blocks(limit)))
         mono = torch.from_numpy(np.concatenate([np.empty(0, np.float32), *blocks]))
-        if max_samples is None or len(mono) < max_samples:
-            _require_hearable(path, audio, len(mono))
+        _require_hearable(path, audio, len(mono))
         return resampled(mono, audio.rate, sample_rate)[:max_samples]
 
 

@@ -345,6 +345,48 @@ def test_heard_whole(tmp_path, name, content):
     assert len(heard(path, 16_000)) == len(NOISE)
 
 
+@pytest.mark.parametrize("place", [8, 10], ids=["shortest block", "longest block"])
+@pytest.mark.parametrize("size", [16, 17, 4_095, 65_535])
+@pytest.mark.parametrize("length", [16_000, 48_000])
+def test_flac_that_states_other_lengths_of_blocks_than_it_has(tmp_path, place, size, length):
+    """STREAMINFO's first four bytes (RFC 9639, section 8.2), by which a decoder looks for a place and nothing else."""
+    path = tmp_path / "a.flac"
+    samples = np.resize(NOISE, length)
+    content = encoded("FLAC", samples=samples)
+    path.write_bytes(content[:place] + struct.pack(">H", size) + content[place + 2 :])
+    np.testing.assert_allclose(heard(path, 16_000), samples, atol=2**-15)
+    cut = path.read_bytes()[: -len(content) // 3]
+    path.write_bytes(cut)
+    assert heard(path, 16_000) is None
+
+
+def test_negative_control_no_place_is_found_in_such_a_flac_file():
+    content = encoded("FLAC", samples=np.resize(NOISE, 48_000))
+    with soundfile.SoundFile(io.BytesIO(content[:8] + b"\0\x10" + content[10:])) as file:
+        assert len(file.read()) == 48_000
+        with pytest.raises(soundfile.LibsndfileError):
+            file.seek(40_000)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.024])
+@pytest.mark.parametrize(("name", "content"), WHOLE.values(), ids=WHOLE)
+def test_a_window_is_refused_for_its_file_alone(tmp_path, name, content, seconds):
+    """A window may be shorter than the shortest clip; it is what is heard of the file at its beginning."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    for rate in (8_000, 16_000, 44_100):
+        whole, length = load_waveform(path, rate), round(seconds * rate)
+        np.testing.assert_allclose(load_waveform(path, rate, length), whole[:length], atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [80, 400, 4_000])
+def test_a_file_that_is_too_short_is_so_in_any_window(tmp_path, window):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, NOISE[:399], 16_000)
+    with pytest.raises(InputError, match=r"at least 0\.025 s, got 399 samples"):
+        load_waveform(path, 16_000, window)
+
+
 MP4 = struct.pack(">I", 32) + b"ftypM4A \0\0\2\0M4A isomiso2" + bytes(2_000)
 REFUSED = {
     "M4A": ("a.mp3", MP4, "got an MP4 file (M4A, AAC)"),
