@@ -32,7 +32,10 @@ def test_the_embedded_base_is_what_the_defaults_were_tuned_on():
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("settings", [{}, {"model.base_model": "embedded"}, {"model.config": "demo"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"model.base_model": "embedded"}, {"model.base_model": str(weights.base_folder())}, {"model.config": "demo"}],
+)
 def test_nothing_follows_from_the_embedded_base(settings, device):
     config = build_config({}, settings)
     assert follow_base(config, device) is config
@@ -68,6 +71,13 @@ def test_what_is_given_stays(llava, key, value):
     section, _, name = key.rpartition(".")
     (plain[section] if section else plain)[name] = value
     assert found == plain
+
+
+@pytest.mark.parametrize(("width", "rate"), [(64, 4e-3), (128, 4e-3), (256, 2e-3), (4096, 1.25e-4)])
+def test_rates_fall_with_the_width_and_never_rise(tmp_path, width, rate):
+    LlavaConfig(text_config={"model_type": "llama", "hidden_size": width}).save_pretrained(tmp_path / "base")
+    found = follow_base(build_config({}, {"model.base_model": str(tmp_path / "base")}), "cpu").optimization
+    assert found.lr_adapter == found.lr_projector == rate
 
 
 def test_a_named_configuration_keeps_its_sizes(llava):

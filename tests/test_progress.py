@@ -43,6 +43,12 @@ def test_bar_count_and_time_have_room_beside_the_metrics(columns, rows):
         assert lines[-1] == "audio_loss 0.3333, kl 0.01235, ewc 1e-05, null_space_removed 0.25"
 
 
+def test_metrics_that_do_not_fit_stay_on_one_line():
+    with terminal(PROGRAM, 50, 24) as shown:
+        lines = shown.until(lambda lines: any("30/60" in line for line in lines) and "audio_loss" in lines[-1])
+        assert lines[-1] == "audio_loss 0.3333, kl 0.01235, ewc 1e-05, null_sp…"
+
+
 def test_a_stage_that_begins_has_no_length_yet():
     """And not that of the stage before."""
     with terminal(PROGRAM, 80, 24) as shown:

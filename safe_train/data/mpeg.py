@@ -44,7 +44,7 @@ class MpegHeader:
     Attributes:
         length: its bytes, 0 if it is a frame of sound.
         num_frames: frames of sound behind it, or None if it does not tell.
-        is_decoders: whether it is of the kind that libsndfile's decoder reads (Xing, Info).
+        is_decoders: whether it is of the kind that libsndfile's decoder reads (Xing, Info), where it looks for it.
     """
 
     length: int = 0
@@ -204,7 +204,9 @@ def _header_of(first: bytes) -> MpegHeader:
     for place in (start, start + 2):  # a checksum may stand before the side information
         if first[place : place + 4] in (b"Xing", b"Info"):
             tells = int.from_bytes(first[place + 4 : place + 8]) & 1
-            return MpegHeader(len(first), int.from_bytes(first[place + 8 : place + 12]) if tells else None, True)
+            return MpegHeader(
+                len(first), int.from_bytes(first[place + 8 : place + 12]) if tells else None, place == start
+            )
     if first[_VBRI_START : _VBRI_START + 4] == b"VBRI":
         place = _VBRI_START + _VBRI_FRAMES
         return MpegHeader(len(first), int.from_bytes(first[place : place + 4]))

@@ -240,6 +240,39 @@ def test_mp3_that_ends_early(tmp_path, mode):
         assert len(heard(path, 44_100)) == 1_152 * kept.sum()
 
 
+def with_vbri(content):
+    """As Fraunhofer's encoder states it: 32 bytes behind the header, the number of frames as the sixth field."""
+    first, sound = content[: frame_lengths(content)[0]], bare(content)
+    stated = struct.pack(">4sHHHII", b"VBRI", 1, 0, 75, len(sound), len(frame_lengths(sound)))
+    return (first[:4] + bytes(32) + stated).ljust(len(first), b"\0") + sound
+
+
+def with_checksum(content):
+    """The first frame with the bit that says that two bytes of checksum follow the header."""
+    first = content[: frame_lengths(content)[0]]
+    return bytes([first[0], first[1] & 0xFE]) + first[2:4] + bytes(2) + first[4:-2] + bare(content)
+
+
+def with_checksum_before(content):
+    """As LAME states it: the same bit, and the length in its place all the same."""
+    return bytes([content[0], content[1] & 0xFE]) + content[2:]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("state", "is_trimmed"), [(with_vbri, False), (with_checksum, False), (with_checksum_before, True)]
+)
+def test_lengths_that_are_stated_in_other_ways(tmp_path, state, is_trimmed, mode):
+    """The decoder knows the last of these alone, and takes off what the encoder added; of the others all is heard."""
+    path = tmp_path / "a.mp3"
+    content = state(mp3(mode=mode))
+    path.write_bytes(content)
+    assert len(heard(path, 44_100)) == (2 * 44_100 if is_trimmed else 1_152 * (len(frame_lengths(content)) - 1))
+    path.write_bytes(content[: len(content) // 2])
+    assert heard(path, 44_100) is None
+    assert check_audio(path)[1].kind.name == "TRUNCATED_AUDIO"
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_mp3_inside_wav(tmp_path, mode):
     path = tmp_path / "a.wav"

@@ -163,6 +163,8 @@ def test_template_values_as_a_list(official):
         ({"templ_values": '["a", "b", "c"]'}, "templ_values to be a list of 2 texts"),
         ({"templ_values": '["a", 3]'}, "templ_values to be a list of 2 texts"),
         ({"templ_values": "[piano"}, "templ_values to be a list of 2 texts"),
+        ({"templ_values": r'["piano", "uk\ud83d"]'}, "expected text that is Unicode, got the lone surrogate U+D83D"),
+        ({"templ_values": '["piano", "<image>"]'}, "expected text without the literal <image>"),
         ({"templ_values": None}, "templ_values to be a list of 2 texts"),
         ({"anser": None}, "expected the field answers or answer or anser, got the fields"),
         ({"question_id": 50}, "expected an id of its own, got 50 again"),

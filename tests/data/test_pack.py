@@ -199,6 +199,7 @@ def test_one_audio_file_for_two_clips(pack):
         ({"start_time": -1}, "expected start_time in seconds, got -1"),
         ({"start_time": "30"}, "expected start_time in seconds, got '30'"),
         ({"start_time": float("nan")}, "expected start_time in seconds, got nan"),
+        ({"start_time": 10**400}, "expected start_time in seconds, got 1000000"),
     ],
 )
 def test_bad_entries_of_clips(pack, change, message):

@@ -67,6 +67,7 @@ def test_before_the_first_step_there_is_nothing_to_write(small, tmp_path, k):
         ("model.fusion_layers", "99", "model.fusion_layers"),
         ("model.fusion_heads", "7", "model.fusion_heads"),
         ("evaluation.max_audio", "1", "distractors"),
+        ("evaluation.conditions", "[silense]", "silense"),
     ],
 )
 def test_what_is_not_there_is_told_before_the_base_answers(small, tmp_path, name, value, words):
