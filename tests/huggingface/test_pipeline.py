@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AnyToAnyPipeline, pipeline
 
-from safe_train.huggingface import SafePipeline
+from safe_train.huggingface import SafePipeline, SafeProcessor
 from tests.huggingface.made import conversation
 
 NEEDS_LIBROSA = "librosa" in inspect.getsource(AnyToAnyPipeline.__init__)
@@ -97,6 +97,18 @@ def test_negative_control_the_plain_pipeline_cannot_join_them(loaded, processor,
     pipe = pipeline("image-text-to-text", model=loaded, processor=processor)
     with pytest.raises((ValueError, RuntimeError), match=r"different keys|must match the existing size"):
         pipe(text=[MIXED[name](row, k) for k, row in enumerate(heard[:6])], batch_size=3, max_new_tokens=2)
+
+
+def test_prompts_that_the_plain_pipeline_joins_are_padded_where_generation_needs_it(loaded, processor, heard):
+    """Also of a base whose tokenizer pads on the right by itself."""
+    processor.tokenizer.padding_side = "right"
+    again = SafeProcessor(processor.base_processor, processor.extractors, processor.config)
+    pipe = pipeline("image-text-to-text", model=loaded, processor=again)
+    rows = [replace(row, audio=None, question=row.question + " please" * k) for k, row in enumerate(heard[:6])]
+    chats = [conversation(row) for row in rows]
+    given = {"max_new_tokens": 6, "return_full_text": False}
+    alone = [pipe(text=chat, **given)[0]["generated_text"] for chat in chats]
+    assert [answer["generated_text"] for (answer,) in pipe(text=chats, batch_size=3, **given)] == alone
 
 
 def test_a_batch_of_answers_that_are_begun_goes_on_with_them(loaded, processor, heard):
