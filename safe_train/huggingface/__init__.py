@@ -9,6 +9,7 @@ from transformers.models.auto import modeling_auto
 
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.modeling import SafeForConditionalGeneration
+from safe_train.huggingface.pipeline import SafePipeline
 from safe_train.huggingface.processing import SafeProcessor, SafeTokenizer
 from safe_train.huggingface.trainer import Retention, RetentionCallback, RetentionMixin
 
@@ -18,6 +19,7 @@ __all__ = [
     "RetentionMixin",
     "SafeConfig",
     "SafeForConditionalGeneration",
+    "SafePipeline",
     "SafeProcessor",
 ]
 

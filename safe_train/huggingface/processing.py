@@ -62,6 +62,7 @@ class SafeProcessor(ProcessorMixin):
     def __init__(self, base_processor: Any, extractors: Sequence[Any], config: SafeConfig) -> None:
         super().__init__(chat_template=getattr(base_processor, "chat_template", None))
         self.base_processor = base_processor
+        base_processor.tokenizer.padding_side = "left"  # by which pipelines pad prompts that they join
         self.extractors = list(extractors)
         self.config = config
 

@@ -25,7 +25,7 @@ FOREIGN_ERRORS = (
 )  # fmt: skip
 """What libraries raise while they work with files that do not fit together; they name no fewer."""
 
-_INDEX = "model.safetensors.index.json"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST_LAYERS = 10_000  # far more than any model has; a thousand million would be built for hours
 _MOST_MISSING = 4  # times as many parameters as weights; an audio model may lack a decoder that is larger than it
 _LARGEST_SIZE = 2**24  # of a vocabulary or a width; tables of more take memory that no machine has
@@ -112,21 +112,31 @@ def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> 
     Raises:
         InputError: the configuration is that of a far larger model than the weights are of.
     """
-    if Path(folder).is_dir() and getattr(config, "quantization_config", None) is None:
-        _check_amount(model_class, Path(folder), config)
+    if getattr(config, "quantization_config", None) is None and (files := _weight_files(folder)):
+        _check_amount(model_class, folder, files, config)
     model, report = model_class.from_pretrained(
         folder, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
 
 
-def _check_amount(model_class: Any, folder: Path, config: Any) -> None:
+def _weight_files(folder: str) -> list[Path]:
+    """The safetensors of a model, fetched from the hub as transformers would do next; none where it has none."""
+    if Path(folder).is_dir():
+        return sorted(Path(folder).glob("*.safetensors"))
+    index = _index_of(folder)
+    names = [_WEIGHTS] if index is None else _check_index(index)
+    files = [path for name in names if (path := _fetched(folder, name)) is not None]
+    return files if len(files) == len(names) else []
+
+
+def _check_amount(model_class: Any, folder: str, files: Sequence[Path], config: Any) -> None:
     """Transformers would fill what is missing with random numbers, for hours if it is much."""
     build = getattr(model_class, "from_config", None) or model_class._from_config
     with torch.device("meta"):
         needed = sum(parameter.numel() for parameter in build(copy.deepcopy(config)).parameters())
     stored = 0
-    for path in folder.glob("*.safetensors"):
+    for path in files:
         with safe_open(path, "pt") as file:
             stored += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     if needed > _MOST_MISSING * stored:
@@ -145,14 +155,19 @@ def _index_of(folder: str) -> Path | None:
     if Path(folder).is_dir():
         path = Path(folder) / _INDEX
         return path if path.exists() else None
+    return _fetched(folder, _INDEX)
+
+
+def _fetched(hub_id: str, name: str) -> Path | None:
+    """A file of the hub or its cache; None if it is not there, or cannot be had."""
     try:
-        return Path(hf_hub_download(folder, _INDEX))
+        return Path(hf_hub_download(hub_id, name))
     except (EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, OSError):
         return None  # whatever else is the matter, transformers will find and name it
 
 
-def _check_index(index: Path) -> None:
-    """Transformers opens whatever an index names, pickled files elsewhere too."""
+def _check_index(index: Path) -> list[str]:
+    """The files that an index names; transformers opens whatever it is, pickled files elsewhere too."""
     expected = "an index whose weights are *.safetensors files beside it"
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -161,6 +176,7 @@ def _check_index(index: Path) -> None:
     for name in sorted(names, key=str):
         if not isinstance(name, str) or not name.endswith(".safetensors") or Path(name).name != name:
             raise InputError(index, expected, repr(name), "convert the weights, and write the index anew")
+    return sorted(names)
 
 
 def _check_sizes(values: Mapping[str, Any], folder: str, prefix: str = "") -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from safe_train.config import EvaluationSettings
 from safe_train.data.batch import RowEncoder
@@ -195,6 +197,44 @@ def test_fewer_layers_than_weights_are_told(folder):
     config["text_config"]["num_hidden_layers"] -= 1
     (folder / CONFIG).write_text(json.dumps(config))
     assert "weights of the decoder layers of config.json, got further ones" in loaded_or_told(folder)
+
+
+@pytest.fixture(params=["one file", "several files"])
+def on_the_hub(folder, tmp_path, monkeypatch, request) -> tuple[str, Path]:
+    """The id of a copy of the embedded base in the hub's cache, and its folder there."""
+    if request.param == "several files":
+        tensors = load_file(folder / "model.safetensors")
+        names = {name: f"part-{number % 2}.safetensors" for number, name in enumerate(sorted(tensors))}
+        for part in set(names.values()):
+            save_file({name: tensors[name] for name in names if names[name] == part}, folder / part, {"format": "pt"})
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    cached = tmp_path / "hub" / "models--someone--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123")
+    shutil.copytree(folder, cached / "snapshots" / "0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return "someone/model", cached / "snapshots" / "0123"
+
+
+def test_a_model_in_the_hubs_cache_needs_the_weights_of_its_configuration_too(on_the_hub, monkeypatch):
+    """As many layers as the configuration says would be filled with random numbers, for hours."""
+    name, snapshot = on_the_hub
+    assert load_base(name).model.num_parameters() > 0
+    path = snapshot / CONFIG
+    path.write_text(json.dumps(set_to("text_config", "num_hidden_layers", value=400)(json.loads(path.read_text()))))
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match=r"someone/model: expected weights for the [\d,]+ parameters of config\.json"):
+        load_base(name)
+
+
+def test_of_a_model_that_is_cached_in_part_nothing_is_concluded(on_the_hub):
+    """What is missing would be fetched; without a network, transformers tells it."""
+    name, snapshot = on_the_hub
+    next(snapshot.glob("*.safetensors")).unlink()
+    with pytest.raises(InputError, match=name) as caught:
+        load_base(name)
+    assert "parameters of config.json" not in str(caught.value)
 
 
 def of_rows(folder: Path, rows) -> dict[str, torch.Tensor]:
