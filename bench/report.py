@@ -161,6 +161,8 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="JSON written by pytest --benchmark-json")
     parser.add_argument("--output", type=Path, default=Path("docs/kernels"), help="folder for the page and the plot")
     arguments = parser.parse_args()
+    if not arguments.results.is_file():
+        parser.error(f"{arguments.results}: expected what pytest --benchmark-json writes, got no file")
     document = json.loads(arguments.results.read_text(encoding="utf-8"))
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "measured.md").write_text(markdown(document), encoding="utf-8")

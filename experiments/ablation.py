@@ -48,7 +48,7 @@ from experiments.arms import (
     is_tuned,
 )
 from experiments.front import draw_front
-from experiments.runs import Job, make
+from experiments.runs import Job, make, require_finished
 from experiments.tables import Figures, compare, differences_markdown, markdown, row
 from safe_train.cli import quiet_libraries
 from safe_train.errors import InputError
@@ -205,6 +205,7 @@ def _table(arguments: argparse.Namespace) -> None:
         regime: {name: row(runs) for name, runs in by_arm.items()}
         for regime, by_arm in read_all(arguments.root).items()
     }
+    require_finished(tables, arguments.root)
     differences: dict[str, dict[str, dict[str, Any]]] = {}
     for regime, rows in tables.items():
         if not rows:

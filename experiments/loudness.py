@@ -19,7 +19,7 @@ from pathlib import Path
 
 from experiments.ablation import machine
 from experiments.arms import CONDITIONS, REGIMES, Settings, folder_name, rate_settings
-from experiments.runs import Job, make
+from experiments.runs import Job, make, require_finished
 from experiments.tables import Figures, compare, differences_markdown, interval_cell, row
 from experiments.tuning import read_rates
 from safe_train.cli import quiet_libraries
@@ -111,6 +111,7 @@ def main() -> None:
         make(jobs(arguments.seeds, arguments.output_root, rate), arguments.workers)
         return
     rows = {name: row(runs) for name, runs in read_all(arguments.root).items()}
+    require_finished(rows, arguments.root)
     print(markdown(rows))
     loud = {
         name: {"seeds": values["seeds"], "loud": values["audio_by_condition"]["loud"]} for name, values in rows.items()

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablation import CONDITIONS, machine
+from experiments.runs import require_finished
 from safe_train.config import DataSettings
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
 from safe_train.evaluation.key import versions
 from safe_train.files import json_text, write_text
 from safe_train.summary import RunSummary, read_summary
+from safe_train.usage import one_line_errors
 
 QUESTIONS = 10_000
 CONTRADICTED = 40_000
@@ -101,6 +103,7 @@ def markdown(by_seed: Mapping[int, Mapping[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main() -> None:
     """Runs or tabulates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,6 +123,7 @@ def main() -> None:
         run_all(arguments.silence_share, arguments.seeds, *questions, arguments.output_root)
         return
     runs_by_share = read_all(arguments.root)
+    require_finished(runs_by_share, arguments.root)
     by_share, of_text = (
         {share: {run.metrics["seed"]: figures(run, part) for run in runs} for share, runs in runs_by_share.items()}
         for part in ("vl", "text")

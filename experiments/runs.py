@@ -46,6 +46,21 @@ def finished_run(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def require_finished(found: Mapping[str, Any], root: Path) -> None:
+    """Raises where a table would hold nothing; it would replace the results of an earlier one.
+
+    Args:
+        found: finished runs, or collections of them, by any name.
+        root: where they were looked for.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not any(found.values()):
+        got = "none" if root.is_dir() else "no such folder"
+        raise InputError(root, "finished runs of this experiment", got, "name the --output-root of its run command")
+
+
 def require_same_settings(run: Path, settings: Mapping[str, str]) -> None:
     """Raises where a run was made with other settings than those.
 

@@ -409,7 +409,8 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
             if prepared.processes.is_main:
                 append_line(folder / EVALUATION_LINES, line)
 
-    observer.stage("training")
+    has_steps = stage_a.step < total
+    observer.stage("training" if has_steps else "training was done before")
     training = stage_a.train(
         folder,
         on_step=lambda step, metrics: observer.step(step, total, metrics),
@@ -423,7 +424,8 @@ def _train_and_evaluate(config: StageAConfig, prepared: _Prepared, folder: Path,
     except StoppedError:
         return RunOutcome(folder, training, None)
     with prepared.processes.together():
-        table = _write_results(config, training, evaluation, folder) if prepared.processes.is_main else None
+        is_main = prepared.processes.is_main
+        table = _write_results(config, training, evaluation, folder, trained=has_steps) if is_main else None
     return RunOutcome(folder, training, prepared.processes.from_main(table))
 
 
@@ -451,7 +453,9 @@ def _describe(stage_a: StageA, rows: Rows, notes: Mapping[str, Any] | None, fold
     write_text(folder / SUBSETS, json_text(rows.indices))
 
 
-def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: Evaluation, folder: Path) -> str:
+def _write_results(
+    config: StageAConfig, training: TrainingOutcome, evaluation: Evaluation, folder: Path, *, trained: bool
+) -> str:
     """Writes metrics, closing table and picture; returns the table."""
     metrics = {
         "variant": config.variant,
@@ -460,12 +464,30 @@ def _write_results(config: StageAConfig, training: TrainingOutcome, evaluation: 
         "evaluation": evaluation.to_dict(),
         "finished_at": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+    if not trained:
+        metrics = _with_earlier_times(metrics, folder / METRICS)
     write_text(folder / METRICS, json_text(metrics))
     summary = read_summary(folder)
     table = format_table([summary], TERMINAL_WIDTH)
     write_text(folder / SUMMARY, table)
     draw_picture([summary], folder / PICTURE)
     return table
+
+
+def _with_earlier_times(metrics: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The metrics of a finished run that was resumed: how long it took, and when it ended, is as it was."""
+    if not path.exists():
+        return metrics
+    try:
+        earlier = read_summary(path.parent).metrics
+    except InputError as error:
+        logger.warning("%s; its times are written anew", error)
+        return metrics
+    if earlier["training"]["steps"] != metrics["training"]["steps"]:
+        return metrics
+    metrics = metrics | {"training": earlier["training"]}
+    timed = metrics["evaluation"] | {"seconds": earlier["evaluation"].get("seconds")}
+    return earlier if json.loads(json_text(timed)) == earlier["evaluation"] else metrics
 
 
 @contextmanager

@@ -405,6 +405,23 @@ def test_resuming_a_finished_run_trains_no_more(run, tmp_path):
     assert (copy / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
 
 
+def test_resuming_a_finished_run_leaves_what_it_took(run, tmp_path):
+    """The second process only reads the answers: its seconds are not those of the run."""
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    result = invoke("train", "--resume", copy)
+    assert "training was done before" in result.stderr
+    assert metrics_of(copy) == metrics_of(run)
+    assert (copy / "summary.txt").read_text() == (run / "summary.txt").read_text()
+
+
+def test_resuming_a_finished_run_whose_metrics_are_damaged_writes_them_anew(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    (copy / "metrics.json").write_text("{")
+    invoke("train", "--resume", copy)
+    assert without_seconds(metrics_of(copy)["evaluation"]) == without_seconds(metrics_of(run)["evaluation"])
+    assert metrics_of(copy)["training"]["steps"] == 6
+
+
 def test_a_stop_within_the_evaluation_half_way_is_heard_and_leaves_the_same_run(finished, tmp_path, monkeypatch):
     """After its first batch; what is written then goes on to the figures of a run that nobody stopped."""
     folder, _ = finished

@@ -54,12 +54,16 @@ def write_results(store: SampleStore, key: Mapping[str, Any], base: SampleStore,
 
     Conditions that an earlier evaluation with the same key has measured, and this one has not, stay. Audio rows that
     it scored by another metric do not: their figures cannot stand beside these. Their answers stay, so that evaluating
-    these conditions again takes no time.
+    these conditions again takes no time. Caption metrics stay where they were not asked for again of as many rows.
     """
     figures = evaluation.to_dict()
     earlier = _earlier_figures(store.folder / RESULTS)
     if earlier is not None:
         same_metric = earlier["audio_metric"] == figures["audio_metric"]
+        for name, result in figures["audio"].items():
+            before = earlier["audio"].get(name) if same_metric else None
+            if before is not None and result["captions"] is None and before["rows"] == result["rows"]:
+                result["captions"] = before["captions"]
         parts = ("vl", "text", "documents", *(("audio", "audio_gain") if same_metric else ()))
         figures |= {part: earlier[part] | figures[part] for part in parts}
     content = {

@@ -69,7 +69,22 @@ def _audio(evaluation: Evaluation, width: int | None) -> list[str]:
         )
         for name, result in evaluation.audio.items()
     ]
-    return [f"audio rows: {AUDIO_METRICS[metric]}", "", *align(AUDIO_HEADER, cells, width)] if cells else []
+    if not cells:
+        return []
+    lines = [f"audio rows: {AUDIO_METRICS[metric]}", "", *align(AUDIO_HEADER, cells, width)]
+    return lines + _captions(evaluation)
+
+
+def _captions(evaluation: Evaluation) -> list[str]:
+    """Caption metrics, a line for each condition that was scored by them, and why others are missing."""
+    found = {name: result.captions for name, result in evaluation.audio.items() if result.captions is not None}
+    lines = [
+        f"captions, {name}: {', '.join(f'{metric} {mean:.2f}' for metric, mean in captions.means.items()) or 'none'}"
+        for name, captions in found.items()
+    ]
+    reasons = {metric: why for captions in found.values() for metric, why in captions.left_out.items()}
+    left_out = [f"without {metric}: {why}" for metric, why in reasons.items()]
+    return ["", *lines, *left_out] if lines else []
 
 
 def _change(bit_equal: bool | None) -> str:

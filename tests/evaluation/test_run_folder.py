@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from safe_train.errors import InputError
+from safe_train.evaluation.results import CaptionFigures
 from safe_train.evaluation.run_folder import RESULTS, read_results, write_results
 from safe_train.evaluation.samples import SampleStore
 from safe_train.report import read_runs
@@ -56,6 +57,17 @@ def test_audio_rows_that_were_scored_by_another_metric_do_not(evaluation, write)
     assert set(found["audio"]) == {"matched"}
     assert found["audio_gain"] == {}
     assert set(found["vl"]) == {"silence"}
+
+
+def test_caption_metrics_stay_where_they_were_not_asked_for_again(evaluation, write):
+    figures = CaptionFigures(rows=60, means={"CIDEr-D": 7.0}, tokenizers={"CIDEr-D": "ptb"}, left_out={})
+    scored = {name: replace(result, captions=figures) for name, result in evaluation.audio.items()}
+    write(replace(evaluation, audio=scored))
+    found = write(evaluation)
+    assert set(found["audio"]) == set(scored)
+    assert all(result["captions"]["means"] == {"CIDEr-D": 7.0} for result in found["audio"].values())
+    fewer = {name: replace(result, rows=result.rows - 1) for name, result in evaluation.audio.items()}
+    assert {result["captions"] for result in write(replace(evaluation, audio=fewer))["audio"].values()} == {None}
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "another kind", "of another version"])

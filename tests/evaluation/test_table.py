@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from safe_train.evaluation.results import CaptionFigures
 from safe_train.evaluation.table import ANSWERS_HEADER, AUDIO_HEADER, DOCUMENTS_HEADER, format_evaluation
 from safe_train.metrics.intervals import Estimate
 from safe_train.report import read_runs
@@ -79,3 +80,14 @@ def test_what_was_not_measured_has_no_table(evaluation):
 
 def test_it_fits_a_terminal(evaluation):
     assert max(map(len, format_evaluation(evaluation, 80).splitlines())) <= 80
+
+
+def test_caption_metrics_have_their_lines(evaluation):
+    """With what could not be computed and why, once for all conditions."""
+    assert "captions" not in format_evaluation(evaluation)
+    missing = {"SPICE": "needs the SPICE program"}
+    figures = CaptionFigures(rows=60, means={"CIDEr-D": 7.125}, tokenizers={"CIDEr-D": "ptb"}, left_out=missing)
+    scored = {name: replace(result, captions=figures) for name, result in evaluation.audio.items()}
+    lines = format_evaluation(replace(evaluation, audio=scored)).splitlines()
+    assert [line for line in lines if "CIDEr-D" in line] == [f"captions, {name}: CIDEr-D 7.12" for name in scored]
+    assert [line for line in lines if "SPICE" in line] == ["without SPICE: needs the SPICE program"]

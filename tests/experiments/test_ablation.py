@@ -1,6 +1,7 @@
 """The ablation's arms are valid configurations, its runs are made once, and its table says what the runs say."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -303,3 +304,18 @@ def test_the_command_lists_its_options(module, words, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         module.main()
     assert "--output-root" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("experiment", ["ablation", "loudness", "non_inferiority"])
+def test_a_table_of_no_runs_is_refused_and_replaces_no_results(tmp_path, experiment):
+    results = tmp_path / "results.json"
+    results.write_text("{}")
+    for root, got in ((tmp_path / "none", "no such folder"), (tmp_path, "none")):
+        command = [sys.executable, "-m", f"experiments.{experiment}", "table", root, "--json", results]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"error: {root}: expected finished runs of this experiment, got {got}; "
+            "name the --output-root of its run command\n"
+        )
+    assert results.read_text() == "{}"
