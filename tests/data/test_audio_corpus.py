@@ -356,7 +356,11 @@ def without_end(ogg):
     return ogg[:place] + bytes(page)
 
 
+ODD_CHUNK = b"odd " + struct.pack("<I", 5) + b"data\0" + b"\0"
+"""A chunk of an odd length is followed by a byte that does not count in it."""
+
 WHOLE = {
+    "size 0 behind an odd chunk": ("a.wav", WAV[:12] + ODD_CHUNK + sized(WAV, b"data", 0, "<I")[12:]),
     "chunk behind": ("a.wav", WAV + CHUNK),
     "bytes behind": ("a.wav", WAV + bytes(999)),
     "AIFF of size 0": ("a.aiff", sized(AIFF, b"SSND", 0, ">I")),
