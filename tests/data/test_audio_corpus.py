@@ -401,6 +401,7 @@ REFUSED = {
     "OGG streams that were joined": ("a.ogg", VORBIS + VORBIS, "several OGG streams one behind another"),
     "OGG of two kinds": ("a.ogg", VORBIS + OPUS, "several OGG streams one behind another"),
     "OGG cut within a page": ("a.ogg", VORBIS[:-1], "an OGG file that ends within a page"),
+    "OGG cut within a mark": ("a.ogg", VORBIS[: VORBIS.rindex(b"OggS") + 2], "an OGG file that ends within a page"),
     "OGG cut within a header": ("a.ogg", VORBIS + b"OggS\0", "an OGG file that ends within a page"),
     "Opus cut": ("a.opus", OPUS[:-1], "an OGG file that ends within a page"),
     "FLAC of unknown length, cut": ("a.flac", of_unknown_length(FLAC)[: len(FLAC) // 2], "Error : flac decoder"),
