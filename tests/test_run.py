@@ -98,11 +98,12 @@ def test_the_folder_is_named_by_time_and_variant_and_holds_what_it_should(run):
     assert suffixes == {".json", ".jsonl", ".safetensors", ".txt", ".png"}  # nothing pickled
 
 
-def test_a_placeholder_is_refused_before_any_work(small_data, tmp_path):
-    """In the last row that is trained on; the base has answered nothing by then."""
+@pytest.mark.parametrize("part", ["train_audio", "train_vl", "train_text", "val_vl", "val_text", "val_audio"])
+def test_a_placeholder_is_refused_before_any_work(small_data, tmp_path, part):
+    """In the last row of any part; the base has answered nothing by then."""
     config = build_config({}, {"data.root": str(small_data), "output_root": str(tmp_path)})
     rows, stages = load_rows(config), []
-    rows = replace(rows, train_text=[*rows.train_text, Row("last", "an <image>?", ("a",))])
+    rows = replace(rows, **{part: [*getattr(rows, part), Row("last", "an <image>?", ("a",))]})
     with pytest.raises(InputError, match=r"row last: expected text without the processor's placeholders"):
         start_run(config, Observer(stage=stages.append), rows=rows)
     assert stages == ["loading"]

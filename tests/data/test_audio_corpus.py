@@ -356,7 +356,11 @@ def without_end(ogg):
     return ogg[:place] + bytes(page)
 
 
+ODD_CHUNK = b"odd " + struct.pack("<I", 5) + b"data\0" + b"\0"
+"""A chunk of an odd length is followed by a byte that does not count in it."""
+
 WHOLE = {
+    "size 0 behind an odd chunk": ("a.wav", WAV[:12] + ODD_CHUNK + sized(WAV, b"data", 0, "<I")[12:]),
     "chunk behind": ("a.wav", WAV + CHUNK),
     "bytes behind": ("a.wav", WAV + bytes(999)),
     "AIFF of size 0": ("a.aiff", sized(AIFF, b"SSND", 0, ">I")),
@@ -439,6 +443,7 @@ REFUSED = {
     "OGG streams that were joined": ("a.ogg", VORBIS + VORBIS, "several OGG streams one behind another"),
     "OGG of two kinds": ("a.ogg", VORBIS + OPUS, "several OGG streams one behind another"),
     "OGG cut within a page": ("a.ogg", VORBIS[:-1], "an OGG file that ends within a page"),
+    "OGG cut within a mark": ("a.ogg", VORBIS[: VORBIS.rindex(b"OggS") + 2], "an OGG file that ends within a page"),
     "OGG cut within a header": ("a.ogg", VORBIS + b"OggS\0", "an OGG file that ends within a page"),
     "Opus cut": ("a.opus", OPUS[:-1], "an OGG file that ends within a page"),
     "FLAC of unknown length, cut": ("a.flac", of_unknown_length(FLAC)[: len(FLAC) // 2], "Error : flac decoder"),

@@ -366,6 +366,9 @@ def test_an_earlier_export_is_replaced_whole_when_that_is_asked_for(run, tmp_pat
     assert export(run, folder, "--overwrite", "--license", "apache-2.0").exit_code == 0
     assert not (folder / "left.bin").exists()
     assert metadata(folder)["license"] == "apache-2.0"
+    (tmp_path / "link").symlink_to(folder)  # a rename would take the link away and leave what it leads to
+    assert "an earlier export, a new folder or an empty one" in refused(run, tmp_path / "link", "--overwrite")
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("config", [None, "{}", '{"model_type": "llava"}', "{"])

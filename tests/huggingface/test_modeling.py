@@ -89,6 +89,16 @@ def test_a_shut_gate_is_the_base(folder, processor, heard, embedded_base):
         assert torch.equal(model(**inputs).logits, embedded_base.model(**text_and_image).logits)
 
 
+def test_an_answer_ends_where_the_prompts_end_one(loaded, processor, heard, monkeypatch):
+    """Whatever else the base's own settings call an end."""
+    inputs = prompts(processor, heard[:6])
+    whole = loaded.generate(**inputs, **GREEDY)
+    end = loaded.vision_language_model.generation_config.eos_token_id
+    assert (whole[:, inputs["input_ids"].shape[1] : -1] == end).any()
+    monkeypatch.setattr(loaded.vision_language_model.generation_config, "eos_token_id", 1)
+    assert torch.equal(loaded.generate(**inputs, **GREEDY), whole)
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}], ids=["cache", "beams", "no cache"])
 def test_generate_is_that_of_safe(loaded, plain, encoder, processor, heard, options):
     inputs = prompts(processor, heard[:6])

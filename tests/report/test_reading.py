@@ -58,6 +58,17 @@ def test_of_evaluations_with_as_many_rows_the_one_with_the_most_conditions_count
     assert "loud" in read_runs([run]).runs[0].evaluation.result.vl
 
 
+def test_of_two_lines_of_a_step_the_later_counts(make_run, tmp_path):
+    """A run that goes on from an older checkpoint writes the steps behind it again."""
+    run = make_run(tmp_path)
+    (before,) = read_runs([run]).runs
+    step = before.curves[0]["step"]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "kl": 77.0}) + "\n")
+    (found,) = read_runs([run]).runs
+    assert found.curves == [{"step": step, "kl": 77.0}, *before.curves[1:]]
+
+
 def test_rows_count_before_conditions(make_run, tmp_path):
     """A look at a few rows under every condition is no measurement, whichever was first."""
     (few,) = read_runs([make_run(tmp_path / "few", rows=12, conditions=("bypass", "silence", "loud", "noise"))]).runs

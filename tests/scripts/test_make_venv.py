@@ -1,5 +1,6 @@
 """What sets a checkout up: one shared environment for each lock file and Python, a .venv that editors understand."""
 
+import fcntl
 import importlib.util
 import sys
 from pathlib import Path
@@ -59,6 +60,26 @@ def test_what_is_there_is_not_made_again(make_venv):
     assert kinds(make_venv) == ALL
     make_venv.main()
     assert kinds(make_venv) == []
+
+
+def test_a_set_up_that_was_cut_off_is_begun_again_and_two_wait_for_each_other(make_venv, monkeypatch, tmp_path):
+    run = make_venv.run
+
+    def cut_off(*command):
+        run(*command)
+        if "--require-hashes" in command:
+            (lock,) = (tmp_path / "cache").glob("*.lock")
+            with lock.open("w") as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(make_venv, "run", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            make_venv.main()
+    assert kinds(make_venv) == ALL[:2]
+    make_venv.main()
+    assert kinds(make_venv) == ALL
 
 
 def test_what_has_changed_is(make_venv, tmp_path):

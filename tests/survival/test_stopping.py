@@ -1,5 +1,6 @@
 """Asked to stop, a run does so after the step or batch that it is at, and loses nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_train.checkpoint import latest_checkpoint, write_state
 from safe_train.config import build_config
 from safe_train.errors import InputError, StoppedError
 from safe_train.run import Observer, evaluate_run, resume_run, start_run
@@ -76,6 +78,23 @@ def test_what_is_not_there_is_told_before_the_base_answers(small, tmp_path, name
     with pytest.raises(InputError, match=words):
         start_run(config, Observer(stage=told.append))
     assert told == ["loading"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_is_full_leaves_a_run_with_a_checkpoint_and_no_other(small, tmp_path, monkeypatch, failing):
+    """Of two checkpoints the first or the second cannot be written."""
+    written = []
+
+    def full(folder, step, *arguments):
+        if len(written) == failing - 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(step)
+        write_state(folder, step, *arguments)
+
+    monkeypatch.setattr("safe_train.checkpoint.write_state", full)
+    with pytest.raises(InputError, match="expected room for a checkpoint"):
+        start_run(build_config({}, small | {"output_root": str(tmp_path), "checkpoint_every": "1"}), Observer())
+    assert [latest_checkpoint(run).step for run in tmp_path.iterdir()] == [1][: failing - 1]
 
 
 def test_stopped_at_any_batch_of_its_evaluation_a_run_goes_on_to_the_same_figures(small, tmp_path, finished):
