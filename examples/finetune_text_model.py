@@ -159,11 +159,11 @@ def own_task(model: str, old: Path, new: Path) -> Task:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [(line["prompt"], line["answer"]) for line in lines]
 
+    known, learned = pairs(old), pairs(new)
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     loaded = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
-    known = pairs(old)
-    return Task(loaded, tokenizer, known[len(known) // 5 :], known[: len(known) // 5], pairs(new))
+    return Task(loaded, tokenizer, known[len(known) // 5 :], known[: len(known) // 5], learned)
 
 
 def main() -> None:
@@ -179,7 +179,10 @@ def main() -> None:
         parser.error("--model needs --old and --new")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.disable_progress_bar()
-    task = own_task(given.model, given.old, given.new) if given.model else tiny_task()
+    try:
+        task = own_task(given.model, given.old, given.new) if given.model else tiny_task()
+    except (OSError, ValueError, KeyError) as error:
+        parser.error(f"--model, --old, --new: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
     for name, (old, new) in compare(task, variant=given.variant, steps=given.steps).items():
         print(f"{name:20} old rows right {100 * old:5.1f} %   new rows right {100 * new:5.1f} %")
 

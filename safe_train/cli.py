@@ -24,6 +24,7 @@ from safe_train.usage import EXIT_INTERRUPTED, EXIT_REQUEUE, OneLineGroup, fail,
 if TYPE_CHECKING:
     from safe_train.config import StageAConfig
     from safe_train.console import StopRequest
+    from safe_train.evaluation import Evaluation
     from safe_train.run import RunOutcome
 
 _DISTRIBUTION = "safe-audio"
@@ -265,12 +266,23 @@ def evaluate(
     with stop.listening(), watching(stop) as observer:
         evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
     _tell(json.dumps(evaluation.to_dict(), indent=2) if as_json else format_evaluation(evaluation, terminal_width()))
-    if find_launch().is_main:
+    if positive_control:
+        _say_control(evaluation)
+    elif find_launch().is_main:
         margin = settings.get("margin", read_config(run).evaluation.margin)
         for line in meaning(evaluation, margin=margin).lines():
             click.echo(line, err=True)
-    if positive_control and (passed := evaluation.passed_although_damaged()):
-        click.echo(f"the positive control did not fail: {', '.join(passed)}", err=True)
+
+
+def _say_control(evaluation: Evaluation) -> None:
+    """Says whether a model that was damaged on purpose fails under every condition; leaves with 1 if it does not."""
+    passed = evaluation.passed_although_damaged()
+    if find_launch().is_main:
+        found = (
+            f"the positive control did not fail: {', '.join(passed)}" if passed else "every condition fails, as it must"
+        )
+        click.echo(f"the fusions were damaged on purpose: {found}", err=True)
+    if passed:
         sys.exit(1)
 
 

@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from safe_train import cli
 from safe_train.cli import safe, train
 from safe_train.config import known_keys
 from safe_train.embedded import weights
@@ -345,3 +348,14 @@ def test_a_data_root_that_is_none(tmp_path):
     assert f"{tmp_path / 'none'}: expected a data root or a data pack, got no such folder" in refused(
         "data", "check", tmp_path / "none"
     )
+
+
+@pytest.mark.parametrize(
+    ("passed", "words"),
+    [([], "every condition fails, as it must"), (["VL silence"], "the positive control did not fail: VL silence")],
+)
+def test_what_a_positive_control_shows_is_said(capsys, passed, words):
+    evaluation = SimpleNamespace(passed_although_damaged=lambda: passed)
+    with pytest.raises(SystemExit) if passed else nullcontext():
+        cli._say_control(evaluation)
+    assert capsys.readouterr().err == f"the fusions were damaged on purpose: {words}\n"
