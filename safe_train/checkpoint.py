@@ -157,6 +157,8 @@ def latest_checkpoint(run: Path) -> Checkpoint:
             damaged = damaged or error
         else:
             return checkpoint
+    if not run.is_dir():
+        raise InputError(run, "a run folder", "no such folder", "name one of runs/")
     if damaged is None:
         way_out = "start it again: it ended before its first checkpoint"
         raise InputError(run, "a run folder with a checkpoint", "none", way_out)

@@ -76,7 +76,7 @@ def check_folder(folder: str, what: str, *, with_weights: bool = True) -> None:
             raise InputError(path, f"a folder with the config.json of {what}", "none", "point to the model's folder")
         if with_weights and not any(path.glob("*.safetensors")):
             raise InputError(path, "*.safetensors weights", "none", "copy the weights there, converted to safetensors")
-    elif path.is_absolute() or folder.startswith((".", "~")):
+    elif path.is_absolute() or folder.startswith((".", "~")) or len(path.parts) > 2:  # ids are owner/name at most
         raise InputError(folder, f"the folder of {what}", "no such folder", "correct the path, or give a hub id")
     if with_weights and (index := _index_of(folder)) is not None:
         _check_index(index)

@@ -237,3 +237,10 @@ def test_code_from_a_models_folder_is_not_run(llava, tmp_path):
     path.write_text(json.dumps(config))
     refused(load_base, str(tmp_path))
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("source", ["path/to/llava", "/none", "./none", "~/none", "a/b/c/d"])
+def test_what_reads_as_a_path_and_is_not_there_is_no_hub_id(source):
+    """It is not asked for in the hub, whose answer would be about the form of ids."""
+    with pytest.raises(InputError, match=r"expected the folder of the vision-language model, got no such folder"):
+        load_base(source)

@@ -200,3 +200,8 @@ def test_a_kill_at_any_operation_leaves_a_whole_checkpoint(crashed, case, steps,
     found = [step for step, _, _ in moments]
     assert [step for index, step in enumerate(found) if index == 0 or step != found[index - 1]] == steps
     assert all(names == left for _, _, names in moments)
+
+
+def test_a_run_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InputError, match="expected a run folder, got no such folder"):
+        latest_checkpoint(tmp_path / "none")
