@@ -174,5 +174,6 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, configure, p
     (checkpoint.folder / "retention.safetensors").unlink()
     with pytest.raises(InputError, match="a checkpoint of this configuration"):
         prepare(configure(variant="full_retention")).resume(checkpoint, tmp_path)
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="a run folder with a checkpoint"):
         latest_checkpoint(tmp_path / "nothing")
