@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from bench.gpu.sources import ROOT
 
 FILE = "results.json"
 _VERSION = 1
@@ -51,7 +56,7 @@ class Results:
         document = {"version": _VERSION, "rehearsal": self.rehearsal, "steps": self.steps}
         partial = self.path.with_name(f".{FILE}.partial")
         with partial.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, default=str)
+            file.write(without_places(json.dumps(document, indent=1, default=str)))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.path)
@@ -60,6 +65,21 @@ class Results:
         """Whether a step has passed with the sources of this digest."""
         found = self.steps.get(name)
         return found is not None and found["state"] == "passed" and found["digest"] == digest
+
+
+def without_places(text: str) -> str:
+    """What programs printed, with names in place of this machine's folders: results are published."""
+    places = {
+        sys.prefix: "<environment>",
+        sys.base_prefix: "<python>",
+        str(ROOT): "<checkout>",
+        str(Path.home()): "<home>",
+        tempfile.gettempdir(): "<temporary>",
+    }
+    for place in sorted(places, key=len, reverse=True):  # one may lie in another
+        if place not in ("/", "/usr"):  # which are everybody's
+            text = re.sub(rf"{re.escape(place)}(?![\w.-])", places[place], text)
+    return text
 
 
 def read_results(folder: Path) -> dict[str, Any]:
