@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from safe_train.config import OptimizationSettings
 from safe_train.errors import InputError, nearest
+from safe_train.training.settings import OptimizationSettings
 
 Settings = dict[str, str]
 """Dotted settings and their values as text, as ``safe-train --set`` takes them."""
@@ -139,8 +139,8 @@ def regime_settings(name: str) -> Settings:
     known = REGIMES | CANDIDATES
     if name not in known:
         hint = nearest(name, known)
-        way_out = f"did you mean {hint!r}?" if hint else "name one of them"
-        raise InputError("--regime", f"one of {', '.join(known)}", repr(name), way_out)
+        hint = f"did you mean {hint!r}?" if hint else "name one of them"
+        raise InputError("--regime", f"one of {', '.join(known)}", repr(name), hint)
     return known[name]
 
 
@@ -184,8 +184,8 @@ def at_rate(arm: str, settings: Settings, rates: Mapping[str, float]) -> Setting
         return settings
     rate = rates.get(arm, rates.get(settings["variant"]))
     if rate is None:
-        way_out = "tune it, or leave the arm out"
-        raise InputError("--rates", f"a learning rate of {arm!r} or {settings['variant']!r}", "none", way_out)
+        hint = "tune it, or leave the arm out"
+        raise InputError("--rates", f"a learning rate of {arm!r} or {settings['variant']!r}", "none", hint)
     return settings | rate_settings(rate)
 
 

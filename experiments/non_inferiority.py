@@ -21,12 +21,12 @@ from typing import Any
 
 from experiments.ablation import CONDITIONS, machine
 from experiments.runs import require_finished
-from safe_train.config import DataSettings
+from safe_train.cli.errors import one_line_errors
+from safe_train.data.settings import DataSettings
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
-from safe_train.evaluation.key import versions
-from safe_train.files import json_text, write_text
-from safe_train.summary import RunSummary, read_summary
-from safe_train.usage import one_line_errors
+from safe_train.evaluation.fingerprint import versions
+from safe_train.io.files import json_text, write_text
+from safe_train.report.summary import RunSummary, read_summary
 
 QUESTIONS = 10_000
 CONTRADICTED = 40_000

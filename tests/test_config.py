@@ -12,7 +12,7 @@ from pydantic import ValidationError
 import safe_train
 from safe_train.config import StageAConfig, build_config, describe_settings, known_keys, read_config_file
 from safe_train.errors import InputError
-from safe_train.run import read_config
+from safe_train.runs.layout import read_config
 
 PACKAGE = Path(safe_train.__file__).parent
 

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from configs.retention_variants import OVERFITTING_VARIANTS
-from safe_train.config import StageAConfig, TextSource, build_config
+from safe_train.config import StageAConfig, build_config
+from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
+from safe_train.data.settings import TextSource
 
 COMPANIONS = 100
 """Rows of the kind that a validation source is not about: without them the closing table could not be read."""

@@ -2,10 +2,10 @@
 
 import pytest
 
-from configs.retention_variants import OVERFITTING_VARIANTS
 from experiments.overfitting.run_overfitting import build_parser, configure
 from experiments.overfitting.settings import VAL_SOURCES, evaluation_limits, with_epochs
 from safe_train.config import StageAConfig
+from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
 from safe_train.errors import InputError
 
 FLAGS = (

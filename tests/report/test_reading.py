@@ -10,7 +10,7 @@ import pytest
 
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
-from safe_train.plain import from_plain
+from safe_train.io.records import from_plain
 from safe_train.report import read_runs
 from safe_train.report.grouping import group_runs
 from safe_train.report.runs import fullest

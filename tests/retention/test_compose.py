@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
-from safe_train.config import RetentionSettings
-from safe_train.parallel import Processes
+from safe_train.configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
+from safe_train.distributed.processes import Processes
 from safe_train.retention import (
     Distillation,
     ElasticWeightConsolidation,
@@ -16,8 +15,9 @@ from safe_train.retention import (
     RetentionStack,
     build_mechanisms,
 )
-from safe_train.retention.compose import effective_retention, resolved_variant
 from safe_train.retention.replay import Replay
+from safe_train.retention.settings import RetentionSettings
+from safe_train.retention.stack import effective_retention, resolved_variant
 from tests.retention.toy import ToyModel
 
 # Weights whose products tell which factors are in them.
@@ -122,7 +122,7 @@ def test_a_setting_of_the_run_replaces_the_variants(field):
 
 def test_seed_and_processes_reach_the_mechanisms():
     processes = Processes()
-    _, stack = build(RetentionSettings(), seed=23, processes=processes)
+    _, stack = build(RetentionSettings(), seed=23, collectives=processes)
     assert [m.seed for m in stack.mechanisms if isinstance(m, ElasticWeightConsolidation)] == [23]
     assert all(m.processes is processes for m in stack.mechanisms)
     assert stack.processes is processes
@@ -165,7 +165,7 @@ def test_every_hook_reaches_every_mechanism():
     calls: list[tuple[int, str]] = []
     hooks = {
         "before_step": (3, 18),
-        "after_audio_backward": (),
+        "after_task_backward": (),
         "after_retention_backward": (),
         "before_optimizer_step": (0.5,),
         "after_optimizer_step": (),
@@ -182,5 +182,5 @@ def test_every_hook_reaches_every_mechanism():
         getattr(stack, name)(*arguments)
     assert calls == [(number, name) for name in hooks for number in range(len(stack.mechanisms))]
     for wanted in (False, True):
-        stack.observe(wanted)
-        assert {mechanism.observed for mechanism in stack.mechanisms} == {wanted}
+        stack.record_metrics(wanted)
+        assert {mechanism.records_metrics for mechanism in stack.mechanisms} == {wanted}

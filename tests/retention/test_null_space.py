@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from configs.retention_variants import get_variant_config
 from safe_kernels import Basis, FrequentDirections
-from safe_train.config import RetentionSettings
+from safe_train.configs.retention_variants import get_variant_config
 from safe_train.retention import Distillation, NullSpaceProjection, RetentionStack, build_mechanisms, subspace
-from safe_train.retention.compose import effective_retention
+from safe_train.retention.settings import RetentionSettings
+from safe_train.retention.stack import effective_retention
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
 from tests.retention.toy import ToyModel, per_row_gradients
 from tests.tolerances import LEAKAGE, SUBSPACE, relative_error
@@ -32,7 +32,7 @@ def step(model, optimizer, stack, number, *, retain=True, clip=1.0, micro_batche
     optimizer.zero_grad()
     for part in range(micro_batches):
         (model.audio_loss(number * micro_batches + part) / micro_batches).backward()
-    stack.after_audio_backward()
+    stack.after_task_backward()
     if retain:
         stack.loss(model.batch(3000 + number)).backward()
     stack.after_retention_backward()

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from configs import retention_variants
-from configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
 from safe_train import config as config_module
-from safe_train import stage_a as stage_a_module
+from safe_train.configs import retention_variants
+from safe_train.configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
 from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
+from safe_train.training import trainer as stage_a_module
 from tests.tolerances import relative_error
 
 FULL = RETENTION_VARIANTS["full_retention"]
@@ -52,7 +52,7 @@ def test_order_and_initialization_are_the_same_for_every_variant(configure, prep
         stage = prepare(configure(variant=variant))
         rows = (
             [stage.stream.audio_batch(n, 4) for n in range(20)],
-            [stage.stream.protected_batch(n, 4) for n in range(20)],
+            [stage.stream.retention_batch(n, 4) for n in range(20)],
         )
         drawn.append((rows, {name: p.detach().clone() for name, p in stage.model.trainable_parameters().items()}))
     for rows, parameters in drawn[1:]:
@@ -155,7 +155,7 @@ def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
     silence = stage.encoder.features.get([None])[0].values
     assert torch.equal(batch.features[0].values, silence.expand_as(batch.features[0].values))
     stream = prepare(configure(data__silence_share=0.3)).stream
-    rows = [row for number in range(50) for row in stream.protected_batch(number, 4)]
+    rows = [row for number in range(50) for row in stream.retention_batch(number, 4)]
     assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4
 
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import list_checkpoints
 from safe_train.cli import train
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
+from safe_train.runs.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 24, 3

@@ -8,9 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from safe_train.checkpoint import latest_checkpoint
 from safe_train.cli import safe
 from safe_train.errors import InputError
+from safe_train.runs.checkpoint import latest_checkpoint
 
 FULL = Path("/dev/full")  # takes nothing: every write fails as on a full disk
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from safe_train.checkpoint import latest_checkpoint
+from safe_train.runs.checkpoint import latest_checkpoint
 from tests.survival.crash import equal, state_of
 
 STEPS = 8

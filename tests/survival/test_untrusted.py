@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from safe_train.cli import safe
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
 
 FOLDERS = {"base": weights.base_folder, "audio encoder": weights.audio_encoder_folder}
 LOADERS = {"base": load_base, "audio encoder": load_audio_encoder}
