@@ -216,7 +216,7 @@ def configuration_13b(data: Path, folder: Path, **changes: Any) -> StageAConfig:
         "model__fusion_layers": 5,
         "model__fusion_dim": 1024,
         "model__projector_hidden": 2048,
-        "retention__fisher_at": 0.25,
+        "retention__fisher_start_ratio": 0.25,
         "retention__fisher_samples": 256,
         "retention__null_space_min_samples": SAMPLES,
     }

@@ -36,9 +36,9 @@ def configuration(data: Path, **settings: Any) -> StageAConfig:
     defaults = {
         "device": "cpu",
         "data.root": data,
-        "data.silence_share": 0,
+        "data.silence_prob": 0,
         "optimization.max_steps": 400,
-        "retention.fisher_at": 0.0025,
+        "retention.fisher_start_ratio": 0.0025,
         "retention.fisher_samples": 8,
         "retention.null_space_min_samples": 8,
     }

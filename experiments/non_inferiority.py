@@ -32,7 +32,7 @@ QUESTIONS = 10_000
 CONTRADICTED = 40_000
 """Questions of which those that have a contradicting clip are asked."""
 
-_DEFAULT_SHARE = f"{DataSettings().silence_share:g}"
+_DEFAULT_SHARE = f"{DataSettings().silence_prob:g}"
 
 Figures = dict[str, Any]
 
@@ -49,7 +49,7 @@ def run_all(share: str, seeds: Sequence[int], questions: int, contradicted: int,
     """
     settings = {
         "data.root": str(embedded_data_root(DatasetSizes(val_questions=questions))),
-        "data.silence_share": share,
+        "data.silence_prob": share,
         "evaluation.max_vl": str(questions),
         "evaluation.max_text": str(questions),
         "evaluation.conditions": json.dumps(CONDITIONS),
@@ -120,7 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "run":
         questions = arguments.questions, arguments.contradicted
-        run_all(arguments.silence_share, arguments.seeds, *questions, arguments.output_root)
+        run_all(arguments.silence_prob, arguments.seeds, *questions, arguments.output_root)
         return
     runs_by_share = read_all(arguments.root)
     require_finished(runs_by_share, arguments.root)
@@ -138,7 +138,7 @@ def main() -> None:
             "question": "full_retention against the base",
             "versions": versions(),
             "units": "points",
-            "silence_share": by_share,
+            "silence_prob": by_share,
             "text_only": of_text,
         }
         write_text(arguments.json, json_text(content))

@@ -107,9 +107,9 @@ def build_config(
     Raises:
         InputError: a key is unknown (the nearest known one is named) or a value does not fit.
     """
-    merged = deepcopy(dict(values))
+    merged = current_settings(values, where)
     for dotted, value in ({key: _parse_value(key, text) for key, text in assignments.items()} | dict(options)).items():
-        *sections, key = dotted.split(".")
+        *sections, key = current_name(dotted).split(".")
         target: Any = merged
         for section in sections:
             target = target.setdefault(section, {})
@@ -121,6 +121,34 @@ def build_config(
         return StageAConfig.model_validate(merged)
     except ValidationError as error:
         raise _as_input_error(error, where) from error
+
+
+def current_settings(values: Mapping[str, Any], where: str = "configuration") -> dict[str, Any]:
+    """Nested settings by today's names, whichever version wrote them; a copy.
+
+    Raises:
+        InputError: a setting is given by its name and by an earlier one.
+    """
+    settings = deepcopy(dict(values))
+    for name, section in _sections(StageAConfig):
+        if isinstance(given := settings.get(name), Mapping):
+            try:
+                settings[name] = section.renamed(given)
+            except ValueError as error:
+                raise InputError(f"{where}: {name}", str(error), "both", "leave the earlier one out") from error
+    return settings
+
+
+def current_name(dotted: str) -> str:
+    """Today's name of a dotted setting."""
+    section, _, key = dotted.rpartition(".")
+    owner = dict(_sections(StageAConfig)).get(section)
+    return dotted if owner is None else f"{section}.{owner.earlier_names.get(key, key)}"
+
+
+def _sections(config: type[Section]) -> list[tuple[str, type[Section]]]:
+    annotations = ((name, field.annotation) for name, field in config.model_fields.items())
+    return [(name, kind) for name, kind in annotations if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def run_settings(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +209,7 @@ def _parse_value(key: str, text: str) -> Any:
 def _types_of(key: str) -> tuple[Any, ...]:
     """The types that a dotted setting may have; none if there is no such setting."""
     section: type[BaseModel] = StageAConfig
-    *sections, last = key.split(".")
+    *sections, last = current_name(key).split(".")
     for name in sections:
         annotation = section.model_fields[name].annotation if name in section.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

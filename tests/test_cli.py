@@ -21,7 +21,7 @@ from safe_train.embedded import weights
 ROOT = Path(__file__).parents[1]
 TINY_RUN = (
     "--variant", "no_retention", "--max-steps", "2", "--set", "evaluation.max_vl=4", "--set", "evaluation.max_audio=4",
-    "--set", "optimization.audio_batch_size=40", "--set", "data.image_share=1",
+    "--set", "optimization.audio_batch_size=40", "--set", "data.image_prob=1",
 )  # fmt: skip
 
 

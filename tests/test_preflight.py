@@ -117,7 +117,7 @@ def test_a_request_to_stop_is_heard_among_many_files(tmp_path):
 
 def test_of_a_million_rows_those_are_looked_at_that_training_takes_first():
     audio, vl = ([Example(f"{kind}{k}", "?", ("a",)) for k in range(1_000_000)] for kind in ("audio", "vl"))
-    stream = ExampleSampler(audio, vl, seed=0, image_share=0.0)
+    stream = ExampleSampler(audio, vl, seed=0, image_prob=0.0)
     first = [row.row_id for row in stream.first_rows(MOST_TRAINED)]
     assert len(first) == 2 * MOST_TRAINED
     assert [row.row_id for number in range(2) for row in stream.audio_batch(number, 8)] == first[:16]
@@ -125,7 +125,7 @@ def test_of_a_million_rows_those_are_looked_at_that_training_takes_first():
 
 
 def test_of_fewer_all_are():
-    stream = ExampleSampler([Example("a", "?", ("a",))] * 3, [Example("b", "?", ("a",))] * 5, seed=0, image_share=0.0)
+    stream = ExampleSampler([Example("a", "?", ("a",))] * 3, [Example("b", "?", ("a",))] * 5, seed=0, image_prob=0.0)
     assert Counter(row.row_id for row in stream.first_rows(MOST_TRAINED)) == {"a": 3, "b": 5}
 
 

@@ -20,8 +20,8 @@ AUDIO = [Example(f"a{k}", "what do you hear?", (f"sound {k}",), audio=Path(f"{k}
 VL = [Example(f"v{k}", "what?", (str(k),), image=Path(f"{k}.png"), kind="count", cluster=str(k // 2)) for k in range(7)]
 
 
-def stream(seed=3, image_share=0.5, audio=AUDIO, vl=VL, **settings):
-    return ExampleSampler(audio, vl, seed=seed, image_share=image_share, **settings)
+def stream(seed=3, image_prob=0.5, audio=AUDIO, vl=VL, **settings):
+    return ExampleSampler(audio, vl, seed=seed, image_prob=image_prob, **settings)
 
 
 def ids(rows):
@@ -77,7 +77,7 @@ def test_every_clip_is_lent_to_vl_rows_sooner_or_later():
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_audio_rows_show_an_image_as_often_as_asked(share):
-    rows = [row for n in range(200) for row in stream(image_share=share).audio_batch(n, 10)]
+    rows = [row for n in range(200) for row in stream(image_prob=share).audio_batch(n, 10)]
     shown = sum(row.image is not None for row in rows)
     # Four standard deviations of a binomial count.
     assert abs(shown - share * len(rows)) <= 4 * (len(rows) * share * (1 - share)) ** 0.5
@@ -86,11 +86,11 @@ def test_audio_rows_show_an_image_as_often_as_asked(share):
 
 def test_an_audio_row_with_an_image_of_its_own_keeps_it():
     own = [Example("a", "what?", ("x",), image=Path("own.png"), audio=Path("own.wav"))]
-    assert all(row.image == Path("own.png") for row in stream(image_share=1.0, audio=own).audio_batch(0, 5))
+    assert all(row.image == Path("own.png") for row in stream(image_prob=1.0, audio=own).audio_batch(0, 5))
 
 
 def test_the_share_of_images_does_not_change_the_order_of_the_clips():
-    assert ids(stream(image_share=0.0).audio_batch(4, 9)) == ids(stream(image_share=1.0).audio_batch(4, 9))
+    assert ids(stream(image_prob=0.0).audio_batch(4, 9)) == ids(stream(image_prob=1.0).audio_batch(4, 9))
 
 
 def heard(protected, number=60, **settings):
@@ -148,10 +148,10 @@ def before_text_rows(seed, number, size):
 @given(seed=st.integers(0, 2**31), number=st.integers(0, 20), size=st.integers(1, 20))
 def test_without_text_rows_every_draw_is_what_it_was(seed, number, size):
     silent = RetentionAudio(silence=0.3)
-    for settings in ({"text_share": 0.5}, {"text": TEXT, "text_share": 0.0}):
+    for settings in ({"text_ratio": 0.5}, {"text": TEXT, "text_ratio": 0.0}):
         batch = stream(seed, retention_audio=silent, **settings).retention_batch(number, size)
         assert [(row.row_id, row.audio) for row in batch] == before_text_rows(seed, number, size)
-    with_text = stream(seed, retention_audio=silent, text=TEXT, text_share=0.5)
+    with_text = stream(seed, retention_audio=silent, text=TEXT, text_ratio=0.5)
     assert with_text.audio_batch(number, size) == stream(seed).audio_batch(number, size)
 
 
@@ -160,7 +160,7 @@ def test_without_text_rows_every_draw_is_what_it_was(seed, number, size):
 )
 def test_so_many_rows_of_a_batch_are_text_only(size, share, each):
     for number in range(10):
-        batch = stream(text=TEXT, text_share=share).retention_batch(number, size)
+        batch = stream(text=TEXT, text_ratio=share).retention_batch(number, size)
         kinds = [row.image is None for row in batch]
         assert (sum(kinds), len(batch)) == (each, size)
         assert kinds == sorted(kinds)  # VL rows come first
@@ -168,7 +168,7 @@ def test_so_many_rows_of_a_batch_are_text_only(size, share, each):
 
 @given(size=st.integers(1, 7), share=st.floats(0, 1), count=st.integers(1, 40))
 def test_small_batches_have_their_share_of_text_rows_in_the_long_run(size, share, count):
-    used = stream(text=TEXT, text_share=share)
+    used = stream(text=TEXT, text_ratio=share)
     batches = [used.retention_batch(number, size) for number in range(count)]
     assert all(len(batch) == size for batch in batches)
     text = [row.row_id for batch in batches for row in batch if row.image is None]
@@ -181,12 +181,12 @@ def test_small_batches_have_their_share_of_text_rows_in_the_long_run(size, share
 
 def test_negative_control_rounding_each_batch_never_protects_a_text_row_of_small_batches():
     assert round(2 * 0.2) == 0
-    rows = [row for n in range(10) for row in stream(text=TEXT, text_share=0.2).retention_batch(n, 2)]
+    rows = [row for n in range(10) for row in stream(text=TEXT, text_ratio=0.2).retention_batch(n, 2)]
     assert sum(row.image is None for row in rows) == 4
 
 
 def test_two_micro_batches_are_the_rows_of_one_batch_with_text_rows_too():
-    used = stream(text=TEXT, text_share=0.25)
+    used = stream(text=TEXT, text_ratio=0.25)
     for number in range(6):
         whole = ids(used.retention_batch(number, 8))
         assert sorted(ids(used.retention_batch(2 * number, 4)) + ids(used.retention_batch(2 * number + 1, 4))) == (
@@ -196,7 +196,7 @@ def test_two_micro_batches_are_the_rows_of_one_batch_with_text_rows_too():
 
 def test_text_rows_hear_what_vl_rows_hear():
     protected = RetentionAudio(silence=0.2, loud=0.2, noise=0.2)
-    used = stream(text=TEXT, text_share=0.5, retention_audio=protected)
+    used = stream(text=TEXT, text_ratio=0.5, retention_audio=protected)
     heard_by_text = [row.audio for n in range(100) for row in used.retention_batch(n, 10) if row.image is None]
     for kind in (type(None), Amplified, WhiteNoise):
         share = sum(isinstance(audio, kind) for audio in heard_by_text) / len(heard_by_text)

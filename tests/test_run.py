@@ -74,7 +74,7 @@ def train_arguments(data, root, *settings):
 def finished(small_data, tmp_path_factory):
     """A run of full_retention with an evaluation half way, and what it printed."""
     root = tmp_path_factory.mktemp("runs")
-    settings = ("optimization.max_steps=6", "log_every=2", "checkpoint_every=4", "evaluation.every=3")
+    settings = ("optimization.max_steps=6", "log_every=2", "checkpoint_every=4", "evaluation.eval_steps=3")
     result = invoke(*train_arguments(small_data, root, *settings))
     (folder,) = root.iterdir()
     return folder, result
@@ -311,7 +311,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     config = json.loads((copied / "config.json").read_text())
     for section, names in {
         "evaluation": ("max_text", "gate", "audio_metric"),
-        "data": ("train_text_source", "val_text_source", "max_train_text", "text_share", "gains_db"),
+        "data": ("train_text_source", "val_text_source", "max_train_text", "text_ratio", "gains_db"),
         "model": ("audio_level_db",),
     }.items():
         for name in names:

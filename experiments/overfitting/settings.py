@@ -72,10 +72,10 @@ def stage_a_config(given: argparse.Namespace, seed: int, *, pack_root: str | Non
             "val_vl_source": source.vl,
             "train_text_source": given.text_source,
             "val_text_source": given.text_source,
-            "text_share": given.text_share,
+            "text_ratio": given.text_ratio,
             "pack_root": pack_root,
             "max_train_audio": given.subset_size,
-            "silence_share": 0.0,  # protected rows hear clips alone, as they always did in this ablation
+            "silence_prob": 0.0,  # protected rows hear clips alone, as they always did in this ablation
             "num_workers": given.num_workers,
         },
         "optimization": {

@@ -117,7 +117,7 @@ class ExampleSampler:
     """Batches of training rows as a pure function of seed and batch number, so that resuming needs no state.
 
     Every epoch is a new permutation. Audio rows without an image get an unrelated one with probability
-    ``image_share`` and, with ``shuffle_audio``, another row's clip; protected rows hear what ``retention_audio`` says.
+    ``image_prob`` and, with ``shuffle_audio``, another row's clip; protected rows hear what ``retention_audio`` says.
     With ``gains_db``, every clip that is not altered yet is played at its own level or at one of these gains, each as
     often as the others.
     """
@@ -129,15 +129,15 @@ class ExampleSampler:
         text: Sequence[Example] = (),
         *,
         seed: int,
-        image_share: float,
-        text_share: float = 0.5,
+        image_prob: float,
+        text_ratio: float = 0.5,
         retention_audio: RetentionAudio = RetentionAudio(),
         gains_db: Sequence[float] = (),
         shuffle_audio: bool = False,
     ) -> None:
         self.audio, self.vl, self.text = list(audio), list(vl), list(text)
-        self.seed, self.image_share, self.retention_audio = seed, image_share, retention_audio
-        self.text_share = text_share if self.text else 0.0
+        self.seed, self.image_prob, self.retention_audio = seed, image_prob, retention_audio
+        self.text_ratio = text_ratio if self.text else 0.0
         self.gains_db = (0.0, *gains_db)
         if shuffle_audio:
             order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.audio))
@@ -152,7 +152,7 @@ class ExampleSampler:
         """The ``number``-th batch of audio rows."""
         rows = self._take(self.audio, _AUDIO_ORDER, number * size, size)
         rng = np.random.default_rng([self.seed, _IMAGES, number])
-        show = rng.random(size) < self.image_share
+        show = rng.random(size) < self.image_prob
         lent = rng.integers(len(self.vl), size=size)
         rows = [
             replace(row, image=self.vl[other].image) if shown and row.image is None else row
@@ -163,7 +163,7 @@ class ExampleSampler:
     def retention_batch(self, number: int, size: int) -> list[Example]:
         """The ``number``-th batch of protected rows with what they hear; none stands for silence.
 
-        Of all protected rows up to a batch's end, ``text_share`` are text-only, rounded to a whole row, so that a
+        Of all protected rows up to a batch's end, ``text_ratio`` are text-only, rounded to a whole row, so that a
         batch too small for one has one now and then. VL rows come first.
         """
         text_start, text_end = self._text_rows_before(number * size), self._text_rows_before((number + 1) * size)
@@ -181,7 +181,7 @@ class ExampleSampler:
 
     def _text_rows_before(self, position: int) -> int:
         """How many of the first so many protected rows are text-only."""
-        return math.floor(position * self.text_share + 0.5)
+        return math.floor(position * self.text_ratio + 0.5)
 
     def _amplified(self, rows: list[Example], stream: int, number: int) -> list[Example]:
         if len(self.gains_db) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,14 @@ TextSource = Literal["auto", "text", "pack", "embedded", "none"]
 
 class DataSettings(Section):
     """Where the rows come from and how they are mixed."""
+
+    earlier_names: ClassVar = {
+        "image_share": "image_prob",
+        "loud_share": "loud_prob",
+        "noise_share": "noise_prob",
+        "silence_share": "silence_prob",
+        "text_share": "text_ratio",
+    }
 
     root: str = EMBEDDED_DATA
     """Folder with ``audiocaps/``, ``vqa/`` and, for text alone, ``text/``; ``embedded`` makes the procedural data."""
@@ -44,18 +52,18 @@ class DataSettings(Section):
     """VL rows used for retention, drawn by the seed; None for all."""
     max_train_text: int | None = Field(default=None, ge=1)
     """Text-only rows used for retention, drawn by the seed; None for all."""
-    text_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    text_ratio: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
     document_tokens: int = Field(default=8, ge=1)
     """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
     would outweigh the answers, which have two or three."""
-    image_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    image_prob: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of audio rows that also show an unrelated image."""
-    silence_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    silence_prob: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of protected rows that hear silence instead of an unrelated clip; without any, some seeds lose there."""
-    loud_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    loud_prob: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of protected rows whose unrelated clip is 20 dB louder."""
-    noise_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    noise_prob: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of protected rows that hear white noise instead of an unrelated clip."""
     gains_db: tuple[float, ...] = ()
     """Gains in dB of which one is drawn for the clip of each training row, so that loud clips are heard; 0 is drawn as
@@ -75,9 +83,9 @@ class DataSettings(Section):
     """Memory for audio features in GiB, and as much for teacher states; what does not fit is computed or read again."""
 
     @model_validator(mode="after")
-    def _shares_are_of_one_whole(self) -> DataSettings:
-        if self.silence_share + self.loud_share + self.noise_share > 1.0:
-            raise ValueError("silence_share + loud_share + noise_share must be at most 1")
+    def _probabilities_sum_to_one_at_most(self) -> DataSettings:
+        if self.silence_prob + self.loud_prob + self.noise_prob > 1.0:
+            raise ValueError("silence_prob + loud_prob + noise_prob must be at most 1")
         return self
 
     @model_validator(mode="after")

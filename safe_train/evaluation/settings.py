@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,9 @@ from safe_train.settings import Section
 class EvaluationSettings(Section):
     """What is measured, and when."""
 
-    every: int = Field(default=0, ge=0)
+    earlier_names: ClassVar = {"every": "eval_steps"}
+
+    eval_steps: int = Field(default=0, ge=0)
     """Steps between two evaluations on every tenth row; 0 evaluates at the end only."""
     max_vl: int | None = Field(default=None, ge=1)
     """VL rows of the validation split; None for all."""

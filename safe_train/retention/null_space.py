@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _TINY = 1e-30
 
-Projected = Literal["audio_gradient", "total_gradient", "audio_update", "update"]
+Projected = Literal["task_gradient", "total_gradient", "task_update", "update"]
 
 
 class NullSpaceProjection(Mechanism):
@@ -28,10 +28,10 @@ class NullSpaceProjection(Mechanism):
 
     What is projected is a choice of its own:
 
-    - ``audio_gradient``: the audio loss's gradient, before the retention losses add theirs.
+    - ``task_gradient``: the audio loss's gradient, before the retention losses add theirs.
     - ``total_gradient``: the gradient of the total loss. It takes the retention losses' pull away as well.
     - ``update``: what the optimizer did, ``theta_new - theta_old``, weight decay included.
-    - ``audio_update``: the part of the update that stems from the audio loss (see ``TaskUpdate``).
+    - ``task_update``: the part of the update that stems from the audio loss (see ``TaskUpdate``).
 
     After a projected *gradient*, AdamW's step still enters U, since the division by sqrt(v) turns directions; the two
     projections of the update do not. One-sided projection removes only what raises the protected loss.
@@ -53,7 +53,7 @@ class NullSpaceProjection(Mechanism):
         min_samples: int,
         refresh_interval: int,
         subspace: Literal["gradient", "activation"] = "gradient",
-        projects: Projected = "audio_update",
+        projects: Projected = "task_update",
         one_sided: bool = True,
         energy: float | None = None,
         memory: int | None = None,
@@ -64,12 +64,12 @@ class NullSpaceProjection(Mechanism):
         ``memory`` is in bytes, for the captures of the gradient subspace (see ``gradient_subspace``).
 
         Raises:
-            ValueError: one-sided projection of an activation subspace, whose vectors carry no sign; or ``audio_update``
+            ValueError: one-sided projection of an activation subspace, whose vectors carry no sign; or ``task_update``
                 with another optimizer than AdamW.
         """
         if one_sided and subspace == "activation":
             raise ValueError("one_sided: expected the gradient subspace, got activation, whose vectors carry no sign")
-        if projects == "audio_update":
+        if projects == "task_update":
             _check_adamw(optimizer)
         self.model, self.linears, self.batches, self.optimizer = model, dict(linears), batches, optimizer
         self.rank, self.min_samples, self.refresh_interval = rank, min_samples, refresh_interval
@@ -125,9 +125,9 @@ class NullSpaceProjection(Mechanism):
     def after_task_backward(self) -> None:
         """Projects the audio loss's gradient, or sets it aside for the split of the update."""
         gradients = [gradient_of(parameter) for parameter in self._parameters]
-        if self.projects == "audio_gradient":
+        if self.projects == "task_gradient":
             self._project_gradients(gradients)
-        elif self.projects == "audio_update":
+        elif self.projects == "task_update":
             self._share.take_gradients(gradients)
 
     def after_retention_backward(self) -> None:
@@ -138,7 +138,7 @@ class NullSpaceProjection(Mechanism):
     @torch.no_grad()
     def before_optimizer_step(self, clip_coefficient: float) -> None:
         """Notes the weights, and brings the audio loss's first moment up to date."""
-        if self.projects == "audio_update":
+        if self.projects == "task_update":
             self._share.before_optimizer_step(clip_coefficient, wants_part=bool(self.bases))
         elif self.projects == "update" and self.bases:
             self._before = list(MULTI._foreach_mul(self._protected(self._parameters), 1.0))  # a copy, in one operation
@@ -146,7 +146,7 @@ class NullSpaceProjection(Mechanism):
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
         """Projects the update, or the audio loss's part of it."""
-        if not self.bases or self.projects not in ("update", "audio_update"):
+        if not self.bases or self.projects not in ("update", "task_update"):
             return
         parameters = self._protected(self._parameters)
         if self.projects == "update":  # in the place of the weights
@@ -233,7 +233,7 @@ def _check_adamw(optimizer: torch.optim.Optimizer) -> None:
     )
     if not usable:
         raise ValueError(
-            "projects='audio_update': expected torch.optim.AdamW without amsgrad or maximize, "
+            "projects='task_update': expected torch.optim.AdamW without amsgrad or maximize, "
             f"got {type(optimizer).__name__}; choose projects='update'"
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from safe_train.settings import Section
 
 class RetentionSettings(Section):
     """How the mechanisms of the variant work; the weights themselves are the variant's."""
+
+    earlier_names: ClassVar = {"fisher_at": "fisher_start_ratio", "null_space_projects": "null_space_target"}
+    earlier_values: ClassVar = {"null_space_target": {"audio_gradient": "task_gradient", "audio_update": "task_update"}}
 
     retention_scale: float = Field(default=1.0, gt=0.0)
     """Factor on the variant's retention weight, for scales at which the registered weights are weak or strong."""
@@ -24,13 +27,13 @@ class RetentionSettings(Section):
     """VL rows that the Fisher diagonal is the mean of."""
     fisher_labels: Literal["true", "empirical"] = "true"
     """Labels drawn from the model, or those of the data."""
-    fisher_at: float = Field(default=0.25, ge=0.0, lt=1.0)
+    fisher_start_ratio: float = Field(default=0.25, ge=0.0, lt=1.0)
     """Share of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
     teacher_cache: bool = False
     """Compute the teacher's states of a protected row once, alone, and keep them; pays from the second epoch on."""
     null_space_subspace: Literal["gradient", "activation"] = "gradient"
     """Subspace of per-sample VL gradients, or of the layers' inputs on VL rows."""
-    null_space_projects: Literal["audio_gradient", "total_gradient", "audio_update", "update"] = "audio_update"
+    null_space_target: Literal["task_gradient", "total_gradient", "task_update", "update"] = "task_update"
     """What is kept out of the subspace: the audio loss's gradient or part of the update, or all of it."""
     null_space_one_sided: bool = True
     """Remove only what would raise the VL loss; needs the gradient subspace."""

@@ -74,7 +74,7 @@ def effective_retention(
         kl_coefficient=settings.retention_scale * variant.kl_coefficient,
         replay_coefficient=settings.retention_scale * variant.replay_coefficient,
         fisher_coefficient=settings.retention_scale * variant.fisher_coefficient,
-        fisher_step=round(settings.fisher_at * max_steps),
+        fisher_step=round(settings.fisher_start_ratio * max_steps),
         null_space_min_samples=min_samples,
         null_space_refresh_interval=refresh,
     )
@@ -135,7 +135,7 @@ def build_mechanisms(
                 min_samples=effective.null_space_min_samples,
                 refresh_interval=effective.null_space_refresh_interval,
                 subspace=settings.null_space_subspace,
-                projects=settings.null_space_projects,
+                projects=settings.null_space_target,
                 one_sided=settings.null_space_one_sided,
                 energy=settings.null_space_energy,
                 memory=None if settings.null_space_memory_gib is None else int(settings.null_space_memory_gib * 2**30),

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from safe_train.config import StageAConfig
+from safe_train.config import StageAConfig, current_settings
 from safe_train.errors import InputError
 from safe_train.io.files import flush, json_text, read_object
 from safe_train.model.safe_model import SafeModel
@@ -214,7 +214,7 @@ def require_settings(checkpoint: Checkpoint, config: StageAConfig, where: str | 
     stored = _read_state(checkpoint.folder).get(_SETTINGS)
     if not isinstance(stored, dict):
         return
-    now, then = (dict(_dotted(values)) for values in (config.model_dump(mode="json"), stored))
+    now, then = (dict(_dotted(values)) for values in (config.model_dump(mode="json"), current_settings(stored)))
     differing = [key for key in now if key in then and now[key] != then[key]]
     words = [f"{key} {json.dumps(now[key])} in place of {json.dumps(then[key])}" for key in differing]
     refused = [told for key, told in zip(differing, words, strict=True) if not key.startswith(_MAY_CHANGE)]

@@ -264,9 +264,9 @@ def build_sampler(rows: Rows, config: StageAConfig) -> ExampleSampler:
         rows.train_vl,
         rows.train_text,
         seed=config.seed,
-        image_share=config.data.image_share,
-        text_share=config.data.text_share,
-        retention_audio=RetentionAudio(config.data.silence_share, config.data.loud_share, config.data.noise_share),
+        image_prob=config.data.image_prob,
+        text_ratio=config.data.text_ratio,
+        retention_audio=RetentionAudio(config.data.silence_prob, config.data.loud_prob, config.data.noise_prob),
         gains_db=config.data.gains_db,
         shuffle_audio=config.data.shuffle_audio,
     )

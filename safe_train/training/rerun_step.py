@@ -72,9 +72,7 @@ def replay(folder: Path) -> RerunStep:
 def _stage(config: StageAConfig) -> StageATrainer:
     """The training of a run, without its rows."""
     model = attach(load_base_model(config), config)
-    return StageATrainer(
-        config, model, build_collator(model), ExampleSampler([], [], seed=config.seed, image_share=0.0)
-    )
+    return StageATrainer(config, model, build_collator(model), ExampleSampler([], [], seed=config.seed, image_prob=0.0))
 
 
 def _batches(folder: Path, kind: str, device: str) -> list[Batch]:

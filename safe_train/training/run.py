@@ -331,7 +331,7 @@ def _prepare(
 
     final = of_base(vl, text, store, observer.stage)
     parts = _subsample(vl), _subsample_text(text), _subsample_audio(audio)
-    midway = of_base(parts[0], parts[1], no_store, lambda _words: None) if settings.every else None
+    midway = of_base(parts[0], parts[1], no_store, lambda _words: None) if settings.eval_steps else None
     with processes.raise_on_any_rank():
         model = attach(base, config, encoders)
         encoder = build_collator(model, config.data)

@@ -61,7 +61,7 @@ class TrainingOutcome:
 
 def learning_rate_schedule(step: int, settings: OptimizationSettings) -> float:
     """Linear warm-up, then a half cosine down to zero at ``max_steps``."""
-    warmup = max(1, round(settings.warmup_share * settings.max_steps))
+    warmup = max(1, round(settings.warmup_ratio * settings.max_steps))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.max_steps - warmup)))
@@ -69,7 +69,7 @@ def learning_rate_schedule(step: int, settings: OptimizationSettings) -> float:
 
 def gate_schedule(step: int, settings: OptimizationSettings) -> float:
     """The gate during a step: opens linearly from 0 to 1 and stays there."""
-    warmup = round(settings.gate_warmup_share * settings.max_steps)
+    warmup = round(settings.gate_warmup_ratio * settings.max_steps)
     return 1.0 if step >= warmup else (step + 1) / (warmup + 1)
 
 
@@ -160,8 +160,8 @@ class StageATrainer:
         Args:
             run: the run's folder; made if it is not there.
             on_step: called after each step with its number and, at logged steps, the metrics (else an empty dict).
-            on_interval: called every ``evaluation.every`` steps; a ``StoppedError`` of it, in all processes, counts as
-                a request to stop, and the run goes on with this call.
+            on_interval: called every ``evaluation.eval_steps`` steps; a ``StoppedError`` of it, in all processes, counts
+                as a request to stop, and the run resumes with this call.
             should_stop: asked after each step; if true in any process, a checkpoint is written and training ends early.
 
         Raises:
@@ -207,7 +207,7 @@ class StageATrainer:
 
     def _ends_interval(self) -> bool:
         """Whether the last step is one after which there is an evaluation."""
-        every = self.config.evaluation.every
+        every = self.config.evaluation.eval_steps
         return every > 0 and self.step % every == 0 and 0 < self.step < self.config.optimization.max_steps
 
     def _step_or_dump(self, run: Path, *, measure: bool) -> dict[str, float]:
@@ -263,7 +263,7 @@ class StageATrainer:
         with self.processes.raise_on_any_rank():
             _require_finite(self.step + 1, losses)
         norm = losses["gradient_norm"]
-        self.stack.before_optimizer_step(min(1.0, settings.clip_norm / (norm + 1e-6)))
+        self.stack.before_optimizer_step(min(1.0, settings.max_grad_norm / (norm + 1e-6)))
         self.optimizer.step()
         self.stack.after_optimizer_step()
         self.step += 1
@@ -302,7 +302,7 @@ class StageATrainer:
         retention_loss = self._backward(protected, self._retention_loss) if protected else torch.zeros(())
         self.stack.after_retention_backward()
 
-        parameters, largest = self.model.trainable_parameters().values(), self.config.optimization.clip_norm
+        parameters, largest = self.model.trainable_parameters().values(), self.config.optimization.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
         return {
             "audio_loss": audio_loss.item(),
@@ -417,7 +417,9 @@ def build_optimizer(model: SafeModel, settings: OptimizationSettings) -> torch.o
         {"params": projectors, "lr": settings.lr_projector, "peak_lr": settings.lr_projector},
         {"params": adapters, "lr": settings.lr_adapter, "peak_lr": settings.lr_adapter},
     ]
-    return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(
+        groups, betas=(settings.adam_beta1, settings.adam_beta2), weight_decay=settings.weight_decay
+    )
 
 
 def _require_finite(step: int, values: dict[str, float]) -> None:

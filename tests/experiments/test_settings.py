@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_format():
         (["--text-source", "none"], "data.train_text_source", "none"),
         (["--text-source", "pack"], "data.val_text_source", "pack"),
         ([], "data.train_text_source", "auto"),
-        (["--text-share", 0.5], "data.text_share", 0.5),
+        (["--text-share", 0.5], "data.text_ratio", 0.5),
         ([], "evaluation.max_text", None),
         (["--text-val-size", 21], "evaluation.max_text", 21),
         (["--text-val-size", 21, "--max-eval-batches", 1], "evaluation.max_text", 16),

@@ -183,7 +183,7 @@ def share_inside(update, bases):
 
 
 def test_the_optimizers_step_stays_out_of_the_protected_subspace(tmp_path):
-    settings = RetentionSettings(null_space_min_samples=8, null_space_projects="update", null_space_one_sided=False)
+    settings = RetentionSettings(null_space_min_samples=8, null_space_target="update", null_space_one_sided=False)
     model = text_model(adapter=True)
     trainer = retentive(tmp_path, model, Retention(PROTECTED, NULL_SPACE_ALONE, settings=settings))
     updates = Updates(trained_linears(model))

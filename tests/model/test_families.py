@@ -253,14 +253,14 @@ def test_training_step(attach, untouched, rows, learning_rate):
     config = build_config(
         {},
         {
-            "variant": "soft_retention", "optimization.max_steps": "4", "optimization.gate_warmup_share": "0",
+            "variant": "soft_retention", "optimization.max_steps": "4", "optimization.gate_warmup_ratio": "0",
             "optimization.audio_batch_size": "5", "optimization.vl_batch_size": "3",
             "optimization.lr_projector": str(learning_rate), "optimization.lr_adapter": str(learning_rate),
-            "data.image_share": "0",
+            "data.image_prob": "0",
         },
     )  # fmt: skip
     protected = [row for row in rows if row.image is not None]
-    stream = ExampleSampler(rows, protected, seed=0, image_share=0.0)
+    stream = ExampleSampler(rows, protected, seed=0, image_prob=0.0)
     stage = StageATrainer(config, hearing.model, hearing.encoder, stream)
     batch = hearing.encoder.training_batch(rows)
     before = answer_loss(hearing.model, batch)

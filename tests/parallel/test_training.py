@@ -24,7 +24,7 @@ MORE = {
         "variant": "full_retention", "optimization.gradient_accumulation_steps": "2", "model.lora_rank": "2",
     },
     # Five rows a batch, of which two or three are text-only, in length buckets.
-    "text": {"variant": "full_retention", "data.text_share": "0.5", "data.length_buckets": "true"},
+    "text": {"variant": "full_retention", "data.text_ratio": "0.5", "data.length_buckets": "true"},
 }  # fmt: skip
 SEED_VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"]
 SHARDED = [*SEED_VARIANTS, "accumulated_lora"]

@@ -103,7 +103,7 @@ def test_negative_control_a_plan_of_another_batch_size_misses_the_memory(small_d
 
 def test_decoder_flops_are_two_a_weight_and_position(small_data):
     """Without retention: audio rows forward, and backward through the layers behind the first fusion."""
-    plan = plan_run(configuration(small_data, variant="no_retention", data__image_share=0))
+    plan = plan_run(configuration(small_data, variant="no_retention", data__image_prob=0))
     base = load_base_model(plan.config)
     layers = [sum(p.numel() for p in layer.parameters() if p.dim() == 2) for layer in base.decoder_layers]
     forward = 2 * plan.tokens.audio * sum(layers)
@@ -138,7 +138,7 @@ def test_text_only_rows_are_counted_and_traced(full, small_data, tmp_path):
         (tmp_path / "text" / f"{split}.json").write_text(json.dumps(entries))
     plain, with_text = (
         plan_run(
-            configuration(tmp_path, data__train_text_source=source, data__length_buckets=True, data__text_share=0.5)
+            configuration(tmp_path, data__train_text_source=source, data__length_buckets=True, data__text_ratio=0.5)
         )
         for source in ("none", "text")
     )

@@ -68,7 +68,7 @@ def test_the_scale_scales_the_gradient_of_every_loss_and_the_observed_values_not
         variant = dataclasses.replace(VARIANT, enable_null_space=False, **off)
         pulls = []
         for scale in (1.0, 4.0):
-            model, stack = build(RetentionSettings(retention_scale=scale, fisher_at=0.0), variant)
+            model, stack = build(RetentionSettings(retention_scale=scale, fisher_start_ratio=0.0), variant)
             stack.before_step(0, 0)
             model.first.weight.data.mul_(1.01)
             for parameter in model.parameters():
@@ -88,8 +88,8 @@ SETTINGS = [
     ({"fisher_trace": 17.0}, ElasticWeightConsolidation, "trace", 17.0),
     ({"fisher_samples": 18}, ElasticWeightConsolidation, "num_samples", 18),
     ({"fisher_labels": "empirical"}, ElasticWeightConsolidation, "labels", "empirical"),
-    ({"fisher_at": 0.4}, ElasticWeightConsolidation, "calibrate_at", 40),
-    ({"null_space_projects": "update"}, NullSpaceProjection, "projects", "update"),
+    ({"fisher_start_ratio": 0.4}, ElasticWeightConsolidation, "calibrate_at", 40),
+    ({"null_space_target": "update"}, NullSpaceProjection, "projects", "update"),
     ({"null_space_one_sided": False}, NullSpaceProjection, "one_sided", False),
     ({"null_space_subspace": "activation", "null_space_one_sided": False}, NullSpaceProjection, "subspace",
      "activation"),
@@ -124,8 +124,8 @@ def test_seed_and_processes_reach_the_mechanisms():
     processes = Processes()
     _, stack = build(RetentionSettings(), seed=23, collectives=processes)
     assert [m.seed for m in stack.mechanisms if isinstance(m, ElasticWeightConsolidation)] == [23]
-    assert all(m.processes is processes for m in stack.mechanisms)
-    assert stack.processes is processes
+    assert all(m.collectives is processes for m in stack.mechanisms)
+    assert stack.collectives is processes
 
 
 @pytest.mark.parametrize(

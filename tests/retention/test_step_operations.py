@@ -28,7 +28,7 @@ from tests.retention.test_null_space import build, stack_of, step
 from tests.retention.toy import ToyModel
 from tests.tolerances import relative_error
 
-PROJECTS = ["audio_gradient", "total_gradient", "audio_update", "update"]
+PROJECTS = ["task_gradient", "total_gradient", "task_update", "update"]
 WAITS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal, torch.ops.aten.is_nonzero}
 """Operators whose result the host needs before it can go on."""
 
@@ -303,7 +303,7 @@ def test_what_a_gradient_loses_points_along_the_negative_gradient() -> None:
 
 def test_a_step_that_nobody_observes_leaves_no_shares() -> None:
     linears = layers(2)
-    mechanism = projection(linears, "audio_update")
+    mechanism = projection(linears, "task_update")
     stack = RetentionStack(None, [mechanism])
     for wanted in (False, True, False):
         stack.record_metrics(wanted)
@@ -325,7 +325,7 @@ def test_observing_changes_no_bit(projects: str) -> None:
     assert torch.equal(*weights)
 
 
-COPIES = {"audio_update": 1.0, "update": 1.0, "audio_gradient": 0.0, "total_gradient": 0.0}
+COPIES = {"task_update": 1.0, "update": 1.0, "task_gradient": 0.0, "total_gradient": 0.0}
 """Of the trained parameters, held during a step beside the moments."""
 
 

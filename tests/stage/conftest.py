@@ -47,7 +47,7 @@ def configure(data_folder):
     def build(**settings) -> StageAConfig:
         defaults = {
             "data.root": data_folder, "optimization.max_steps": 8, "optimization.audio_batch_size": 4,
-            "optimization.vl_batch_size": 4, "optimization.gate_warmup_share": 0, "checkpoint_every": 4,
+            "optimization.vl_batch_size": 4, "optimization.gate_warmup_ratio": 0, "checkpoint_every": 4,
             "retention.fisher_samples": 8, "log_every": 1,
         }  # fmt: skip
         changes = {key.replace("__", "."): value for key, value in settings.items()}

@@ -28,7 +28,7 @@ def opened(stage):
 
 
 def test_a_step_protects_questions_about_images_questions_and_documents(text_folder, configure, prepare):
-    stage = prepare(configure(data__root=text_folder, data__text_share=0.5, optimization__vl_batch_size=16))
+    stage = prepare(configure(data__root=text_folder, data__text_ratio=0.5, optimization__vl_batch_size=16))
     rows = protected(stage)
     assert [row.image is None for row in rows] == [False] * 8 + [True] * 8
     assert {row.is_document for row in rows[8:]} == {True, False}
@@ -46,7 +46,7 @@ def test_protected_rows_with_and_without_an_image_apart_are_less_padding_and_the
         stage = opened(
             prepare(
                 configure(
-                    variant="soft_retention", data__root=text_folder, data__length_buckets=flag, data__text_share=0.5,
+                    variant="soft_retention", data__root=text_folder, data__length_buckets=flag, data__text_ratio=0.5,
                     optimization__vl_batch_size=16,
                 )
             )
@@ -67,7 +67,7 @@ def test_protected_rows_with_and_without_an_image_apart_are_less_padding_and_the
 
 def test_the_retention_loss_is_a_mean_over_the_steps_tokens_not_over_each_batchs(text_folder, configure, prepare):
     """By the definition: the sum of every token's divergence over the number of tokens of both batches."""
-    stage = opened(prepare(configure(variant="soft_retention", data__root=text_folder, data__text_share=0.5)))
+    stage = opened(prepare(configure(variant="soft_retention", data__root=text_folder, data__text_ratio=0.5)))
     batches = [stage._retention_batches(number)[0] for number in (0, 1)]
     sizes = [len(batch.labels) for batch in batches]
     assert sizes[0] != sizes[1]
@@ -101,7 +101,7 @@ def test_answers_without_an_image_stay_nearer_to_the_base_if_text_rows_are_prote
     found = {}
     for share in (0.0, 0.5):
         config = configure(
-            variant="soft_retention", data__root=text_folder, data__text_share=share, optimization__max_steps=40,
+            variant="soft_retention", data__root=text_folder, data__text_ratio=share, optimization__max_steps=40,
             optimization__audio_batch_size=8, optimization__vl_batch_size=8,
         )  # fmt: skip
         stage = prepare(config)
@@ -122,7 +122,7 @@ def held_back(config) -> list[Example]:
 
 def test_calibrations_see_text_rows_from_the_coming_batch_on(text_folder, configure, prepare):
     """The Fisher diagonal and the subspaces are of the protected rows: those of this step and of the next ones."""
-    stage = prepare(configure(data__root=text_folder, data__text_share=0.5, data__length_buckets=True))
+    stage = prepare(configure(data__root=text_folder, data__text_ratio=0.5, data__length_buckets=True))
     for step in (0, 3):
         stage.step = step
         rows = [row for batch in stage._calibration_batches(12) for row in batch.rows]
@@ -139,20 +139,20 @@ def test_with_accumulation_calibrations_begin_with_the_steps_first_micro_batch(t
 
 
 def test_mechanisms_are_told_by_how_much_the_gradient_was_clipped(configure, prepare, monkeypatch):
-    """The coefficient is that of the norm before clipping: clip_norm over it, and 1 where it is smaller."""
-    for clip_norm in (1e-3, 1e6):
-        stage = prepare(configure(variant="full_retention", optimization__clip_norm=clip_norm))
+    """The coefficient is that of the norm before clipping: max_grad_norm over it, and 1 where it is smaller."""
+    for max_grad_norm in (1e-3, 1e6):
+        stage = prepare(configure(variant="full_retention", optimization__max_grad_norm=max_grad_norm))
         told = []
         monkeypatch.setattr(stage.stack, "before_optimizer_step", told.append)
         norm = stage.train_step()["gradient_norm"]
-        assert told == [pytest.approx(min(1.0, clip_norm / norm), rel=1e-4)]
-        assert (told[0] == 1.0) == (clip_norm > 1.0)
+        assert told == [pytest.approx(min(1.0, max_grad_norm / norm), rel=1e-4)]
+        assert (told[0] == 1.0) == (max_grad_norm > 1.0)
 
 
 def test_teacher_states_of_text_rows_are_kept_apart(text_folder, configure, prepare):
     """And are those of the bypass: of documents, of questions with the words of one, and of VL rows."""
     stage = prepare(
-        configure(variant="soft_retention", data__root=text_folder, data__text_share=0.5, retention__teacher_cache=True)
+        configure(variant="soft_retention", data__root=text_folder, data__text_ratio=0.5, retention__teacher_cache=True)
     )
     cache = stage.stack.model.teacher_cache
     document = Example("d", "", ("a red star",), kind="document")

@@ -87,7 +87,7 @@ def test_distillation_weight_scales_the_kl_gradient_and_nothing_else(trace):
 
 
 def test_fisher_weight_scales_the_penalty_gradient_and_nothing_else(trace):
-    settings = {"retention__fisher_at": 0.5}
+    settings = {"retention__fisher_start_ratio": 0.5}
     base, once, twice = (
         trace(changed(distillation_weight=0.0, fisher_weight=weight, enable_null_space=False), steps=5, **settings)
         for weight in (0.0, 1.0, 2.0)
@@ -145,16 +145,16 @@ def test_a_new_variant_is_one_constant_and_one_entry(trace):
 
 
 def test_a_mechanism_that_never_acts_is_named(trace):
-    run = trace(changed(enable_null_space=False), steps=2, retention__fisher_at=0.9)
+    run = trace(changed(enable_null_space=False), steps=2, retention__fisher_start_ratio=0.9)
     assert run["stage"].stack.inactive() == ["Fisher"]
 
 
 def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
-    stage = prepare(configure(variant="full_retention", data__silence_share=1.0))
+    stage = prepare(configure(variant="full_retention", data__silence_prob=1.0))
     batch = next(stage._calibration_batches(4))
     silence = stage.encoder.features.get([None])[0].values
     assert torch.equal(batch.features[0].values, silence.expand_as(batch.features[0].values))
-    stream = prepare(configure(data__silence_share=0.3)).stream
+    stream = prepare(configure(data__silence_prob=0.3)).stream
     rows = [row for number in range(50) for row in stream.retention_batch(number, 4)]
     assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4
 

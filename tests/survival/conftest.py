@@ -14,7 +14,7 @@ def settings(small_data) -> dict[str, str]:
     """Eight short steps with all mechanisms."""
     return {
         "data.root": str(small_data), "optimization.max_steps": "8", "optimization.audio_batch_size": "4",
-        "optimization.vl_batch_size": "4", "optimization.gate_warmup_share": "0", "checkpoint_every": "2",
+        "optimization.vl_batch_size": "4", "optimization.gate_warmup_ratio": "0", "checkpoint_every": "2",
         "retention.fisher_samples": "8", "log_every": "1",
     }  # fmt: skip
 

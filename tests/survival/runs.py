@@ -19,7 +19,7 @@ STEPS, EVERY = 24, 3
 SIZES = DatasetSizes(train_questions=60, val_questions=20, train_clips=40, val_clips=12)
 SETTINGS = {
     "optimization.max_steps": STEPS, "optimization.audio_batch_size": 4, "optimization.vl_batch_size": 4,
-    "retention.fisher_samples": 8, "checkpoint_every": EVERY, "log_every": 1, "evaluation.every": 2 * EVERY,
+    "retention.fisher_samples": 8, "checkpoint_every": EVERY, "log_every": 1, "evaluation.eval_steps": 2 * EVERY,
     "evaluation.batch_size": 10,
 }  # fmt: skip
 
