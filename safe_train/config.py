@@ -228,9 +228,8 @@ def _as_input_error(error: ValidationError, where: str) -> InputError:
         )
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     place = f"{where}: {key}" if key else where
-    return InputError(
-        place, expected, repr(first.get("input")), "correct the value; safe train --help-settings lists all"
-    )
+    hint = first.get("ctx", {}).get("hint", "correct the value; safe train --help-settings lists all")
+    return InputError(place, expected, repr(first.get("input")), hint)
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

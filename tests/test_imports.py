@@ -13,7 +13,7 @@ LAYERS = (
     ("safe_train.errors",),
     ("safe_train.io",),
     ("safe_kernels",),
-    ("safe_train.settings",),
+    ("safe_train.settings", "safe_train.data.datasets.registry"),
     (
         "safe_train.data.settings", "safe_train.distributed.settings", "safe_train.evaluation.settings",
         "safe_train.model.settings", "safe_train.retention.settings", "safe_train.training.settings",

@@ -17,7 +17,7 @@ from PIL import Image
 
 from safe_train.cli import safe
 from safe_train.config import build_config
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
@@ -586,7 +586,7 @@ def test_eval_on_rows_of_another_folder(copied, tmp_path):
 
 def test_a_larger_validation_split_begins_with_the_smaller_one(small_data, tmp_path):
     write_dataset(tmp_path, replace(SMALL, val_questions=SMALL.val_questions + 20))
-    small, large = (load_vqa(root, "val") for root in (small_data, tmp_path))
+    small, large = (VQA().records(root, "val") for root in (small_data, tmp_path))
     assert [q.question for q in large[: len(small)]] == [q.question for q in small]
     assert [q.answers for q in large[: len(small)]] == [q.answers for q in small]
     assert len(large) == len(small) + 20

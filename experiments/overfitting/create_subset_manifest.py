@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from safe_train.cli.errors import one_line_errors
-from safe_train.data.datasets.audiocaps import OfficialRow, read_official_rows
+from safe_train.data.datasets.audiocaps import CaptionRecord, read_captions
 from safe_train.data.datasets.pack_manifest import CLIP_FIELDS, PackedClip, SubsetManifest
 from safe_train.errors import InputError
 from safe_train.io.files import json_text, write_text
@@ -33,7 +33,7 @@ def draw_clips(source_root: Path, split: str, subset_size: int, seed: int) -> Su
     Raises:
         InputError: the table is missing or malformed, or fewer clips have their audio.
     """
-    rows = _one_row_per_file(read_official_rows(source_root, split))
+    rows = _one_row_per_file(read_captions(source_root, split))
     if len(rows) < subset_size:
         expected = f"at least {subset_size} clips with their audio"
         raise InputError(source_root / f"{split}.csv", expected, str(len(rows)), "lower --subset-size or fetch more")
@@ -49,12 +49,12 @@ def draw_clips(source_root: Path, split: str, subset_size: int, seed: int) -> Su
     )
 
 
-def _one_row_per_file(rows: Sequence[OfficialRow]) -> list[OfficialRow]:
+def _one_row_per_file(rows: Sequence[CaptionRecord]) -> list[CaptionRecord]:
     first = {row.audio_path: row for row in reversed(rows) if row.audio_path is not None}
     return [row for row in rows if row.audio_path is not None and first[row.audio_path] is row]
 
 
-def _packed(row: OfficialRow, source_root: Path) -> PackedClip:
+def _packed(row: CaptionRecord, source_root: Path) -> PackedClip:
     assert row.audio_path is not None
     relative = row.audio_path.relative_to(source_root).as_posix()
     return PackedClip(row.audiocap_id, row.youtube_id, row.start_time, row.caption, relative)

@@ -16,7 +16,8 @@ from pathlib import Path
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from safe_train.cli.errors import one_line_errors
 from safe_train.data.datasets.pack_manifest import PackedQuestion, ValManifest
-from safe_train.data.datasets.vqa import VQARecord, read_official
+from safe_train.data.datasets.records import VQARecord
+from safe_train.data.datasets.vqa import read_official
 from safe_train.errors import InputError
 from safe_train.io.files import json_text, write_text
 

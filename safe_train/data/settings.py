@@ -2,17 +2,71 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from safe_train.data.datasets.registry import DATASETS, ExampleKind, dataset_names, suggest
 from safe_train.settings import Section
 
 EMBEDDED_DATA = "embedded"
 
-AudioSource = Literal["audiocaps", "wavcaps", "avqa", "pack", "embedded"]
-VLSource = Literal["vqa", "pack", "embedded"]
-TextSource = Literal["auto", "text", "pack", "embedded", "none"]
+AUTO_SOURCE = "auto"
+"""The text-only examples that stand beside the VL examples, if there are any."""
+
+NO_SOURCE = "none"
+"""No text-only examples."""
+
+TRAINED_SOURCE = "trained"
+"""The audio examples that are trained on."""
+
+
+@dataclass(frozen=True)
+class SourceName:
+    """The type of a setting that names a data set with examples of a kind, as registered when it is read.
+
+    Attributes:
+        kind: of the examples.
+        before: choices that stand before the data sets.
+        after: choices that stand behind them.
+    """
+
+    kind: ExampleKind
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    def choices(self) -> tuple[str, ...]:
+        """What the setting may be."""
+        return (*self.before, *dataset_names(self.kind), *self.after)
+
+    def require(self, name: str) -> str:
+        """The name, if it is a choice.
+
+        Raises:
+            PydanticCustomError: it is none; lists the choices, and its ``hint`` names the nearest.
+        """
+        choices = self.choices()
+        if name not in choices:
+            context = {"choices": ", ".join(choices), "hint": suggest(name, choices)}
+            raise PydanticCustomError("unknown_source", "one of {choices}", context)
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Text that :meth:`require` lets pass."""
+        return core_schema.no_info_after_validator_function(self.require, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Text that is one of the choices."""
+        return handler(schema) | {"enum": list(self.choices())}
+
+
+AudioSource = Annotated[str, SourceName("audio")]
+EvaluatedAudioSource = Annotated[str, SourceName("audio", after=(TRAINED_SOURCE,))]
+VLSource = Annotated[str, SourceName("vl")]
+TEXT_SOURCES = SourceName("text", before=(AUTO_SOURCE,), after=(NO_SOURCE,))
+TextSource = Annotated[str, TEXT_SOURCES]
 
 
 class DataSettings(Section):
@@ -36,7 +90,7 @@ class DataSettings(Section):
     """Audio rows to train on: a data set of the root, the clips of the pack, or the procedural clips."""
     train_vl_source: VLSource = "vqa"
     """VL rows to protect: of the root, the pack or the procedural data."""
-    val_audio_source: AudioSource | Literal["trained"] = "audiocaps"
+    val_audio_source: EvaluatedAudioSource = "audiocaps"
     """Audio rows to evaluate on, with ``trained`` for those that are trained on."""
     val_vl_source: VLSource = "vqa"
     """VL rows to evaluate on. Where the pack gives these and those to protect, they are of different images."""
@@ -92,6 +146,7 @@ class DataSettings(Section):
     def _pack_has_a_folder(self) -> DataSettings:
         audio_and_vl = (self.train_audio_source, self.train_vl_source, self.val_audio_source, self.val_vl_source)
         sources = (*audio_and_vl, self.train_text_source, self.val_text_source)
-        if "pack" in sources and self.pack_root is None:
-            raise ValueError("the source pack needs data.pack_root, the folder of a pack")
+        in_pack = [name for name in sources if name in DATASETS and DATASETS[name].location == "pack_root"]
+        if in_pack and self.pack_root is None:
+            raise ValueError(f"the source {in_pack[0]} needs data.pack_root, the folder of a pack")
         return self

@@ -14,10 +14,10 @@ from safe_train.audio.input import SYNTHETIC_SECONDS
 from safe_train.audio.waveform import load_waveform
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.data.collator import Collator, FeatureCache, require_plain_text
-from safe_train.data.datasets.conversion import vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.errors import InputError
+from safe_train.evaluation.text_rows import num_bytes
 from safe_train.model.audio.encoder import load_audio_encoder
 from tests.tolerances import LOGITS, relative_error
 
@@ -35,7 +35,7 @@ def encoder(embedded_base, audio_encoder):
 @pytest.fixture(scope="module")
 def rows(small_data):
     """Questions and answers of different lengths, with and without an image."""
-    with_images = vl_rows(load_vqa(small_data, "val"))[:6]
+    with_images = VQA().examples(small_data, "val")[:6]
     texts = [
         Example("short", "what?", ("one low bell sound",)),
         Example("long", "is there a red star or a blue circle or what do you hear?", ("yes",)),
@@ -259,7 +259,10 @@ def test_bits_of_documents_in_a_batch_are_those_of_each_alone(embedded_base, enc
     """Bits a byte, from the batch's columns and from the definition: -log2 p of the text, over its UTF-8 bytes."""
     base = embedded_base
     batch = encoder.training_batch([*DOCUMENTS, rows[0]])
-    assert batch.num_bytes[:2] == (len("a red star, and one blue circle; a zebra!"), len("ж: two words") + 1)
+    assert tuple(map(num_bytes, DOCUMENTS[:2])) == (
+        len("a red star, and one blue circle; a zebra!"),
+        len("ж: two words") + 1,
+    )
     logits = logits_at(base, batch.inputs)[batch.token_rows, batch.token_positions].double()
     nats = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
     for index, row in enumerate(DOCUMENTS):
