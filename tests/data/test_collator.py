@@ -311,7 +311,7 @@ def test_a_document_longer_than_the_base_is_refused(embedded_base, audio_encoder
         if not refused:
             assert len(encoder.training_batch(DOCUMENTS[:1]).labels) == length - 1
             continue
-        with pytest.raises(InputError, match=f"row d: expected a document of at most {most} tokens"):
+        with pytest.raises(InputError, match=f"example d: expected a document of at most {most} tokens"):
             encoder.training_batch(DOCUMENTS[:1])
 
 

@@ -249,13 +249,13 @@ def test_threads_decode_to_the_same_bits(embedded_base, make_safe_model, small_d
     clips = sorted((small_data / "audiocaps/audio/val").iterdir())[:6]
     encoders = list(make_safe_model().encoders)
     names = []
-    load = feature_cache.waveform_of
+    load = feature_cache.render_waveform
 
     def recording(path, rate, window):
         names.append(threading.current_thread().name)
         return load(path, rate, window)
 
-    monkeypatch.setattr(feature_cache, "waveform_of", recording)
+    monkeypatch.setattr(feature_cache, "render_waveform", recording)
     alone = FeatureCache(encoders).get([*clips, None, clips[0]])
     assert set(names) == {threading.main_thread().name}
     names.clear()

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_train.audio.folder import audio_files_by_stem
+from safe_train.audio.folder import index_audio_files
 from safe_train.data.datasets.clips import MissingClips
 from safe_train.data.datasets.entry_scan import EntryFields
-from safe_train.data.datasets.manifest import Record, as_record, read_records, read_text, resolve, set_folder
+from safe_train.data.datasets.manifest import Record, as_record, read_records, read_text, require_set_folder, resolve
 from safe_train.data.datasets.reader import AudioReader
 from safe_train.data.datasets.records import AudioRecord
 from safe_train.errors import InputError
@@ -53,7 +53,7 @@ class AudioCaps(AudioReader):
             InputError: a file or field is missing or malformed, an id appears twice, entries of one clip name
                 different files, an image is missing, or a path leaves the root.
         """
-        folder = set_folder(root, self.name)
+        folder = require_set_folder(root, self.name)
         if official := self.official_lists(root, split):
             source, entries = official[0], list(_read_table(official[0]))
         else:
@@ -150,7 +150,7 @@ class _AudioFolder:
     """The audio files of a split, found by name as the official data's are."""
 
     def __init__(self, folder: Path, entries: Iterable[_Entry]) -> None:
-        self._files = audio_files_by_stem([folder])
+        self._files = index_audio_files([folder])
         self._starts: dict[str, set[str]] = defaultdict(set)
         for entry in entries:
             self._starts[entry.clip.youtube_id].add(entry.clip.start_time)

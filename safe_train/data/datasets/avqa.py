@@ -9,17 +9,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safe_train.audio.folder import audio_files_by_stem
+from safe_train.audio.folder import index_audio_files
 from safe_train.data.datasets.clips import MissingClips, separate_missing
 from safe_train.data.datasets.entry_scan import EntryFields
 from safe_train.data.datasets.manifest import (
     Record,
-    encodable,
     read_records,
+    require_encodable,
     require_unique,
     require_utf8,
     resolve,
-    without_placeholder,
+    strip_placeholder,
 )
 from safe_train.data.datasets.reader import AudioReader
 from safe_train.data.datasets.records import AudioRecord
@@ -73,7 +73,7 @@ class AVQA(AudioReader):
         folder = root / self.name
         entries = _drop_deleted(read_records(manifest), manifest)
         require_unique(entries, [entry.identifier(*self.fields.identifier) for entry in entries])
-        videos = audio_files_by_stem(folder / name for name in (f"audio/{split}", "audio", "audio_wav"))
+        videos = index_audio_files(folder / name for name in (f"audio/{split}", "audio", "audio_wav"))
         return separate_missing([self._read_entry(root, entry, videos) for entry in entries], manifest)
 
     def question(self, record: Record, *, has_image: bool) -> str:
@@ -86,8 +86,8 @@ class AVQA(AudioReader):
             return record.question(*self.fields.question, has_image=has_image)
         template = record.text("question_content")
         values = iter(_template_values(record, len(_PLACEHOLDER.findall(template))))
-        question = encodable(_PLACEHOLDER.sub(lambda _: next(values), template), record.where)
-        return without_placeholder(question, record.where, has_image=has_image)
+        question = require_encodable(_PLACEHOLDER.sub(lambda _: next(values), template), record.where)
+        return strip_placeholder(question, record.where, has_image=has_image)
 
     def _read_entry(self, root: Path, entry: Record, videos: Mapping[str, Path]) -> AudioRecord:
         audio = self._find_audio(root, entry, videos)

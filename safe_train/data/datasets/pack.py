@@ -4,7 +4,7 @@ pack/
   manifest.json, subset_manifest.json   the clips (same content)
   captions.jsonl                        one entry a line, those whose audio was there
   val_manifest.json                     the questions
-  text.jsonl                            text-only rows, if there are any, as in root/text/
+  text.jsonl                            text-only records, if there are any, as in root/text/
   audio/train/*.wav   images/*          the files
   README.txt   missing_files.log        for people
 """
@@ -162,7 +162,7 @@ class PackText(TextListReader):
         _require_folder(root)
         found = self.find_manifest(root, split)
         if found is None:
-            hint = "pack one with package_subset --text-list, or take text-only rows from elsewhere"
+            hint = "pack one with package_subset --text-list, or take text-only examples from elsewhere"
             raise InputError(root, f"a data pack with {TEXT_LIST}", "none", hint)
         return read_text_list(found)
 

@@ -11,7 +11,7 @@ from safe_train.data.datasets.clips import MissingClips, require_clips
 from safe_train.data.datasets.conversion import convert_audio, convert_text, convert_vqa
 from safe_train.data.datasets.entry_scan import EntryFields, EntryScan
 from safe_train.data.datasets.issues import Issue, IssueKind, ListedRecord
-from safe_train.data.datasets.manifest import Record, find_manifest, manifest_names, read_records, set_folder
+from safe_train.data.datasets.manifest import Record, find_manifest, manifest_names, read_records, require_set_folder
 from safe_train.data.datasets.records import AudioRecord, TextRecord, VQARecord
 from safe_train.data.datasets.registry import ExampleKind
 from safe_train.data.example import Example
@@ -91,7 +91,7 @@ class DatasetReader(ABC, Generic[_Record]):
         Raises:
             InputError: there is none.
         """
-        folder = set_folder(root, self.name)
+        folder = require_set_folder(root, self.name)
         if found := self.find_manifest(root, split):
             return found
         expected = " or ".join((*official, *manifest_names(self.name, split)))

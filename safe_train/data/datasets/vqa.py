@@ -12,9 +12,9 @@ from safe_train.data.datasets.manifest import (
     as_record,
     read_json,
     read_records,
+    require_set_folder,
     resolve,
-    set_folder,
-    without_placeholder,
+    strip_placeholder,
 )
 from safe_train.data.datasets.reader import VLReader, list_questions
 from safe_train.data.datasets.records import VQARecord
@@ -55,7 +55,7 @@ class VQA(VLReader):
             InputError: a file, image or field is missing, a file is malformed, a question id appears twice, a question
                 has no annotation, or a path leaves the root.
         """
-        set_folder(root, self.name)
+        require_set_folder(root, self.name)
         records = self._read_official(root, split) or self._read_manifest(root, split)
         _require_images(records)
         return records
@@ -79,11 +79,8 @@ class VQA(VLReader):
         return read_official(official[0], _find_annotations(root / self.name, split)) if official else []
 
     def _read_manifest(self, root: Path, split: str) -> list[VQARecord]:
-        manifest, folder, fields = (
-            self.require_manifest(root, split, _questions_name(split)),
-            root / self.name,
-            self.fields,
-        )
+        folder, fields = root / self.name, self.fields
+        manifest = self.require_manifest(root, split, _questions_name(split))
         entries = _by_question_id(read_records(manifest), *fields.identifier)
         paths = {
             question_id: resolve(root, folder, entry.text(*fields.image), entry.where)
@@ -206,7 +203,7 @@ def _official_answers(annotation: Record) -> tuple[str, ...]:
     if not isinstance(answers, list) or not answers:
         raise InputError(annotation.where, "answers to be a non-empty list", value_shown(answers), "mend the entry")
     records = [as_record(answer, f"{annotation.where}.answers[{index}]") for index, answer in enumerate(answers)]
-    return tuple(without_placeholder(record.text("answer"), record.where) for record in records)
+    return tuple(strip_placeholder(record.text("answer"), record.where) for record in records)
 
 
 def _official_image(folder: Path, image_id: int) -> Path:

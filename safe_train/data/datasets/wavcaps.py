@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from safe_train.audio.folder import audio_files_by_stem
+from safe_train.audio.folder import index_audio_files
 from safe_train.audio.formats import AUDIO_SUFFIXES
 from safe_train.data.datasets.clips import MissingClips, separate_missing
 from safe_train.data.datasets.entry_scan import EntryFields
@@ -15,10 +15,10 @@ from safe_train.data.datasets.manifest import (
     as_record,
     read_json,
     read_records,
+    require_set_folder,
     require_unique,
     resolve,
-    set_folder,
-    without_placeholder,
+    strip_placeholder,
 )
 from safe_train.data.datasets.reader import AudioReader
 from safe_train.data.datasets.records import AudioRecord
@@ -81,7 +81,7 @@ class WavCaps(AudioReader):
             InputError: a file or field is missing or malformed, an id appears twice in a subset, or a path leaves the
                 root.
         """
-        folder = set_folder(root, self.name)
+        folder = require_set_folder(root, self.name)
         paths = self.official_lists(root, split)
         if not paths:
             paths = [self.require_manifest(root, split, f"json_files/ with {' or '.join(OFFICIAL_LISTS)}")]
@@ -103,7 +103,7 @@ class WavCaps(AudioReader):
             clip = _strip_suffix(record.identifier("id")) if entries.official else record.identifier("id")
             clip_id = f"{subset}/{clip}" if subset else clip
             if entries.official and subset not in files:
-                files[subset] = audio_files_by_stem(_audio_folders(folder, subset))
+                files[subset] = index_audio_files(_audio_folders(folder, subset))
             found = files[subset].get(clip) if entries.official else None
             audio = found or resolve(root, folder, self._written_path(record, entries.official, clip_id), record.where)
             question = self.question(record, has_image=False)
@@ -122,7 +122,7 @@ class WavCaps(AudioReader):
         """All captions of an entry: in one field, or numbered from 1 to ``count``."""
         if count > 1 and record.optional("caption") is None:
             return tuple(
-                without_placeholder(record.text(f"caption_{number}"), record.where) for number in range(1, count + 1)
+                strip_placeholder(record.text(f"caption_{number}"), record.where) for number in range(1, count + 1)
             )
         return record.references(*self.fields.answers)
 

@@ -170,17 +170,17 @@ class Tally:
             questions=self._questions,
             clips=self._clips,
             images=self._images,
-            durations=self._durations(),
-            answers=self._answer_statistics(),
+            durations=self._summarize_durations(),
+            answers=self._summarize_answers(),
             defects=tuple(_count_issues(kind, self._issues[kind]) for kind in IssueKind if self._issues[kind]),
             documents=self._documents,
         )
 
-    def _durations(self) -> Durations | None:
+    def _summarize_durations(self) -> Durations | None:
         seconds = self._seconds
         return Durations(min(seconds), median(seconds), max(seconds), sum(seconds)) if seconds else None
 
-    def _answer_statistics(self) -> AnswerStatistics | None:
+    def _summarize_answers(self) -> AnswerStatistics | None:
         numbers = self._numbers_of_answers
         total = sum(number * entries for number, entries in numbers.items())
         if not total:
