@@ -106,7 +106,7 @@ def test_a_placeholder_is_refused_before_any_work(small_data, tmp_path, part):
     config = build_config({}, {"data.root": str(small_data), "output_root": str(tmp_path)})
     rows, stages = load_examples(config), []
     rows = replace(rows, **{part: [*getattr(rows, part), Example("last", "an <image>?", ("a",))]})
-    with pytest.raises(InputError, match=r"row last: expected text without the processor's placeholders"):
+    with pytest.raises(InputError, match=r"example last: expected text without the processor's placeholders"):
         start_run(config, RunCallbacks(stage=stages.append), rows=rows)
     assert stages == ["loading"]
     assert list(tmp_path.iterdir()) == []

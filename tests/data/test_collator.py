@@ -275,7 +275,7 @@ def test_bits_of_documents_in_a_batch_are_those_of_each_alone(embedded_base, enc
 
 
 def test_nothing_can_be_asked_before_a_document(encoder):
-    with pytest.raises(ValueError, match="rows must be questions, got the document d"):
+    with pytest.raises(ValueError, match="examples must be questions, got the document d"):
         encoder.prompt_batch(DOCUMENTS)
 
 
@@ -289,9 +289,13 @@ def test_nothing_can_be_asked_before_a_document(encoder):
 )
 def test_a_placeholder_in_a_text_is_refused_in_one_line(encoder, row):
     """It would be taken for an image that is not there."""
-    with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
+    with pytest.raises(
+        InputError, match=r"example r: expected text without the processor's placeholders, got '<image>'"
+    ):
         encoder.training_batch([row])
-    with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
+    with pytest.raises(
+        InputError, match=r"example r: expected text without the processor's placeholders, got '<image>'"
+    ):
         require_plain_text(encoder.processor, [Example("q", "what?", ("x",)), row])
 
 
@@ -300,7 +304,7 @@ def test_placeholders_are_those_of_the_processor(place):
     """Qwen2-VL's, say, of which no list's reader knows; ``<image>`` is none of its."""
     processor = SimpleNamespace(**{place: "<|image_pad|>"})
     require_plain_text(processor, [Example("a", "an <image>?", ("x", "a later reference <|image_pad|>"))])
-    with pytest.raises(InputError, match=r"row b: .*, got '<\|image_pad\|>'"):
+    with pytest.raises(InputError, match=r"example b: .*, got '<\|image_pad\|>'"):
         require_plain_text(processor, [Example("b", "an <|image_pad|>?", ("x",))])
 
 

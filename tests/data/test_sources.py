@@ -1,16 +1,10 @@
 """Where the six kinds of rows come from, and that the pack's questions to protect are never evaluated."""
 
 import json
-import threading
 
 import pytest
-import torch
 
 from safe_train.config import build_config
-from safe_train.data.cache import features as feature_cache
-from safe_train.data.cache.features import FeatureCache
-from safe_train.data.example import Example
-from safe_train.data.sampler import Subset
 from safe_train.errors import InputError
 from safe_train.training.build import load_examples
 
@@ -231,36 +225,3 @@ def test_procedural_text_rows_come_with_procedural_vl_rows(root, pack, monkeypat
     default = load_examples(configuration("embedded"))
     assert text_ids(beside) == text_ids(default)
     assert text_ids(beside)[0] == ["embeddedtrain0", "embeddedtrain1", "embeddedtrain2"]
-
-
-def test_one_image_cannot_be_split():
-    rows = [Example(str(index), "?", ("a",), cluster="1") for index in range(3)]
-    with pytest.raises(InputError, match="expected at least two images, got 1"):
-        Subset.whole(rows).split(0.2)
-
-
-def test_a_source_pack_needs_the_pack():
-    with pytest.raises(InputError, match=r"the source pack needs data\.pack_root"):
-        build_config({}, {"data.val_vl_source": "pack"})
-
-
-def test_threads_decode_to_the_same_bits(embedded_base, make_safe_model, small_data, monkeypatch):
-    """And they are at work: with workers, no clip is decoded in the main thread."""
-    clips = sorted((small_data / "audiocaps/audio/val").iterdir())[:6]
-    encoders = list(make_safe_model().encoders)
-    names = []
-    load = feature_cache.render_waveform
-
-    def recording(path, rate, window):
-        names.append(threading.current_thread().name)
-        return load(path, rate, window)
-
-    monkeypatch.setattr(feature_cache, "render_waveform", recording)
-    alone = FeatureCache(encoders).get([*clips, None, clips[0]])
-    assert set(names) == {threading.main_thread().name}
-    names.clear()
-    threaded = FeatureCache(encoders, num_workers=2).get([*clips, None, clips[0]])
-    assert len(names) == 7  # six clips and silence
-    assert threading.main_thread().name not in names
-    for one, other in zip(alone, threaded, strict=True):
-        assert torch.equal(one.values, other.values)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from safe_train.cli import safe
 from safe_train.config import build_config
 from safe_train.data.datasets.clips import MissingClips, separate_missing
-from safe_train.data.datasets.manifest import read_text, resolve, require_set_folder, strip_placeholder
+from safe_train.data.datasets.manifest import read_text, require_set_folder, resolve, strip_placeholder
 from safe_train.data.datasets.reader import AudioReader, TextReader, VLReader
 from safe_train.data.datasets.records import AudioRecord
 from safe_train.data.datasets.registry import DATASETS, Dataset, checked_names, dataset_names
