@@ -39,7 +39,7 @@ def draw_questions(questions: Path, annotations: Path, subset_size: int, seed: i
         description=f"{subset_size} questions of VQA v2 for the overfitting ablation",
         seed=seed,
         source_dataset="VQA v2 validation",
-        entries=tuple(_packed(examples[question_id]) for question_id in drawn),
+        entries=tuple(_pack(examples[question_id]) for question_id in drawn),
     )
 
 
@@ -53,7 +53,7 @@ def majority_answer(answers: tuple[str, ...]) -> str:
     return Counter(answer.strip().lower() for answer in answers).most_common(1)[0][0]
 
 
-def _packed(example: VQARecord) -> PackedQuestion:
+def _pack(example: VQARecord) -> PackedQuestion:
     return PackedQuestion(
         question_id=example.question_id,
         image_id=example.image_id,
