@@ -16,7 +16,7 @@ AREAS = {
     "stage_a": ("safe_train/training/trainer.py",),
     "metrics": ("safe_train/metrics",),
     "evaluation": ("safe_train/evaluation",),
-    "data": ("safe_train/data",),
+    "data": ("safe_train/audio", "safe_train/data"),
 }
 """What is mutated: names and the folders or files behind them."""
 
@@ -26,6 +26,7 @@ MIRRORS = {
     "safe_train/training/trainer.py": "tests/stage",
     "safe_train/metrics": "tests/metrics",
     "safe_train/evaluation": "tests/evaluation",
+    "safe_train/audio": "tests/audio",
     "safe_train/data": "tests/data",
 }
 """Where the tests of a folder or file lie."""
