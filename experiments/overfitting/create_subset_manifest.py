@@ -36,9 +36,7 @@ def draw_clips(source_root: Path, split: str, subset_size: int, seed: int) -> Su
     captions = _keep_one_per_file(read_captions(source_root, split))
     if (found := len(captions)) < subset_size:
         expected = f"at least {subset_size} clips with their audio"
-        raise InputError(
-            source_root / f"{split}.csv", expected, str(found), "lower --subset-size or fetch more"
-        )
+        raise InputError(source_root / f"{split}.csv", expected, str(found), "lower --subset-size or fetch more")
     drawn = sorted(random.Random(seed).sample(range(found), subset_size))
     return SubsetManifest(
         subset_name="audiocaps_overfit_v1",

@@ -41,13 +41,18 @@ def read_vl_examples(source: str, data: DataSettings, split: str) -> Subset:
     return Subset.whole(examples)
 
 
-def split_pack_questions(data: DataSettings) -> tuple[Subset, Subset]:
-    """The pack's VL examples for retention, those of a fifth of its images, and those to evaluate on, of the others.
+def read_vl_splits(data: DataSettings) -> tuple[Subset, Subset]:
+    """All VL examples for retention and all to evaluate on.
+
+    Where one source without splits is to give both, a fifth of its images are for retention, the others to evaluate.
 
     Raises:
-        InputError: the pack's questions are missing or malformed, or they are all about one image.
+        InputError: as :func:`read_vl_examples`, or both are to come from one list about one image.
     """
-    return read_vl_examples("pack", data, "").split(RETENTION_RATIO)
+    train, val = data.train_vl_source, data.val_vl_source
+    if _is_shared("vl", train, val):
+        return read_vl_examples(train, data, "").split(RETENTION_RATIO)
+    return read_vl_examples(train, data, data.train_split), read_vl_examples(val, data, data.val_split)
 
 
 def find_text_source(source: str, beside: str, data: DataSettings) -> str:
@@ -76,13 +81,22 @@ def read_text_examples(source: str, data: DataSettings, split: str) -> Subset:
     return Subset.whole([] if source == NO_SOURCE else _read("text", source, data, split))
 
 
-def split_pack_text(data: DataSettings) -> tuple[Subset, Subset]:
-    """The pack's text-only examples for retention, a fifth of their clusters, and those to evaluate on, the others.
+def read_text_splits(train: str, val: str, data: DataSettings) -> tuple[Subset, Subset]:
+    """All text-only examples for retention and all to evaluate on, of sources that are not ``auto``.
+
+    Where one source without splits is to give both, a fifth of its clusters are for retention, the others to evaluate.
 
     Raises:
-        InputError: the list is missing or malformed, or all examples are of one cluster.
+        InputError: as :func:`read_text_examples`, or both are to come from one list of one cluster.
     """
-    return read_text_examples("pack", data, "").split(RETENTION_RATIO, of="texts")
+    if _is_shared("text", train, val):
+        return read_text_examples(train, data, "").split(RETENTION_RATIO, of="texts")
+    return read_text_examples(train, data, data.train_split), read_text_examples(val, data, data.val_split)
+
+
+def _is_shared(kind: ExampleKind, train: str, val: str) -> bool:
+    """Whether training and evaluation would take the same examples."""
+    return train == val and train != NO_SOURCE and not DATASETS[train].load_reader(kind).has_splits
 
 
 def _read(kind: ExampleKind, source: str, data: DataSettings, split: str) -> list[Example]:

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from safe_train.config import build_config
+from safe_train.data.datasets.reader import VLReader
+from safe_train.data.datasets.records import VQARecord
+from safe_train.data.datasets.registry import DATASETS, Dataset
 from safe_train.errors import InputError
 from safe_train.training.build import load_examples
 
@@ -196,6 +199,25 @@ def test_limits_on_text_rows_are_drawn_by_the_seed_and_change_no_other_draw(root
     assert [row.row_id for row in found[0].val_text] == [f"val{index}" for index in found[0].indices["val_text"]]
     for part in ("train_audio", "train_vl", "val_audio", "val_vl"):
         assert found[0].indices[part] == plain.indices[part]
+
+
+class Album(VLReader):
+    """Two questions about each of five images, in one list without splits."""
+
+    name = "album"
+    has_splits = False
+
+    def records(self, root, split):
+        return [VQARecord(n, n // 2, f"{n}?", ("a",), root / f"{n // 2}.png", "", "") for n in range(10)]
+
+
+def test_one_list_without_splits_is_never_both_trained_and_evaluated_on(root, monkeypatch):
+    monkeypatch.setitem(DATASETS, "album", Dataset({"vl": f"{__name__}:Album"}))
+    rows = load_examples(configuration(root, data__train_vl_source="album", data__val_vl_source="album"))
+    assert (len(rows.train_vl), len(rows.val_vl)) == (2, 8)  # a fifth of five images
+    assert not {row.image for row in rows.train_vl} & {row.image for row in rows.val_vl}
+    alone = load_examples(configuration(root, data__train_vl_source="album"))
+    assert (len(alone.train_vl), len(alone.val_vl)) == (10, 40)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

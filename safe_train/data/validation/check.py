@@ -44,8 +44,11 @@ class _Present:
     def has_splits(self) -> bool:
         return any(reader.has_splits for reader in self.readers)
 
+    def readers_of(self, root: Path, split: str) -> list[DatasetReader[Any]]:
+        return [reader for reader in self.readers if not reader.has_splits or reader.has_split(root, split)]
+
     def has_split(self, root: Path, split: str) -> bool:
-        return self.has_splits and any(reader.has_split(root, split) for reader in self.readers)
+        return self.has_splits and bool(self.readers_of(root, split))
 
 
 def check_root(root: Path, *, sets: Sequence[str] = (), splits: Sequence[str] = ()) -> Iterator[SetReport]:
@@ -117,7 +120,7 @@ def _report_each(root: Path, present: list[_Present], splits: Sequence[str], *, 
 
 def _check(root: Path, found: _Present, split: str) -> SetReport:
     tally = Tally(root)
-    for reader in found.readers:
+    for reader in found.readers_of(root, split):
         for entry in reader.check_entries(root, split):
             if isinstance(entry, Issue):
                 tally.add_issue(entry)
