@@ -1,4 +1,4 @@
-"""What a row hears: an audio file as it is, the same file louder or softer, white noise, or silence."""
+"""What an example hears: an audio file as it is, the same file louder or softer, white noise, or silence."""
 
 from __future__ import annotations
 
