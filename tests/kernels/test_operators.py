@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 import safe_kernels
-from safe_kernels.fisher import _ops as fisher_ops
-from safe_kernels.kl import _ops as kl_ops
-from safe_kernels.null_space import _ops as null_space_ops
+from safe_kernels.ewc_penalty.ops import ewc_penalty
+from safe_kernels.fisher_diagonal.ops import fisher_diagonal
+from safe_kernels.kl.ops import kl_tokens, kl_tokens_backward
+from safe_kernels.linear_kl.ops import linear_kl_tokens
+from safe_kernels.project_null_space.ops import project_null_space
+from safe_kernels.squared_gradient_ema.ops import squared_gradient_ema
 
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
@@ -32,11 +35,11 @@ def leaf(*shape: int) -> Tensor:
 def test_opcheck_of_kl_on_logits(mask: Tensor | None, want_gradient: bool) -> None:
     student = leaf(3, 9) if want_gradient else torch.randn(3, 9)
     arguments = (student, torch.randn(3, 9), mask, 1.5, "jsd", 0.3, want_gradient)
-    torch.library.opcheck(kl_ops.kl_tokens, arguments, test_utils=OPCHECKS)
+    torch.library.opcheck(kl_tokens, arguments, test_utils=OPCHECKS)
     upstream, student, teacher = torch.randn(3), torch.randn(3, 9), torch.randn(3, 9)
-    _, kept = kl_ops.kl_tokens(student, teacher, mask, 1.5, "jsd", 0.3, True)
+    _, kept = kl_tokens(student, teacher, mask, 1.5, "jsd", 0.3, True)
     arguments = (upstream, student, teacher, mask, kept, 1.5, "jsd", 0.3)
-    torch.library.opcheck(kl_ops.kl_tokens_backward, arguments, test_utils=OPCHECKS)
+    torch.library.opcheck(kl_tokens_backward, arguments, test_utils=OPCHECKS)
 
 
 @pytest.mark.parametrize("want_gradient", [True, False])
@@ -47,7 +50,7 @@ def test_opcheck_of_linear_kl(want_gradient: bool) -> None:
         student, torch.randn(3, 5), torch.randn(9, 5), torch.randn(9), None, None, mask, 4.0, 1.5, "reverse", 0.3,
         2, None, want_gradient,
     )  # fmt: skip
-    torch.library.opcheck(kl_ops.linear_kl_tokens, arguments, test_utils=OPCHECKS)
+    torch.library.opcheck(linear_kl_tokens, arguments, test_utils=OPCHECKS)
 
 
 def test_opcheck_of_in_place_operations() -> None:
@@ -55,10 +58,10 @@ def test_opcheck_of_in_place_operations() -> None:
     tensors = [torch.randn(3, 4), torch.randn(5)]
     others = [torch.randn(3, 4), torch.randn(5)]
     fishers = [tensor.abs() for tensor in others]
-    check(fisher_ops.fisher_diagonal, (torch.zeros(4, 3), torch.randn(2, 6, 3), torch.randn(2, 6, 4)))
-    check(fisher_ops.squared_gradient_ema, (fishers, tensors, 0.9))
-    check(fisher_ops.ewc_penalty, (others, tensors, [torch.zeros_like(tensor) for tensor in tensors], fishers, 2.0))
-    check(null_space_ops.project_null_space, (tensors, [torch.eye(4)[:, :2], torch.eye(5)[:, :1]], True))
+    check(fisher_diagonal, (torch.zeros(4, 3), torch.randn(2, 6, 3), torch.randn(2, 6, 4)))
+    check(squared_gradient_ema, (fishers, tensors, 0.9))
+    check(ewc_penalty, (others, tensors, [torch.zeros_like(tensor) for tensor in tensors], fishers, 2.0))
+    check(project_null_space, (tensors, [torch.eye(4)[:, :2], torch.eye(5)[:, :1]], True))
 
 
 def test_opcheck_finds_an_undeclared_mutation() -> None:
@@ -128,31 +131,31 @@ def test_compiled_ewc_penalty() -> None:
 
 RUNS: dict[str, tuple[str, Callable[[torch.device], Any]]] = {
     "kl_divergence": (
-        "safe_kernels.kl.triton.logits_divergence",
+        "safe_kernels.kl.triton_impl.logits_divergence",
         lambda device: safe_kernels.kl_divergence(torch.randn(1, 4, device=device), torch.randn(1, 4, device=device)),
     ),
     "linear_kl_divergence": (
-        "safe_kernels.kl.triton.linear_divergence",
+        "safe_kernels.linear_kl.triton_impl.linear_divergence",
         lambda device: safe_kernels.linear_kl_divergence(*(torch.randn(s, 3, device=device) for s in (1, 1, 5))),
     ),
     "fisher_diagonal_": (
-        "safe_kernels.fisher.triton.fisher_diagonal_",
+        "safe_kernels.fisher_diagonal.triton_impl.fisher_diagonal_",
         lambda device: safe_kernels.fisher_diagonal_(
             torch.zeros(2, 3, device=device), torch.randn(1, 2, 3, device=device), torch.randn(1, 2, 2, device=device)
         ),
     ),
     "squared_gradient_ema_": (
-        "safe_kernels.fisher.triton.AverageLaunch",
+        "safe_kernels.squared_gradient_ema.triton_impl.SquaredGradientEmaLaunch",
         lambda device: safe_kernels.squared_gradient_ema_(
             [torch.zeros(3, device=device)], [torch.zeros(3, device=device)], 0.5
         ),
     ),
     "ewc_penalty_": (
-        "safe_kernels.fisher.triton.EwcLaunch",
+        "safe_kernels.ewc_penalty.triton_impl.EwcLaunch",
         lambda device: safe_kernels.ewc_penalty_(*([torch.ones(3, device=device)] for _ in range(3)), 1.0),
     ),
     "project_null_space_": (
-        "safe_kernels.null_space.triton.ProjectionLaunch",
+        "safe_kernels.project_null_space.triton_impl.ProjectionLaunch",
         lambda device: safe_kernels.project_null_space_(
             [torch.ones(2, 3, device=device)], [torch.eye(3, device=device)]
         ),
