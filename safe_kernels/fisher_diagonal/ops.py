@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from safe_kernels._backend import choose_backend
+from safe_kernels._flops import flop_formula
 from safe_kernels.fisher_diagonal import torch_impl
 
 
@@ -23,3 +26,10 @@ def fisher_diagonal(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
 @fisher_diagonal.register_fake
 def _(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
     return None
+
+
+@flop_formula(torch.ops.safe_kernels.fisher_diagonal_)
+def count_flops(out: torch.Size, inputs: torch.Size, grad_outputs: torch.Size, **_: Any) -> int:
+    """One product of inputs and output gradients a sample: `2 N T din dout`."""
+    samples, tokens, din = inputs
+    return 2 * samples * tokens * din * grad_outputs[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from safe_kernels._divergence.inputs import Measure
 from safe_kernels._divergence.masks import pack, packed_rows, unpack
 from safe_kernels._divergence.ops import raise_if_one_sided, raise_if_teacher_not_finite, refuse_second_derivative
 from safe_kernels._dtypes import accumulation_dtype
+from safe_kernels._flops import flop_formula
 from safe_kernels.linear_kl import torch_impl
 from safe_kernels.linear_kl.heads import LinearHeads
 from safe_kernels.linear_kl.vocabulary_parallel import group_named
@@ -87,6 +89,26 @@ def _(
     dtype = accumulation_dtype(student_hidden.dtype)
     values = student_hidden.new_empty(tokens, dtype=dtype)
     return values, student_hidden.new_empty((tokens if want_gradient else 0, hidden), dtype=dtype)
+
+
+@flop_formula(torch.ops.safe_kernels.linear_kl_tokens)
+def count_flops(
+    student_hidden: torch.Size,
+    teacher_hidden: torch.Size,
+    head_weight: torch.Size,
+    head_bias: torch.Size | None,
+    teacher_head_weight: torch.Size | None,
+    *options: Any,
+    **_: Any,
+) -> int:
+    """Two operations an entry of a head and token in each product: two for the logits, one for the gradient if wanted.
+
+    Masked tokens count, since the formula sees shapes alone.
+    """
+    *_, want_gradient = options
+    teacher_head = head_weight if teacher_head_weight is None else teacher_head_weight
+    entries = math.prod(head_weight) * (2 if want_gradient else 1) + math.prod(teacher_head)
+    return 2 * student_hidden[0] * entries
 
 
 def _save_linear_kl_tokens(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

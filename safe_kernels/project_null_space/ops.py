@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from safe_kernels._backend import choose_backend
+from safe_kernels._flops import flop_formula
 from safe_kernels._tables import addresses, refuse_overlaps
 from safe_kernels.project_null_space import torch_impl
 from safe_kernels.project_null_space.stored_basis import StoredBasis, as_given
@@ -24,6 +27,12 @@ def project_null_space(tensors: list[Tensor], bases: list[Tensor], one_sided: bo
 @project_null_space.register_fake
 def _(tensors: list[Tensor], bases: list[Tensor], one_sided: bool) -> None:
     return None
+
+
+@flop_formula(torch.ops.safe_kernels.project_null_space_)
+def count_flops(tensors: list[torch.Size], bases: list[torch.Size], one_sided: bool, **_: Any) -> int:
+    """Two products with the basis, coefficients and component: `4 numel r` for each tensor."""
+    return sum(4 * math.prod(tensor) * basis[1] for tensor, basis in zip(tensors, bases, strict=True))
 
 
 def prepared(
