@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
+from safe_kernels._divergence.kernels import FORWARD, JSD, REVERSE
 from safe_kernels._triton import cdiv, launch
 
-DIVERGENCE_CODES = {"forward": 0, "reverse": 1, "jsd": 2}
+DIVERGENCE_CODES = {"forward": FORWARD.value, "reverse": REVERSE.value, "jsd": JSD.value}
 """As the kernels know the divergences."""
 
 WARPS = 8
