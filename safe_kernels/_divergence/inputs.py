@@ -31,14 +31,14 @@ def check_options(temperature: float, divergence: str, jsd_beta: float, reductio
         raise ValueError(f"jsd_beta: expected a number from 0 to 1, got {jsd_beta}")
 
 
-def measure_of(divergence: str, jsd_beta: float) -> tuple[str, float]:
+def choose_measure(divergence: str, jsd_beta: float) -> tuple[str, float]:
     """Name and beta of the divergence: at its ends the mixture is one of the two, and jsd one of the others."""
     if divergence == "jsd" and jsd_beta in (0.0, 1.0):
         return ("reverse" if jsd_beta else "forward"), 0.5
     return divergence, float(jsd_beta)
 
 
-def by_tokens(tensor: Tensor) -> Tensor:
+def flatten_tokens(tensor: Tensor) -> Tensor:
     """[B, T, ...] as [B T, ...]."""
     return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor
 

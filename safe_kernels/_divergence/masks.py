@@ -43,7 +43,7 @@ def check_mask(mask: Tensor | None, shape: torch.Size, device: torch.device) -> 
         raise ValueError(f"mask: expected device {device} or cpu, got {mask.device}")
 
 
-def mask_on(mask: Tensor | None, device: torch.device) -> Tensor | None:
+def move_mask(mask: Tensor | None, device: torch.device) -> Tensor | None:
     """The mask on a device, for a kernel that skips masked rows.
 
     Raises:
@@ -52,7 +52,7 @@ def mask_on(mask: Tensor | None, device: torch.device) -> Tensor | None:
     return None if mask is None else _on_device(mask, device)
 
 
-def packed_rows(mask: Tensor | None, device: torch.device) -> Tensor | None:
+def find_kept_rows(mask: Tensor | None, device: torch.device) -> Tensor | None:
     """Numbers of the rows that the mask keeps, on the device; None keeps all.
 
     They are found where the mask is. On the CPU that needs no GPU, on a GPU their count makes the host wait for it.

@@ -61,7 +61,7 @@ def slice_scratch(rows: int, columns: int, elements: int, like: Tensor) -> Tenso
     return like.new_empty((3, max(1, min(rows, elements // max(1, columns))), columns))
 
 
-def forget_excluded_(difference: Tensor, student: Tensor, teacher: Tensor) -> None:
+def ignore_excluded_(difference: Tensor, student: Tensor, teacher: Tensor) -> None:
     """Set the difference of classes that both exclude to zero; -inf minus -inf is NaN."""
     if teacher.numel() and teacher.amin() == -torch.inf:
         difference.masked_fill_(torch.isneginf(teacher) & torch.isneginf(student), 0.0)
@@ -98,7 +98,7 @@ def _slice_divergence_(
     values = torch.empty_like(spread)
     far, near = is_far.nonzero().flatten(), (~is_far).nonzero().flatten()
     apart = difference[far]
-    values[far] = _from_distributions_(_far_apart(teacher[far], apart), apart, measure)
+    values[far] = _from_distributions_(_compare_far_apart(teacher[far], apart), apart, measure)
     difference[far] = apart
     if near.numel():
         close = difference[near]
@@ -127,7 +127,7 @@ def _near_(
     return _from_distributions_(_Distributions(p, e.mul_(p), log_ratio, forward), difference, measure)
 
 
-def _far_apart(teacher: Tensor, difference: Tensor) -> _Distributions:
+def _compare_far_apart(teacher: Tensor, difference: Tensor) -> _Distributions:
     """Where q/p may overflow, or meet a p that has underflowed: q comes from log-probabilities."""
     log_p = torch.log_softmax(teacher, dim=-1)
     p = log_p.exp()

@@ -15,6 +15,6 @@ GRAD_FORMS: list[Form] = [operator.attrgetter("dtype"), Tensor.stride]
 FORMS: list[Form] = [*GRAD_FORMS, *map(operator.attrgetter, ("shape", "device"))]
 
 
-def forms_of(tensors: Sequence[Tensor], kinds: Sequence[Form] = FORMS) -> list[list[Any]]:
+def describe_forms(tensors: Sequence[Tensor], kinds: Sequence[Form] = FORMS) -> list[list[Any]]:
     """What a launch is prepared for: where it is the same, only addresses have to be looked at."""
     return [list(map(kind, tensors)) for kind in kinds]

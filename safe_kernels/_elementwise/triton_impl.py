@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
-from safe_kernels._tables import AddressTable, aligned_rows, block_table, constant_table, dense, grouped
+from safe_kernels._tables import AddressTable, aligned_rows, block_table, constant_table, dense, group_rows
 from safe_kernels._triton import TRITON_DTYPES, PreparedLaunch, cdiv
 
 ELEMENTS = 4096
@@ -93,7 +93,7 @@ class Rows:
         if aligned == self._aligned:
             return
         self._aligned, self.groups, self.programs = aligned, [], 0
-        for (dtypes, wide), rows in grouped(zip(self._dtypes, aligned, strict=True)).items():
+        for (dtypes, wide), rows in group_rows(zip(self._dtypes, aligned, strict=True)).items():
             blocks = block_table(tuple(self._counts[row] for row in rows), tuple(rows), self.sizes.device)
             group = Group(dtypes, wide, blocks, self.programs, self.elements)
             self.groups.append((group, self._launch_of(group)))

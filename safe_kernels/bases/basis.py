@@ -18,7 +18,7 @@ from safe_kernels.bases.spectrum import (
     check_selection,
     energy_share,
     gram_spectrum,
-    selected_rank,
+    select_rank,
     singular_resolution,
     spectrum,
     vectors_from_gram,
@@ -85,7 +85,7 @@ def gram_basis(rows: Tensor, *, rank: int | None = None, energy: float | None = 
         return _eigenbasis("rows", wide.t() @ wide, dtype, resolution, rank, energy)
     squares, left = gram_spectrum("rows", rows)
     total = float(squares.sum())
-    keep = selected_rank(squares, total, resolution, rank, energy)
+    keep = select_rank(squares, total, resolution, rank, energy)
     vectors = vectors_from_gram(rows, squares[:keep], left[:, :keep])
     return Basis(vectors, energy_share(squares[:keep], total), squares[:keep].sqrt().to(dtype))
 
@@ -119,7 +119,7 @@ def sketch_basis(rows: Tensor, total: float, *, rank: int, energy: float | None)
     """Principal subspace of a sketch's rows; the captured share is of `total`, the energy of all rows sketched."""
     squares, left = gram_spectrum("rows", rows)
     resolution = singular_resolution(rows.shape[0], rows.dtype) ** 2
-    keep = selected_rank(squares, total, resolution, rank, energy)
+    keep = select_rank(squares, total, resolution, rank, energy)
     vectors = vectors_from_gram(rows, squares[:keep], left[:, :keep])
     return Basis(vectors, energy_share(squares[:keep], total), squares[:keep].sqrt().to(rows.dtype))
 
@@ -129,5 +129,5 @@ def _eigenbasis(
 ) -> Basis:
     squares, vectors = spectrum(name, moment)
     total = float(squares.sum())
-    keep = selected_rank(squares, total, resolution, rank, energy)
+    keep = select_rank(squares, total, resolution, rank, energy)
     return Basis(vectors[:, :keep].to(dtype), energy_share(squares[:keep], total), squares[:keep].sqrt().to(dtype))

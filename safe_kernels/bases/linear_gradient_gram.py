@@ -34,7 +34,7 @@ from safe_kernels.bases.spectrum import (
     gram,
     orthonormalize_,
     product,
-    selected_rank,
+    select_rank,
     singular_resolution,
     spectrum,
     without_autocast,
@@ -117,7 +117,7 @@ class LinearGradientGram:
         if tokens and self._pairs_are_less_work(tokens):
             return _gram_of_pairs(tokens, self.sample_count)
         total: Tensor | None = None
-        for _, formed in self._formed():
+        for _, formed in self._form_gradients():
             part = gram(formed)
             total = part if total is None else total.add_(part)
         return torch.zeros((0, 0), dtype=torch.float64) if total is None else total
@@ -145,7 +145,7 @@ class LinearGradientGram:
         squares, left = spectrum("inputs, grad_outputs", self.gram())
         total = float(squares.sum())
         resolution = singular_resolution(min(self.sample_count, size), self._dtype) ** 2
-        keep = min(selected_rank(squares, total, resolution, rank, energy), size)
+        keep = min(select_rank(squares, total, resolution, rank, energy), size)
         squares, left = squares[:keep], left[:, :keep]
         if oriented:
             left = left * torch.where(left.sum(dim=0) < 0, -1.0, 1.0)
@@ -173,11 +173,11 @@ class LinearGradientGram:
             if num_tokens * rank <= num_tokens + 2 * self.sample_count * rank:
                 return _weighted_sums_of_tokens(tokens, weights)
         sums = weights.new_empty((self.out_features * self.in_features, rank))
-        for outputs, formed in self._formed():
+        for outputs, formed in self._form_gradients():
             torch.mm(formed.t(), weights, out=sums[outputs.start * self.in_features : outputs.stop * self.in_features])
         return sums
 
-    def _formed(self) -> Iterator[tuple[slice, Tensor]]:
+    def _form_gradients(self) -> Iterator[tuple[slice, Tensor]]:
         """Some outputs at a time, the gradients of their weights: [n, outputs * i]. The next overwrites the last."""
         if not self._parts:
             return
@@ -255,7 +255,7 @@ def _weighted_sums_of_tokens(parts: Sequence[_Tokens], weights: Tensor) -> Tenso
 
 def _gram_of_pairs(parts: Sequence[_Tokens], count: int) -> Tensor:
     """K from the products of all pairs of tokens."""
-    blocks = [block for part in _joined(parts) for block in part.split()]
+    blocks = [block for part in _join_neighbors(parts) for block in part.split()]
     total = torch.zeros((count, count), dtype=torch.float64, device=blocks[0].inputs.device)
     row = 0
     for number, left in enumerate(blocks):
@@ -268,18 +268,18 @@ def _gram_of_pairs(parts: Sequence[_Tokens], count: int) -> Tensor:
     return total.triu_().add_(total.triu(1).t())
 
 
-def _joined(parts: Sequence[_Tokens]) -> Iterator[_Tokens]:
+def _join_neighbors(parts: Sequence[_Tokens]) -> Iterator[_Tokens]:
     """Neighbors of one length as one part, so that many small updates are few products."""
     group: list[_Tokens] = []
     for part in parts:
         if group and (part.inputs.shape[1] != group[0].inputs.shape[1] or sum(p.num_tokens for p in group) > _TOKENS):
-            yield _together(group)
+            yield _concatenate(group)
             group = []
         group.append(part)
-    yield _together(group)
+    yield _concatenate(group)
 
 
-def _together(group: Sequence[_Tokens]) -> _Tokens:
+def _concatenate(group: Sequence[_Tokens]) -> _Tokens:
     if len(group) == 1:
         return group[0]
     return _Tokens(torch.cat([part.inputs for part in group]), torch.cat([part.grad_outputs for part in group]))

@@ -77,7 +77,7 @@ def gram_spectrum(name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
     return spectrum(name, gram(rows))
 
 
-def selected_rank(squares: Tensor, total: float, resolution: float, rank: int | None, energy: float | None) -> int:
+def select_rank(squares: Tensor, total: float, resolution: float, rank: int | None, energy: float | None) -> int:
     """How many directions to keep: at most `rank`, as few as reach `energy`, none that is only rounding.
 
     Args:

@@ -45,7 +45,7 @@ def ewc_penalty_(
     check_tensors(params, anchors, fishers)
     if not params:
         return torch.zeros(())
-    grads, detached = gradients(params), [param.detach() for param in params]
+    grads, detached = create_missing_gradients(params), [param.detach() for param in params]
     return ops.ewc_penalty(grads, detached, [anchor.detach() for anchor in anchors], list(fishers), float(weight))
 
 
@@ -61,7 +61,7 @@ def check_tensors(params: Sequence[Tensor], anchors: Sequence[Tensor], fishers: 
     check_one_device("params", params)
 
 
-def gradients(params: Sequence[Tensor]) -> list[Tensor]:
+def create_missing_gradients(params: Sequence[Tensor]) -> list[Tensor]:
     """The parameters' gradients; zeros where there is none yet."""
     for param in params:
         if param.grad is None:

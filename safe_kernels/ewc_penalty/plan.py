@@ -11,10 +11,10 @@ from torch import Tensor
 
 from safe_kernels._backend import choose_backend
 from safe_kernels._checks import refuse_compilation
-from safe_kernels._elementwise.forms import GRAD_FORMS, forms_of
+from safe_kernels._elementwise.forms import GRAD_FORMS, describe_forms
 from safe_kernels._tables import Identities, addresses, refuse_overlaps
 from safe_kernels.ewc_penalty import ops, torch_impl
-from safe_kernels.ewc_penalty.api import check_tensors, gradients
+from safe_kernels.ewc_penalty.api import check_tensors, create_missing_gradients
 
 _GRAD: Callable[[Tensor], Tensor] = operator.attrgetter("grad")
 
@@ -74,7 +74,7 @@ class EwcPlan:
         grads: Sequence[Tensor] = list(map(_GRAD, self._params))
         places = addresses(self._params)
         if not self._identities.same(grads) or places != self._places:
-            grads = gradients(self._params)
+            grads = create_missing_gradients(self._params)
             self._prepare(grads, places)
         value = self._launch(grads, self._places, float(weight))
         torch.autograd.graph.increment_version(grads)  # a launch changes them behind autograd's back
@@ -85,16 +85,16 @@ class EwcPlan:
         grad_places = addresses(grads)
         if grad_places != self._grad_places:
             refuse_overlaps("gradients", grads)
-        forms = forms_of(grads, GRAD_FORMS)
-        param_forms = self._param_forms if places == self._places else forms_of(self._params)
+        forms = describe_forms(grads, GRAD_FORMS)
+        param_forms = self._param_forms if places == self._places else describe_forms(self._params)
         if forms != self._grad_forms or param_forms != self._param_forms:
             check_tensors(self._params, self._anchors, self._fishers)
-            self._launch = self._prepared(grads)
+            self._launch = self._choose_launch(grads)
         self._grad_places, self._grad_forms = grad_places, forms
         self._places, self._param_forms = places, param_forms
         self._identities.remember(grads)
 
-    def _prepared(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], list[int], float], Tensor]:
+    def _choose_launch(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], list[int], float], Tensor]:
         if grads[0].is_meta:
             return self._trace
         if choose_backend(*self._fishers, *self._params, *self._anchors, *grads) == "torch":

@@ -87,7 +87,7 @@ def diagonal_plan(dout: int, din: int, samples: int, tokens: int, products: int)
         rows = columns = 64
     transposed = columns < rows and dout < din
     x_size, y_size = (din, dout) if transposed else (dout, din)
-    block = min(TOKENS, key=lambda size: (_padded(tokens, size) > 1.125 * _padded(tokens, TOKENS[-1]), -size))
+    block = min(TOKENS, key=lambda size: (_pad(tokens, size) > 1.125 * _pad(tokens, TOKENS[-1]), -size))
     residents = 1 if rows == columns == 128 else 2
     samples_a_split = _samples_a_split(
         cdiv(x_size, rows) * cdiv(y_size, columns), residents * PROCESSORS, samples, cdiv(tokens, block) * products
@@ -115,7 +115,7 @@ def _samples_a_split(tiles: int, slots: int, samples: int, steps: int) -> int:
     return cdiv(samples, min(range(1, min(samples, slots) + 1), key=cost))
 
 
-def _padded(amount: int, step: int) -> int:
+def _pad(amount: int, step: int) -> int:
     return cdiv(amount, step) * step
 
 
@@ -131,7 +131,7 @@ def fisher_diagonal_(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
             "give slices of the layer one by one, or set SAFE_KERNELS_BACKEND=torch"
         )
     target = out.contiguous()
-    sample_bytes = 2 * FLOAT32_PARTS * tokens * (_padded(din, ALIGNMENT) + _padded(dout, ALIGNMENT))
+    sample_bytes = 2 * FLOAT32_PARTS * tokens * (_pad(din, ALIGNMENT) + _pad(dout, ALIGNMENT))
     step = max(1, OPERAND_BYTES // sample_bytes) if _is_split(inputs) else samples
     for start in range(0, samples, step):
         _add(target, inputs[start : start + step].contiguous(), grad_outputs[start : start + step].contiguous())
@@ -155,7 +155,7 @@ def _add(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
         # squared instead of the sum. Tokens are then blocks of the kernel, filled up with zeros.
         samples, tokens = cdiv(samples, TOKENS[0]), TOKENS[0]
     plan = diagonal_plan(dout, din, samples, tokens, products)
-    operands = [_operand(tensor, samples * tokens) for tensor in (grad_outputs, inputs)]
+    operands = [_prepare_operand(tensor, samples * tokens) for tensor in (grad_outputs, inputs)]
     sizes = [dout, din]
     if plan.transposed:
         operands.reverse()
@@ -165,7 +165,7 @@ def _add(out: Tensor, inputs: Tensor, grad_outputs: Tensor) -> None:
     copies = tensor_copies(out.device)
     if copies:
         blocks = [(1, plan.tokens, plan.rows), (1, plan.tokens, plan.columns)]
-        sources = [_described(*pair, tokens) for pair in zip(operands, blocks, strict=True)]
+        sources = [_describe(*pair, tokens) for pair in zip(operands, blocks, strict=True)]
     else:
         sources = operands
     launch(
@@ -226,19 +226,19 @@ def tensor_copies(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device)[0] in TENSOR_COPY_CAPABILITIES
 
 
-def _described(operand: Tensor, block: tuple[int, int, int], tokens: int) -> TensorDescriptor:
+def _describe(operand: Tensor, block: tuple[int, int, int], tokens: int) -> TensorDescriptor:
     """[parts, rows, stride] as [parts * samples, tokens, stride] for the copy engine, which fills up with zeros."""
     parts, rows, stride = operand.shape
     return TensorDescriptor.from_tensor(operand.view(parts * rows // tokens, tokens, stride), list(block))
 
 
-def _operand(tensor: Tensor, rows: int) -> Tensor:
+def _prepare_operand(tensor: Tensor, rows: int) -> Tensor:
     """[N, T, size] as [parts, rows, stride] with aligned rows; itself where it is that already."""
     count, size = tensor.shape[0] * tensor.shape[1], tensor.shape[2]
     split = _is_split(tensor)
     if not split and size % ALIGNMENT == 0 and tensor.data_ptr() % 16 == 0:
         return tensor.view(1, rows, size)
-    stride = _padded(size, ALIGNMENT)
+    stride = _pad(size, ALIGNMENT)
     shape = (FLOAT32_PARTS if split else 1, rows, stride)
     operand = tensor.new_empty(shape, dtype=torch.bfloat16 if split else tensor.dtype)
     columns = operand_columns(stride)

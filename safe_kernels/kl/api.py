@@ -24,11 +24,11 @@ from safe_kernels._divergence.inputs import (
     Divergence,
     Reduction,
     autocast_is_on,
-    by_tokens,
     check_like,
     check_options,
     check_tokens,
-    measure_of,
+    choose_measure,
+    flatten_tokens,
     reduce_tokens,
     refuse_function_transforms,
 )
@@ -79,11 +79,11 @@ def kl_divergence(
     check_mask(mask, student_logits.shape[:-1], student_logits.device)
     want_gradient = torch.is_grad_enabled() and student_logits.requires_grad
     tokens, _ = kl_tokens(
-        by_tokens(student_logits),
-        by_tokens(teacher_logits.detach()),
+        flatten_tokens(student_logits),
+        flatten_tokens(teacher_logits.detach()),
         None if mask is None else mask.flatten(),
         float(temperature),
-        *measure_of(divergence, jsd_beta),
+        *choose_measure(divergence, jsd_beta),
         want_gradient,
     )
     tokens = tokens.view(student_logits.shape[:-1])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safe_kernels._backend import choose_backend
 from safe_kernels._divergence.inputs import Measure
-from safe_kernels._divergence.masks import mask_on, pack, packed_rows, unpack
+from safe_kernels._divergence.masks import find_kept_rows, move_mask, pack, unpack
 from safe_kernels._divergence.ops import (
     raise_if_one_excludes_alone,
     raise_if_teacher_not_finite,
@@ -37,12 +37,12 @@ def kl_tokens(
     if choose_backend(student_logits) == "triton":
         from safe_kernels.kl import triton_impl
 
-        mask = mask_on(mask, student_logits.device)
+        mask = move_mask(mask, student_logits.device)
         values, kept = triton_impl.logits_divergence(
             student_logits, teacher_logits, mask, temperature, Measure(divergence, beta)
         )
     else:
-        rows, count = packed_rows(mask, student_logits.device), len(student_logits)
+        rows, count = find_kept_rows(mask, student_logits.device), len(student_logits)
         student, teacher = pack(student_logits, rows), pack(teacher_logits, rows)
         measure = Measure(divergence, beta)
         values, kept = torch_impl.logits_divergence(student, teacher, temperature, measure, want_gradient)
@@ -84,7 +84,7 @@ def kl_tokens_backward(
     if choose_backend(student_logits) == "triton":
         from safe_kernels.kl import triton_impl
 
-        mask = mask_on(mask, student_logits.device)
+        mask = move_mask(mask, student_logits.device)
         return triton_impl.logits_gradient(
             upstream, student_logits, teacher_logits, mask, kept, temperature, Measure(divergence, beta)
         )

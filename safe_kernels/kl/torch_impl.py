@@ -9,7 +9,7 @@ from safe_kernels._divergence.inputs import Measure
 from safe_kernels._divergence.torch_impl import (
     SLICE_ELEMENTS,
     divergence_,
-    forget_excluded_,
+    ignore_excluded_,
     slice_scratch,
     slices,
 )
@@ -48,7 +48,7 @@ def _load(logits: Tensor, difference: Tensor, student: Tensor, teacher: Tensor, 
         torch.sub(student, logits, out=difference)
     else:
         difference.copy_(student).sub_(logits)
-    forget_excluded_(difference, student, logits)
+    ignore_excluded_(difference, student, logits)
     if scale != 1.0:
         logits.mul_(scale)
         difference.mul_(scale)

@@ -12,18 +12,18 @@ from safe_kernels._divergence.inputs import (
     Divergence,
     Reduction,
     autocast_is_on,
-    by_tokens,
     check_like,
     check_options,
     check_tokens,
-    measure_of,
+    choose_measure,
+    flatten_tokens,
     reduce_tokens,
     refuse_function_transforms,
 )
 from safe_kernels._divergence.masks import check_mask
 from safe_kernels.linear_kl.heads import Heads
 from safe_kernels.linear_kl.ops import linear_kl_tokens
-from safe_kernels.linear_kl.vocabulary_parallel import name_of
+from safe_kernels.linear_kl.vocabulary_parallel import name_group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -99,15 +99,15 @@ def linear_kl_divergence(
     check_states(student_hidden, teacher_hidden, heads)
     check_mask(mask, student_hidden.shape[:-1], student_hidden.device)
     tokens, _ = linear_kl_tokens(
-        by_tokens(student_hidden),
-        by_tokens(teacher_hidden.detach()),
+        flatten_tokens(student_hidden),
+        flatten_tokens(teacher_hidden.detach()),
         *heads,
         None if mask is None else mask.flatten(),
         None if logit_softcap is None else float(logit_softcap),
         float(temperature),
-        *measure_of(divergence, jsd_beta),
+        *choose_measure(divergence, jsd_beta),
         chunk_tokens,
-        None if group is None else name_of(group),
+        None if group is None else name_group(group),
         torch.is_grad_enabled() and student_hidden.requires_grad,
     )
     tokens = tokens.view(student_hidden.shape[:-1])

@@ -20,13 +20,13 @@ class Heads(NamedTuple):
 
     def detached(self) -> Heads:
         """Without gradients."""
-        return self._changed(Tensor.detach)
+        return self._map(Tensor.detach)
 
     def to(self, dtype: torch.dtype) -> Heads:
         """In another dtype."""
-        return self._changed(lambda tensor: tensor.to(dtype))
+        return self._map(lambda tensor: tensor.to(dtype))
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Heads:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Heads:
         others = (None if tensor is None else change(tensor) for tensor in self[1:])
         return Heads(change(self.weight), *others)
 

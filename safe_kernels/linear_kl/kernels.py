@@ -100,7 +100,7 @@ def slice_summary_kernel(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """What `vocabulary_parallel.merged` takes of a slice of a row, [7, rows]; zeros where masked."""
+    """What `vocabulary_parallel.merge` takes of a slice of a row, [7, rows]; zeros where masked."""
     row = tl.program_id(0).to(tl.int64)
     counts = True
     if MASKED:

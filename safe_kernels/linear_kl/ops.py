@@ -10,13 +10,13 @@ from torch import Tensor
 
 from safe_kernels._backend import choose_backend
 from safe_kernels._divergence.inputs import Measure
-from safe_kernels._divergence.masks import pack, packed_rows, unpack
+from safe_kernels._divergence.masks import find_kept_rows, pack, unpack
 from safe_kernels._divergence.ops import raise_if_one_sided, raise_if_teacher_not_finite, refuse_second_derivative
 from safe_kernels._dtypes import accumulation_dtype
 from safe_kernels._flops import flop_formula
 from safe_kernels.linear_kl import torch_impl
 from safe_kernels.linear_kl.heads import LinearHeads
-from safe_kernels.linear_kl.vocabulary_parallel import group_named
+from safe_kernels.linear_kl.vocabulary_parallel import find_group
 
 
 @torch.library.custom_op("safe_kernels::linear_kl_tokens", mutates_args=())
@@ -48,11 +48,11 @@ def linear_kl_tokens(
         raise_if_one_sided(head_bias, teacher_head_bias, "head_bias and teacher_head_bias")
     use_triton = choose_backend(student_hidden) == "triton"
     skipped_by_kernel = use_triton and mask is not None and mask.device.type != "cpu"
-    rows = None if skipped_by_kernel else packed_rows(mask, student_hidden.device)
+    rows = None if skipped_by_kernel else find_kept_rows(mask, student_hidden.device)
     student, teacher = pack(student_hidden, rows), pack(teacher_hidden, rows)
     # The products below are to be in the dtypes they are written in; autocast would lower those of float32.
     options = (
-        heads, Measure(divergence, beta), chunk_tokens, want_gradient, None if group is None else group_named(group)
+        heads, Measure(divergence, beta), chunk_tokens, want_gradient, None if group is None else find_group(group)
     )  # fmt: skip
     with torch.autocast(student_hidden.device.type, enabled=False):
         if use_triton:
@@ -105,7 +105,7 @@ def count_flops(
 
     Masked tokens count, since the formula sees shapes alone.
     """
-    *_, want_gradient = options
+    want_gradient = options[-1]
     teacher_head = head_weight if teacher_head_weight is None else teacher_head_weight
     entries = math.prod(head_weight) * (2 if want_gradient else 1) + math.prod(teacher_head)
     return 2 * student_hidden[0] * entries

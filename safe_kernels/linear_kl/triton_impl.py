@@ -163,7 +163,7 @@ class _Rows:
         rows = len(values)
         found = values.new_empty((7, rows))
         self._launch(slice_summary_kernel, found, rows, *self.sizes, BLOCKS=self.blocks)
-        whole = vocabulary_parallel.merged(found, group)
+        whole = vocabulary_parallel.merge(found, group)
         statistics = torch.stack((whole.normalizer, whole.shift, whole.reach)).float()
         value = (whole.reverse if self.measure.name == "reverse" else whole.forward).float()
         moment = value

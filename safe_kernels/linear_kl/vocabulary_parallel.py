@@ -27,13 +27,13 @@ _SATURATED = 1e20
 _groups: dict[str, ProcessGroup] = {}
 
 
-def name_of(group: ProcessGroup) -> str:
-    """A name under which `group_named` finds the group again: operators take no groups."""
+def name_group(group: ProcessGroup) -> str:
+    """A name under which `find_group` finds the group again: operators take no groups."""
     _groups[group.group_name] = group
     return group.group_name
 
 
-def group_named(name: str) -> ProcessGroup:
+def find_group(name: str) -> ProcessGroup:
     """The group that has been given this name."""
     return _groups[name]
 
@@ -61,7 +61,7 @@ def divergence_(
 ) -> Tensor:
     """As `divergence_` of whole rows, where this process has a slice of each; the value is that of the whole row."""
     dtype = difference.dtype
-    whole = merged(_summary(teacher, difference), group)
+    whole = merge(_summarize(teacher, difference), group)
     value = whole.reverse if measure.name == "reverse" else whole.forward
     if measure.name == "jsd" or want_gradient:
         log_p = teacher.sub_(whole.normalizer.to(dtype).unsqueeze(-1))
@@ -91,7 +91,7 @@ def _jensen_shannon_(
     return sums[0].clamp_min(0.0)
 
 
-def _summary(teacher: Tensor, difference: Tensor) -> Tensor:
+def _summarize(teacher: Tensor, difference: Tensor) -> Tensor:
     """Of each row's slice, [7, n]: log-normalizer, mu, K, S, the student's log-normalizer and mean of d, reach."""
     p, normalizer = _softmax(teacher)
     mean = (p * difference).sum(-1)
@@ -112,19 +112,19 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     return (logits - finite.unsqueeze(-1)).exp(), normalizer
 
 
-def merged(found: Tensor, group: ProcessGroup) -> Whole:
-    """What all processes found in their slices, put together; [7, n] as of `_summary`."""
-    return _merged(_gathered(found.double(), group))
+def merge(found: Tensor, group: ProcessGroup) -> Whole:
+    """What all processes found in their slices, put together; [7, n] as of `_summarize`."""
+    return _merge(_gather(found.double(), group))
 
 
-def _gathered(found: Tensor, group: ProcessGroup) -> Tensor:
+def _gather(found: Tensor, group: ProcessGroup) -> Tensor:
     """What every process found, [processes, 7, n]."""
     everyone = [torch.empty_like(found) for _ in range(torch.distributed.get_world_size(group))]
     torch.distributed.all_gather(everyone, found.contiguous(), group=group)
     return torch.stack(everyone)
 
 
-def _merged(found: Tensor) -> Whole:
+def _merge(found: Tensor) -> Whole:
     normalizers, means, excesses, spreads, student_normalizers, student_means, reaches = found.unbind(1)
     normalizer = torch.logsumexp(normalizers, 0)
     share = (normalizers - normalizer).exp()

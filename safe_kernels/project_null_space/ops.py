@@ -13,15 +13,17 @@ from safe_kernels._backend import choose_backend
 from safe_kernels._flops import flop_formula
 from safe_kernels._tables import addresses, refuse_overlaps
 from safe_kernels.project_null_space import torch_impl
-from safe_kernels.project_null_space.stored_basis import StoredBasis, as_given
+from safe_kernels.project_null_space.stored_basis import StoredBasis, keep_layout
 
 
 @torch.library.custom_op("safe_kernels::project_null_space_", mutates_args=("tensors",))
 def project_null_space(tensors: list[Tensor], bases: list[Tensor], one_sided: bool) -> None:
     """`X -= (X U) U^T` for every pair of a tensor and its basis."""
     refuse_overlaps("tensors", tensors)
-    stored = [as_given(basis, tensor.numel() == basis.shape[0]) for tensor, basis in zip(tensors, bases, strict=True)]
-    prepared(tensors, stored, one_sided)(tensors, addresses(tensors))
+    stored = [
+        keep_layout(basis, tensor.numel() == basis.shape[0]) for tensor, basis in zip(tensors, bases, strict=True)
+    ]
+    prepare(tensors, stored, one_sided)(tensors, addresses(tensors))
 
 
 @project_null_space.register_fake
@@ -35,7 +37,7 @@ def count_flops(tensors: list[torch.Size], bases: list[torch.Size], one_sided: b
     return sum(4 * math.prod(tensor) * basis[1] for tensor, basis in zip(tensors, bases, strict=True))
 
 
-def prepared(
+def prepare(
     tensors: Sequence[Tensor], bases: Sequence[StoredBasis], one_sided: bool
 ) -> Callable[[Sequence[Tensor], list[int]], None]:
     """The projection of these tensors, and of others of the same shapes, dtypes and strides, given their addresses."""

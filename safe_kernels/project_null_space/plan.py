@@ -13,7 +13,7 @@ from safe_kernels._checks import check_same_length, refuse_compilation
 from safe_kernels._tables import Identities, addresses, refuse_overlaps
 from safe_kernels.project_null_space import ops
 from safe_kernels.project_null_space.api import check_projection
-from safe_kernels.project_null_space.stored_basis import StoredBasis, as_given, rounded
+from safe_kernels.project_null_space.stored_basis import StoredBasis, keep_layout, round_basis
 
 _LONG_ROW = 2048
 """Elements beyond which rows in half precision are read in slices, which want a basis of few vectors by element
@@ -74,7 +74,7 @@ class ProjectionPlan:
         self._tensors, self._one_sided = list(tensors), one_sided
         with torch.no_grad():
             self._bases = [
-                _stored(basis.detach(), tensor, basis_dtype) for tensor, basis in zip(tensors, bases, strict=True)
+                _store(basis.detach(), tensor, basis_dtype) for tensor, basis in zip(tensors, bases, strict=True)
             ]
         self._identities = Identities()
         self._forms = list(map(_FORM, tensors))
@@ -112,19 +112,19 @@ class ProjectionPlan:
         if places != self._places or strides != self._strides:
             refuse_overlaps("tensors", tensors)
         if strides != self._strides:
-            self._launch = ops.prepared(tensors, self._bases, self._one_sided)
+            self._launch = ops.prepare(tensors, self._bases, self._one_sided)
         self._strides, self._places = strides, places
         self._identities.remember(tensors)
 
 
-def _stored(basis: Tensor, tensor: Tensor, dtype: torch.dtype | None) -> StoredBasis:
+def _store(basis: Tensor, tensor: Tensor, dtype: torch.dtype | None) -> StoredBasis:
     """Bases of row forms are small: copied where they do not lie as they are read fastest."""
     dimension, rank = basis.shape
     flat = tensor.numel() == dimension
     if flat:
-        return rounded(basis) if dtype is not None and rank else as_given(basis, flat)
+        return round_basis(basis) if dtype is not None and rank else keep_layout(basis, flat)
     by_element = rank % 4 == 0 and (tensor.dtype == torch.float32 or (rank <= 8 and dimension > _LONG_ROW))
-    return as_given(basis.contiguous() if by_element else basis.t().contiguous().t(), flat)
+    return keep_layout(basis.contiguous() if by_element else basis.t().contiguous().t(), flat)
 
 
 def _text(form: Any) -> str:

@@ -27,14 +27,14 @@ class StoredBasis(NamedTuple):
     flat: bool
 
 
-def as_given(basis: Tensor, flat: bool) -> StoredBasis:
+def keep_layout(basis: Tensor, flat: bool) -> StoredBasis:
     """The basis itself; a packed copy only where its strides are of neither kind."""
     contiguous = basis.is_contiguous()
     by_vector = basis.shape[1] == 1 if contiguous else basis.t().is_contiguous()
     return StoredBasis(basis if contiguous or by_vector else basis.contiguous(), by_vector, None, flat)
 
 
-def rounded(basis: Tensor) -> StoredBasis:
+def round_basis(basis: Tensor) -> StoredBasis:
     r"""A basis of the flat form in float16, and what makes the projection exact again.
 
     The columns of the rounded V = round(U S) are neither orthonormal nor of length 1, but

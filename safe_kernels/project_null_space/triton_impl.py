@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels._backend import interpreting
-from safe_kernels._tables import AddressTable, addresses, block_table, constant_table, grouped
+from safe_kernels._tables import AddressTable, addresses, block_table, constant_table, group_rows
 from safe_kernels._triton import TRITON_DTYPES, PreparedLaunch, cdiv, dot_precision, widen_for_dot
 from safe_kernels.project_null_space import torch_impl
 from safe_kernels.project_null_space.kernels import (
@@ -198,7 +198,7 @@ class ProjectionLaunch:
         if aligned == self._aligned:
             return
         self._aligned, self._launches = aligned, []
-        for form, rows in grouped(self._form(row) for row in range(len(places))).items():
+        for form, rows in group_rows(self._form(row) for row in range(len(places))).items():
             self._launches += (self._flat_launches if form.flat else self._row_launches)(form, rows)
 
     def _form(self, row: int) -> Form:

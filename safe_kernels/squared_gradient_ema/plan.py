@@ -11,7 +11,7 @@ from torch import Tensor
 from safe_kernels._backend import choose_backend
 from safe_kernels._checks import check_floating, check_one_device, refuse_compilation
 from safe_kernels._dtypes import WIDE_DTYPES
-from safe_kernels._elementwise.forms import forms_of
+from safe_kernels._elementwise.forms import describe_forms
 from safe_kernels._tables import Identities, refuse_overlaps
 from safe_kernels.squared_gradient_ema import torch_impl
 from safe_kernels.squared_gradient_ema.api import check_decay, check_tensors
@@ -67,14 +67,14 @@ class SquaredGradientEmaPlan:
             torch.autograd.graph.increment_version(self._fishers)  # a launch changes them behind autograd's back
 
     def _prepare(self, grads: Sequence[Tensor]) -> None:
-        forms = forms_of(grads)
+        forms = describe_forms(grads)
         if forms != self._forms:
             check_tensors(self._fishers, grads)
             self._forms = forms
-            self._launch = self._prepared(grads)
+            self._launch = self._choose_launch(grads)
         self._identities.remember(grads)
 
-    def _prepared(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], float], None]:
+    def _choose_launch(self, grads: Sequence[Tensor]) -> Callable[[Sequence[Tensor], float], None]:
         if not grads or choose_backend(*self._fishers, *grads) == "torch":
             return self._fall_back
         from safe_kernels.squared_gradient_ema import triton_impl

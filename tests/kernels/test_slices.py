@@ -188,7 +188,7 @@ def orthonormal_columns() -> float:
 def rounded_basis() -> float:
     """Vectors are the basis to float16, times a power of two; the correction is the inverse of their Gram matrix."""
     basis = torch.linalg.qr(torch.randn(50, 4))[0].contiguous()
-    stored = stored_basis.rounded(basis)
+    stored = stored_basis.round_basis(basis)
     vectors = stored.vectors.double()
     scale = 2.0 ** round(float((vectors.norm() / basis.norm()).log2()))
     assert stored.correction is not None
@@ -280,7 +280,7 @@ PROBLEMS: dict[str, Problem] = {
     "bases.spectrum.gram": Problem(gram_matrix, {"bases.spectrum._ELEMENTS": 32, "bases.spectrum._BLOCK": 2}),
     "bases.spectrum.product": Problem(product_of_rows, {"bases.spectrum._ELEMENTS": 32}),
     "bases.spectrum.orthonormalize_": Problem(orthonormal_columns, {"bases.spectrum._ROTATED": 32}),
-    "project_null_space.stored_basis.rounded": Problem(
+    "project_null_space.stored_basis.round_basis": Problem(
         rounded_basis, {"project_null_space.stored_basis._BLOCK_ELEMENTS": 64}
     ),
     "project_null_space.torch_impl._project_rows_": Problem(
@@ -289,7 +289,7 @@ PROBLEMS: dict[str, Problem] = {
     "project_null_space.torch_impl._project_vector_": Problem(
         lambda: projection((5, 10), 50, 4, torch.bfloat16), {"project_null_space.torch_impl._BLOCK_ELEMENTS": 64}
     ),
-    "bases.linear_gradient_gram._formed": Problem(  # longer than wide: kept as gradients
+    "bases.linear_gradient_gram._form_gradients": Problem(  # longer than wide: kept as gradients
         lambda: gradient_gram(5, 12, 4, 7),
         {"bases.linear_gradient_gram._FORMED": 1, "bases.linear_gradient_gram._FORMED_OUTPUTS": 3},
     ),

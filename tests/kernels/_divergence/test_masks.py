@@ -41,7 +41,7 @@ def test_packing_never_looks_at_the_device() -> None:
     """A tensor on the meta device has no data: what looks at it, as a synchronization does, fails."""
     mask = torch.tensor([True, False, True, True])
     there = torch.device("meta")
-    rows = masks.packed_rows(mask, there)
+    rows = masks.find_kept_rows(mask, there)
     packed = masks.pack(torch.empty(4, 3, device=there), rows)
     assert packed.shape == (3, 3)
     assert masks.unpack(packed, rows, 4).shape == (4, 3)
@@ -50,7 +50,7 @@ def test_packing_never_looks_at_the_device() -> None:
 
 
 def test_packing_keeps_the_masks_rows() -> None:
-    rows = masks.packed_rows(torch.tensor([True, False, True]), torch.device("cpu"))
+    rows = masks.find_kept_rows(torch.tensor([True, False, True]), torch.device("cpu"))
     tensor = torch.arange(6.0).view(3, 2)
     packed = masks.pack(tensor, rows)
     assert packed.tolist() == [[0, 1], [4, 5]]
@@ -62,7 +62,7 @@ def test_packing_keeps_the_masks_rows() -> None:
 def test_a_mask_on_the_cpu_is_refused_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     mask = torch.ones(3, dtype=torch.bool)
-    for copy in (masks.packed_rows, masks.mask_on):
+    for copy in (masks.find_kept_rows, masks.move_mask):
         with pytest.raises(RuntimeError, match="mask: expected a mask on cuda:0 while a CUDA graph is captured"):
             copy(mask, torch.device("cuda:0"))
 

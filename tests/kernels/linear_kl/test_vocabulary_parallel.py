@@ -165,14 +165,14 @@ def test_means_of_slices_fail_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> 
     z, d = teacher @ weight.T, (student - teacher) @ weight.T
     found = torch.stack(
         [
-            vocabulary_parallel._summary(z[:, part], d[:, part]).double()
+            vocabulary_parallel._summarize(z[:, part], d[:, part]).double()
             for part in (slice(0, SPLIT), slice(SPLIT, None))
         ]
     )
     want, _ = expected(student, teacher, weight)
-    assert relative_error(vocabulary_parallel._merged(found).forward, want) < DIVERGENCE_VALUE[torch.float32]
+    assert relative_error(vocabulary_parallel._merge(found).forward, want) < DIVERGENCE_VALUE[torch.float32]
     found[:, 1] = found[:, 1].mean(0)
-    assert relative_error(vocabulary_parallel._merged(found).forward, want) > 1e-2
+    assert relative_error(vocabulary_parallel._merge(found).forward, want) > 1e-2
 
 
 def test_a_group_of_one_is_the_whole(tmp_path: Path) -> None:

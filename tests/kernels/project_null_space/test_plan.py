@@ -215,7 +215,7 @@ def test_a_rounded_basis_is_projected_out_exactly(
     """What is removed lies in the span of the rounded vectors; of the rest, nothing in it is left."""
     tensor, basis = torch.randn(9, 31, device=device).to(dtype), orthonormal(279, rank, device)
     plan = ProjectionPlan([tensor], [basis], one_sided=one_sided, basis_dtype=torch.float16)
-    rounded = stored_basis.rounded(basis).vectors.double()
+    rounded = stored_basis.round_basis(basis).vectors.double()
     before = tensor.double()
     coordinates = torch.linalg.lstsq(rounded, before.reshape(-1, 1)).solution  # an oracle of its own
     want = (before.reshape(-1, 1) - rounded @ (coordinates.clamp_min(0.0) if one_sided else coordinates)).view(9, 31)
@@ -232,7 +232,7 @@ def test_a_rounded_basis_is_close_and_bfloat16_would_not_be(dimension: int, spre
     """The sine of the angle between its span and the basis's, also for entries of very different size."""
     entries = torch.randn(dimension, 6, dtype=torch.float64) * (spread * torch.randn(dimension, 1)).exp()
     basis = torch.linalg.qr(entries)[0].float()
-    assert sine(basis, stored_basis.rounded(basis).vectors) < ROUNDED_BASIS
+    assert sine(basis, stored_basis.round_basis(basis).vectors) < ROUNDED_BASIS
     assert sine(basis, basis.bfloat16()) > ROUNDED_BASIS
 
 
@@ -254,7 +254,7 @@ def test_bases_of_row_forms_keep_their_digits(backend: str, device: torch.device
 
 def test_a_rounded_basis_takes_half_the_memory(device: torch.device) -> None:
     basis = orthonormal(300, 4, device)
-    stored = stored_basis.rounded(basis)
+    stored = stored_basis.round_basis(basis)
     assert stored.vectors.nbytes == basis.nbytes // 2
     assert stored.vectors.t().is_contiguous()
 
