@@ -252,7 +252,7 @@ def test_operands_are_copied_only_where_rows_are_not_aligned(
 ) -> None:
     memory = torch.randn(2 * 5 * size + shift, device=device).bfloat16()
     tensor = memory[shift:].view(2, 5, size)
-    operand = triton_impl._operand(tensor, 10)
+    operand = triton_impl._prepare_operand(tensor, 10)
     assert operand.data_ptr() % 16 == 0
     assert (operand.data_ptr() != tensor.data_ptr()) == copied
     assert torch.equal(operand[0, :, :size], tensor.view(10, size))
@@ -263,7 +263,7 @@ def test_operands_are_copied_only_where_rows_are_not_aligned(
 def test_the_parts_of_a_float32_number_sum_to_it(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFE_KERNELS_BACKEND", "triton")
     tensor = torch.randn(2, 5, 21, device=device) * 10.0 ** torch.arange(-10, 11, device=device)
-    parts = triton_impl._operand(tensor, 10).double()
+    parts = triton_impl._prepare_operand(tensor, 10).double()
     assert parts.shape == (3, 10, 32)
     assert torch.equal(parts.sum(0)[:, :21], tensor.view(10, 21).double())
     assert torch.equal(parts[..., 21:], torch.zeros_like(parts[..., 21:]))
