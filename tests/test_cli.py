@@ -81,7 +81,7 @@ def own_data(small_data, tmp_path):
         (["eval"], "Missing argument 'RUN'"),
         (["eval", "run", "--max-vl", "0"], "Invalid value for '--max-vl'"),
         (["ask", "run"], "Missing argument 'QUESTION'"),
-        (["train", "--variant", "ful_retention"], "got no such retention variant; did you mean 'fu"),
+        (["train", "--variant", "ful_retention"], "got 'ful_retention'; did you mean 'fu"),
         (["train", "--set", "seed"], "--set seed: expected key=value, got no =; for instance "),
         (["train", "--set", "optimization.max_step=3"], "did you mean 'optimization.max_steps'?"),
         (["train", "--set", "data.gains_db=["], "--set data.gains_db: expected a YAML value, got '['"),

@@ -42,6 +42,7 @@ from safe_train.runs.checkpoint import Checkpoint, latest_checkpoint, list_check
 from safe_train.runs.environment import find_machine
 from safe_train.runs.layout import RunFolder, read_config
 from safe_train.runs.lock import locked
+from safe_train.runs.recorded_variant import require_same_variant
 from safe_train.training.base_defaults import follow_base
 from safe_train.training.build import (
     Rows,
@@ -161,6 +162,7 @@ def resume_run(folder: Path, observer: RunCallbacks) -> RunOutcome:
     with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         checkpoint = _newest_checkpoint(folder, config, processes)
         with processes.raise_on_any_rank():
+            require_same_variant(folder, config)
             rows = load_examples(config)
         prepared = _prepare(config, rows, observer, processes, folder)
         prepared.stage_a.resume(checkpoint, folder)
@@ -222,6 +224,7 @@ def evaluate_run(
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
     with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         with processes.raise_on_any_rank():
+            config.retention_variant()  # whether it is known here is told before the work
             rows = load_examples(config)
         prepared = _prepare(config, rows, observer, processes, folder, trains=False)
         final = prepared.final

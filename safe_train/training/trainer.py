@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safe_train.config import StageAConfig
-from safe_train.configs.retention_variants import get_variant_config
 from safe_train.data.collator import Collator
 from safe_train.data.example import Example
 from safe_train.data.sampler import ExampleSampler, length_buckets
@@ -105,7 +104,7 @@ class StageATrainer:
         settings = config.optimization
         require_examples_for_all_ranks(settings, processes)
         self.rows_per_step = settings.vl_batch_size * settings.gradient_accumulation_steps
-        variant = self.variant = resolved_variant(get_variant_config(config.variant), config.retention)
+        variant = self.variant = resolved_variant(config.retention_variant(), config.retention)
         self.effective = effective_retention(
             variant, config.retention, max_steps=settings.max_steps, rows_per_step=self.rows_per_step
         )
