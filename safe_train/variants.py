@@ -25,8 +25,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from safe_train.configs import retention_variants
 from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.errors import InputError, nearest
@@ -134,6 +132,8 @@ def _from_fields(where: str, name: Any, values: Any) -> RetentionVariantConfig:
     Raises:
         InputError: the name or a field is none, or a value does not fit.
     """
+    from pydantic import TypeAdapter, ValidationError  # not needed for the registered variants' names
+
     known = [field.name for field in fields(RetentionVariantConfig) if field.name != "name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(where, "a name of letters, digits and _ . -", repr(name), "rename the variant")

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @one_line_errors
 def container_group(arguments: tuple[str, ...]) -> None:
-    """Build, test and compare the container image; in a checkout alone."""
+    """Build, test and compare the container image."""
     if not (ROOT / "containers" / "safe.def").is_file():
         hint = "in a clone of the project run `make .venv`, then `.venv/bin/safe container`"
         raise InputError("safe container", "a checkout, of which the image is built", f"a package in {ROOT}", hint)

@@ -13,7 +13,10 @@ from safe_train.configs.retention_variants import OVERFITTING_VARIANTS, list_var
 @click.option("--variants-file", type=click.Path(), metavar="FILE", help="YAML file of further retention variants.")
 @one_line_errors
 def variants(variants_file: str | None) -> None:
-    """List the retention variants, also those of a file and of installed packages."""
+    """List the retention variants.
+
+    Those of installed packages and of a file are listed beside the registered ones.
+    """
     from safe_train.variants import known_variants
 
     list_variants(known_variants(variants_file))
