@@ -10,7 +10,7 @@ from safe_train.errors import InputError
 from safe_train.estimate.run_estimate import Plan, plan_run
 from safe_train.estimate.speed import GIB, usable_bytes
 from safe_train.retention import NullSpaceProjection
-from safe_train.retention.stack import resolved_variant
+from safe_train.retention.stack import resolve_variant
 from safe_train.retention.subspace import captured_memory
 
 Changes = dict[str, object]
@@ -91,7 +91,7 @@ def _fewer_rows(plan: Plan) -> Iterator[Changes]:
 
 
 def _rank(plan: Plan) -> int:
-    return resolved_variant(plan.config.retention_variant(), plan.config.retention).null_space_rank
+    return resolve_variant(plan.config.retention_variant(), plan.config.retention).null_space_rank
 
 
 def _capture_bytes(plan: Plan) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 from safe_train.config import StageAConfig
 from safe_train.errors import InputError
 from safe_train.io.files import read_object
-from safe_train.retention.stack import resolved_variant
+from safe_train.retention.stack import resolve_variant
 from safe_train.runs.layout import RunFolder
 
-_ADDED_LATER = {"replay_weight": 0.0}  # not written where it is 0, and unknown to older runs
+_ADDED_LATER = {"replay_weight": 0.0, "extra_mechanisms": {}}  # not written where they are off
 
 
 def require_same_variant(folder: Path, config: StageAConfig) -> None:
@@ -23,7 +23,7 @@ def require_same_variant(folder: Path, config: StageAConfig) -> None:
     path = RunFolder(folder).config
     described = read_object(path, "the configuration of a run", "name a run folder")
     recorded = _variant_of(described)
-    variant = resolved_variant(config.retention_variant(), config.retention)
+    variant = resolve_variant(config.retention_variant(), config.retention)
     if recorded is None:
         return
     now, then = _ADDED_LATER | variant.to_dict(), _ADDED_LATER | recorded
