@@ -1,10 +1,12 @@
 """Variants of a file and of installed packages: how they are found, refused, trained with, resumed and shown."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+import tomllib
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,19 @@ def test_they_are_listed(file):
     listed = invoke("variants", "--variants-file", file).stdout
     assert f"strong_retention\n  {STRONG.description}\n  mechanisms: KL (1), null space (rank 8" in listed
     assert all(f"{name}\n" in listed for name in RETENTION_VARIANTS)
+
+
+def test_the_documented_file_and_package_are_this_variant(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "add_a_variant.md").read_text()
+    blocks = dict(reversed(re.findall(r"^```(yaml|toml|python)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)))
+    (tmp_path / "variants.yaml").write_text(blocks["yaml"])
+    assert find_variant("strong_retention", tmp_path / "variants.yaml") == STRONG
+    names = {}
+    exec(blocks["python"], names)
+    assert names["STRONG_RETENTION"] == STRONG
+    assert list(tomllib.loads(blocks["toml"])["project"]["entry-points"]) == [variants.ENTRY_POINTS]
+    told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert told == {field.name for field in fields(RetentionVariantConfig)} - {"name"}
 
 
 # --- installed packages
