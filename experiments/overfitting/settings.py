@@ -72,7 +72,7 @@ def stage_a_config(given: argparse.Namespace, seed: int, *, pack_root: str | Non
             "val_vl_source": source.vl,
             "train_text_source": given.text_source,
             "val_text_source": given.text_source,
-            "text_ratio": given.text_ratio,
+            "text_ratio": given.text_share,
             "pack_root": pack_root,
             "max_train_audio": given.subset_size,
             "silence_prob": 0.0,  # protected rows hear clips alone, as they always did in this ablation
