@@ -264,7 +264,8 @@ def test_a_registered_variant_that_was_edited_is_refused_too(run, monkeypatch):
     described = json.loads(path.read_text()) | {"variants_file": None}
     path.write_text(json.dumps(described))
     edited = replace(STRONG, distillation_weight=2.0)
-    monkeypatch.setattr(variants.retention_variants, "RETENTION_VARIANTS", {"strong_retention": edited})
+    registry = {**RETENTION_VARIANTS, "strong_retention": edited}
+    monkeypatch.setattr(variants.retention_variants, "RETENTION_VARIANTS", registry)
     assert "distillation_weight 2.0 in place of 1.0" in refused("train", "--resume", run)
 
 
