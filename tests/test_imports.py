@@ -12,6 +12,7 @@ LAYERS = (
     ("safe_train.configs", "safe_train.io.messages"),
     ("safe_train.errors",),
     ("safe_train.io",),
+    ("safe_train.variants",),
     ("safe_kernels",),
     ("safe_train.settings", "safe_train.data.datasets.registry"),
     (
