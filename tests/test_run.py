@@ -436,8 +436,8 @@ def test_a_stop_within_the_evaluation_half_way_is_heard_and_leaves_the_same_run(
         return generate(evaluator, rows, *options)
 
     monkeypatch.setattr(Evaluator, "_generate", counted)
-    observer = RunCallbacks(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
-    outcome = start_run(config, observer)
+    callbacks = RunCallbacks(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
+    outcome = start_run(config, callbacks)
     assert (steps, len(batches)) == ([1, 2, 3], 1)
     assert (outcome.training.steps, outcome.training.finished, outcome.table) == (3, False, None)
     assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["step-0000003"]

@@ -154,8 +154,8 @@ def run_seed(given: argparse.Namespace, seed: int) -> Path:
     _tell_shortfalls(config, rows)
     config = with_epochs(config, given.num_epochs, len(rows.train_audio))
     stop = StopRequest()
-    with stop.listening(), watching(stop) as observer:
-        outcome = start_run(config, observer, rows=rows, notes=notes(given, rows))
+    with stop.listening(), watching(stop) as callbacks:
+        outcome = start_run(config, callbacks, rows=rows, notes=notes(given, rows))
     show_outcome(outcome, stop)
     return outcome.folder
 
