@@ -51,8 +51,8 @@ def evaluate(
     quiet_libraries()
     from safe_train.cli.callbacks import StopRequest, watching
     from safe_train.evaluation.conditions import select
-    from safe_train.evaluation.meaning import meaning
     from safe_train.evaluation.table import format_evaluation
+    from safe_train.evaluation.validity import assess_validity
     from safe_train.io.text_table import terminal_width
     from safe_train.runs.layout import read_config
     from safe_train.training.run import evaluate_run
@@ -68,7 +68,7 @@ def evaluate(
         _say_control(evaluation)
     elif find_launch().is_main:
         margin = settings.get("margin", read_config(run).evaluation.margin)
-        for line in meaning(evaluation, margin=margin).lines():
+        for line in assess_validity(evaluation, margin=margin).lines():
             click.echo(line, err=True)
 
 

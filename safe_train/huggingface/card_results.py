@@ -7,18 +7,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import sort_names
 from safe_train.huggingface.data_names import PROCEDURAL
+from safe_train.metrics.metric import Metric
+from safe_train.metrics.registry import find_metric
 
 Figures = Mapping[str, Any]
 """What :func:`~safe_train.huggingface.results.retention_figures` gives."""
 
-# Of each metric of audio answers, what people and the hub call it; CIDEr-D runs to 10, so a tenth of it is a share.
-_AUDIO_METRICS = {
-    "exact_match": ("exact match", "exact_match"),
-    "token_f1": ("token F1", "token_f1"),
-    "cider_d": ("CIDEr-D/10", "cider_d/10"),
-}
 _PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -30,7 +26,8 @@ def results(figures: Figures) -> list[str]:
 def eval_results(figures: Figures) -> list[EvalResult]:
     """The scores in the hub's own form; those of what was no measurement are left out."""
     data, means = figures["data"], figures["meaning"]
-    audio_name, audio_type = _AUDIO_METRICS[figures["audio_metric"]]
+    metric = find_metric(figures["audio_metric"])
+    audio_name, audio_type = metric.label + _divisor(metric), metric.name + _divisor(metric)
     tables = [
         ("vl", "VL", "visual-question-answering", "accuracy", "accuracy", means["not_retention"]),
         ("text", "text", "question-answering", "accuracy", "accuracy", means["not_text_retention"]),
@@ -44,10 +41,10 @@ def eval_results(figures: Figures) -> list[EvalResult]:
             dataset_type=data[part],
             dataset_name=f"{_told(data[part])}, {data['split']}",
             metric_type=metric_type,
-            metric_name=f"{metric} ({word}, {condition})",
+            metric_name=f"{label} ({word}, {condition})",
             metric_value=round(result["accuracy"][0], 6),
         )
-        for part, word, task, metric, metric_type, doubt in tables
+        for part, word, task, label, metric_type, doubt in tables
         if not doubt
         for condition, result in _in_order(figures[part])
         if result.get("is_measurement", True)
@@ -103,13 +100,13 @@ def _text(figures: Figures) -> list[str]:
 
 
 def _hearing(figures: Figures) -> list[str]:
-    doubt, metric = figures["meaning"]["not_hearing"], figures["audio_metric"]
-    write = (lambda interval: f"{interval[0]:.3f}") if metric == "cider_d" else _percent
-    change = _thousandths if metric == "cider_d" else _points
-    unit = "" if metric == "cider_d" else " in points"
+    doubt, metric = figures["meaning"]["not_hearing"], find_metric(figures["audio_metric"])
+    write = _percent if metric.is_share else (lambda interval: f"{interval[0]:.3f}")
+    change = _points if metric.is_share else _thousandths
+    unit = " in points" if metric.is_share else ""
     scores = [f"{name} {write(result['accuracy'])}" for name, result in _in_order(figures["audio"])]
     gains = [f"against {name} {change(gain)}" for name, gain in _in_order(figures["audio_gain"])]
-    name = _AUDIO_METRICS[metric][0]
+    name = metric.label + _divisor(metric)
     told = (
         f"Questions about the clip, by {name}: {', '.join(scores)}. Gain of the matched clip{unit}: {', '.join(gains)}."
     )
@@ -200,9 +197,13 @@ def _documents(figures: Figures) -> str:
 
 
 def _in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Conditions in the order of their registries; ``config.json`` sorts them by name."""
-    order = {name: position for position, name in enumerate(dict.fromkeys([*AUDIO_CONDITIONS, *VL_CONDITIONS]))}
-    return sorted(found.items(), key=lambda pair: order.get(pair[0], len(order)))
+    """Conditions in the order of the registry; ``config.json`` sorts them by name."""
+    return [(name, found[name]) for name in sort_names(list(found))]
+
+
+def _divisor(metric: Metric) -> str:
+    """What a metric whose values exceed 1 is divided by, so that the hub has a share."""
+    return "" if metric.is_share else f"/{metric.highest:g}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

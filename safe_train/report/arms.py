@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from safe_train.evaluation.audio_metric import AUDIO_METRICS
-from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation, is_retention_condition
-from safe_train.evaluation.results import Group as QuestionType
+from safe_train.evaluation.conditions import SILENCE, find_condition, keep_retention
+from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation, QuestionType
 from safe_train.metrics.intervals import Estimate
+from safe_train.metrics.metric import Metric
 from safe_train.metrics.non_inferiority import holm
+from safe_train.metrics.registry import METRICS, find_metric
 from safe_train.report.grouping import Group, Member
 from safe_train.report.seeds import Interval, any_seed, over_seeds
 from safe_train.report.standing import Part, Standing, standing
@@ -239,9 +240,15 @@ class Arm:
         return [*parts, "text"] if self.text and not self.standing.not_text_retention else parts
 
     @property
+    def metric(self) -> Metric:
+        """What scores audio examples; of seeds scored by several, one that is written as a share."""
+        labels = {metric.label: metric for metric in METRICS.values()}
+        return labels.get(self.audio_metric) or find_metric(self.audio_metric)
+
+    @property
     def gain(self) -> Interval | None:
         """Audio accuracy with the matched clip minus that in silence."""
-        return self.audio["silence"].gain if "silence" in self.audio else None
+        return self.audio[SILENCE.name].gain if SILENCE.name in self.audio else None
 
 
 def build_arms(groups: Sequence[Group]) -> list[Arm]:
@@ -259,7 +266,7 @@ def _corrected(arms: Sequence[Arm], part: Part) -> dict[str, dict[str, AnswerCel
         corrected[condition] = holm({arm.name: arm.answers(part)[condition].mcnemar_p for arm in having})
     return {
         arm.name: {
-            name: replace(cell, mcnemar_p_holm=corrected[name].get(arm.name) if name != "bypass" else None)
+            name: replace(cell, mcnemar_p_holm=corrected[name].get(arm.name) if find_condition(name).attach else None)
             for name, cell in arm.answers(part).items()
         }
         for arm in arms
@@ -300,7 +307,7 @@ def _arm(group: Group) -> Arm:
             name: _audio_cell([(m.seed, e.audio[name], e.audio_gain.get(name)) for m, e in measured])
             for name, measured in _by_condition(group, "audio").items()
         },
-        audio_metric=", ".join(dict.fromkeys(AUDIO_METRICS[evaluation.audio_metric] for evaluation in evaluations)),
+        audio_metric=", ".join(dict.fromkeys(find_metric(evaluation.audio_metric).label for evaluation in evaluations)),
         worst_condition=worst_vl,
         worst_text_condition=worst_text,
         worst_part=min(competing, key=competing.__getitem__) if competing else None,
@@ -328,7 +335,7 @@ def _answers(group: Group, part: Literal["vl", "text"], *, void: bool) -> dict[s
 
 
 def _worst(cells: dict[str, AnswerCell]) -> str | None:
-    compared = {name: cell.change.mean for name, cell in cells.items() if is_retention_condition(name)}
+    compared = {name: cell.change.mean for name, cell in keep_retention(cells).items()}
     return min(compared, key=compared.__getitem__) if compared else None
 
 
@@ -370,7 +377,7 @@ def _answer_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]], *
 def _status(
     condition: str, change: Interval, margin: Margin, *, measures: bool, void: bool, bit_equal: bool | None
 ) -> Status:
-    if condition == "bypass":
+    if not find_condition(condition).attach:
         return "bit-equal" if bit_equal else "differs"
     if not measures:
         return "not a measurement"

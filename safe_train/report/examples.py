@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safe_train.data.example import DOCUMENT
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import MATCHED, SILENCE, conditions_for
 from safe_train.evaluation.predictions import BASE, Kind, Prediction, PredictionStore
 from safe_train.report.grouping import Group, Member
 from safe_train.report.media import Clip, Picture, clip, picture
@@ -126,11 +126,11 @@ def _heard(group: Group) -> Iterator[_Candidate]:
     member = group.members[0]
     store = PredictionStore(member.evaluation.folder)
     rows = store.rows("audio")
-    silent = {sample.row_id: sample for sample in store.read("audio", "silence")}
-    for sample in store.read("audio", "matched"):
+    silent = {sample.row_id: sample for sample in store.read("audio", SILENCE.name)}
+    for sample in store.read("audio", MATCHED.name):
         if sample.row_id in rows and sample.row_id in silent:
             yield _Candidate(
-                group, member, "audio", "matched", "heard", rows[sample.row_id], silent[sample.row_id], sample
+                group, member, "audio", MATCHED.name, "heard", rows[sample.row_id], silent[sample.row_id], sample
             )
 
 
@@ -142,11 +142,11 @@ def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict
         return
     rows = {row_id: row for row_id, row in store.rows(kind).items() if row["kind"] != DOCUMENT}
     base = {sample.row_id: sample for sample in PredictionStore(member.evaluation.base_folder).read(kind, BASE)}
-    for name, condition in VL_CONDITIONS.items():
-        if condition.attach and condition.gate == 1.0 and condition.draws == 1:
-            samples = store.read(kind, name)
+    for condition in conditions_for(kind).values():
+        if condition.is_retention and condition.draws == 1:
+            samples = store.read(kind, condition.name)
             known = [sample for sample in samples if sample.row_id in rows and sample.row_id in base]
-            yield name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
+            yield condition.name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
 
 
 def _clip_digests(store: PredictionStore) -> dict[str, str]:
@@ -187,9 +187,3 @@ def _example(candidate: _Candidate) -> AnsweredExample:
         base_score=candidate.base.score,
         safe_score=safe.score,
     )
-
-
-def describe_condition(name: str, kind: Kind) -> str:
-    """What rows hear under a condition, in a few words; empty for a condition that is no longer registered."""
-    registry = AUDIO_CONDITIONS if kind == "audio" else VL_CONDITIONS
-    return registry[name].description if name in registry else ""

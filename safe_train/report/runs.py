@@ -14,7 +14,7 @@ from typing import Any
 from safe_train.config import StageAConfig, build_config, run_settings
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.stores import RESULTS, read_results
+from safe_train.evaluation.storage import RESULTS, read_results
 from safe_train.io.files import file_problem, read_lines, read_object
 from safe_train.io.records import from_plain
 from safe_train.report.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safe_train.evaluation.meaning import STANDARD, Meaning
+from safe_train.evaluation.conditions import standard_names
+from safe_train.evaluation.validity import Validity
 from safe_train.report.grouping import Group
 from safe_train.report.summary import judge
 
@@ -44,14 +45,14 @@ def standing(group: Group) -> Standing:
         not_text_retention=_reason(group, meanings, "not_text_retention"),
         not_hearing=_reason(group, meanings, "not_hearing"),
         protected_text=all(found.protected_text for found in meanings),
-        measured=[name for name in STANDARD if all(name in result.vl for result in results)],
-        measured_text=[name for name in STANDARD if all(name in result.text for result in results)],
+        measured=[name for name in standard_names() if all(name in result.vl for result in results)],
+        measured_text=[name for name in standard_names() if all(name in result.text for result in results)],
     )
 
 
 def _reason(
     group: Group,
-    meanings: Sequence[Meaning],
+    meanings: Sequence[Validity],
     name: Literal["not_retention", "not_text_retention", "not_hearing"],
 ) -> str:
     """The first seed's reason, with the seed where not all say the same."""

@@ -12,16 +12,18 @@ from safe_train.audio.input import LOUD_DB
 from safe_train.data.procedural import is_made_root
 from safe_train.data.settings import EMBEDDED_DATA
 from safe_train.errors import InputError
-from safe_train.evaluation.audio_metric import AUDIO_METRICS
-from safe_train.evaluation.meaning import Meaning, meaning
-from safe_train.evaluation.results import Evaluation, is_retention_condition
+from safe_train.evaluation.conditions import BYPASS, DISTRACTOR, LOUD, MATCHED, SILENCE, find_condition, keep_retention
+from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.settings import EvaluationSettings
+from safe_train.evaluation.validity import Validity, assess_validity
 from safe_train.io.files import read_object
 from safe_train.io.messages import one_line
 from safe_train.io.records import from_plain
 from safe_train.io.text_table import align, wrap
+from safe_train.metrics.exact_match import EXACT_MATCH
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import CONFIDENCE
+from safe_train.metrics.registry import find_metric
 from safe_train.runs.layout import RunFolder
 
 HEADER = (
@@ -114,11 +116,11 @@ class Source:
         )
 
 
-def judge(evaluation: Evaluation) -> Meaning:
+def judge(evaluation: Evaluation) -> Validity:
     """What an evaluation can be taken for, by the margin that was declared for it."""
     results = (*evaluation.vl.values(), *evaluation.text.values())
     margins = [result.non_inferiority.margin for result in results]
-    return meaning(evaluation, margin=max(margins, default=EvaluationSettings().margin))
+    return assess_validity(evaluation, margin=max(margins, default=EvaluationSettings().margin))
 
 
 def without_change(estimate: Estimate, rows: int) -> Estimate:
@@ -161,7 +163,7 @@ class RunSummary:
             return None
 
     @property
-    def meaning(self) -> Meaning | None:
+    def meaning(self) -> Validity | None:
         """What the figures can be taken for; None for results of another version."""
         evaluation = self.evaluation
         return None if evaluation is None else judge(evaluation)
@@ -175,19 +177,19 @@ class RunSummary:
         evaluation, found = self.metrics["evaluation"], self.meaning
         vl, audio = evaluation["vl"], evaluation["audio"]
         void = found is not None and bool(found.not_retention)
-        metric = evaluation.get("audio_metric", "exact_match")
+        metric = evaluation.get("audio_metric", EXACT_MATCH.name)
         return (
             self.name,
             _percent(evaluation["base"]),
-            "bit-equal" if vl["bypass"]["bit_equal"] else "DIFFERS",
-            *(_change(vl.get(name), void=void) for name in ("silence", "distractor")),
+            "bit-equal" if vl[BYPASS.name]["bit_equal"] else "DIFFERS",
+            *(_change(vl.get(name), void=void) for name in (SILENCE.name, DISTRACTOR.name)),
             self._text_cell(found),
-            *_divergence(vl.get("distractor")),
+            *_divergence(vl.get(DISTRACTOR.name)),
             *(_score(audio[name]["accuracy"], metric) if name in audio else _NONE for name in _HEARD),
             f"{self.metrics['training']['seconds']:.0f} + {evaluation['seconds']:.0f}",
         )
 
-    def _text_cell(self, found: Meaning | None) -> str:
+    def _text_cell(self, found: Validity | None) -> str:
         worst = self.worst_text
         if worst is None:
             return _NONE
@@ -228,10 +230,10 @@ class RunSummary:
         for part in ("vl", "text", "documents"):
             results = evaluation.get(part, {})
             for condition, result in results.items():
-                if condition != "bypass" and not result["is_measurement"]:
+                if find_condition(condition).attach and not result["is_measurement"]:
                     where = condition if part == "vl" else f"{part}, {condition}"
                     told.append(f"{where}: the fusion had no effect; this is not a retention measurement")
-            if "bypass" in results and not results["bypass"]["bit_equal"]:
+            if BYPASS.name in results and not results[BYPASS.name]["bit_equal"]:
                 rows = "" if part == "vl" else f" on {_ROWS[part]}"
                 told.append(f"the bypass is not the base bit for bit{rows}")
         record = self.evaluation
@@ -247,7 +249,7 @@ class RunSummary:
         return [f"{self.name}: {words}" for words in told]
 
 
-_HEARD = ("matched", "silence", "distractor", "loud")
+_HEARD = (MATCHED.name, SILENCE.name, DISTRACTOR.name, LOUD.name)
 _ROWS = {"text": "text-only questions", "documents": "documents"}
 
 
@@ -315,9 +317,9 @@ def format_table(runs: Sequence[RunSummary], width: int | None = None) -> str:
 
 
 def _notes(runs: Sequence[RunSummary], *, with_documents: bool) -> str:
-    metrics = dict.fromkeys(str(run.metrics["evaluation"].get("audio_metric", "exact_match")) for run in runs)
-    scored = " or ".join(AUDIO_METRICS.get(metric, metric) for metric in metrics)
-    beside = " (of captions; of questions beside them exact match)" if set(metrics) - {"exact_match"} else ""
+    metrics = dict.fromkeys(str(run.metrics["evaluation"].get("audio_metric", EXACT_MATCH.name)) for run in runs)
+    scored = " or ".join(find_metric(metric).label for metric in metrics)
+    beside = " (of captions; of questions beside them exact match)" if set(metrics) - {EXACT_MATCH.name} else ""
     told = [
         "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points, "
         "with 95 % intervals. text: change of text-only questions under the condition that costs most. changed, KL: "
@@ -360,7 +362,7 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
     left_out: list[str] = []
     for run in runs:
         audio = run.metrics["evaluation"]["audio"]
-        gain = 100 * (audio["matched"]["accuracy"]["mean"] - audio["silence"]["accuracy"]["mean"])
+        gain = 100 * (audio[MATCHED.name]["accuracy"]["mean"] - audio[SILENCE.name]["accuracy"]["mean"])
         found = run.meaning
         if found is not None and found.not_retention:
             left_out.append(run.name)
@@ -393,10 +395,12 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
         plt.close(figure)
 
 
-def _drawn(run: RunSummary, found: Meaning | None) -> list[tuple[str, str, dict[str, Any]]]:
+def _drawn(run: RunSummary, found: Validity | None) -> list[tuple[str, str, dict[str, Any]]]:
     """Name, marker and figures of what the picture shows of a run."""
     vl = {} if found is not None and found.not_retention else run.metrics["evaluation"]["vl"]
-    shown = [(f"VL, {name}", mark, vl[name]) for name, mark in (("distractor", "o"), ("silence", "^")) if name in vl]
+    shown = [
+        (f"VL, {name}", mark, vl[name]) for name, mark in ((DISTRACTOR.name, "o"), (SILENCE.name, "^")) if name in vl
+    ]
     worst = run.worst_text
     if worst is not None and not (found is not None and found.not_text_retention):
         shown.append(("text, worst condition", "s", worst[1]))
@@ -404,7 +408,7 @@ def _drawn(run: RunSummary, found: Meaning | None) -> list[tuple[str, str, dict[
 
 
 def _furthest(results: Mapping[str, dict[str, Any]], value: Any) -> tuple[str, dict[str, Any]] | None:
-    compared = {name: result for name, result in results.items() if is_retention_condition(name)}
+    compared = keep_retention(results)
     return min(compared.items(), key=lambda item: value(item[1])) if compared else None
 
 
@@ -413,8 +417,9 @@ def _percent(estimate: dict[str, float]) -> str:
 
 
 def _score(estimate: dict[str, float], metric: str) -> str:
-    """Of audio rows; results hold a tenth of CIDEr-D, which runs from 0 to 10."""
-    return f"{10 * estimate['mean']:.2f}" if metric == "cider_d" else _percent(estimate)
+    """Of audio examples; results hold a share of the metric's highest value."""
+    found = find_metric(metric)
+    return f"{found.scale * estimate['mean']:.{found.digits}f}{found.unit}"
 
 
 def _divergence(result: dict[str, Any] | None) -> tuple[str, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safe_train.evaluation.meaning import STANDARD
-from safe_train.evaluation.results import is_retention_condition
+from safe_train.evaluation.conditions import BYPASS, find_condition, keep_retention, standard_names
 from safe_train.report.arms import AnswerCell, Arm
 from safe_train.report.grouping import Group
 from safe_train.report.standing import Part
@@ -54,8 +53,8 @@ def keeps(arm: Arm) -> bool:
     cells = [cell for part in parts for cell in _opened(arm, part)]
     return (
         "VL" in parts
-        and any(is_retention_condition(name) for name in arm.vl)
-        and "bypass" in arm.vl
+        and bool(keep_retention(arm.vl))
+        and BYPASS.name in arm.vl
         and not _differing(arm)
         and all(cell.status == "non-inferior" for cell in cells)
     )
@@ -181,8 +180,8 @@ def _text(arms: Sequence[Arm]) -> str:
     documents = [
         (cell.change.mean, name, arm)
         for arm in arms
-        for name, cell in arm.documents.items()
-        if is_retention_condition(name) and cell.is_measurement
+        for name, cell in keep_retention(arm.documents).items()
+        if cell.is_measurement
     ]
     if documents:
         change, name, arm = max(documents, key=lambda found: found[0])
@@ -198,9 +197,11 @@ def _where(arms: Sequence[Arm]) -> str:
     parts: list[Part] = [part for part in _PARTS if all(part in arm.judged_parts() for arm in arms)]
     # An arm without text-only rows beside one with them: only what all have is claimed of all.
     names: dict[Part, list[str]] = {
-        part: [name for name in STANDARD if all(_has(arm, part, name) for arm in arms)] for part in parts
+        part: [name for name in standard_names() if all(_has(arm, part, name) for arm in arms)] for part in parts
     }
-    more = any(_has(arm, part, name) for arm in arms for part in parts for name in STANDARD if name not in names[part])
+    more = any(
+        _has(arm, part, name) for arm in arms for part in parts for name in standard_names() if name not in names[part]
+    )
     rows = _listed([_QUESTIONS[part] for part in parts])
     if len({tuple(found) for found in names.values()}) == 1:
         return f"under {_conditions(next(iter(names.values())), more=more)} on {rows}"
@@ -210,14 +211,18 @@ def _where(arms: Sequence[Arm]) -> str:
 
 def _conditions(names: Sequence[str], *, more: bool) -> str:
     """The conditions by name, and that there were no others; ``more``: some arm was measured under others too."""
-    if len(names) == len(STANDARD):
+    if len(names) == len(standard_names()):
         return "every condition"
     if not names:
         return "none of the standard conditions"
     measured = (
         "that all were measured under" if more else "that was measured" if len(names) == 1 else "that were measured"
     )
-    return f"{_listed(names)}, the {'only one' if len(names) == 1 else _NUMBERS[len(names)]} {measured},"
+    return f"{_listed(names)}, the {'only one' if len(names) == 1 else _spell(len(names))} {measured},"
+
+
+def _spell(count: int) -> str:
+    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)
 
 
 def _has(arm: Arm, part: Part, name: str) -> bool:
@@ -240,7 +245,7 @@ def _parts(arm: Arm) -> list[Part]:
 
 
 def _heard(arm: Arm, part: Part) -> dict[str, AnswerCell]:
-    return {name: cell for name, cell in arm.answers(part).items() if is_retention_condition(name)}
+    return keep_retention(arm.answers(part))
 
 
 def _opened(arm: Arm, part: Part) -> list[AnswerCell]:
@@ -259,14 +264,14 @@ def _worst_acted(arm: Arm) -> bool:
 def _differing(arm: Arm) -> list[str]:
     """The rows on which the bypass is not the base bit for bit."""
     parts = {"VL rows": arm.vl, "text-only questions": arm.text, "documents": arm.documents}
-    return [rows for rows, cells in parts.items() if "bypass" in cells and not cells["bypass"].bit_equal]
+    return [rows for rows, cells in parts.items() if BYPASS.name in cells and not cells[BYPASS.name].bit_equal]
 
 
 def _doubts(arm: Arm) -> list[str]:
     """What an arm's figures cannot be taken for."""
     found: list[str] = []
     for rows, cells in (("", arm.vl), ("text-only questions, ", arm.text), ("documents, ", arm.documents)):
-        names = [name for name, cell in cells.items() if name != "bypass" and not cell.is_measurement]
+        names = [name for name, cell in cells.items() if find_condition(name).attach and not cell.is_measurement]
         if names:
             what = f"the fusion had no effect under {rows}{_listed(names)}"
             found.append(f"{arm.name}: {what}; this is not a retention measurement.")

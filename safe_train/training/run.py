@@ -22,17 +22,18 @@ from safe_train.data.example import CAPTION, Example
 from safe_train.distributed.fsdp import shard_base
 from safe_train.distributed.processes import Processes, connected
 from safe_train.errors import InputError, StoppedError
+from safe_train.evaluation.answer_lengths import answer_lengths
 from safe_train.evaluation.audio_metric import resolve_audio_metric
 from safe_train.evaluation.base_answers import BaseAnswers, base_answers
-from safe_train.evaluation.conditions import Distractors, Selection, select
+from safe_train.evaluation.conditions import Selection, select
+from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.evaluator import Evaluator
 from safe_train.evaluation.fingerprint import base_key, evaluation_key, versions
-from safe_train.evaluation.lengths import answer_lengths
 from safe_train.evaluation.positive_control import damage_fusions
 from safe_train.evaluation.predictions import BASE, NoStore, PredictionStore
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.settings import EvaluationSettings
-from safe_train.evaluation.stores import base_store, safe_store, write_results
+from safe_train.evaluation.storage import base_store, safe_store, write_results
 from safe_train.io.files import append_line, json_text, write_text
 from safe_train.io.text_table import TERMINAL_WIDTH
 from safe_train.metrics.captions import require_aac_metrics

@@ -8,10 +8,10 @@ import torch
 from safe_train.data.datasets.audiocaps import load_audiocaps
 from safe_train.data.datasets.conversion import audio_rows, vl_rows
 from safe_train.data.datasets.vqa import load_vqa
+from safe_train.evaluation.answer_lengths import AnswerLengths
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.conditions import select
 from safe_train.evaluation.evaluator import Evaluator
-from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.report.summary import RunSummary, format_table

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from safe_train.data.example import DOCUMENT, Example
-from safe_train.evaluation.figures import SMALLEST_GROUP, answer_result, audio_result, document_result
+from safe_train.evaluation.aggregate import SMALLEST_GROUP, answer_result, audio_result, document_result
 from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.results import Evaluation, Worst
 from safe_train.evaluation.summarize import summarize
 from safe_train.io.records import from_plain
 from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap, cluster_bootstrap_ratio
 from safe_train.metrics.non_inferiority import non_inferiority
-from tests.evaluation.test_guessing import asked
+from tests.evaluation.test_majority_baseline import asked
 
 KINDS = ("color",) * 25 + ("count",) * 25 + ("rare",) * 2
 ROWS = [Example(f"v{k}", "what?", ("right",), kind=kind, cluster=f"image {k // 2}") for k, kind in enumerate(KINDS)]
@@ -371,7 +371,7 @@ def with_text(right=30, factor=1.0, vl=1.0, matched=10, silence=1, text_bypass=N
     text = {"bypass": text_bypass or said_of_text(30, 1.0), "silence": said_of_text(right, factor, updates=(0.3,))}
     return summarize(base(), {"bypass": base(), "distractor": heard([vl] * 52)},
                      {"matched": audio(matched), "silence": audio(silence)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0,
-                     base_text=said_of_text(30, 1.0), text=text, text_rows=TEXT)  # fmt: skip
+                     base_text=said_of_text(30, 1.0), text=text, text_examples=TEXT)  # fmt: skip
 
 
 def test_questions_and_documents_are_told_apart():
@@ -389,7 +389,7 @@ def test_questions_alone_and_documents_alone():
     for rows, kept, gone in ((only, "text", "documents"), (DOCUMENTS, "documents", "text")):
         said = [sample for sample in said_of_text(30, 1.0) if sample.row_id in {row.row_id for row in rows}]
         found = summarize(base(), {"bypass": base()}, {"matched": audio(3)}, ROWS, AUDIO, margin=MARGIN, seconds=1.0,
-                          base_text=said, text={"bypass": said}, text_rows=rows)  # fmt: skip
+                          base_text=said, text={"bypass": said}, text_examples=rows)  # fmt: skip
         assert set(getattr(found, kept)) == {"bypass"}
         assert getattr(found, gone) == {}
         assert (found.base_text is None) == (kept == "documents")

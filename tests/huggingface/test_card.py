@@ -9,7 +9,7 @@ import yaml
 from safe_train.config import build_config
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.predictions import Prediction
-from safe_train.evaluation.stores import base_store, safe_store
+from safe_train.evaluation.storage import base_store, safe_store
 from safe_train.evaluation.summarize import summarize
 from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import conditions_for
 from safe_train.io.fingerprints import file_sha256
 from safe_train.report import read_runs, write_report
 from safe_train.report.charts.panel import APART, COLORS, Look, Panel, Point
@@ -26,7 +26,7 @@ from safe_train.report.grouping import group_runs
 from safe_train.report.media import LARGEST_CLIP, LARGEST_SIDE, Clip, clip, picture
 
 HOSTILE = "</b><script>document.title='taken'</script><img src=x onerror=alert(1)>"
-ALL_VL, ALL_AUDIO = tuple(VL_CONDITIONS), tuple(AUDIO_CONDITIONS)
+ALL_VL, ALL_AUDIO = tuple(conditions_for("vl")), tuple(conditions_for("audio"))
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from safe_train.audio.input import LOUD_DB
-from safe_train.evaluation.conditions import GAINS_DB, GATES
+from safe_train.evaluation.conditions import BYPASS, CONDITIONS, DISTRACTOR, MATCHED
 from safe_train.report.arms import AnswerCell, Arm, AudioCell
 from safe_train.report.charts.panel import APART, Look, Panel, Point
 from safe_train.report.charts.scales import Scale, linear, logarithmic, points, shares
@@ -132,23 +131,27 @@ def _staircase(front: Sequence[tuple[float, float]], panel: Panel) -> list[tuple
 
 def gate_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
     """Changes and audio accuracy over the gate; the bypass has it shut, distractor and matched clips fully open."""
-    change = {0.0: "bypass"} | {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "distractor"}
-    heard = {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "matched"}
+    swept = {condition.name: condition.gate for condition in CONDITIONS.values() if condition.sweep == "gate"}
+    change = _by_value({BYPASS.name: 0.0, DISTRACTOR.name: 1.0} | swept)
     axis = Scale(0.0, 1.0, tuple((gate, f"{gate:g}") for gate in change))
-    return _sweep(arms, looks, margin, change, heard, axis, "gate", {f"gate_{gate:g}" for gate in GATES})
+    return _sweep(arms, looks, margin, change, _by_value({MATCHED.name: 1.0} | swept), axis, "gate", set(swept))
 
 
 def loudness_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
     """Changes and audio accuracy over the clip's gain; 0 dB is the clip as it is."""
-    gains = {gain: f"gain_{gain:+g}" for gain in GAINS_DB}
-    change = dict(sorted((gains | {0.0: "distractor", LOUD_DB: "loud"}).items()))
-    heard = dict(sorted((gains | {0.0: "matched", LOUD_DB: "loud"}).items()))
+    swept = {condition.name: condition.gain_db for condition in CONDITIONS.values() if condition.sweep == "gain"}
+    change = _by_value({DISTRACTOR.name: 0.0} | swept)
     played = [gain for gain, name in change.items() if any(name in arm.vl or name in arm.text for arm in arms)]
     if len(played) < 2:
         return []
     ticks = tuple((gain, f"{gain:+g}".replace("-", "\u2212") if gain else "0") for gain in played)
     axis = Scale(min(played), max(played), ticks)
-    return _sweep(arms, looks, margin, change, heard, axis, "gain (dB)", {*gains.values(), "loud"})
+    return _sweep(arms, looks, margin, change, _by_value({MATCHED.name: 0.0} | swept), axis, "gain (dB)", set(swept))
+
+
+def _by_value(places: Mapping[str, float]) -> dict[float, str]:
+    """Conditions by their place on the axis, from the lowest."""
+    return dict(sorted((value, name) for name, value in places.items()))
 
 
 def _sweep(

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import safe_train.evaluation.text_rows as text_rows_module
+import safe_train.evaluation.text_examples as text_rows_module
 from safe_train.data.datasets.audiocaps import load_audiocaps
 from safe_train.data.datasets.conversion import audio_rows, vl_rows
 from safe_train.data.datasets.vqa import load_vqa
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.base_answers import base_answers
-from safe_train.evaluation.conditions import VL_CONDITIONS, Distractors, select
+from safe_train.evaluation.conditions import conditions_for, select
+from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.evaluator import Evaluator
 from safe_train.evaluation.predictions import Prediction, PredictionStore
 from safe_train.evaluation.settings import EvaluationSettings
-from safe_train.evaluation.text_rows import by_form
+from safe_train.evaluation.text_examples import by_form
 from safe_train.training.build import build_collator
 from tests.tolerances import BITS, DIVERGENCE_VALUE
 
@@ -168,10 +169,10 @@ def test_every_condition_on_vl_rows_is_one_on_text_only_rows(evaluator):
     told = []
     conditions = select(["all"])
     evaluation = evaluator(DAMAGED).run(told.append, conditions)
-    assert [words for words in told if words.startswith("text, ")] == [f"text, {name}" for name in VL_CONDITIONS]
+    assert [words for words in told if words.startswith("text, ")] == [f"text, {name}" for name in conditions_for("vl")]
     left_out = {"contradictory"}  # no clip names a number, a color or yes
-    assert set(VL_CONDITIONS) - set(evaluation.documents) == left_out
-    assert set(VL_CONDITIONS) - set(evaluation.text) <= left_out
+    assert set(conditions_for("vl")) - set(evaluation.documents) == left_out
+    assert set(conditions_for("vl")) - set(evaluation.text) <= left_out
     worst, first = evaluation.documents["worst_of_4"], evaluation.documents["distractor"]
     assert worst.rows == first.rows == 3
     assert worst.bits_per_byte.mean > first.bits_per_byte.mean

@@ -7,7 +7,7 @@ from safe_train.data.datasets.audiocaps import load_audiocaps
 from safe_train.data.datasets.conversion import audio_rows, vl_rows
 from safe_train.data.datasets.vqa import load_vqa
 from safe_train.data.example import DOCUMENT, Example
-from safe_train.evaluation.lengths import LONGEST, SHORTEST, AnswerLengths, answer_lengths
+from safe_train.evaluation.answer_lengths import LONGEST, SHORTEST, AnswerLengths, answer_lengths
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model.prompting import Turn
 
