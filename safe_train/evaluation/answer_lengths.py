@@ -21,7 +21,7 @@ class AnswerLengths:
     """Longest answers in tokens, what ends them included.
 
     Attributes:
-        vl: to VL rows.
+        vl: to VL examples.
         text: to text-only questions.
         audio: to audio examples.
     """

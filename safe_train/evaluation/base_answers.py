@@ -61,7 +61,7 @@ def base_answers(
 
     Args:
         base: the base.
-        examples: VL rows.
+        examples: VL examples.
         settings: examples per batch, and the longest answer.
         store: where the answers are kept, and read if they are there.
         text: text-only examples, questions and documents.

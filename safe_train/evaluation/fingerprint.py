@@ -72,7 +72,8 @@ def evaluation_key(
 ) -> dict[str, Any]:
     """What SAFE's answers depend on: what the base's do, the trained parts, the encoders and the audio examples.
 
-    The gate is named where it is not fully open, the longest answer to audio examples where it is not that to VL rows.
+    The gate is named where it is not fully open, the longest answer to audio examples where it is not that to VL
+    examples.
     """
     unusual: dict[str, Any] = {"gate": config.evaluation.gate} if config.evaluation.gate != 1.0 else {}
     if lengths.audio != lengths.vl:

@@ -35,7 +35,7 @@ def summarize(
     """All figures of an evaluation; a condition without a single example is left out.
 
     Args:
-        base: the base's answers to the VL rows.
+        base: the base's answers to the VL examples.
         vl: answers to the VL examples by condition.
         audio: answers to the audio examples by condition.
         vl_examples: VL examples.

@@ -13,7 +13,7 @@ from safe_train.metrics.registry import find_metric
 from safe_train.metrics.token_f1 import TOKEN_F1
 
 FLOOR = 10.0
-"""A base whose accuracy is surely below this many margins has nothing that could be lost by a margin."""
+"""A base whose accuracy is significantly below this many margins has nothing to lose by a margin."""
 
 HIGHEST_FLOOR = 0.5
 """However large the margin, a base that has this share right has something to lose."""
@@ -26,11 +26,11 @@ class Validity:
     Attributes:
         not_retention: why VL changes are no retention measurement, in one clause; empty where they are one.
         not_text_retention: the same of text-only questions and documents; also where there were no such examples.
-        not_hearing: why nothing shows that the model hears, in one clause with what to do next; empty where something
-            does.
+        not_hearing: why there is no evidence that the model hears, in one clause with what to do next; empty where
+            there is.
         protected_text: whether text-only answers were measured at all.
         conditions: VL conditions with audio attached and the gate open that were measured.
-        unmeasured: those of the standard six that were not.
+        unmeasured: the standard conditions that were not.
     """
 
     not_retention: str
@@ -45,7 +45,7 @@ class Validity:
         clauses = (
             ("VL: not a retention measurement", self.not_retention),
             ("text: not a retention measurement", self.not_text_retention),
-            ("hearing: nothing shows it", self.not_hearing),
+            ("hearing: no evidence", self.not_hearing),
             ("not measured", ", ".join(self.unmeasured)),
         )
         return [f"{what}: {clause}" for what, clause in clauses if clause]

@@ -56,15 +56,15 @@ def _seeing(figures: Figures) -> list[str]:
     bypass = "is the base bit for bit" if figures["bypass_bit_equal"] else "DIFFERS FROM THE BASE"
     if means["not_retention"]:
         return [
-            "## Seeing: not a retention measurement",
+            "## Visual questions: not a retention measurement",
             f"{_not_retention(means['not_retention'])} Without audio the model {bypass}.",
             _changes(found),
             _measured(figures),
         ]
     return [
-        "## What hearing costs in seeing",
-        "Visual questions answered while audio plays, against the untouched base "
-        f"({_percent(figures['base_accuracy'])} right). Intervals are 95 %, clustered by image; {_margin(figures)} "
+        "## Retention on visual questions",
+        "Visual questions answered with audio playing, compared with the base "
+        f"(accuracy {_percent(figures['base_accuracy'])}). Intervals are 95 %, clustered by image; {_margin(figures)} "
         f"Without audio the model {bypass}.",
         _losses(found),
         _measured(figures),
@@ -76,24 +76,23 @@ def _text(figures: Figures) -> list[str]:
     if not means["protected_text"]:
         return [
             "## Text-only questions: not measured",
-            "Whether questions without an image are answered as the base answers them while audio plays was not "
-            "measured.",
+            "Retention of the base's answers to questions without an image was not measured.",
         ]
     documents = [_documents(figures)] if figures["documents"] else []
     if means["not_text_retention"]:
         changes = [_changes(figures["text"])] if figures["text"] else []
         reason = _not_retention(means["not_text_retention"])
-        return ["## Text without an image: not a retention measurement", reason, *changes, *documents]
+        return ["## Text-only questions: not a retention measurement", reason, *changes, *documents]
     if not figures["text"]:
         return [
-            "## What hearing costs in text without an image",
-            "No questions were asked, documents alone.",
+            "## Retention on text-only questions",
+            "Measured on documents alone.",
             *documents,
         ]
     return [
-        "## What hearing costs in text without an image",
-        "Questions without an image answered while audio plays, against the untouched base "
-        f"({_percent(figures['base_text_accuracy'])} right); {_margin(figures)}",
+        "## Retention on text-only questions",
+        "Questions without an image answered with audio playing, compared with the base "
+        f"(accuracy {_percent(figures['base_text_accuracy'])}); {_margin(figures)}",
         _losses(figures["text"]),
         *documents,
     ]
@@ -111,8 +110,8 @@ def _hearing(figures: Figures) -> list[str]:
         f"Questions about the clip, by {name}: {', '.join(scores)}. Gain of the matched clip{unit}: {', '.join(gains)}."
     )
     if doubt:
-        return ["## Hearing: did not learn to hear", f"Did not learn to hear: {_sentence(doubt)}", told]
-    return ["## What it hears", told]
+        return ["## Hearing: did not learn to hear", f"No evidence of hearing: {_sentence(doubt)}", told]
+    return ["## Hearing", told]
 
 
 def _origin(figures: Figures) -> str:
@@ -138,13 +137,13 @@ def _measured(figures: Figures) -> str:
     left_out = f"; not measured: {', '.join(means['unmeasured'])}" if means["unmeasured"] else ""
     measured = ", ".join(means["conditions"]) or "nothing with audio attached"
     at_gate = f" The gate was at {gate:g}, not fully open." if gate != 1.0 else ""
-    return f"Measured: {measured}{left_out}. One seed ({figures['seed']}); another may turn out otherwise.{at_gate}"
+    return f"Measured: {measured}{left_out}. One seed ({figures['seed']}); other seeds may differ.{at_gate}"
 
 
 def _not_retention(reason: str) -> str:
     return (
-        f"Not a retention measurement: {_sentence(reason)} What was measured is how many answers are no longer the "
-        "base's, and the mean divergence from it, KL(base || SAFE) in nats a token."
+        f"Not a retention measurement: {_sentence(reason)} The result is the share of answers that changed and the "
+        "mean divergence from the base, KL(base || SAFE) in nats per token."
     )
 
 
@@ -158,7 +157,7 @@ def _changes(found: Mapping[str, Figures]) -> str:
         (name, str(result["rows"]), f"{100 * result['answer_change_rate']:.1f} %", f"{result['kl']:.2g}")
         for name, result in _in_order(found)
     ]
-    return _table(("audio that plays", "questions", "answers changed", "KL"), rows)
+    return _table(("audio", "questions", "answers changed", "KL"), rows)
 
 
 def _losses(found: Mapping[str, Figures]) -> str:
@@ -176,7 +175,7 @@ def _losses(found: Mapping[str, Figures]) -> str:
         )
         for name, result in _in_order(found)
     ]
-    columns = ("audio that plays", "questions", "accuracy", "change in points", "answers changed", "KL")
+    columns = ("audio", "questions", "accuracy", "change in points", "answers changed", "KL")
     return _table((*columns, "loss of the margin ruled out"), rows)
 
 
@@ -192,8 +191,8 @@ def _documents(figures: Figures) -> str:
         for name, result in _in_order(figures["documents"])
     ]
     base = f"{figures['base_bits_per_byte'][0]:.3f}"
-    table = _table(("audio that plays", "documents", "bits per byte", "change", "KL"), rows)
-    return f"Documents are told with {base} bits per byte by the untouched base; more is worse.\n\n{table}"
+    table = _table(("audio", "documents", "bits per byte", "change", "KL"), rows)
+    return f"The base needs {base} bits per byte of documents; more is worse.\n\n{table}"
 
 
 def _in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:

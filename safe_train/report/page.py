@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from safe_train.evaluation.conditions import BYPASS, Condition, find_condition, sort_names
+from safe_train.evaluation.conditions import BYPASS, MATCHED, Condition, find_condition, sort_names
 from safe_train.evaluation.predictions import Kind
+from safe_train.metrics.registry import caption_metrics
 from safe_train.report import wording
 from safe_train.report.charts.figures import (
     gate_curves,
@@ -24,12 +25,12 @@ from safe_train.report.charts.figures import (
 )
 from safe_train.report.charts.panel import Look, swatch
 from safe_train.report.document import Report
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import VariantRuns
 from safe_train.report.summary import TEXT_UNMEASURED
 from safe_train.report.verdict import headline
 
 
-def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
+def render(report: Report, groups: Sequence[VariantRuns], figures_name: str) -> str:
     """The page as HTML. Everything from runs is escaped; scripts other than the page's own do not run.
 
     Args:
@@ -66,35 +67,38 @@ def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
     return environment.from_string(_resource("page.html.jinja")).render(_context(report, groups) | own)
 
 
-def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
-    arms = report.arms
-    looks = {arm.name: Look(number, control=arm.damage > 0) for number, arm in enumerate(arms)}
-    vl = _find_conditions([name for arm in arms for name in arm.vl])
-    text = _find_conditions([name for arm in arms for name in arm.text])
-    documents = _find_conditions([name for arm in arms for name in arm.documents])
-    audio = _find_conditions([name for arm in arms for name in arm.audio])
+def _context(report: Report, groups: Sequence[VariantRuns]) -> dict[str, Any]:
+    variants = report.arms
+    looks = {variant.name: Look(number, control=variant.damage > 0) for number, variant in enumerate(variants)}
+    vl = _find_conditions([name for variant in variants for name in variant.vl])
+    text = _find_conditions([name for variant in variants for name in variant.text])
+    documents = _find_conditions([name for variant in variants for name in variant.documents])
+    audio = _find_conditions([name for variant in variants for name in variant.audio])
     return {
         "report": report,
-        "headline": headline(arms),
+        "headline": headline(variants),
         "swatches": {name: swatch(look) for name, look in looks.items()},
         "overview": {"VL": _columns(vl), "text": _columns(text), "documents": _columns(documents)},
         "bypass": BYPASS.name,
         "vl_conditions": _describe(vl, "vl"),
         "text_conditions": _describe(text, "text"),
         "text_unmeasured": TEXT_UNMEASURED,
-        "without_text": [arm.name for arm in arms if not arm.standing.protected_text],
-        "audio_metrics": list(dict.fromkeys(arm.audio_metric for arm in arms)),
-        "gain_unit": "points" if all(arm.metric.is_share for arm in arms) else "",
-        "not_drawn": [arm.name for arm in arms if arm.standing.not_retention],
+        "without_text": [variant.name for variant in variants if not variant.standing.protected_text],
+        "audio_metrics": list(dict.fromkeys(variant.audio_metric for variant in variants)),
+        "gain_unit": "points" if all(variant.metric.is_share for variant in variants) else "",
+        "not_drawn": [variant.name for variant in variants if variant.standing.not_retention],
         "audio_conditions": _describe(audio, "audio"),
-        "captions": {name: words for arm in arms for name, words in arm.audio["matched"].tokenizers.items()},
-        "has_front": has_front(arms),
-        "pareto": pareto(arms, looks, report.margin),
-        "gate": gate_curves(arms, looks, report.margin),
-        "loudness": loudness_curves(arms, looks, report.margin),
+        "captions": {
+            name: words for variant in variants for name, words in variant.audio[MATCHED.name].tokenizers.items()
+        },
+        "caption_ranges": {metric.label: f"{metric.highest:g}" for metric in caption_metrics() if not metric.is_share},
+        "has_front": has_front(variants),
+        "pareto": pareto(variants, looks, report.margin),
+        "gate": gate_curves(variants, looks, report.margin),
+        "loudness": loudness_curves(variants, looks, report.margin),
         "training": training_curves(groups, looks),
-        "updates": update_norms(arms, looks, [c.name for c in vl if c.attach], _layer_names(groups)),
-        "fastest": min(arm.cost.step_seconds for arm in arms),
+        "updates": update_norms(variants, looks, [c.name for c in vl if c.attach], _layer_names(groups)),
+        "fastest": min(variant.cost.step_seconds for variant in variants),
     }
 
 
@@ -113,8 +117,8 @@ def _describe(conditions: Sequence[Condition], kind: Kind) -> dict[str, str]:
     return {condition.name: condition.describe(kind) for condition in conditions}
 
 
-def _layer_names(groups: Sequence[Group]) -> list[str]:
-    """Decoder layers by number where all arms fuse the same ones, else by position."""
+def _layer_names(groups: Sequence[VariantRuns]) -> list[str]:
+    """Decoder layers by number where all variants fuse the same ones, else by position."""
     layers = [group.members[0].run.described["effective"]["adapter"]["fusion_layers"] for group in groups]
     if all(other == layers[0] for other in layers):
         return [f"decoder layer {layer}" for layer in layers[0]]

@@ -48,13 +48,13 @@ class StoredEvaluation:
 
     @property
     def conditions(self) -> int:
-        """How many conditions were measured, on all kinds of rows."""
+        """How many conditions were measured, on all kinds of examples."""
         result = self.result
         return len(result.vl) + len(result.text) + len(result.documents) + len(result.audio)
 
     @property
     def rows(self) -> RowCounts:
-        """How many rows were evaluated."""
+        """How many examples were evaluated."""
         return row_counts(self.result)
 
     @property
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def is_procedural(self) -> bool:
-        """Whether the program made the rows that were evaluated."""
+        """Whether the program made the examples that were evaluated."""
         return is_procedural(self.config.data.model_dump())
 
     @property
@@ -255,15 +255,15 @@ def _require_shown(described: dict[str, Any], metrics: dict[str, Any], folder: P
 
 
 def fullest(evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
-    """The evaluation with the most rows, of equal ones that with the most conditions, and of these the newest.
+    """The evaluation with the most examples, of equal ones that with the most conditions, and of these the newest.
 
-    A look at a few rows is often the last that is done; it must not take the place of the measurement.
+    A look at a few examples is often the last that is done; it must not take the place of the measurement.
     """
     return max(evaluations, key=weight)
 
 
 def weight(evaluation: StoredEvaluation) -> tuple[int, int, float]:
-    """By what evaluations are ordered: rows, conditions, time.
+    """By what evaluations are ordered: examples, conditions, time.
 
     Local times do not follow each other as text: the hour at the end of summer time comes twice.
     """

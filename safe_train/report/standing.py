@@ -1,4 +1,4 @@
-"""What an arm's figures can be taken for: each seed's evaluation is judged, and a doubt about one is the arm's."""
+"""Validity of a variant's figures: each seed's evaluation is judged, and a doubt about one is the variant's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from safe_train.evaluation.conditions import standard_names
 from safe_train.evaluation.validity import Validity
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import VariantRuns
 from safe_train.report.summary import judge
 
 Part = Literal["VL", "text"]
@@ -20,11 +20,11 @@ class Standing:
     """What the figures mean, over the seeds.
 
     Attributes:
-        not_retention: why changes on VL rows are no retention measurement; empty where they are one in every seed.
-        not_text_retention: the same of text-only rows; also where there were none.
+        not_retention: why changes on VL examples are no retention measurement; empty where they are one in every seed.
+        not_text_retention: the same of text-only examples; also where there were none.
         not_hearing: why nothing shows that the model hears, with what to do next; empty where something does.
         protected_text: whether text-only answers were measured in every seed.
-        measured: standard conditions that every seed has on VL rows.
+        measured: standard conditions that every seed has on VL examples.
         measured_text: the same on text-only questions.
     """
 
@@ -36,8 +36,8 @@ class Standing:
     measured_text: list[str]
 
 
-def standing(group: Group) -> Standing:
-    """Judges an arm."""
+def standing(group: VariantRuns) -> Standing:
+    """Judges a variant."""
     results = [member.evaluation.result for member in group.members]
     meanings = [judge(result) for result in results]
     return Standing(
@@ -51,7 +51,7 @@ def standing(group: Group) -> Standing:
 
 
 def _reason(
-    group: Group,
+    group: VariantRuns,
     meanings: Sequence[Validity],
     name: Literal["not_retention", "not_text_retention", "not_hearing"],
 ) -> str:

@@ -43,7 +43,7 @@ HEADER = (
 )
 TEXT_HEADER = ("text-only questions", "base", "worst under", "change", "changed", "KL")
 DOCUMENTS_HEADER = ("documents", "bits/byte", "worst under", "change", "KL")
-SOURCE_HEADER = ("evaluation shown", "VL rows", "text", "audio", "step", "finished", "not shown")
+SOURCE_HEADER = ("evaluation shown", "VL", "text", "audio", "step", "finished", "not shown")
 
 NOT_RETENTION = "not a retention measurement"
 TEXT_UNMEASURED = "text-only answers were not measured"
@@ -57,12 +57,12 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class RowCounts:
-    """How many rows an evaluation has: those of the condition with the most.
+    """How many examples an evaluation has: those of the condition with the most.
 
     Attributes:
-        vl: VL rows.
+        vl: VL examples.
         text: text-only questions and documents.
-        audio: audio rows.
+        audio: audio examples.
     """
 
     vl: int
@@ -76,11 +76,11 @@ class RowCounts:
 
     def __str__(self) -> str:
         """For people."""
-        return f"{self.vl:,} VL, {self.text:,} text-only and {self.audio:,} audio rows"
+        return f"{self.vl:,} VL, {self.text:,} text-only and {self.audio:,} audio examples"
 
 
 def row_counts(evaluation: Evaluation) -> RowCounts:
-    """The rows of an evaluation."""
+    """The examples of an evaluation."""
     most_vl, most_questions, most_documents, most_audio = (
         max((result.rows for result in results.values()), default=0)
         for results in (evaluation.vl, evaluation.text, evaluation.documents, evaluation.audio)
@@ -93,10 +93,10 @@ class Source:
     """Where the figures of a run come from.
 
     Attributes:
-        rows: how many rows were evaluated.
+        rows: how many examples were evaluated.
         step: of the checkpoint; None where a run does not say.
         finished_at: end of the evaluation, local time, ISO 8601; empty where a run does not say.
-        not_shown: rows of the run's other evaluations, which are smaller or older.
+        not_shown: examples of the run's other evaluations, which are smaller or older.
     """
 
     rows: RowCounts
@@ -126,8 +126,8 @@ def judge(evaluation: Evaluation) -> Validity:
 def without_change(estimate: Estimate, rows: int) -> Estimate:
     """The estimate, but for one of exactly zero width at zero, as older results have it, the exact binomial limits.
 
-    A bootstrap of rows of which none changed draws rows of which none changed. That n rows did not change leaves open
-    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of rows that have
+    A bootstrap of examples of which none changed draws none that changed. That n examples did not change leaves open
+    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of examples that have
     none. Source: Clopper and Pearson 1934, Biometrika 26.
     """
     if not estimate.low == estimate.mean == estimate.high == 0.0:
@@ -145,7 +145,7 @@ class RunSummary:
         folder: the run's folder.
         metrics: what its ``metrics.json`` holds; in a report, with the evaluation that counts there.
         source: where the figures come from; None where results of another version do not say.
-        procedural: whether the program made the rows.
+        procedural: whether the program made the examples.
     """
 
     name: str
@@ -234,23 +234,23 @@ class RunSummary:
                     where = condition if part == "vl" else f"{part}, {condition}"
                     told.append(f"{where}: the fusion had no effect; this is not a retention measurement")
             if BYPASS.name in results and not results[BYPASS.name]["bit_equal"]:
-                rows = "" if part == "vl" else f" on {_ROWS[part]}"
-                told.append(f"the bypass is not the base bit for bit{rows}")
+                where = "" if part == "vl" else f" on {_PARTS[part]}"
+                told.append(f"the bypass is not the base bit for bit{where}")
         record = self.evaluation
         if record is None or found is None:
-            told.append("the results are of another version; what they can be taken for was not judged")
+            told.append("the results are of another version; their validity was not assessed")
             return [f"{self.name}: {words}" for words in told]
         if found.not_retention and any(result.is_measurement for result in record.vl.values()):
             told.append(f"{NOT_RETENTION}: {found.not_retention}")
         if found.not_text_retention and any(result.is_measurement for result in record.text.values()):
             told.append(f"text-only questions: {NOT_RETENTION}: {found.not_text_retention}")
         if found.not_hearing:
-            told.append(f"nothing shows that it hears: {found.not_hearing}")
+            told.append(f"no evidence that it hears: {found.not_hearing}")
         return [f"{self.name}: {words}" for words in told]
 
 
 _HEARD = (MATCHED.name, SILENCE.name, DISTRACTOR.name, LOUD.name)
-_ROWS = {"text": "text-only questions", "documents": "documents"}
+_PARTS = {"text": "text-only questions", "documents": "documents"}
 
 
 def read_summary(run: Path) -> RunSummary:
@@ -281,7 +281,7 @@ def read_summary(run: Path) -> RunSummary:
 
 
 def is_procedural(data: Mapping[str, Any]) -> bool:
-    """Whether the data settings of a run name rows that the program makes, or a folder that it has written."""
+    """Whether the data settings of a run name examples that the program makes, or a folder that it has written."""
     root = data.get("root")
     if EMBEDDED_DATA in (root, data.get("val_vl_source"), data.get("val_audio_source")):
         return True
@@ -319,18 +319,18 @@ def format_table(runs: Sequence[RunSummary], width: int | None = None) -> str:
 def _notes(runs: Sequence[RunSummary], *, with_documents: bool) -> str:
     metrics = dict.fromkeys(str(run.metrics["evaluation"].get("audio_metric", EXACT_MATCH.name)) for run in runs)
     scored = " or ".join(find_metric(metric).label for metric in metrics)
-    beside = " (of captions; of questions beside them exact match)" if set(metrics) - {EXACT_MATCH.name} else ""
+    beside = " (captions; other questions by exact match)" if set(metrics) - {EXACT_MATCH.name} else ""
     told = [
-        "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points, "
-        "with 95 % intervals. text: change of text-only questions under the condition that costs most. changed, KL: "
-        "share of answers changed and divergence from the base, under distractors on VL rows. audio: "
-        f"{scored} with the clip{beside}; silent, other clip: the same questions without it; loud: with the clip "
-        f"{LOUD_DB:g} dB louder, cut at full scale. seconds: training + evaluation."
+        "VL base: accuracy of the base on VL questions. silence, distractor: change in accuracy with that audio, in "
+        "points, with 95 % intervals. text: change on text-only questions under the worst condition. changed, KL: "
+        "share of answers changed and KL divergence from the base, with distractors on VL questions. audio: "
+        f"{scored} with the matched clip{beside}; silent, other clip: without it; loud: with the clip {LOUD_DB:g} dB "
+        "louder, clipped at full scale. seconds: training + evaluation."
     ]
     if any(run.source is not None and run.source.not_shown for run in runs):
-        told.append("not shown: VL, text and audio rows of other evaluations of the run, which are smaller or older.")
+        told.append("not shown: VL + text + audio examples of the run's other evaluations, smaller or older.")
     if with_documents:
-        told.append("documents: bits per byte of the base, and the change; above 0 the text is told worse.")
+        told.append("documents: bits per byte of the base, and the change; positive is worse.")
     unmeasured = [run for run in runs if run.worst_text is None and not run.metrics["evaluation"].get("documents")]
     if unmeasured:
         whose = "" if len(unmeasured) == len(runs) else f" in {len(unmeasured)} of these {len(runs)} runs"
@@ -378,10 +378,10 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
         axes.plot([], [], marker, color="gray", label=name)
     axes.axhline(0.0, color="gray", linewidth=0.8)
     axes.set(xlabel="audio gain: matched minus silent clip (points)", ylabel="accuracy minus base (points)")
-    title = "What hearing costs in answering as before (95 % intervals)"
+    title = "Audio gain against loss of accuracy (95 % intervals)"
     if left_out:
         names = textwrap.shorten(", ".join(left_out), 60, placeholder=" ...")
-        title += f"\nVL changes not drawn, no retention measurement: {names}"
+        title += f"\nnot drawn (no retention measurement): {names}"
     axes.set_title(title, fontsize="medium")
     axes.legend(fontsize="small")
     try:
