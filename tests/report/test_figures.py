@@ -4,18 +4,18 @@ import pytest
 
 from safe_train.metrics.intervals import Estimate
 from safe_train.report import read_runs
-from safe_train.report.arms import build_arms
 from safe_train.report.charts.figures import pareto_front
 from safe_train.report.charts.scales import linear, logarithmic, points
 from safe_train.report.curves import MOST_POINTS, curve
 from safe_train.report.grouping import group_runs
 from safe_train.report.seeds import any_seed, over_seeds
+from safe_train.report.variants import build_variants
 from safe_train.report.verdict import passed_controls, verdict, warnings
 
 
 def built(*paths):
     groups, _ = group_runs(read_runs(paths).runs)
-    return build_arms(groups), groups
+    return build_variants(groups), groups
 
 
 def estimates(*means):

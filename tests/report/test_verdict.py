@@ -7,12 +7,12 @@ import pytest
 
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.report import read_runs, write_report
-from safe_train.report.arms import build_arms
 from safe_train.report.charts.figures import pareto
 from safe_train.report.charts.panel import Look
 from safe_train.report.examples import CHANGED_TEXT, choose_examples
 from safe_train.report.grouping import group_runs
 from safe_train.report.summary import DOCUMENTS_HEADER, HEADER, SOURCE_HEADER, TEXT_HEADER, draw_picture, format_table
+from safe_train.report.variants import build_variants
 from safe_train.report.verdict import keeps, notes, verdict, warnings
 from tests.files import results_of
 from tests.report.conftest import EVERY
@@ -24,13 +24,13 @@ UNMEASURED = "Text-only answers were not measured."
 
 def built(path):
     groups, left_out = group_runs(read_runs([path]).runs)
-    return build_arms(groups), groups, left_out
+    return build_variants(groups), groups, left_out
 
 
 def told(path):
     """Verdict and closing table."""
     found = read_runs([path])
-    return verdict(build_arms(group_runs(found.runs)[0])), format_table(found.summaries)
+    return verdict(build_variants(group_runs(found.runs)[0])), format_table(found.summaries)
 
 
 def finished(run, rows, when):
