@@ -252,7 +252,7 @@ def test_eval_gives_the_figures_of_the_run_again(run, copied):
 
 def test_eval_prints_a_table(copied):
     result = invoke("eval", copied)
-    assert result.stdout.startswith("VL rows: the base has ")
+    assert result.stdout.startswith("VL questions: base accuracy ")
     assert re.search(r"^bypass +\d+ +\S+ % +bit-equal ", result.stdout, re.MULTILINE)
 
 
@@ -355,7 +355,7 @@ def test_eval_tells_what_its_figures_are_no_measurement_of(copied):
     """Six steps teach nobody to hear."""
     told = invoke("eval", copied).stderr.splitlines()
     (line,) = [line for line in told if line.startswith("hearing: ")]
-    assert "is not surely above 0; train more steps" in line
+    assert "not significantly above 0; train longer" in line
     assert not [line for line in told if line.startswith("VL: ")]
 
 

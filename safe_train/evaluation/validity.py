@@ -108,9 +108,9 @@ def _explain_floor(
     floor = min(FLOOR * margin, HIGHEST_FLOOR)
     if base.high < floor:
         limits = f"at most {_percent(base.high)}; a margin of {_points(margin)} needs {_percent(floor)}"
-        why = f"the base answers {_percent(base.mean)} correctly, {limits}"
+        why = f"the base's accuracy is {_percent(base.mean)}, {limits}"
     elif above_guessing is not None and above_guessing.low <= 0.0:
-        why = f"the base answers {_percent(base.mean)} correctly, not significantly more than guessing without looking"
+        why = f"the base's accuracy is {_percent(base.mean)}, not significantly above guessing without looking"
     else:
         return ""
     kept = keep_retention(results).values()

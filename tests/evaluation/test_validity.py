@@ -87,7 +87,7 @@ def test_a_base_that_is_never_right_has_nothing_to_lose():
     assert evaluation.vl["distractor"].difference.mean == 0.0
     assert evaluation.vl["distractor"].non_inferiority.lower_limit > -0.01  # what used to flatter
     found = assess_validity(evaluation, margin=MARGIN)
-    assert "0.0 % right, at most 0.9 %" in found.not_retention
+    assert "accuracy is 0.0 %, at most 0.9 %" in found.not_retention
     assert "8.0 % of the answers changed and KL 2.6 nats" in found.not_retention
 
 
@@ -100,11 +100,11 @@ def test_thirty_clips_and_photographs_of_which_nothing_is_right():
     assert evaluation.base.high == pytest.approx(unseen)
     assert evaluation.base.high > FLOOR * MARGIN  # too few rows to tell by the floor: guessing tells
     found = assess_validity(evaluation, margin=MARGIN)
-    assert "not surely more than guessing" in found.not_retention
+    assert "not significantly above guessing" in found.not_retention
     assert "+0.0 [-11.6, +11.6] points over silence and +0.0 [-11.6, +11.6] points over another clip" in (
         found.not_hearing
     )
-    for step in ("more steps", "larger learning rate", "safe data check", "evaluation.audio_metric"):
+    for step in ("train longer", "larger learning rate", "safe data check", "evaluation.audio_metric"):
         assert step in found.not_hearing
 
 
@@ -112,7 +112,7 @@ def test_thirty_clips_and_photographs_of_which_nothing_is_right():
 def test_a_base_must_be_above_guessing(base, is_one):
     """Guessing is right for 80 of 400, far above the floor: 60 and 80 are no better, 120 are."""
     evaluation = made(base=base)
-    assert evaluation.majority_baseline.mean == pytest.approx(0.2)
+    assert evaluation.guessing.mean == pytest.approx(0.2)
     assert evaluation.base.high > FLOOR * MARGIN
     found = assess_validity(evaluation, margin=MARGIN)
     assert (found.not_retention == "") == is_one
@@ -125,10 +125,10 @@ def test_the_floor_follows_the_margin_up_to_one_half():
     evaluation = made(base=200)
     assert evaluation.base.mean == 0.5
     assert assess_validity(evaluation, margin=0.04).not_retention == ""
-    assert "40 % are" not in assess_validity(evaluation, margin=0.04).not_retention
+    assert "40.0 %" not in assess_validity(evaluation, margin=0.04).not_retention
     low = made(base=120)
     assert assess_validity(low, margin=0.03).not_retention == ""
-    assert "where 40.0 % are needed for a margin of 4 points" in assess_validity(low, margin=0.04).not_retention
+    assert "a margin of 4 points needs 40.0 %" in assess_validity(low, margin=0.04).not_retention
     assert assess_validity(made(base=390), margin=0.2).not_retention == ""
 
 
@@ -153,7 +153,7 @@ def test_hearing_shows_against_silence_and_against_another_clip(worse):
     """A model that answers to any clip alike gains over silence alone."""
     found = judged(**{worse: 190})
     over = {"silence": "silence", "distractor": "another clip"}
-    assert f"points over {over[worse]}, which is not surely above 0" in found.not_hearing
+    assert f"points over {over[worse]}, not significantly above 0" in found.not_hearing
     (other,) = set(over) - {worse}
     assert over[other] not in found.not_hearing
 
@@ -172,13 +172,13 @@ def test_captions_scored_by_likeness_are_not_told_to_be():
 
 def test_without_text_only_rows_nothing_is_protected():
     found = judged()
-    assert found.not_text_retention == "no text-only rows were evaluated"
+    assert found.not_text_retention == "no text-only examples were evaluated"
     assert not found.protected_text
 
 
 def test_text_only_questions_are_judged_as_vl_rows_are():
     found = judged(text=400, base_text=0)
-    assert "0.0 % right" in found.not_text_retention
+    assert "accuracy is 0.0 %" in found.not_text_retention
     assert found.not_retention == ""
     assert "documents" not in found.not_text_retention
     assert "guessing" in judged(text=400, base_text=80).not_text_retention
@@ -202,7 +202,7 @@ def test_results_without_anything_new_are_judged_by_what_they_have():
     assert "at most 0.0 %" in found.not_retention
     assert "+0.0 [+0.0, +0.0] points over silence" in found.not_hearing
     assert assess_validity(replace(older, audio_gain={}), margin=MARGIN).not_hearing.startswith(
-        "audio rows were not answered"
+        "audio examples were not answered"
     )
 
 

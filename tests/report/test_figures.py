@@ -120,7 +120,7 @@ def test_a_bypass_that_differs_is_the_first_warning(make_run, tmp_path):
     arms, groups = built(tmp_path)
     assert arms[0].vl["bypass"].status == "differs"
     assert "not the base bit for bit" in warnings(arms, groups)[0]
-    assert verdict(arms).startswith("No arm")
+    assert verdict(arms).startswith("No variant")
     assert arms[0].vl["silence"].status == "non-inferior"  # so that the bypass alone decides
 
 
@@ -141,8 +141,8 @@ def test_what_puts_a_comparison_in_doubt_is_told(make_run, tmp_path):
     arms, groups = built(tmp_path)
     told = " ".join(warnings(arms, groups))
     assert "full_retention: Fisher was on but never became active." in told
-    assert "The arms have different seeds" in told
-    assert "There is no positive control" in told
+    assert "The variants have different seeds" in told
+    assert "No run has a positive control" in told
 
 
 def test_the_verdict_names_who_keeps_and_who_loses(make_run, tmp_path):
@@ -150,7 +150,7 @@ def test_the_verdict_names_who_keeps_and_who_loses(make_run, tmp_path):
     make_run(tmp_path, "full_retention", settings=WIDE_MARGIN)
     assert verdict(built(tmp_path)[0]) == (
         "full_retention rules out a loss of 9.5 points under silence and distractor, the two that were measured, on VL "
-        "questions, with one seed, while hearing adds 100.0 points; most is lost by no_retention, with a loss of 50.0 "
+        "questions, with one seed, while hearing adds 100.0 points; no_retention loses most, with a loss of 50.0 "
         "points on VL questions under silence. Text-only answers were not measured."
     )
 

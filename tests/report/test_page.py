@@ -129,7 +129,7 @@ def test_the_page_shows_the_figures_of_the_json(full):
         cell = arm["vl"]["distractor"]
         assert f"{100 * cell['change']['mean']:+.1f}".replace("-", "\u2212") in text
         assert f"{cell['kl']:.4f}" in text
-    assert "The positive control failed every condition with audio and the gate fully open" in text
+    assert "The positive control failed every condition with audio attached and the gate open" in text
     for arm in figures["arms"]:
         assert all(condition in text for condition in (*arm["vl"], "matched"))
     for run in figures["runs"]:
@@ -226,7 +226,7 @@ def test_runs_are_counted_in_words_that_fit(make_run, tmp_path, seeds, words):
 def test_the_worst_of_several_clips_stands_where_a_narrow_screen_shows_it(full):
     header = full.page.read_text(encoding="utf-8").split("<thead>")[1].split("</thead>")[0]
     names = re.findall(r'<th scope="col">(\w+)</th>', header)
-    assert names[:3] == ["arm", "bypass", "worst_of_4"]
+    assert names[:3] == ["variant", "bypass", "worst_of_4"]
     assert sorted(names[3:]) == sorted(["silence", "distractor", "contradictory", "noise", "loud"])
 
 
@@ -405,5 +405,5 @@ def test_damaged_rows_are_one_line(make_run, tmp_path):
     path.write_text("{}\n")
     result = invoke(run)
     assert result.exit_code == 2
-    assert f"{path}: expected the rows of an evaluation" in result.stderr
+    assert f"{path}: expected the examples of an evaluation" in result.stderr
     assert not (tmp_path / "report.html").exists()
