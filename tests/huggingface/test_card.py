@@ -14,6 +14,8 @@ from safe_train.evaluation.summarize import summarize
 from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.results import retention_figures
+from safe_train.metrics.metric import Metric
+from safe_train.metrics.registry import METRICS
 from tests.huggingface.made import RETENTION
 
 ROWS = 40
@@ -178,6 +180,14 @@ def test_the_metric_of_hearing_is_named(metric, name, metric_type, told):
     assert told in body
     assert metrics(front)[f"{name} (audio, matched)"] == (metric_type, 0.999)
     assert ("in points: against silence +25.0 [" in body) == (metric != "cider_d")
+
+
+def test_a_registered_metric_is_named_on_the_card(monkeypatch):
+    """A value of at most 4 is given to the hub as a share, and says so."""
+    monkeypatch.setitem(METRICS, "words", Metric("words", "first words", lambda corpus: [], highest=4.0))
+    front, body = card(figures(audio_metric="words"))
+    assert "by first words/4: matched 0.999" in body
+    assert metrics(front)["first words/4 (audio, matched)"] == ("words/4", 0.999)
 
 
 def test_what_was_measured_is_named_with_its_one_seed():

@@ -309,7 +309,7 @@ def test_audio_is_named_by_its_metric(make_run, tmp_path, metric, name, score):
     assert block(table, HEADER)[0][8] == score
     page = write_report(read_runs([tmp_path])).page.read_text()
     assert f'matched<span class="small">{name}</span>' in page
-    assert f"scored by {name} with a reference" in page
+    assert f"scored by {name} against references" in page
 
 
 def test_soft_retention_is_told_apart_from_the_overfitting_ablations(make_run, tmp_path):
