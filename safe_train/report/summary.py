@@ -127,8 +127,8 @@ def without_change(estimate: Estimate, rows: int) -> Estimate:
     """The estimate, but for one of exactly zero width at zero, as older results have it, the exact binomial limits.
 
     A bootstrap of examples of which none changed draws none that changed. That n examples did not change leaves open
-    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of examples that have
-    none. Source: Clopper and Pearson 1934, Biometrika 26.
+    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of examples without
+    any. Source: Clopper and Pearson 1934, Biometrika 26.
     """
     if not estimate.low == estimate.mean == estimate.high == 0.0:
         return estimate

@@ -8,7 +8,7 @@ import pytest
 from safe_train.audio.input import NOISE_DB, NOISE_SEEDS, Amplified, WhiteNoise
 from safe_train.data.example import Example
 from safe_train.errors import InputError
-from safe_train.evaluation.conditions import CONDITIONS, conditions_for, select
+from safe_train.evaluation.conditions import CONDITIONS, conditions_for, keep_retention, select, sort_names
 from safe_train.evaluation.distractors import Distractors
 
 CAPTIONS = ("one low bell", "two low bells", "three high drums", "a dog that barks", "2 cats")
@@ -77,3 +77,28 @@ def test_noise_differs_between_rows_and_comes_in_as_many_kinds_as_are_kept():
 def test_an_unknown_condition_is_told_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'silence'"):
         select(["silense"])
+
+
+def test_retention_conditions_have_audio_attached_and_the_gate_open():
+    """By hand, from the names of all; a name that is not registered counts, so that no loss is passed over."""
+    assert set(keep_retention(dict.fromkeys(CONDITIONS, 0))) == {
+        "matched", "silence", "distractor", "contradictory", "loud", "noise", "worst_of_4", "gain_-20", "gain_-10",
+        "gain_+10",
+    }  # fmt: skip
+    assert keep_retention({"bypass": 1, "gate_0.5": 2, "of another version": 3}) == {"of another version": 3}
+
+
+def test_every_condition_says_what_plays_with_the_examples_that_it_is_for():
+    for name, condition in CONDITIONS.items():
+        assert condition.name == name
+        for kind in ("vl", "text", "audio"):
+            assert bool(condition.describe(kind)) == condition.is_for(kind)
+
+
+def test_a_condition_plays_nothing_with_examples_that_it_is_not_for():
+    with pytest.raises(ValueError, match="noise: expected examples that it is for, got audio examples"):
+        CONDITIONS["noise"].playback("audio")
+
+
+def test_names_are_sorted_as_they_are_registered():
+    assert sort_names(["old", "loud", "silence", "bypass", "loud"]) == ["bypass", "silence", "loud", "old"]

@@ -11,7 +11,7 @@ from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.summarize import summarize
 from safe_train.evaluation.validity import FLOOR, assess_validity
 from safe_train.metrics.intervals import Estimate
-from tests.evaluation.test_results import with_text
+from tests.evaluation.made import with_text
 
 MARGIN = 0.005
 COLORS = ("red", "blue", "green", "black", "white")

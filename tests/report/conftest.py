@@ -26,8 +26,10 @@ from safe_train.evaluation.storage import base_store, safe_store, write_results
 from safe_train.evaluation.summarize import summarize
 from safe_train.io.files import json_text, write_text
 from safe_train.metrics.intervals import Estimate, cluster_bootstrap
+from safe_train.report import ReportFiles
 from safe_train.runs.environment import Machine
 from safe_train.training.trainer import TrainingOutcome
+from tests.report.pages import ALL_AUDIO, ALL_VL, HOSTILE, report_on
 
 VL_ROWS, TEXT_ROWS, AUDIO_ROWS = 60, 60, 8
 PLAIN = ("bypass", "silence", "distractor")
@@ -152,6 +154,18 @@ def make_run(vl_rows: list[Example], text_rows: list[Example], audio_rows: list[
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def full(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """Two variants, one with two seeds, every condition, a positive control, hostile answers."""
+    root = tmp_path_factory.mktemp("full")
+    whole = {"conditions": ALL_VL, "audio_conditions": ALL_AUDIO}
+    for variant, seed, lost in (("no_retention", 42, 20), ("full_retention", 42, 1), ("full_retention", 43, 2)):
+        losses = dict.fromkeys(ALL_VL[1:], lost)
+        make_run(root, variant, seed, losses=losses, answer=HOSTILE, **whole)
+    make_run(root, damage=2.0, losses=dict.fromkeys(ALL_VL[1:], 60), heard=0, **whole)
+    return report_on(root)
 
 
 def _evaluate(
