@@ -14,7 +14,7 @@ from safe_train.data.example import Example
 from safe_train.evaluation.answer_lengths import AnswerLengths, answer_lengths
 from safe_train.evaluation.predictions import BASE, NoStore, Prediction, PredictionStore
 from safe_train.evaluation.settings import EvaluationSettings
-from safe_train.evaluation.text_examples import bits_by_row, by_form, num_bytes, state_digests
+from safe_train.evaluation.text_examples import answer_by_form, bits_by_row, hash_states, num_bytes
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.model.base import Base
 from safe_train.model.batch import Batch
@@ -92,14 +92,15 @@ def base_answers(
         predictions = generate(chunk, lengths.vl)
         logits = base.model(**encoder.training_batch(chunk).inputs, use_cache=False).logits
         return [
-            replace(prediction, logits_sha256=sha) for prediction, sha in zip(predictions, digests(logits), strict=True)
+            replace(prediction, logits_sha256=sha)
+            for prediction, sha in zip(predictions, hash_logits(logits), strict=True)
         ]
 
     @torch.no_grad()
     def answer_text(chunk: Sequence[Example]) -> list[Prediction]:
         predictions = generate(chunk, lengths.text)
         inputs = encoder.training_batch(chunk).inputs
-        found = state_digests(base.head, base.last_hidden_state(**inputs), inputs["attention_mask"])
+        found = hash_states(base.head, base.last_hidden_state(**inputs), inputs["attention_mask"])
         return [replace(prediction, logits_sha256=sha) for prediction, sha in zip(predictions, found, strict=True)]
 
     @torch.no_grad()
@@ -114,7 +115,7 @@ def base_answers(
         return BaseAnswers(predictions)
     progress("text, base")
     unheard = [replace(example, audio=None) for example in text]
-    answer_both = by_form(unheard, answer_text, read, collective_forward=store.processes.collective_forward)
+    answer_both = answer_by_form(unheard, answer_text, read, collective_forward=store.processes.collective_forward)
     return BaseAnswers(predictions, store.complete("text", BASE, unheard, answer_both, settings.batch_size))
 
 
@@ -122,7 +123,7 @@ def document_predictions(base: Base, examples: Sequence[Example], batch: Batch, 
     """Bits and digests of documents from the base's own hidden states [B, T, H]."""
     bits = bits_by_row(base.head, hidden[batch.token_rows, batch.token_positions], batch)
     counts = torch.bincount(batch.token_rows, minlength=len(examples)).tolist()
-    found = state_digests(base.head, hidden, batch.inputs["attention_mask"])
+    found = hash_states(base.head, hidden, batch.inputs["attention_mask"])
     return [
         Prediction(
             example.row_id, "", 0.0, tokens=count, logits_sha256=sha, bits=row_bits, num_bytes=num_bytes(example)
@@ -133,16 +134,16 @@ def document_predictions(base: Base, examples: Sequence[Example], batch: Batch, 
 
 def ends(generated: Tensor, base: Base, max_new_tokens: int) -> list[bool]:
     """For each example of ids [B, T], whether the answer came to an end before the longest length."""
-    return (ended_rows(generated, base) | (generated.shape[1] < max_new_tokens)).tolist()
+    return (find_ended(generated, base) | (generated.shape[1] < max_new_tokens)).tolist()
 
 
-def ended_rows(generated: Tensor, base: Base) -> Tensor:
+def find_ended(generated: Tensor, base: Base) -> Tensor:
     """For each example of ids [B, T], whether a token that ends an answer is in it: bool [B]."""
     stops = torch.tensor(stop_tokens(base), dtype=generated.dtype, device=generated.device)
     return torch.isin(generated, stops).any(dim=1)
 
 
-def digests(logits: Tensor) -> list[str]:
+def hash_logits(logits: Tensor) -> list[str]:
     """SHA-256 of each example's logits."""
     rows = logits.cpu().contiguous().view(torch.uint8).numpy()
     return [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]

@@ -18,14 +18,14 @@ from safe_train.data.example import Example
 from safe_train.distributed.processes import ALONE, Processes
 from safe_train.evaluation.answer_lengths import AnswerLengths, answer_lengths
 from safe_train.evaluation.audio_metric import add_metrics, resolve_audio_metric
-from safe_train.evaluation.base_answers import BaseAnswers, digests, document_predictions, ended_rows, ends
+from safe_train.evaluation.base_answers import BaseAnswers, document_predictions, ends, find_ended, hash_logits
 from safe_train.evaluation.conditions import Condition, Selection, find_condition, select
 from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.predictions import Answer, Kind, NoStore, Prediction, PredictionStore
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.evaluation.summarize import summarize
-from safe_train.evaluation.text_examples import bits_by_row, by_form, num_bytes, state_digests
+from safe_train.evaluation.text_examples import answer_by_form, bits_by_row, hash_states, num_bytes
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.model.batch import Batch
 from safe_train.model.retention_model import SafeRetentionModel
@@ -133,7 +133,7 @@ class Evaluator:
             with torch.no_grad():
                 return self._read(examples, condition)
 
-        both = by_form(self.text_rows, answer, read, collective_forward=self.processes.collective_forward)
+        both = answer_by_form(self.text_rows, answer, read, collective_forward=self.processes.collective_forward)
         return self._answer_all("text", condition, self.text_rows, both)
 
     def audio_predictions(self, name: str) -> list[Prediction]:
@@ -246,13 +246,13 @@ class Evaluator:
         """The predictions with the digest of each example's logits in the bypass."""
         with self.model.bypass():
             logits = self.model.base.model(**self.encoder.training_batch(examples).inputs, use_cache=False).logits
-        return _add_each(predictions, digests(logits))
+        return _add_each(predictions, hash_logits(logits))
 
     def _add_state_digests(self, predictions: list[Prediction], examples: Sequence[Example]) -> list[Prediction]:
         """The same of text-only questions, for which no logits were ever kept otherwise: a few tokens at a time."""
         inputs = self.encoder.training_batch(examples).inputs
         hidden = self.model.last_hidden_state(inputs, None)
-        found = state_digests(self.model.base.head, hidden, inputs["attention_mask"])
+        found = hash_states(self.model.base.head, hidden, inputs["attention_mask"])
         return _add_each(predictions, found)
 
 
@@ -270,7 +270,7 @@ class _EndOfRecord(StoppingCriteria):
         self.model, self.prompt_length = model, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        ended = ended_rows(input_ids[:, self.prompt_length :], self.model.base)
+        ended = find_ended(input_ids[:, self.prompt_length :], self.model.base)
         if ended.all():
             self.model.statistics = None
         return torch.zeros_like(ended)

@@ -107,7 +107,7 @@ class PredictionStore:
             if processes.is_main:
                 write_text(folder / KEY, json_text(key))
                 for kind, examples in (("vl", vl), ("audio", audio), *([("text", text)] if text else [])):
-                    lines = [json.dumps(_row(example), ensure_ascii=False) for example in examples]
+                    lines = [json.dumps(_describe_example(example), ensure_ascii=False) for example in examples]
                     write_text(folder / f"rows.{kind}.jsonl", "".join(f"{line}\n" for line in lines))
         return cls(folder, processes)
 
@@ -136,7 +136,7 @@ class PredictionStore:
         path = self.path(kind, condition)
         predictions: list[Prediction] = []
         for number, line in enumerate(read_lines(path), start=1):
-            prediction = None if line is None else _whole(line)
+            prediction = None if line is None else _parse(line)
             if prediction is None:
                 logger.warning("%s: line %d is damaged; it and what follows it count as not answered", path, number)
                 break
@@ -158,21 +158,23 @@ class PredictionStore:
         Raises:
             InputError: the file cannot be written; what was written before stays.
         """
-        kept = self._kept(kind, condition, examples, size) if self.processes.is_main else []
+        kept = self._read_whole_batches(kind, condition, examples, size) if self.processes.is_main else []
         predictions = [
-            _sample(values) for values in self.processes.broadcast([asdict(prediction) for prediction in kept])
+            _build(values) for values in self.processes.broadcast([asdict(prediction) for prediction in kept])
         ]
         if len(predictions) == len(examples):
             return predictions
         path = self.path(kind, condition)
         self._write(path, predictions, mode="w")
-        for batches in answered(examples, answer, size, self.processes, first=len(predictions)):
+        for batches in answer_batches(examples, answer, size, self.processes, first=len(predictions)):
             self._write(path, batches, mode="a")
             predictions += batches
             self.between(len(predictions), len(examples))
         return predictions
 
-    def _kept(self, kind: Kind, condition: str, examples: Sequence[Example], size: int) -> list[Prediction]:
+    def _read_whole_batches(
+        self, kind: Kind, condition: str, examples: Sequence[Example], size: int
+    ) -> list[Prediction]:
         """The answers of whole batches that are there already."""
         predictions = self.read(kind, condition)[: len(examples)]
         if len(predictions) < len(examples):
@@ -206,13 +208,13 @@ class NoStore:
     ) -> list[Prediction]:
         """All predictions, from ``answer``."""
         predictions: list[Prediction] = []
-        for batches in answered(examples, answer, size, self.processes):
+        for batches in answer_batches(examples, answer, size, self.processes):
             predictions += batches
             self.between(len(predictions), len(examples))
         return predictions
 
 
-def answered(
+def answer_batches(
     examples: Sequence[Example], answer: Answer, size: int, processes: Processes, first: int = 0
 ) -> Iterator[list[Prediction]]:
     """The predictions of the examples from ``first`` on, as many batches at a time as there are processes.
@@ -229,7 +231,7 @@ def answered(
             predictions = [asdict(prediction) for start in own for prediction in answer(examples[start : start + size])]
             if processes.collective_forward and not own:
                 answer(examples[round_starts[0] : round_starts[0] + size])
-        yield [_sample(values) for part in processes.gather(predictions) for values in part]
+        yield [_build(values) for part in processes.gather(predictions) for values in part]
 
 
 def _write_lines(path: Path, predictions: Sequence[Prediction], *, mode: Literal["a", "w"]) -> None:
@@ -261,7 +263,7 @@ def _line(prediction: Prediction) -> str:
     return json.dumps(values | {_DIGEST: _digest(values)}, ensure_ascii=False) + "\n"
 
 
-def _whole(line: dict[str, Any]) -> Prediction | None:
+def _parse(line: dict[str, Any]) -> Prediction | None:
     """The prediction of a line, None if it is not what was written; lines of an earlier version have no digest."""
     digest = line.pop(_DIGEST, None)
     try:
@@ -275,7 +277,7 @@ def _digest(values: Mapping[str, Any]) -> str:
     return json_sha256(values)[:_DIGITS]
 
 
-def _sample(values: Mapping[str, Any]) -> Prediction:
+def _build(values: Mapping[str, Any]) -> Prediction:
     return Prediction(**{**values, "updates": tuple(values["updates"])})
 
 
@@ -290,7 +292,7 @@ def row_files(example: Example) -> dict[str, str]:
     return {name: content_sha256(path) for name, path in files.items() if isinstance(path, Path)}
 
 
-def _row(example: Example) -> dict[str, Any]:
+def _describe_example(example: Example) -> dict[str, Any]:
     return {
         "row_id": example.row_id,
         "question": example.question,

@@ -17,7 +17,9 @@ from safe_train.model.batch import Batch
 _CHUNK = 2**24  # logits at a time, 64 MB in float32: a hundred texts under a large vocabulary take tens of gigabytes
 
 
-def by_form(examples: Sequence[Example], questions: Answer, documents: Answer, *, collective_forward: bool) -> Answer:
+def answer_by_form(
+    examples: Sequence[Example], questions: Answer, documents: Answer, *, collective_forward: bool
+) -> Answer:
     """Answers batches that hold both forms, each by its own function, in the order of the batch.
 
     Where processes run the same forward passes, a batch without an example of one form puts the first of all examples
@@ -72,7 +74,7 @@ def bits_by_row(head: OutputHead, hidden: Tensor, batch: Batch) -> list[float]:
     return (sums / math.log(2.0)).tolist()
 
 
-def state_digests(head: OutputHead, hidden: Tensor, mask: Tensor) -> list[str]:
+def hash_states(head: OutputHead, hidden: Tensor, mask: Tensor) -> list[str]:
     """SHA-256 of each example's logits at the tokens that it has, some tokens at a time.
 
     Args:

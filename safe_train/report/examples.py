@@ -85,44 +85,44 @@ def choose_examples(groups: Sequence[VariantRuns]) -> list[AnsweredExample]:
     chosen = [
         candidate
         for limit, candidates_of in (
-            (CHANGED, lambda group: _changed(group, "vl")),
-            (CHANGED_TEXT, lambda group: _changed(group, "text")),
-            (UNCHANGED, _unchanged),
-            (HEARD, _heard),
+            (CHANGED, lambda group: _find_changed(group, "vl")),
+            (CHANGED_TEXT, lambda group: _find_changed(group, "text")),
+            (UNCHANGED, _find_unchanged),
+            (HEARD, _find_heard),
         )
-        for candidate in itertools.islice(_in_turn([candidates_of(group) for group in trained], seen), limit)
+        for candidate in itertools.islice(_take_turns([candidates_of(group) for group in trained], seen), limit)
     ]
-    return [_example(candidate) for candidate in chosen]
+    return [_build_example(candidate) for candidate in chosen]
 
 
-def _changed(group: VariantRuns, kind: Kind) -> Iterator[_Candidate]:
+def _find_changed(group: VariantRuns, kind: Kind) -> Iterator[_Candidate]:
     """Answers whose score changed, under every condition in turn, the lost ones before the won ones."""
     found: list[tuple[int, _Candidate]] = []
-    for condition, pairs in _conditions(group, kind):
+    for condition, pairs in _pair_answers(group, kind):
         flips = sorted(
             (pair for pair in pairs if pair[2].score != pair[1].score), key=lambda p: p[2].score > p[1].score
         )
         for rank, (row, base, safe) in enumerate(flips[:_A_CONDITION]):
             change: Change = "right to wrong" if safe.score < base.score else "wrong to right"
             found.append((rank, _Candidate(group, group.members[0], PARTS[kind], condition, change, row, base, safe)))
-    yield from _by_rank(found)
+    yield from _sort_by_rank(found)
 
 
-def _by_rank(found: Sequence[tuple[int, _Candidate]]) -> Iterator[_Candidate]:
+def _sort_by_rank(found: Sequence[tuple[int, _Candidate]]) -> Iterator[_Candidate]:
     """The first of every condition, then the second of every one."""
     return (candidate for _, candidate in sorted(found, key=lambda pair: pair[0]))
 
 
-def _unchanged(group: VariantRuns) -> Iterator[_Candidate]:
+def _find_unchanged(group: VariantRuns) -> Iterator[_Candidate]:
     found: list[tuple[int, _Candidate]] = []
-    for condition, pairs in _conditions(group, "vl"):
+    for condition, pairs in _pair_answers(group, "vl"):
         same = [pair for pair in pairs if pair[1].answer == pair[2].answer]
         for rank, (row, base, safe) in enumerate(same[:_A_CONDITION]):
             found.append((rank, _Candidate(group, group.members[0], "VL", condition, "unchanged", row, base, safe)))
-    yield from _by_rank(found)
+    yield from _sort_by_rank(found)
 
 
-def _heard(group: VariantRuns) -> Iterator[_Candidate]:
+def _find_heard(group: VariantRuns) -> Iterator[_Candidate]:
     member = group.members[0]
     store = PredictionStore(member.evaluation.folder)
     rows = store.rows("audio")
@@ -141,7 +141,7 @@ def _heard(group: VariantRuns) -> Iterator[_Candidate]:
             )
 
 
-def _conditions(
+def _pair_answers(
     group: VariantRuns, kind: Kind
 ) -> Iterator[tuple[str, list[tuple[dict[str, Any], Prediction, Prediction]]]]:
     """Row, base's answer and SAFE's answer, condition by condition, with audio attached and the gate open."""
@@ -171,7 +171,7 @@ def _clip_digests(store: PredictionStore) -> dict[str, str]:
     return {row["audio"]: row["audio_sha256"] for row in rows if row.get("audio") and row.get("audio_sha256")}
 
 
-def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iterator[_Candidate]:
+def _take_turns(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iterator[_Candidate]:
     """The first of each whose row was not seen, then the second of each, and so on; what is given counts as seen."""
     waiting = list(candidates)
     while waiting:
@@ -184,7 +184,7 @@ def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iter
                 yield fresh
 
 
-def _example(candidate: _Candidate) -> AnsweredExample:
+def _build_example(candidate: _Candidate) -> AnsweredExample:
     row, safe = candidate.row, candidate.safe
     return AnsweredExample(
         arm=candidate.group.name,

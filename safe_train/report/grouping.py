@@ -54,7 +54,7 @@ class VariantRuns:
 def settings(config: StageAConfig) -> dict[str, Any]:
     """The settings that make a variant, dotted."""
     kept = {key: value for key, value in config.model_dump(mode="json").items() if key not in _OF_THE_RUN}
-    return _dotted(kept) | {"evaluation.margin": config.evaluation.margin}
+    return _flatten(kept) | {"evaluation.margin": config.evaluation.margin}
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[VariantRuns], list[LeftOut]]:
@@ -104,10 +104,10 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 

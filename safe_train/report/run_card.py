@@ -70,12 +70,12 @@ class Settings:
 
 def run_cards(groups: Sequence[VariantRuns]) -> list[RunCard]:
     """One a run and evaluation, in the order of the variants."""
-    return [_card(group, member) for group in groups for member in group.members]
+    return [_build_card(group, member) for group in groups for member in group.members]
 
 
 def compare_settings(groups: Sequence[VariantRuns]) -> Settings:
     """What the variants have in common and where they differ, with what was derived from the registry of variants."""
-    by_arm = {group.name: _described(group.members[0]) for group in groups if not group.damage}
+    by_arm = {group.name: _describe(group.members[0]) for group in groups if not group.damage}
     keys = list(dict.fromkeys(key for values in by_arm.values() for key in values))
     differing = [key for key in keys if len({json.dumps(values.get(key)) for values in by_arm.values()}) > 1]
     first = next(iter(by_arm.values()))
@@ -85,7 +85,7 @@ def compare_settings(groups: Sequence[VariantRuns]) -> Settings:
     )
 
 
-def _described(member: Member) -> dict[str, Any]:
+def _describe(member: Member) -> dict[str, Any]:
     effective: dict[str, Any] = member.run.described.get("effective", {})
     derived = {
         f"effective.{section}.{key}": value
@@ -97,7 +97,7 @@ def _described(member: Member) -> dict[str, Any]:
     return settings(member.run.config) | derived
 
 
-def _card(group: VariantRuns, member: Member) -> RunCard:
+def _build_card(group: VariantRuns, member: Member) -> RunCard:
     key, result, rows = member.evaluation.key, member.evaluation.result, member.evaluation.rows
     data = member.run.config.data
     hashes = {
@@ -125,11 +125,11 @@ def _card(group: VariantRuns, member: Member) -> RunCard:
         batch_size=key["batch_size"],
         sha256=hashes,
         versions=key["versions"],
-        machine=_machine(member.run.described.get("machine")),
+        machine=_read_machine(member.run.described.get("machine")),
     )
 
 
-def _machine(written: Any) -> Machine | None:
+def _read_machine(written: Any) -> Machine | None:
     try:
         return from_plain(Machine, written)
     except ValueError:

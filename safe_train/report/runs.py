@@ -166,7 +166,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
             _require_readable(folder)
             summary = read_summary(folder)
         except InputError as error:
-            left_out.append(LeftOut(str(folder), _unfinished(folder, error)))
+            left_out.append(LeftOut(str(folder), _explain_unfinished(folder, error)))
             errors.append(error)
             continue
         known = next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
@@ -175,7 +175,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
                 runs.append(known := _read_run(folder, summary.metrics))
             except InputError as error:
                 left_out.append(LeftOut(str(folder), f"{error.got}; {error.hint}"))
-        summaries.append(summary.showing(known.evaluation.result, known.source) if known is not None else summary)
+        summaries.append(summary.show(known.evaluation.result, known.source) if known is not None else summary)
     if not summaries:
         raise errors[0]
     return Found(summaries, runs, left_out)
@@ -193,7 +193,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return read_object(path, _EXPECTED[path.name], "name the folder of a finished run", finite=True)
 
 
-def _unfinished(folder: Path, error: InputError) -> str:
+def _explain_unfinished(folder: Path, error: InputError) -> str:
     return (
         f"{RunFolder.METRICS} has {error.got}"
         if (folder / RunFolder.METRICS).exists()

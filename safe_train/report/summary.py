@@ -123,7 +123,7 @@ def judge(evaluation: Evaluation) -> Validity:
     return assess_validity(evaluation, margin=max(margins, default=EvaluationSettings().margin))
 
 
-def without_change(estimate: Estimate, rows: int) -> Estimate:
+def widen_unchanged(estimate: Estimate, rows: int) -> Estimate:
     """The estimate, but for one of exactly zero width at zero, as older results have it, the exact binomial limits.
 
     A bootstrap of examples of which none changed draws none that changed. That n examples did not change leaves open
@@ -168,7 +168,7 @@ class RunSummary:
         evaluation = self.evaluation
         return None if evaluation is None else judge(evaluation)
 
-    def showing(self, evaluation: Evaluation, source: Source) -> RunSummary:
+    def show(self, evaluation: Evaluation, source: Source) -> RunSummary:
         """The same run with the figures of another of its evaluations."""
         return replace(self, metrics=self.metrics | {"evaluation": asdict(evaluation)}, source=source)
 
@@ -366,9 +366,9 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
         found = run.meaning
         if found is not None and found.not_retention:
             left_out.append(run.name)
-        for name, marker, result in _drawn(run, found):
+        for name, marker, result in _choose_drawn(run, found):
             markers[name] = marker
-            change = _widened(result)
+            change = _widen(result)
             spread = [[100 * (change.mean - change.low)], [100 * (change.high - change.mean)]]
             color = colors[run.metrics["variant"]]
             axes.errorbar([gain], [100 * change.mean], yerr=spread, fmt=marker, color=color, capsize=3, alpha=0.85)
@@ -395,7 +395,7 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
         plt.close(figure)
 
 
-def _drawn(run: RunSummary, found: Validity | None) -> list[tuple[str, str, dict[str, Any]]]:
+def _choose_drawn(run: RunSummary, found: Validity | None) -> list[tuple[str, str, dict[str, Any]]]:
     """Name, marker and figures of what the picture shows of a run."""
     vl = {} if found is not None and found.not_retention else run.metrics["evaluation"]["vl"]
     shown = [
@@ -432,10 +432,10 @@ def _change(result: dict[str, Any] | None, *, void: bool) -> str:
         return _NONE
     if void:
         return _SHORT
-    change = _widened(result)
+    change = _widen(result)
     mean, low, high = (100 * value for value in (change.mean, change.low, change.high))
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _widened(result: dict[str, Any]) -> Estimate:
-    return without_change(Estimate(**result["difference"]), result["rows"])
+def _widen(result: dict[str, Any]) -> Estimate:
+    return widen_unchanged(Estimate(**result["difference"]), result["rows"])

@@ -15,7 +15,7 @@ from safe_train.metrics.registry import METRICS, find_metric
 from safe_train.report.grouping import Member, VariantRuns
 from safe_train.report.seeds import Interval, any_seed, over_seeds
 from safe_train.report.standing import Part, Standing, standing
-from safe_train.report.summary import without_change
+from safe_train.report.summary import widen_unchanged
 
 Status = Literal["bit-equal", "differs", "not a measurement", "not retention", "non-inferior", "worse", "open"]
 """Of a cell; "not retention": the fusion acted, but there was nothing that could have been lost."""
@@ -254,11 +254,11 @@ class VariantFigures:
 def build_variants(groups: Sequence[VariantRuns]) -> list[VariantFigures]:
     """All variants, with Holm's correction over those that are no positive control, for each condition."""
     variants = [_build_variant(group) for group in groups]
-    vl, text = _corrected(variants, "VL"), _corrected(variants, "text")
+    vl, text = _correct_p_values(variants, "VL"), _correct_p_values(variants, "text")
     return [replace(variant, vl=vl[variant.name], text=text[variant.name]) for variant in variants]
 
 
-def _corrected(variants: Sequence[VariantFigures], part: Part) -> dict[str, dict[str, AnswerCell]]:
+def _correct_p_values(variants: Sequence[VariantFigures], part: Part) -> dict[str, dict[str, AnswerCell]]:
     """The cells of a part with corrected p-values, by variant and condition."""
     corrected: dict[str, dict[str, float]] = {}
     for condition in dict.fromkeys(name for variant in variants for name in variant.answers(part)):
@@ -278,9 +278,9 @@ def _corrected(variants: Sequence[VariantFigures], part: Part) -> dict[str, dict
 def _build_variant(group: VariantRuns) -> VariantFigures:
     evaluations = [member.evaluation.result for member in group.members]
     stands = standing(group)
-    vl = _answers(group, "vl", void=bool(stands.not_retention))
-    text = _answers(group, "text", void=bool(stands.not_text_retention))
-    worst_vl, worst_text = _worst(vl), _worst(text)
+    vl = _build_answers(group, "vl", void=bool(stands.not_retention))
+    text = _build_answers(group, "text", void=bool(stands.not_text_retention))
+    worst_vl, worst_text = _find_worst(vl), _find_worst(text)
     competing: dict[Part, float] = {}
     if worst_vl is not None and not stands.not_retention:
         competing["VL"] = vl[worst_vl].change.mean
@@ -329,14 +329,14 @@ def _by_condition(group: VariantRuns, part: ResultPart) -> dict[str, list[tuple[
     return found
 
 
-def _answers(group: VariantRuns, part: Literal["vl", "text"], *, void: bool) -> dict[str, AnswerCell]:
+def _build_answers(group: VariantRuns, part: Literal["vl", "text"], *, void: bool) -> dict[str, AnswerCell]:
     return {
         name: _answer_cell(name, [(m.seed, getattr(e, part)[name]) for m, e in measured], void=void)
         for name, measured in _by_condition(group, part).items()
     }
 
 
-def _worst(cells: dict[str, AnswerCell]) -> str | None:
+def _find_worst(cells: dict[str, AnswerCell]) -> str | None:
     compared = {name: cell.change.mean for name, cell in keep_retention(cells).items()}
     return min(compared, key=compared.__getitem__) if compared else None
 
@@ -348,7 +348,7 @@ def _answer_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]], *
         return _mean([value(result) for result in results])
 
     ratios = [result.retention_ratio.mean for result in results if result.retention_ratio is not None]
-    change = over_seeds([without_change(result.difference, result.rows) for result in results])
+    change = over_seeds([widen_unchanged(result.difference, result.rows) for result in results])
     margin = _margin(results, change)
     measures = all(result.is_measurement for result in results)
     flags = [result.bit_equal for result in results if result.bit_equal is not None]
@@ -424,7 +424,7 @@ def _document_cell(measured: Sequence[tuple[int, DocumentResult]]) -> DocumentCe
 
 
 def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) -> AudioCell:
-    gains = [without_change(gain, result.rows) for _, result, gain in measured if gain is not None]
+    gains = [widen_unchanged(gain, result.rows) for _, result, gain in measured if gain is not None]
     captions = [result.captions for _, result, _ in measured if result.captions is not None]
     whole = len(captions) == len(measured)
     shared = [name for name in captions[0].means if all(name in c.means for c in captions)] if whole else []

@@ -27,11 +27,11 @@ def headline(variants: Sequence[VariantFigures]) -> list[str]:
     With the conditions and the seeds that this rests on, what it leaves of hearing, and what others lose.
     """
     trained = [variant for variant in variants if not variant.damage]
-    acting = [variant for variant in trained if any(_acted(variant, part) for part in _parts(variant))]
+    acting = [variant for variant in trained if any(_has_effect(variant, part) for part in _parts(variant))]
     if not acting:
         return ["Nothing was measured: no run has a condition with audio attached in which the fusion had an effect."]
     void = [variant for variant in acting if variant.standing.not_retention]
-    measured = [variant for variant in acting if not variant.standing.not_retention and _worst_acted(variant)]
+    measured = [variant for variant in acting if not variant.standing.not_retention and _worst_has_effect(variant)]
     sentences = [_retention(measured)] if measured else []
     sentences += [_describe_changes(void)] if void else []
     sentences += (
@@ -52,7 +52,7 @@ def keeps(variant: VariantFigures) -> bool:
     nothing to lose keeps nothing.
     """
     parts = variant.judged_parts()
-    cells = [cell for part in parts for cell in _opened(variant, part)]
+    cells = [cell for part in parts for cell in _retention_cells(variant, part)]
     return (
         "VL" in parts
         and bool(keep_retention(variant.vl))
@@ -81,13 +81,13 @@ def warnings(variants: Sequence[VariantFigures], groups: Sequence[VariantRuns]) 
         if missed := passed_controls(group):
             found.append(f"{group.name}: this positive control did not fail: {_join(missed)}.")
     for variant in variants:
-        found += _doubts(variant)
+        found += _find_doubts(variant)
     for group in groups:
-        found += _older_steps(group)
+        found += _find_older_steps(group)
         for name in sorted({name for member in group.members for name in member.run.metrics["training"]["inactive"]}):
             if not group.damage:
                 found.append(f"{group.name}: {name} was on but never became active.")
-    found += _unlike(groups)
+    found += _find_mismatches(groups)
     if not any(variant.damage for variant in variants):
         found.append("No run has a positive control; add one with: safe eval RUN --positive-control")
     return found
@@ -129,18 +129,18 @@ def _retention(measured: Sequence[VariantFigures]) -> str:
         kept = [variant for variant in measured if keeps(variant)] if not heard else []
         if kept:
             who = f"{_join([variant.name for variant in kept])} {_rules(len(kept))}"
-            return (
-                f"{who} out a loss of {margin} points {_name_conditions(kept)}, {_seeds(kept)}, but no variant hears."
-            )
+            where = f"{_name_conditions(kept)}, {_count_seeds(kept)}"
+            return f"{who} out a loss of {margin} points {where}, but no variant hears."
         who = "No variant that hears rules" if heard else "No variant rules"
         first = f"{who} out a loss of {margin} points {_name_conditions(measured)}"
-        return (
-            f"{first}; the closest is {best.name}, {_seeds([best])}, with {_worst(best)}{_hearing(best)}{_rows(best)}."
+        closest = (
+            f"{best.name}, {_count_seeds([best])}, with {_worst(best)}{_describe_gain(best)}{_describe_size(best)}"
         )
+        return f"{first}; the closest is {closest}."
     names = _join([variant.name for variant in safe])
     gains = [100 * variant.gain.mean for variant in safe if variant.gain is not None]
-    first = f"{names} {_rules(len(safe))} out a loss of {margin} points {_name_conditions(safe)}, {_seeds(safe)}"
-    first = f"{first}, while hearing adds {_from_to(gains)} points"
+    first = f"{names} {_rules(len(safe))} out a loss of {margin} points {_name_conditions(safe)}, {_count_seeds(safe)}"
+    first = f"{first}, while hearing adds {_span(gains)} points"
     others = [variant for variant in measured if not keeps(variant)]
     if not others:
         return f"{first}."
@@ -153,7 +153,7 @@ def _describe_changes(variants: Sequence[VariantFigures]) -> str:
     first, *others = variants
     said = [f"{first.name}: {NOT_RETENTION}: {first.standing.not_retention}"]
     for variant in others:
-        cells = _opened(variant, "VL")
+        cells = _retention_cells(variant, "VL")
         changed, kl = max(cell.answer_change_rate for cell in cells), max(cell.kl for cell in cells)
         said.append(
             f"{variant.name} likewise: up to {100 * changed:.1f} % of the answers changed, KL of up to {kl:.3g} nats"
@@ -242,7 +242,7 @@ def _has(variant: VariantFigures, part: Part, name: str) -> bool:
     return name in (variant.standing.measured if part == "VL" else variant.standing.measured_text)
 
 
-def _seeds(variants: Sequence[VariantFigures]) -> str:
+def _count_seeds(variants: Sequence[VariantFigures]) -> str:
     low, high = (choose(len(variant.seeds) for variant in variants) for choose in (min, max))
     if low == high:
         return "with one seed" if low == 1 else f"with {low} seeds"
@@ -261,16 +261,16 @@ def _heard(variant: VariantFigures, part: Part) -> dict[str, AnswerCell]:
     return keep_retention(variant.answers(part))
 
 
-def _opened(variant: VariantFigures, part: Part) -> list[AnswerCell]:
+def _retention_cells(variant: VariantFigures, part: Part) -> list[AnswerCell]:
     return list(_heard(variant, part).values())
 
 
-def _acted(variant: VariantFigures, part: Part) -> bool:
+def _has_effect(variant: VariantFigures, part: Part) -> bool:
     """Whether the fusion had an effect under some condition with audio attached and the gate open."""
-    return any(cell.is_measurement for cell in _opened(variant, part))
+    return any(cell.is_measurement for cell in _retention_cells(variant, part))
 
 
-def _worst_acted(variant: VariantFigures) -> bool:
+def _worst_has_effect(variant: VariantFigures) -> bool:
     return variant.worst is not None and variant.worst.is_measurement
 
 
@@ -280,7 +280,7 @@ def _find_differing(variant: VariantFigures) -> list[str]:
     return [rows for rows, cells in parts.items() if BYPASS.name in cells and not cells[BYPASS.name].bit_equal]
 
 
-def _doubts(variant: VariantFigures) -> list[str]:
+def _find_doubts(variant: VariantFigures) -> list[str]:
     """What a variant's figures cannot be taken for."""
     found: list[str] = []
     for rows, cells in (("", variant.vl), ("text-only questions, ", variant.text), ("documents, ", variant.documents)):
@@ -289,16 +289,16 @@ def _doubts(variant: VariantFigures) -> list[str]:
             what = f"the fusion had no effect under {rows}{_join(names)}"
             found.append(f"{variant.name}: {what}; this is not a retention measurement.")
     stands = variant.standing
-    if stands.not_retention and _acted(variant, "VL"):
+    if stands.not_retention and _has_effect(variant, "VL"):
         found.append(f"{variant.name}: {NOT_RETENTION}: {stands.not_retention}.")
-    if stands.not_text_retention and _acted(variant, "text"):
+    if stands.not_text_retention and _has_effect(variant, "text"):
         found.append(f"{variant.name}: text-only questions: {NOT_RETENTION}: {stands.not_text_retention}.")
     if stands.not_hearing and not variant.damage:
         found.append(f"{variant.name}: no evidence that it hears: {stands.not_hearing}.")
     return found
 
 
-def _older_steps(group: VariantRuns) -> list[str]:
+def _find_older_steps(group: VariantRuns) -> list[str]:
     """Evaluations of weights that the run has gone on from."""
     found: list[str] = []
     for member in group.members:
@@ -312,7 +312,7 @@ def _older_steps(group: VariantRuns) -> list[str]:
     return found
 
 
-def _unlike(groups: Sequence[VariantRuns]) -> list[str]:
+def _find_mismatches(groups: Sequence[VariantRuns]) -> list[str]:
     """Bases or examples that differ between variants which are compared."""
     found: list[str] = []
     bases = {member.evaluation.key["base"]["sha256"] for group in groups for member in group.members}
@@ -347,18 +347,18 @@ def _worst(variant: VariantFigures) -> str:
     return f"a loss of {points} points on {_QUESTIONS[variant.worst_part]} under {variant.worst_name}"
 
 
-def _rows(variant: VariantFigures) -> str:
+def _describe_size(variant: VariantFigures) -> str:
     """What the number of questions can prove at all."""
     assert variant.worst is not None
     rows, needed = min(variant.worst.rows), variant.worst.margin.rows_needed
     return f", on {rows:,} questions of {needed:,} needed" if rows < needed else ""
 
 
-def _hearing(variant: VariantFigures) -> str:
+def _describe_gain(variant: VariantFigures) -> str:
     return f" and an audio gain of {100 * variant.gain.mean:.1f} points" if variant.gain is not None else ""
 
 
-def _from_to(values: Sequence[float]) -> str:
+def _span(values: Sequence[float]) -> str:
     low, high = f"{min(values):.1f}", f"{max(values):.1f}"
     return low if low == high else f"{low} to {high}"
 

@@ -19,7 +19,7 @@ from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.evaluator import Evaluator
 from safe_train.evaluation.predictions import Prediction, PredictionStore
 from safe_train.evaluation.settings import EvaluationSettings
-from safe_train.evaluation.text_examples import by_form
+from safe_train.evaluation.text_examples import answer_by_form
 from safe_train.training.build import build_collator
 from tests.tolerances import BITS, DIVERGENCE_VALUE
 
@@ -222,7 +222,7 @@ def test_both_forms_are_answered_in_the_order_of_the_batch_and_in_step_by_every_
 
         return of
 
-    both = by_form(TEXT, answer("question"), answer("document"), collective_forward=collective_forward)
+    both = answer_by_form(TEXT, answer("question"), answer("document"), collective_forward=collective_forward)
     assert [(s.row_id, s.answer) for s in both(TEXT[:4])] == [
         ("q1", "question"), ("d1", "document"), ("q2", "question"), ("d2", "document"),
     ]  # fmt: skip
@@ -231,7 +231,7 @@ def test_both_forms_are_answered_in_the_order_of_the_batch_and_in_step_by_every_
         ("question", ["q1", "q2"]), ("document", ["d1", "d2"]), ("question", ["q3", "q4"]),
         *([("document", ["d1"])] if collective_forward else []),
     ]  # fmt: skip
-    only = by_form(QUESTIONS, answer("question"), answer("document"), collective_forward=collective_forward)
+    only = answer_by_form(QUESTIONS, answer("question"), answer("document"), collective_forward=collective_forward)
     asked.clear()
     only(QUESTIONS[:1])
     assert asked == [("question", ["q1"])]

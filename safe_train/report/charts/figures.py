@@ -63,7 +63,7 @@ def pareto(variants: Sequence[VariantFigures], looks: Looks, margin: float) -> l
     Variants that are no retention measurement are not drawn: a base that knows nothing loses nothing. A second chart
     shows those with nearly the best gain, where others press them together. None if no variant has both.
     """
-    shown = _measured(variants)
+    shown = _find_measured(variants)
     if not shown:
         return []
     best = max(gain.mean for _, gain, _ in shown)
@@ -75,7 +75,7 @@ _Measured = Sequence[tuple[VariantFigures, Interval, Interval]]
 """Variants with their audio gain and their worst change."""
 
 
-def _measured(variants: Sequence[VariantFigures]) -> _Measured:
+def _find_measured(variants: Sequence[VariantFigures]) -> _Measured:
     return [
         (variant, variant.gain, variant.worst.change)
         for variant in variants
@@ -83,7 +83,7 @@ def _measured(variants: Sequence[VariantFigures]) -> _Measured:
     ]
 
 
-def _front(shown: _Measured) -> list[tuple[float, float]]:
+def _find_front(shown: _Measured) -> list[tuple[float, float]]:
     """The front in points; empty where a single variant is on it, through which there is no line to draw."""
     found = pareto_front(
         [(100 * gain.mean, 100 * change.mean) for variant, gain, change in shown if not variant.damage]
@@ -93,7 +93,7 @@ def _front(shown: _Measured) -> list[tuple[float, float]]:
 
 def has_front(variants: Sequence[VariantFigures]) -> bool:
     """Whether :func:`pareto` draws the line that joins the variants no other beats in both."""
-    return bool(_front(_measured(variants)))
+    return bool(_find_front(_find_measured(variants)))
 
 
 def _pareto_chart(shown: _Measured, looks: Looks, margin: float) -> Markup:
@@ -109,7 +109,7 @@ def _pareto_chart(shown: _Measured, looks: Looks, margin: float) -> Markup:
     )
     panel.rule(0.0, "zero", "the base")
     panel.rule(-100 * margin, "margin", f"margin \u2212{100 * margin:g}")
-    if front := _front(shown):
+    if front := _find_front(shown):
         panel.steps(_staircase(front, panel), "front")
     for (variant, gain, change), shift in zip(
         shown, panel.shifts([100 * gain.mean for _, gain, _ in shown]), strict=True
