@@ -59,7 +59,7 @@ def _seeing(figures: Figures) -> list[str]:
             "## Visual questions: not a retention measurement",
             f"{_not_retention(means['not_retention'])} Without audio the model {bypass}.",
             _changes(found),
-            _measured(figures),
+            _describe_measured(figures),
         ]
     return [
         "## Retention on visual questions",
@@ -67,7 +67,7 @@ def _seeing(figures: Figures) -> list[str]:
         f"(accuracy {_percent(figures['base_accuracy'])}). Intervals are 95 %, clustered by image; {_margin(figures)} "
         f"Without audio the model {bypass}.",
         _losses(found),
-        _measured(figures),
+        _describe_measured(figures),
     ]
 
 
@@ -131,7 +131,7 @@ def _told(source: str) -> str:
     return "procedural data of SAFE" if source == PROCEDURAL else f"data in the format of {source}"
 
 
-def _measured(figures: Figures) -> str:
+def _describe_measured(figures: Figures) -> str:
     """Which conditions the figures are of, and of how many seeds."""
     means, gate = figures["meaning"], figures["gate"]
     left_out = f"; not measured: {', '.join(means['unmeasured'])}" if means["unmeasured"] else ""
