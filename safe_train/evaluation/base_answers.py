@@ -1,4 +1,4 @@
-"""What the untouched base says, taken before anything is attached to it."""
+"""The base's predictions, made before anything is attached to it."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Evaluator:
     def run(
         self, progress: Callable[[str], None] = lambda _condition: None, conditions: Selection | None = None
     ) -> Evaluation:
-        """Runs the conditions, by default those of the settings; ``progress`` is told before each and may end it."""
+        """Runs the conditions, by default those of the settings; ``progress`` is called before each and may end it."""
         start = time.perf_counter()
         conditions = conditions or select(self.settings.conditions)
         vl: dict[str, list[Prediction]] = {}
@@ -162,7 +162,7 @@ class Evaluator:
         return predictions
 
     def _generate(self, examples: Sequence[Example], condition: Condition, max_new_tokens: int) -> list[Prediction]:
-        """Answers and what the fusion did; an example without a clip hears silence if audio is attached."""
+        """Answers and what the fusion did; an example without a clip gets silent audio if audio is attached."""
         statistics = self.model.statistics = FusionStatistics()
         prompts = self.encoder.prompt_batch(examples).inputs
         features = self.encoder.features_of(examples) if condition.attach else None
@@ -194,7 +194,7 @@ class Evaluator:
     def _add_divergence(self, predictions: list[Prediction], examples: Sequence[Example]) -> list[Prediction]:
         """The predictions with each example's mean KL from the bypass over its reference answer's tokens."""
         batch = replace(self.encoder.training_batch(examples), features=self.encoder.features_of(examples))
-        teacher = self._retention_model.teacher(batch)  # first: the student's pass goes on from what it computed
+        teacher = self._retention_model.teacher(batch)  # first: the student's pass reuses what it computed
         return self._add_kl(predictions, self._retention_model.student(batch).hidden, teacher, batch)
 
     def _add_kl(
@@ -261,7 +261,7 @@ def _add_each(predictions: Sequence[Prediction], digests: Sequence[str]) -> list
 
 
 class _EndOfRecord(StoppingCriteria):
-    """Ends the record of the fusion's work with a batch's last answer, and stops nothing.
+    """Ends the statistics of the fusion with a batch's last answer, and stops nothing.
 
     Processes in a collective forward run further passes until all have ended; these are no part of an answer.
     """

@@ -1,4 +1,4 @@
-"""One line of JSON an answer, written batch by batch: an evaluation that was cut off goes on where it stopped.
+"""One line of JSON per answer, written batch by batch: an interrupted evaluation resumes where it stopped.
 
 Each line carries a digest of itself, since a score with a flipped bit is a score, too.
 """
@@ -132,7 +132,7 @@ class PredictionStore:
         return {line["row_id"]: line for line in lines if line is not None}
 
     def read(self, kind: Kind, condition: str) -> list[Prediction]:
-        """The answers so far; a damaged line, which is told in a warning, and what follows it, are left out."""
+        """The answers so far; a damaged line, which is reported in a warning, and what follows it, are left out."""
         path = self.path(kind, condition)
         predictions: list[Prediction] = []
         for number, line in enumerate(read_lines(path), start=1):
@@ -153,7 +153,7 @@ class PredictionStore:
             condition: its name.
             examples: all examples of the condition, draw after draw.
             answer: gives the predictions of a batch of examples.
-            size: examples a batch; the same at every call, so that the batches are.
+            size: examples per batch; the same at every call, so that the batches are.
 
         Raises:
             InputError: the file cannot be written; what was written before stays.
@@ -243,7 +243,7 @@ def _write_lines(path: Path, predictions: Sequence[Prediction], *, mode: Literal
             os.fsync(file.fileno())
     except OSError as error:
         got = str(error.strerror or error)
-        raise InputError(path, "a file that can be written", got, "make room, then run again: it goes on") from error
+        raise InputError(path, "a file that can be written", got, "make room, then run again: it resumes") from error
 
 
 def _is_row(example: dict[str, Any]) -> bool:

@@ -161,7 +161,7 @@ class Evaluation:
     """All conditions.
 
     Attributes:
-        base: accuracy of the untouched base on the VL examples.
+        base: accuracy of the base on the VL examples.
         base_format_errors: share of the base's answers with a format error.
         vl: results on VL examples by condition.
         audio: results on audio examples by condition.
@@ -171,12 +171,12 @@ class Evaluation:
             clusters' examples of its kind. None in results of a version that did not measure it.
         base_above_guessing: the base's VL accuracy minus that, paired; None likewise.
         text: results on text-only questions by condition; empty without such examples.
-        base_text: accuracy of the untouched base on them; None without.
+        base_text: accuracy of the base on them; None without.
         base_text_format_errors: share of its answers with a format error; None without.
         text_guessing: as ``guessing``, for text-only questions.
         base_text_above_guessing: as ``base_above_guessing``.
         documents: results on documents by condition; empty without.
-        base_bits_per_byte: of the untouched base on them; None without.
+        base_bits_per_byte: of the base on them; None without.
         audio_metric: name of the metric that ``audio`` calls accuracy.
     """
 
@@ -214,8 +214,8 @@ class Evaluation:
     def passed_although_damaged(self) -> list[str]:
         """What a positive control should have failed: conditions without a loss, and hearing that still helps.
 
-        Documents must take surely more bits per byte. A control without a single retention condition has shown nothing,
-        and has not failed either.
+        Documents must take significantly more bits per byte. A control without a single retention condition has shown
+        nothing, and has not failed either.
         """
         parts = (self.vl, self.text, self.documents)
         found = [] if any(map(keep_retention, parts)) else ["nothing was measured with audio attached"]

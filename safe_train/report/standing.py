@@ -36,7 +36,7 @@ class Standing:
     measured_text: list[str]
 
 
-def standing(group: VariantRuns) -> Standing:
+def assess_variant(group: VariantRuns) -> Standing:
     """Judges a variant."""
     results = [member.evaluation.result for member in group.members]
     meanings = [judge(result) for result in results]

@@ -117,7 +117,7 @@ class Source:
 
 
 def judge(evaluation: Evaluation) -> Validity:
-    """What an evaluation can be taken for, by the margin that was declared for it."""
+    """Validity of an evaluation, by the margin that was declared for it."""
     results = (*evaluation.vl.values(), *evaluation.text.values())
     margins = [result.non_inferiority.margin for result in results]
     return assess_validity(evaluation, margin=max(margins, default=EvaluationSettings().margin))
@@ -164,7 +164,7 @@ class RunSummary:
 
     @property
     def meaning(self) -> Validity | None:
-        """What the figures can be taken for; None for results of another version."""
+        """Validity of the figures; None for results of another version."""
         evaluation = self.evaluation
         return None if evaluation is None else judge(evaluation)
 

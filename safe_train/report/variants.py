@@ -14,7 +14,7 @@ from safe_train.metrics.non_inferiority import holm
 from safe_train.metrics.registry import METRICS, find_metric
 from safe_train.report.grouping import Member, VariantRuns
 from safe_train.report.seeds import Interval, any_seed, over_seeds
-from safe_train.report.standing import Part, Standing, standing
+from safe_train.report.standing import Part, Standing, assess_variant
 from safe_train.report.summary import widen_unchanged
 
 Status = Literal["bit-equal", "differs", "not a measurement", "not retention", "non-inferior", "worse", "open"]
@@ -102,7 +102,7 @@ class DocumentCell:
         seeds: the seeds it was measured with.
         rows: documents or parts of them, one number a seed.
         bits_per_byte: of their text.
-        change: bits per byte minus the base's, paired; above 0 the text is told worse.
+        change: bits per byte minus the base's, paired; positive is worse.
         change_by_seed: its mean in each seed.
         kl: KL(base || SAFE) in nats, mean over tokens.
         is_measurement: whether the fusion had an effect in every seed.
@@ -175,14 +175,14 @@ class VariantFigures:
         variant: the retention variant.
         damage: above 0 in a positive control: the size of the damaged parts' update to that of the hidden states.
         seeds: of its runs.
-        base: accuracy of the untouched base on the VL examples.
+        base: accuracy of the base on the VL examples.
         base_format_errors: share of the base's answers that are malformed.
         vl: by condition.
         text: text-only questions by condition; empty where there were none.
-        base_text: accuracy of the untouched base on them; None where there were none.
+        base_text: accuracy of the base on them; None where there were none.
         base_text_format_errors: share of its answers that are malformed; None where there were none.
         documents: by condition; empty where there were none.
-        base_bits_per_byte: of the untouched base on them; None where there were none.
+        base_bits_per_byte: of the base on them; None where there were none.
         audio: by condition.
         audio_metric: how answers to audio examples are scored, in words.
         worst_condition: on VL examples with audio attached and the gate open, the one furthest below the base; None if
@@ -190,7 +190,7 @@ class VariantFigures:
         worst_text_condition: the same on text-only questions.
         worst_part: which of the two lies further below the base; text-only questions compete where they are a
             retention measurement. None where VL examples are none, or nothing was measured.
-        standing: what the figures can be taken for.
+        standing: validity of the figures.
         lora: whether low-rank updates of the language model are trained too.
         procedural: whether the program made the examples that it was evaluated on.
         cost: what it took.
@@ -277,7 +277,7 @@ def _correct_p_values(variants: Sequence[VariantFigures], part: Part) -> dict[st
 
 def _build_variant(group: VariantRuns) -> VariantFigures:
     evaluations = [member.evaluation.result for member in group.members]
-    stands = standing(group)
+    stands = assess_variant(group)
     vl = _build_answers(group, "vl", void=bool(stands.not_retention))
     text = _build_answers(group, "text", void=bool(stands.not_text_retention))
     worst_vl, worst_text = _find_worst(vl), _find_worst(text)
