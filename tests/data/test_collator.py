@@ -14,10 +14,10 @@ from safe_train.audio.input import SYNTHETIC_SECONDS
 from safe_train.audio.waveform import load_waveform
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.data.collator import Collator, FeatureCache, require_plain_text
-from safe_train.data.datasets.conversion import vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.errors import InputError
+from safe_train.evaluation.text_examples import num_bytes
 from safe_train.model.audio.encoder import load_audio_encoder
 from tests.tolerances import LOGITS, relative_error
 
@@ -35,7 +35,7 @@ def encoder(embedded_base, audio_encoder):
 @pytest.fixture(scope="module")
 def rows(small_data):
     """Questions and answers of different lengths, with and without an image."""
-    with_images = vl_rows(load_vqa(small_data, "val"))[:6]
+    with_images = VQA().examples(small_data, "val")[:6]
     texts = [
         Example("short", "what?", ("one low bell sound",)),
         Example("long", "is there a red star or a blue circle or what do you hear?", ("yes",)),
@@ -259,7 +259,10 @@ def test_bits_of_documents_in_a_batch_are_those_of_each_alone(embedded_base, enc
     """Bits a byte, from the batch's columns and from the definition: -log2 p of the text, over its UTF-8 bytes."""
     base = embedded_base
     batch = encoder.training_batch([*DOCUMENTS, rows[0]])
-    assert batch.num_bytes[:2] == (len("a red star, and one blue circle; a zebra!"), len("ж: two words") + 1)
+    assert tuple(map(num_bytes, DOCUMENTS[:2])) == (
+        len("a red star, and one blue circle; a zebra!"),
+        len("ж: two words") + 1,
+    )
     logits = logits_at(base, batch.inputs)[batch.token_rows, batch.token_positions].double()
     nats = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
     for index, row in enumerate(DOCUMENTS):
@@ -272,7 +275,7 @@ def test_bits_of_documents_in_a_batch_are_those_of_each_alone(embedded_base, enc
 
 
 def test_nothing_can_be_asked_before_a_document(encoder):
-    with pytest.raises(ValueError, match="rows must be questions, got the document d"):
+    with pytest.raises(ValueError, match="examples must be questions, got the document d"):
         encoder.prompt_batch(DOCUMENTS)
 
 
@@ -286,9 +289,13 @@ def test_nothing_can_be_asked_before_a_document(encoder):
 )
 def test_a_placeholder_in_a_text_is_refused_in_one_line(encoder, row):
     """It would be taken for an image that is not there."""
-    with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
+    with pytest.raises(
+        InputError, match=r"example r: expected text without the processor's placeholders, got '<image>'"
+    ):
         encoder.training_batch([row])
-    with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
+    with pytest.raises(
+        InputError, match=r"example r: expected text without the processor's placeholders, got '<image>'"
+    ):
         require_plain_text(encoder.processor, [Example("q", "what?", ("x",)), row])
 
 
@@ -297,7 +304,7 @@ def test_placeholders_are_those_of_the_processor(place):
     """Qwen2-VL's, say, of which no list's reader knows; ``<image>`` is none of its."""
     processor = SimpleNamespace(**{place: "<|image_pad|>"})
     require_plain_text(processor, [Example("a", "an <image>?", ("x", "a later reference <|image_pad|>"))])
-    with pytest.raises(InputError, match=r"row b: .*, got '<\|image_pad\|>'"):
+    with pytest.raises(InputError, match=r"example b: .*, got '<\|image_pad\|>'"):
         require_plain_text(processor, [Example("b", "an <|image_pad|>?", ("x",))])
 
 
@@ -308,7 +315,7 @@ def test_a_document_longer_than_the_base_is_refused(embedded_base, audio_encoder
         if not refused:
             assert len(encoder.training_batch(DOCUMENTS[:1]).labels) == length - 1
             continue
-        with pytest.raises(InputError, match=f"row d: expected a document of at most {most} tokens"):
+        with pytest.raises(InputError, match=f"example d: expected a document of at most {most} tokens"):
             encoder.training_batch(DOCUMENTS[:1])
 
 

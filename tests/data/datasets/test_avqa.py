@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from safe_train.data.datasets.avqa import load_avqa, read_avqa
-from safe_train.data.datasets.clips import AudioRecord
+from safe_train.data.datasets.avqa import AVQA
+from safe_train.data.datasets.records import AudioRecord
 from safe_train.errors import InputError
 
 ENTRIES = [
@@ -34,7 +34,7 @@ def write(root, entries, name="train.json"):
 def test_manifests(root, name):
     write(root, ENTRIES, name)
     folder = root / "avqa"
-    assert load_avqa(root, "train") == [
+    assert AVQA().records(root, "train") == [
         AudioRecord("avqa/a.wav", folder / "a.wav", ("cello",), "Which instrument?", folder / "a.png"),
         AudioRecord("avqa/a.wav", folder / "a.wav", ("two", "2"), "How many?", folder / "a.png"),
         AudioRecord("avqa/b.ogg", folder / "b.ogg", ("ici",), "Où?", None),
@@ -44,17 +44,17 @@ def test_manifests(root, name):
 def test_a_relative_root(root, monkeypatch):
     write(root, ENTRIES)
     monkeypatch.chdir(root / "avqa")
-    (first, *_) = load_avqa(Path(".."), "train")
+    (first, *_) = AVQA().records(Path(".."), "train")
     assert first.clip_id == "avqa/a.wav"
 
 
 def test_missing_clips_are_counted_and_named(root, caplog):
     write(root, ENTRIES)
     (root / "avqa/b.ogg").unlink()
-    examples, missing = read_avqa(root, "train")
+    examples, missing = AVQA().read(root, "train")
     assert [example.question for example in examples] == ["Which instrument?", "How many?"]
     assert (missing.clip_ids, missing.num_listed) == (("b.ogg",), 3)
-    load_avqa(root, "train")
+    AVQA().records(root, "train")
     assert "1 of 3 clips have no audio file: b.ogg" in caplog.text
 
 
@@ -74,7 +74,7 @@ def test_missing_clips_are_counted_and_named(root, caplog):
 def test_bad_entries(root, change, message):
     write(root, [ENTRIES[0], ENTRIES[1] | change, ENTRIES[2]])
     with pytest.raises(InputError) as caught:
-        load_avqa(root, "train")
+        AVQA().records(root, "train")
     assert message in str(caught.value)
 
 
@@ -82,7 +82,7 @@ def test_a_missing_split_is_told_with_the_names_that_were_tried(root):
     with pytest.raises(
         InputError, match=r"avqa-val.json or avqa_val.jsonl or avqa_val.json or val.jsonl or val.json, got none"
     ):
-        load_avqa(root, "val")
+        AVQA().records(root, "val")
 
 
 # --- MUSIC-AVQA: entries as its annotation files have them, ``type`` and ``templ_values`` being texts that hold JSON
@@ -124,7 +124,7 @@ def test_official_files(official):
     first, second = "avqa/audio/00000272.wav", "avqa/audio/train/sa00007434.mp3"
     instruments = "Are there piano and ukulele instruments in the video?"
     types = "How many types of musical instruments sound in the video?"
-    assert load_avqa(official, "train") == [
+    assert AVQA().records(official, "train") == [
         AudioRecord(first, official / first, ("left",), "Where is the first sounding instrument?", middle),
         AudioRecord(second, official / second, ("no",), instruments, None),
         AudioRecord(first, official / first, ("two",), types, middle),
@@ -133,26 +133,26 @@ def test_official_files(official):
 
 def test_the_official_file_comes_first_and_its_entries_may_have_another_name(official):
     write(official, OFFICIAL[:1], "train.json")
-    assert len(load_avqa(official, "train")) == 1
+    assert len(AVQA().records(official, "train")) == 1
     write(official, OFFICIAL, "avqa-train.json")
-    assert len(load_avqa(official, "train")) == 3
+    assert len(AVQA().records(official, "train")) == 3
 
 
 def test_official_audio_that_is_missing_is_named_where_it_would_be(official):
     write(official, [*OFFICIAL, OFFICIAL[0] | {"video_id": "00000999", "question_id": 1}], "avqa-train.json")
-    _, missing = read_avqa(official, "train")
+    _, missing = AVQA().read(official, "train")
     assert (missing.clip_ids, missing.num_listed) == (("avqa/audio/00000999.wav",), 4)
 
 
 def test_deleted_questions_are_left_out_and_counted(official, caplog):
     write(official, [OFFICIAL[0], OFFICIAL[1] | {"question_deleted": 1}], "avqa-train.json")
-    assert [example.captions for example in load_avqa(official, "train")] == [("left",)]
+    assert [example.captions for example in AVQA().records(official, "train")] == [("left",)]
     assert "1 of 2 questions are marked as deleted" in caplog.text
 
 
 def test_template_values_as_a_list(official):
     write(official, [OFFICIAL[1] | {"templ_values": ["cello", "bass"]}], "avqa-train.json")
-    (example,) = load_avqa(official, "train")
+    (example,) = AVQA().records(official, "train")
     assert example.question == "Are there cello and bass instruments in the video?"
 
 
@@ -176,6 +176,6 @@ def test_template_values_as_a_list(official):
 def test_bad_official_entries(official, change, message):
     write(official, [OFFICIAL[0], OFFICIAL[1] | change], "avqa-train.json")
     with pytest.raises(InputError) as caught:
-        load_avqa(official, "train")
+        AVQA().records(official, "train")
     assert "avqa-train.json: entry 1: " in str(caught.value)
     assert message in str(caught.value)

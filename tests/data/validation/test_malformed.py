@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.avqa import load_avqa
-from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions, load_pack_text
-from safe_train.data.datasets.text import load_text
-from safe_train.data.datasets.vqa import load_vqa
-from safe_train.data.datasets.wavcaps import load_wavcaps
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.avqa import AVQA
+from safe_train.data.datasets.pack import PackClips, PackQuestions, PackText
+from safe_train.data.datasets.text import Text
+from safe_train.data.datasets.vqa import VQA
+from safe_train.data.datasets.wavcaps import WavCaps
 from safe_train.errors import InputError
 from safe_train.evaluation.predictions import PredictionStore
 
@@ -28,22 +28,22 @@ PACKED = {
 }  # fmt: skip
 
 LISTS = {
-    "audiocaps": (CAPTION, ["id", "captions", "audio", "question", "image", "ytid", "start_time"], load_audiocaps),
+    "audiocaps": (CAPTION, ["id", "captions", "audio", "question", "image", "ytid", "start_time"], AudioCaps),
     "wavcaps": (
         {"id": "w", "caption": "a bell", "audio": "sounds/a.wav"},
         ["id", "caption", "audio", "question", "subset"],
-        load_wavcaps,
+        WavCaps,
     ),
     "avqa": (
         QUESTION | {"audio": "sounds/a.wav"},
         ["id", "question", "answers", "audio", "image", "question_content", "templ_values", "video_id"],
-        load_avqa,
+        AVQA,
     ),
-    "vqa": (QUESTION, ["id", "question", "answers", "image", "image_id", "question_type"], load_vqa),
+    "vqa": (QUESTION, ["id", "question", "answers", "image", "image_id", "question_type"], VQA),
     "text": (
         {"id": "t", "prompt": "What?", "answers": ["red"]},
         ["id", "prompt", "input", "answers", "type", "cluster", "messages", "text"],
-        load_text,
+        Text,
     ),
 }
 """By set: an entry that is right, fields to put something wrong into, and the reader."""
@@ -112,7 +112,7 @@ def refused(read):
 @pytest.mark.parametrize("set_name", LISTS)
 def test_the_check_and_the_reader_agree_on_every_value_of_every_field(root, set_name):
     """What training would refuse the check finds, and what the check passes training takes."""
-    right, fields, load = LISTS[set_name]
+    right, fields, reader = LISTS[set_name]
     path = root / set_name / "train.jsonl"
     path.parent.mkdir()
     disagreed, refusals, taken = [], 0, 0
@@ -123,7 +123,7 @@ def test_the_check_and_the_reader_agree_on_every_value_of_every_field(root, set_
             else:
                 text = as_json(right | {field: value})
             path.write_text(f"{text}\n")
-            by_reader, code = refused(lambda: load(root, "train")), checked(root)[0]
+            by_reader, code = refused(lambda: reader().records(root, "train")), checked(root)[0]
             refusals, taken = refusals + by_reader, taken + (not by_reader)
             if by_reader != (code == 2):
                 disagreed.append((field, name))
@@ -151,15 +151,15 @@ def test_lists_that_are_none(root, set_name, suffix):
     path.parent.mkdir()
     for name, content in FILES.items():
         path.write_bytes(content)
-        assert refused(lambda: LISTS[set_name][2](root, "train")), name
+        assert refused(lambda: LISTS[set_name][2]().records(root, "train")), name
         assert checked(root)[0] == 2, name
 
 
 OFFICIAL = {
-    "audiocaps/train.csv": ((root_csv := "audiocap_id,youtube_id,start_time,caption\n"), load_audiocaps),
-    "wavcaps/json_files/FreeSound/fsd_final.json": ("", load_wavcaps),
-    "avqa/avqa-train.json": ("", load_avqa),
-    "vqa/v2_OpenEnded_mscoco_train2014_questions.json": ("", load_vqa),
+    "audiocaps/train.csv": ((root_csv := "audiocap_id,youtube_id,start_time,caption\n"), AudioCaps),
+    "wavcaps/json_files/FreeSound/fsd_final.json": ("", WavCaps),
+    "avqa/avqa-train.json": ("", AVQA),
+    "vqa/v2_OpenEnded_mscoco_train2014_questions.json": ("", VQA),
 }
 
 
@@ -171,7 +171,7 @@ def test_official_files_that_are_none(root, name, begun):
     (root / "vqa/v2_mscoco_train2014_annotations.json").write_text('{"annotations": []}')
     for content in FILES.values():
         path.write_bytes(begun.encode() + content)
-        assert refused(lambda: OFFICIAL[name][1](root, "train"))
+        assert refused(lambda: OFFICIAL[name][1]().records(root, "train"))
         assert checked(root)[0] == 2
 
 
@@ -182,16 +182,16 @@ def test_official_tables_row_by_row(root):
         if isinstance(value, str):
             for row in (f"{value!r},v,30,c", f'1,"{value}",30,c', f'1,v,"{value}",c', f'1,v,30,"{value}"'):
                 path.write_bytes((root_csv + row + "\n").encode("utf-8", "surrogatepass"))
-                refused(lambda: load_audiocaps(root, "train"))
+                refused(lambda: AudioCaps().records(root, "train"))
                 checked(root)
 
 
 @pytest.mark.parametrize("kind", ["clips", "questions", "text"])
 def test_packs(root, kind):
-    entries, name, load = {
-        "clips": (CLIP, "manifest.json", load_pack_clips),
-        "questions": (PACKED, "val_manifest.json", load_pack_questions),
-        "text": ({"id": "t", "prompt": "What?", "answers": ["red"]}, "text.jsonl", load_pack_text),
+    entries, name, reader = {
+        "clips": (CLIP, "manifest.json", PackClips),
+        "questions": (PACKED, "val_manifest.json", PackQuestions),
+        "text": ({"id": "t", "prompt": "What?", "answers": ["red"]}, "text.jsonl", PackText),
     }[kind]
     whole = HEADER | {"audio_rel_root": "a", "metadata_columns": ["caption"]}
     (root / "manifest.json").write_text(as_json(whole | {"entries": [CLIP]}))
@@ -205,12 +205,12 @@ def test_packs(root, kind):
             entry = entries | {field: value}
             text = as_json(entry) if kind == "text" else as_json(whole | {"entries": [entry]})
             (root / name).write_text(text)
-            if refused(lambda: load(root)) != (checked(root)[0] == 2):
+            if refused(lambda: reader().records(root, "")) != (checked(root)[0] == 2):
                 disagreed.append((field, name_of_value))
     assert disagreed == []
     for content in FILES.values():
         (root / name).write_bytes(content)
-        assert refused(lambda: load(root))
+        assert refused(lambda: reader().records(root, ""))
         assert checked(root)[0] == 2
 
 
@@ -222,7 +222,7 @@ def test_a_root_whose_name_is_not_utf_8(root):
         (odd / "vqa").mkdir()
         (odd / "vqa/val.json").write_text(as_json([QUESTION]))
         with pytest.raises(InputError, match=r"got a name that is not UTF-8; rename the file or folder"):
-            load_vqa(odd, "val")
+            VQA().records(odd, "val")
         assert checked(odd)[0] == 2
     finally:
         odd.rename(root)
@@ -235,7 +235,7 @@ def test_a_frame_whose_name_is_not_utf_8(root):
     entry = {"id": 1, "video_id": "v", "question": "?", "answer": "a", "audio": "sounds/a.wav"}
     (root / "avqa/train.json").write_text(as_json([entry]))
     with pytest.raises(InputError, match=r"expected the image of .*: entry 0, got a name that is not UTF-8"):
-        load_avqa(root, "train")
+        AVQA().records(root, "train")
     assert checked(root)[0] == 2
 
 
@@ -243,10 +243,9 @@ def test_what_is_passed_can_be_kept(root):
     """Negative control of the sweep: half a character that no reader saw could not be written with the answers."""
     (root / "vqa").mkdir()
     (root / "vqa/val.json").write_text(as_json([QUESTION | {"question": "What\u2028is \U0001f600?"}]))
-    from safe_train.data.datasets.conversion import vl_rows
     from safe_train.data.example import Example
 
-    rows = vl_rows(load_vqa(root, "val"))
+    rows = VQA().examples(root, "val")
     PredictionStore.create(root / "evaluation", {}, rows, [])
     with pytest.raises(UnicodeEncodeError):
         PredictionStore.create(root / "evaluation", {}, [Example("a", "\ud83d", ("a",))], [])

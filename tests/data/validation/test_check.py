@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.data.datasets.text import load_text
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.issues import IssueKind
+from safe_train.data.datasets.text import Text
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.validation.check import check_audio, check_root
-from safe_train.data.validation.issues import IssueKind
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 
@@ -407,7 +407,12 @@ def test_a_set_without_lists(root):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "clotho"], "expected the data set clotho, got audiocaps, wavcaps, avqa, vqa"),
+        (
+            ["--set", "audiocap"],
+            "--set: expected one of audiocaps, wavcaps, avqa, vqa, text, pack, got 'audiocap'; "
+            "did you mean 'audiocaps'?",
+        ),
+        (["--set", "text"], "expected the data set text, got audiocaps, wavcaps, avqa, vqa"),
         (["--set", "pack"], "expected the data set pack"),
         (["--split", "dev"], "expected a list of the split dev, got none in audiocaps, wavcaps, avqa, vqa"),
         (["--set", "vqa", "--split", "train"], "expected a list of the split train, got none in vqa"),
@@ -543,10 +548,10 @@ def test_an_entry_without_an_id_has_its_place_for_one_as_the_reader_has_it(text_
     (found,) = next(check_root(text_root, splits=["val"])).defects
     assert found.words == "id that stands twice"
     with pytest.raises(InputError, match="2"):
-        load_text(text_root, "val")
+        Text().records(text_root, "val")
     write_list(text_root / "text/val.json", [QUESTION | {"id": "3"}, {"text": "sound"}])
     assert not next(check_root(text_root, splits=["val"])).defects
-    assert [example.text_id for example in load_text(text_root, "val")] == ["3", "2"]
+    assert [example.text_id for example in Text().records(text_root, "val")] == ["3", "2"]
 
 
 def test_all_defects_of_a_list_are_told_and_not_the_first_alone(text_root):
@@ -585,4 +590,4 @@ def test_half_a_character_is_a_defect_of_any_set(root, field):
     change(root / "vqa/val.json", 1, **{field: "cut \ud83d"})
     assert list(defects(reports(root)["vqa"])) == ["text with half a character (a lone surrogate)"]
     with pytest.raises(InputError, match=r"the lone surrogate U\+D83D"):
-        load_vqa(root, "val")
+        VQA().records(root, "val")

@@ -9,12 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safe_train.audio.input import Amplified, WhiteNoise
-from safe_train.data.datasets.audiocaps import AudioRecord
-from safe_train.data.datasets.conversion import audio_rows, vl_rows
-from safe_train.data.datasets.vqa import VQARecord
 from safe_train.data.example import Example
-from safe_train.data.sampler import ExampleSampler, RetentionAudio, draw_subset
-from safe_train.metrics.vqa_accuracy import vqa_accuracy
+from safe_train.data.sampler import ExampleSampler, RetentionAudio, Subset, draw_subset
+from safe_train.errors import InputError
 
 AUDIO = [Example(f"a{k}", "what do you hear?", (f"sound {k}",), audio=Path(f"{k}.wav")) for k in range(11)]
 VL = [Example(f"v{k}", "what?", (str(k),), image=Path(f"{k}.png"), kind="count", cluster=str(k // 2)) for k in range(7)]
@@ -132,7 +129,7 @@ def test_what_protected_rows_hear_does_not_change_their_order():
 TEXT = [Example(f"t{k}", f"{k}?", (str(k),), kind="sum", cluster=str(k)) for k in range(5)]
 
 
-def before_text_rows(seed, number, size):
+def before_convert_text(seed, number, size):
     """The protected batch as it was defined before there were text-only rows, with NumPy alone."""
     order = [np.random.default_rng([seed, 1, epoch]).permutation(len(VL)) for epoch in range(number * size + size)]
     rng = np.random.default_rng([seed, 2, number])
@@ -150,7 +147,7 @@ def test_without_text_rows_every_draw_is_what_it_was(seed, number, size):
     silent = RetentionAudio(silence=0.3)
     for settings in ({"text_ratio": 0.5}, {"text": TEXT, "text_ratio": 0.0}):
         batch = stream(seed, retention_audio=silent, **settings).retention_batch(number, size)
-        assert [(row.row_id, row.audio) for row in batch] == before_text_rows(seed, number, size)
+        assert [(row.row_id, row.audio) for row in batch] == before_convert_text(seed, number, size)
     with_text = stream(seed, retention_audio=silent, text=TEXT, text_ratio=0.5)
     assert with_text.audio_batch(number, size) == stream(seed).audio_batch(number, size)
 
@@ -260,29 +257,7 @@ def test_subsets_of_other_seeds_differ():
     assert len({tuple(draw_subset(AUDIO, 5, seed)[1]) for seed in range(10)}) > 1
 
 
-def vqa(answers):
-    return VQARecord(1, 2, "how many?", tuple(answers), Path("2.png"), "count", "number")
-
-
-@given(answers=st.lists(st.sampled_from(["1", "2", "3"]), min_size=1, max_size=10))
-def test_the_majority_answer_comes_first_and_none_is_lost(answers):
-    (row,) = vl_rows([vqa(answers)])
-    assert sorted(row.answers) == sorted(answers)
-    assert answers.count(row.answers[0]) == max(map(answers.count, answers))
-    assert vqa_accuracy("1", row.answers) == pytest.approx(vqa_accuracy("1", answers))
-
-
-def test_a_question_without_answers_stays_without():
-    assert vl_rows([vqa([])])[0].answers == ()
-
-
-def test_vl_rows_are_clustered_by_image_and_audio_rows_by_clip():
-    assert vl_rows([vqa(["1"])])[0].cluster == "2"
-    example = AudioRecord("clip", Path("a.wav"), ("a dog", "a bark"), None, None)
-    (row,) = audio_rows([example], "what do you hear?")
-    assert (row.cluster, row.question, row.answers) == ("clip", "what do you hear?", ("a dog", "a bark"))
-
-
-def test_a_clip_with_a_question_of_its_own_keeps_it():
-    example = AudioRecord("clip", Path("a.wav"), ("yes",), "is it a dog?", None)
-    assert audio_rows([example], "what do you hear?")[0].question == "is it a dog?"
+def test_one_image_cannot_be_split():
+    rows = [Example(str(index), "?", ("a",), cluster="1") for index in range(3)]
+    with pytest.raises(InputError, match="expected at least two images, got 1"):
+        Subset.whole(rows).split(0.2)

@@ -1,6 +1,6 @@
 """Finding audio files by name without suffix."""
 
-from safe_train.audio.folder import audio_files_by_stem
+from safe_train.audio.folder import index_audio_files
 
 
 def test_earlier_folders_and_suffixes_count(tmp_path):
@@ -10,6 +10,6 @@ def test_earlier_folders_and_suffixes_count(tmp_path):
         path.touch()
     (second / "below").mkdir()
     (second / "below" / "b.wav").touch()
-    files = audio_files_by_stem([first, tmp_path / "nowhere", second])
+    files = index_audio_files([first, tmp_path / "nowhere", second])
     assert files == {"a": first / "a.FLAC", "犬": second / "犬.ogg"}
-    assert audio_files_by_stem([second, first])["a"] == second / "a.wav"
+    assert index_audio_files([second, first])["a"] == second / "a.wav"

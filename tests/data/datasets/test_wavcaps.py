@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from safe_train.data.datasets.clips import AudioRecord
-from safe_train.data.datasets.wavcaps import load_wavcaps, read_wavcaps
+from safe_train.data.datasets.records import AudioRecord
+from safe_train.data.datasets.wavcaps import WavCaps
 from safe_train.errors import InputError
 
 ENTRIES = [
@@ -33,7 +33,7 @@ def write(root, entries, name="train.json"):
 def test_manifests(root, name):
     write(root, ENTRIES, name)
     folder = root / "wavcaps"
-    assert load_wavcaps(root, "train") == [
+    assert WavCaps().records(root, "train") == [
         AudioRecord("FreeSound/17", folder / "FreeSound/17.flac", ("Rain falls",), None, None),
         AudioRecord("SoundBible/17", folder / "SoundBible/17.wav", ("a bell", "chimes"), None, None),
         AudioRecord("x", folder / "x.mp3", ("ici",), "Où?", None),
@@ -43,10 +43,10 @@ def test_manifests(root, name):
 def test_missing_clips_are_counted_and_named(root, caplog):
     write(root, ENTRIES)
     (root / "wavcaps/SoundBible/17.wav").unlink()
-    examples, missing = read_wavcaps(root, "train")
+    examples, missing = WavCaps().read(root, "train")
     assert [example.clip_id for example in examples] == ["FreeSound/17", "x"]
     assert (missing.clip_ids, missing.num_listed) == (("SoundBible/17",), 3)
-    load_wavcaps(root, "train")
+    WavCaps().records(root, "train")
     assert "1 of 3 clips have no audio file: SoundBible/17" in caplog.text
 
 
@@ -65,19 +65,19 @@ def test_missing_clips_are_counted_and_named(root, caplog):
 def test_bad_entries(root, change, message):
     write(root, [ENTRIES[0], ENTRIES[1] | change, ENTRIES[2]])
     with pytest.raises(InputError) as caught:
-        load_wavcaps(root, "train")
+        WavCaps().records(root, "train")
     assert message in str(caught.value)
 
 
 def test_a_missing_split_is_told_with_the_names_that_were_tried(root):
     with pytest.raises(InputError, match=r"wavcaps_val.jsonl or wavcaps_val.json or val.jsonl or val.json, got none"):
-        load_wavcaps(root, "val")
+        WavCaps().records(root, "val")
 
 
 def test_no_clip_at_all(root):
     write(root, [ENTRIES[0] | {"audio": "none.wav"}])
     with pytest.raises(InputError, match="expected audio files for its clips, got none of 1, first FreeSound/17"):
-        load_wavcaps(root, "train")
+        WavCaps().records(root, "train")
 
 
 # --- the official layout: one file a collection, audio found by id
@@ -130,7 +130,7 @@ def under(official, example):
 
 
 def test_official_files(official):
-    examples = load_wavcaps(official, "train")
+    examples = WavCaps().records(official, "train")
     assert [(example.clip_id, under(official, example), *example.captions) for example in examples] == [
         ("AudioSet_SL/Yb0RFKhbpFJA", "AudioSet_SL_flac/Yb0RFKhbpFJA.flac", "Wind blows."),
         ("BBC_Sound_Effects/NHU05093027", "audio/BBC_Sound_Effects/NHU05093027.flac", "Birds sing."),
@@ -142,30 +142,30 @@ def test_official_files(official):
 
 def test_a_collection_that_is_not_there_is_none_of_the_data(official):
     (official / "wavcaps/json_files/SoundBible/sb_final.json").unlink()
-    assert len(load_wavcaps(official, "train")) == 4
+    assert len(WavCaps().records(official, "train")) == 4
 
 
 def test_a_collection_as_a_plain_list(official):
     rewrite(official, "SoundBible/sb_final.json", OFFICIAL["SoundBible/sb_final.json"])
-    assert load_wavcaps(official, "train")[-1].clip_id == "SoundBible/17"
+    assert WavCaps().records(official, "train")[-1].clip_id == "SoundBible/17"
 
 
 def test_official_audio_that_is_missing(official):
     (official / "wavcaps/FreeSound/17.flac").unlink()
-    examples, missing = read_wavcaps(official, "train")
+    examples, missing = WavCaps().read(official, "train")
     assert len(examples) == 4
     assert (missing.clip_ids, missing.num_listed) == (("FreeSound/17",), 5)
 
 
 def test_wavcaps_has_one_split(official):
     with pytest.raises(InputError, match="name a split other than 'val'"):
-        load_wavcaps(official, "val")
+        WavCaps().records(official, "val")
 
 
 def test_several_captions_an_audio(official):
     entry = official_entry("17", None, caption_1="a bell", caption_2="chimes")
     rewrite(official, "SoundBible/sb_final.json", {"num_captions_per_audio": 2, "data": [entry]})
-    assert load_wavcaps(official, "train")[-1].captions == ("a bell", "chimes")
+    assert WavCaps().records(official, "train")[-1].captions == ("a bell", "chimes")
 
 
 def test_the_official_form_under_another_name(official):
@@ -178,7 +178,7 @@ def test_the_official_form_under_another_name(official):
         (official / "wavcaps" / name).parent.mkdir(exist_ok=True)
         (official / "wavcaps" / name).touch()
     write(official, {"num_captions_per_audio": 1, "data": entries}, "wavcaps_val.json")
-    assert [(example.clip_id, under(official, example)) for example in load_wavcaps(official, "val")] == [
+    assert [(example.clip_id, under(official, example)) for example in WavCaps().records(official, "val")] == [
         ("FreeSound/17", "FreeSound/17.flac"),
         ("a", "bell/a.ogg"),
         ("b", "audio/b.wav"),
@@ -205,5 +205,5 @@ def test_the_official_form_under_another_name(official):
 def test_bad_official_files(official, content, message):
     rewrite(official, "SoundBible/sb_final.json", content)
     with pytest.raises(InputError) as caught:
-        load_wavcaps(official, "train")
+        WavCaps().records(official, "train")
     assert message in str(caught.value)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe_train.data.datasets.conversion import text_rows
-from safe_train.data.datasets.text import PIECE_CHARACTERS, TextRecord, load_text, read_text_list, split_document
+from safe_train.data.datasets.conversion import convert_text
+from safe_train.data.datasets.records import TextRecord
+from safe_train.data.datasets.text import PIECE_CHARACTERS, Text, read_text_list, split_document
 from safe_train.data.example import DOCUMENT
 from safe_train.errors import InputError
 
@@ -39,7 +40,7 @@ CHAT = [{"role": "user", "content": "What is the capital of Peru?"}, {"role": "a
 )
 def test_forms(tmp_path, entry, question, answers, kind):
     write(tmp_path, [entry])
-    assert load_text(tmp_path, "val") == [TextRecord("1", question, answers, kind, "1")]
+    assert Text().records(tmp_path, "val") == [TextRecord("1", question, answers, kind, "1")]
 
 
 def test_a_chats_text_may_be_a_list_of_one_part(tmp_path):
@@ -51,7 +52,7 @@ def test_a_chats_text_may_be_a_list_of_one_part(tmp_path):
 @pytest.mark.parametrize("name", ["text_val.jsonl", "text_val.json", "val.jsonl", "val.json"])
 def test_names_of_the_list(tmp_path, name):
     write(tmp_path, [{"id": "a", "text": "x"}], f"text/{name}")
-    assert [example.text_id for example in load_text(tmp_path, "val")] == ["a"]
+    assert [example.text_id for example in Text().records(tmp_path, "val")] == ["a"]
 
 
 def test_ids_and_clusters_are_text_or_numbers_or_the_place_in_the_list(tmp_path):
@@ -66,7 +67,7 @@ def test_ids_and_clusters_are_text_or_numbers_or_the_place_in_the_list(tmp_path)
 
 def test_rows_have_neither_image_nor_clip_and_the_majority_answer_first(tmp_path):
     entries = [{"prompt": "?", "answers": ["a", "b", "b"], "type": "t"}, {"id": "d", "text": "a document"}]
-    question, document = text_rows(read_text_list(write(tmp_path, entries)))
+    question, document = convert_text(read_text_list(write(tmp_path, entries)))
     assert (question.image, question.audio, question.answers, question.kind) == (None, None, ("b", "a", "b"), "t")
     assert (document.question, document.answers, document.is_document) == ("", ("a document",), True)
     assert not question.is_document
@@ -140,7 +141,7 @@ def test_what_has_no_white_space_is_cut_where_the_piece_is_full():
 def test_what_is_refused_is_one_line(tmp_path, entry, message):
     write(tmp_path, [{"prompt": "a", "answer": "b"}, entry])
     with pytest.raises(InputError, match=message) as caught:
-        load_text(tmp_path, "val")
+        Text().records(tmp_path, "val")
     assert "\n" not in str(caught.value)
 
 
@@ -152,10 +153,10 @@ def test_a_piece_with_the_name_of_another_entry_is_refused(tmp_path):
 
 def test_missing_and_empty_lists_are_told(tmp_path):
     with pytest.raises(InputError, match="the folder of the data set text"):
-        load_text(tmp_path, "val")
+        Text().records(tmp_path, "val")
     write(tmp_path, [{"text": "x"}])
     with pytest.raises(InputError, match=r"expected text_train.jsonl or .* name a split other than 'train'"):
-        load_text(tmp_path, "train")
+        Text().records(tmp_path, "train")
     (tmp_path / "text/val.jsonl").write_text("\n")
     with pytest.raises(InputError, match="at least one entry"):
-        load_text(tmp_path, "val")
+        Text().records(tmp_path, "val")

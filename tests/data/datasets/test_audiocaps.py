@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from safe_train.data.datasets.audiocaps import AudioRecord, load_audiocaps, read_audiocaps
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.records import AudioRecord
 from safe_train.errors import InputError
 
 HEADER = ("audiocap_id", "youtube_id", "start_time", "caption")
@@ -43,7 +44,7 @@ def write_manifest(root, entries, name="val.json"):
 
 def error_of(root, split="val"):
     with pytest.raises(InputError) as caught:
-        load_audiocaps(root, split)
+        AudioCaps().records(root, split)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -57,7 +58,7 @@ def test_rows_of_one_clip_are_one_example_with_all_captions(tmp_path, audio):
     write_table(tmp_path)
     write_audio(audio / "-668dhzzDQE_30.wav")
     write_audio(audio / "abcDEF_123-_130.flac")
-    assert load_audiocaps(tmp_path, "val") == [
+    assert AudioCaps().records(tmp_path, "val") == [
         AudioRecord(
             clip_id="-668dhzzDQE_30",
             audio_path=audio / "-668dhzzDQE_30.wav",
@@ -83,7 +84,7 @@ def test_rows_of_one_clip_are_one_example_with_all_captions(tmp_path, audio):
 def test_the_names_that_a_clip_may_have(tmp_path, audio, name):
     write_table(tmp_path, rows=[ROWS[1]])
     write_audio(audio / name)
-    (example,) = load_audiocaps(tmp_path, "val")
+    (example,) = AudioCaps().records(tmp_path, "val")
     assert example.audio_path == audio / name
 
 
@@ -91,7 +92,7 @@ def test_the_most_precise_name_wins(tmp_path, audio):
     write_table(tmp_path, rows=[ROWS[1]])
     for name in ("11542.wav", "abcDEF_123-.wav", "abcDEF_123-_130.mp3", "abcDEF_123-_130.flac"):
         write_audio(audio / name)
-    (example,) = load_audiocaps(tmp_path, "val")
+    (example,) = AudioCaps().records(tmp_path, "val")
     assert example.audio_path.name == "abcDEF_123-_130.flac"
 
 
@@ -99,7 +100,7 @@ def test_a_file_named_by_the_video_is_not_taken_for_two_clips_of_it(tmp_path, au
     write_table(tmp_path, rows=[("1", "video", "0", "a"), ("2", "video", "10", "b"), ROWS[1]])
     write_audio(audio / "video.wav")
     write_audio(audio / "abcDEF_123-.wav")
-    examples, missing = read_audiocaps(tmp_path, "val")
+    examples, missing = AudioCaps().read(tmp_path, "val")
     assert [example.clip_id for example in examples] == ["abcDEF_123-_130"]
     assert missing.clip_ids == ("video_0", "video_10")
 
@@ -108,7 +109,7 @@ def test_missing_clips_are_counted_and_named_in_a_warning(tmp_path, audio, caplo
     path = write_table(tmp_path, rows=[*ROWS, *((str(n), f"video{n}", "0", "x") for n in range(6))])
     write_audio(audio / "-668dhzzDQE.wav")
     with caplog.at_level(logging.WARNING, logger="safe_train.data.datasets.audiocaps"):
-        (example,) = load_audiocaps(tmp_path, "val")
+        (example,) = AudioCaps().records(tmp_path, "val")
     assert example.clip_id == "-668dhzzDQE_30"
     (message,) = caplog.messages
     assert message == (
@@ -120,7 +121,7 @@ def test_missing_clips_are_counted_and_named_in_a_warning(tmp_path, audio, caplo
 def test_nothing_is_said_when_nothing_is_missing(tmp_path, audio, caplog):
     write_table(tmp_path, rows=[ROWS[1]])
     write_audio(audio / "11542.wav")
-    load_audiocaps(tmp_path, "val")
+    AudioCaps().records(tmp_path, "val")
     assert not caplog.messages
 
 
@@ -137,7 +138,7 @@ def test_a_youtube_id_cannot_lead_out_of_the_folder(tmp_path, audio, name):
     write_table(tmp_path, rows=[("1", name, "0", "a"), ROWS[1]])
     write_audio(audio / "11542.wav")
     write_audio(tmp_path / "outside.wav")
-    examples, missing = read_audiocaps(tmp_path, "val")
+    examples, missing = AudioCaps().read(tmp_path, "val")
     assert len(examples) == 1
     assert missing.clip_ids == (f"{name}_0",)
 
@@ -145,7 +146,7 @@ def test_a_youtube_id_cannot_lead_out_of_the_folder(tmp_path, audio, name):
 def test_a_caption_may_contain_a_line_break(tmp_path, audio):
     write_table(tmp_path, rows=[("1", "video", "0", "first\nsecond")])
     write_audio(audio / "1.wav")
-    assert load_audiocaps(tmp_path, "val")[0].captions == ("first\nsecond",)
+    assert AudioCaps().records(tmp_path, "val")[0].captions == ("first\nsecond",)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_manifests(tmp_path, audio, name):
         {"ytid": "video2", "start_time": 7.5, "answer": "bell"},
     ]
     write_manifest(tmp_path, entries, name)
-    assert load_audiocaps(tmp_path, "val") == [
+    assert AudioCaps().records(tmp_path, "val") == [
         AudioRecord("video_30", tmp_path / "clips/a.wav", ("one", "two"), None, None),
         AudioRecord("x", tmp_path / "audiocaps/clips/b.ogg", ("rain", "wind"), "What?", tmp_path / "a.png"),
         AudioRecord("video2_7.5", audio / "video2_7.5.wav", ("bell",), None, None),
@@ -199,7 +200,7 @@ def test_different_questions_about_one_clip_are_different_examples(tmp_path):
     clip = {"ytid": "video", "start_time": 0, "audio": "a.wav"}
     entries = [{**clip, "question": "What?", "answer": "rain"}, {**clip, "question": "Where?", "answer": "outside"}]
     write_manifest(tmp_path, entries)
-    examples = load_audiocaps(tmp_path, "val")
+    examples = AudioCaps().records(tmp_path, "val")
     assert [(example.clip_id, example.question, example.captions) for example in examples] == [
         ("video_0", "What?", ("rain",)),
         ("video_0", "Where?", ("outside",)),
@@ -210,7 +211,7 @@ def test_a_missing_file_of_a_manifest_is_reported(tmp_path):
     write_audio(tmp_path / "a.wav")
     entries = [{"id": "a", "caption": "x", "audio": "a.wav"}, {"id": "b", "caption": "y", "audio": "b.wav"}]
     path = write_manifest(tmp_path, entries)
-    examples, missing = read_audiocaps(tmp_path, "val")
+    examples, missing = AudioCaps().read(tmp_path, "val")
     assert [example.clip_id for example in examples] == ["a"]
     assert (missing.where, missing.clip_ids, missing.num_listed) == (path, ("b",), 2)
 
@@ -235,7 +236,7 @@ def test_bad_manifest_entries(tmp_path, change, message):
     write_audio(root / "a.wav")
     entries = [{"id": "a", "caption": "x", "audio": "a.wav"}, {"id": "b", "caption": "y", "audio": "a.wav"}]
     write_manifest(root, entries)
-    assert len(load_audiocaps(root, "val")) == 2
+    assert len(AudioCaps().records(root, "val")) == 2
     entries[1].update(change)
     write_manifest(root, entries)
     assert message in error_of(root)

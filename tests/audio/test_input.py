@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from safe_train.audio.input import SYNTHETIC_SECONDS, Amplified, WhiteNoise, describe, waveform_of
+from safe_train.audio.input import SYNTHETIC_SECONDS, Amplified, WhiteNoise, describe, render_waveform
 
 RATE = 16_000
 
@@ -26,18 +26,18 @@ def decibels(waveform):
 
 @pytest.mark.parametrize("gain_db", [-20.0, -10.0, 10.0, 20.0])
 def test_a_gain_moves_the_level_by_so_many_decibels(quiet_clip, gain_db):
-    plain, changed = (waveform_of(audio, RATE) for audio in (quiet_clip, Amplified(quiet_clip, gain_db)))
+    plain, changed = (render_waveform(audio, RATE) for audio in (quiet_clip, Amplified(quiet_clip, gain_db)))
     assert decibels(changed) - decibels(plain) == pytest.approx(gain_db, abs=1e-4)
 
 
 def test_a_gain_cuts_at_full_scale(quiet_clip):
-    changed = waveform_of(Amplified(quiet_clip, 40.0), RATE)
+    changed = render_waveform(Amplified(quiet_clip, 40.0), RATE)
     assert changed.abs().max() == 1.0
-    assert decibels(changed) < decibels(waveform_of(quiet_clip, RATE)) + 40.0
+    assert decibels(changed) < decibels(render_waveform(quiet_clip, RATE)) + 40.0
 
 
 def test_noise_has_its_level_no_mean_and_no_correlation():
-    noise = waveform_of(WhiteNoise(-20.0, seed=1), RATE).double()
+    noise = render_waveform(WhiteNoise(-20.0, seed=1), RATE).double()
     count = len(noise)
     assert decibels(noise) == pytest.approx(-20.0, abs=0.2)  # the level of 32,000 samples is known to 0.03 dB
     limit = 4 * 0.1 / count**0.5
@@ -52,13 +52,13 @@ def test_the_correlation_check_finds_a_tone():
 
 
 def test_noise_is_its_seeds():
-    assert torch.equal(waveform_of(WhiteNoise(-20.0, 3), RATE), waveform_of(WhiteNoise(-20.0, 3), RATE))
-    assert not torch.equal(waveform_of(WhiteNoise(-20.0, 3), RATE), waveform_of(WhiteNoise(-20.0, 4), RATE))
+    assert torch.equal(render_waveform(WhiteNoise(-20.0, 3), RATE), render_waveform(WhiteNoise(-20.0, 3), RATE))
+    assert not torch.equal(render_waveform(WhiteNoise(-20.0, 3), RATE), render_waveform(WhiteNoise(-20.0, 4), RATE))
 
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 def test_silence_is_zeros(rate):
-    assert torch.equal(waveform_of(None, rate), torch.zeros(int(SYNTHETIC_SECONDS * rate)))
+    assert torch.equal(render_waveform(None, rate), torch.zeros(int(SYNTHETIC_SECONDS * rate)))
 
 
 @pytest.mark.parametrize(

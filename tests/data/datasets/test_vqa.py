@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safe_train.data.datasets.conversion import vl_rows
-from safe_train.data.datasets.vqa import VQARecord, load_vqa
+from safe_train.data.datasets.conversion import convert_vqa
+from safe_train.data.datasets.records import VQARecord
+from safe_train.data.datasets.vqa import VQA
 from safe_train.errors import InputError
 
 TEN = ["3", "4", "3", "3", "three", "3", "2", "3", "3", "3"]
@@ -77,7 +78,7 @@ class OfficialData:
         write_json(self.folder / "v2_OpenEnded_mscoco_val2014_questions.json", self.questions)
         if self.annotations is not None:
             write_json(self.folder / "v2_mscoco_val2014_annotations.json", self.annotations)
-        return load_vqa(self.root, "val")
+        return VQA().records(self.root, "val")
 
     def error(self):
         with pytest.raises(InputError) as caught:
@@ -93,7 +94,7 @@ def official(tmp_path):
 
 def manifest_error(root, split="val"):
     with pytest.raises(InputError) as caught:
-        load_vqa(root, split)
+        VQA().records(root, split)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -106,10 +107,10 @@ def test_ids_that_are_names_and_placeholders_of_the_image(tmp_path):
     ]
     write_image(tmp_path / "a.png")
     write_json(tmp_path / "vqa/val.json", entries)
-    examples = load_vqa(tmp_path, "val")
+    examples = VQA().records(tmp_path, "val")
     assert [example.question_id for example in examples] == ["05515938", 5515938, 7]
     assert [example.image_id for example in examples] == ["n161313", 2370799, 7]
-    rows = vl_rows(examples)
+    rows = convert_vqa(examples)
     assert [(row.row_id, row.question, row.cluster) for row in rows] == [
         ("05515938", "05515938?", "n161313"), ("5515938", "5515938?", "2370799"), ("7", "7?", "7"),
     ]  # fmt: skip
@@ -162,7 +163,7 @@ def test_the_test_split_of_2015_has_no_answers(tmp_path):
         {"data_subtype": "test2015", "questions": [{"image_id": 1, "question": "Why?", "question_id": 10}]},
     )
     write_image(folder / "test2015/COCO_test2015_000000000001.jpg")
-    (example,) = load_vqa(tmp_path, "test-dev")
+    (example,) = VQA().records(tmp_path, "test-dev")
     assert (example.answers, example.question_type, example.answer_type) == ((), "", "")
     assert example.image_path.name == "COCO_test2015_000000000001.jpg"
 
@@ -263,7 +264,7 @@ def test_manifests(tmp_path, name):
     else:
         text = json.dumps(entries)
     (tmp_path / "vqa" / name).write_text(text, encoding="utf-8")
-    first, second, third = load_vqa(tmp_path, "val")
+    first, second, third = VQA().records(tmp_path, "val")
     assert first == VQARecord(5, 0, "What?", tuple(TEN), tmp_path / "images/a.png", "", "")
     assert second == VQARecord(6, 1, "Où?", ("ici",), tmp_path / "vqa/images/b.png", "", "other")
     assert third == VQARecord(7, 0, "Who?", ("x",), tmp_path / "images/a.png", "who", "")
@@ -275,7 +276,7 @@ def test_a_manifest_may_name_its_images(tmp_path):
     entry = {"question": "?", "answer": "a"}
     entries = [{"id": 1, "image": "a.png", "image_id": 9, **entry}, {"id": 2, "image": "b.png", "image_id": 8, **entry}]
     write_json(tmp_path / "vqa/val.json", entries)
-    assert [example.image_id for example in load_vqa(tmp_path, "val")] == [9, 8]
+    assert [example.image_id for example in VQA().records(tmp_path, "val")] == [9, 8]
 
 
 def test_images_are_named_by_all_entries_or_none(tmp_path):
@@ -304,7 +305,7 @@ def test_bad_manifest_entries(tmp_path, change, message):
     write_image(tmp_path / "a.png")
     entry = {"id": 1, "question": "?", "answers": ["a"], "image": "a.png"}
     write_json(root / "vqa/val.json", [entry])
-    assert len(load_vqa(root, "val")) == 1
+    assert len(VQA().records(root, "val")) == 1
     write_json(root / "vqa/val.json", [{**entry, **change}])
     assert message in manifest_error(root)
 

@@ -10,9 +10,9 @@ from safe_train.data.datasets.manifest import (
     read_json,
     read_records,
     read_text,
+    require_set_folder,
     resolve,
-    set_folder,
-    without_placeholder,
+    strip_placeholder,
 )
 from safe_train.errors import InputError
 
@@ -97,7 +97,7 @@ def test_what_is_neither_number_nor_name(value):
     ],
 )
 def test_the_placeholder_of_the_image_is_no_part_of_its_question(text, expected):
-    assert without_placeholder(text, "x", has_image=True) == expected
+    assert strip_placeholder(text, "x", has_image=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_placeholder_of_the_image_is_no_part_of_its_question(text, expected)
 )
 def test_a_placeholder_elsewhere_is_refused(text, has_image):
     with pytest.raises(InputError, match="x: expected text without the literal <image>"):
-        without_placeholder(text, "x", has_image=has_image)
+        strip_placeholder(text, "x", has_image=has_image)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ def test_manifests_are_tried_in_the_documented_order(tmp_path):
 
 def test_set_folder_tells_what_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"expected a data root, got no such folder; give a data root .* vqa/"):
-        set_folder(tmp_path / "nowhere", "vqa")
+        require_set_folder(tmp_path / "nowhere", "vqa")
     with pytest.raises(InputError, match="the folder of the data set vqa, got no such folder"):
-        set_folder(tmp_path, "vqa")
+        require_set_folder(tmp_path, "vqa")
     (tmp_path / "vqa").write_text("")
     with pytest.raises(InputError, match="the folder of the data set vqa, got a file"):
-        set_folder(tmp_path, "vqa")
+        require_set_folder(tmp_path, "vqa")
 
 
 def test_paths_are_relative_to_the_root_and_then_to_the_sets_folder(tmp_path):

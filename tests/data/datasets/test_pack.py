@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safe_train.data.datasets.clips import AudioRecord
-from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions, read_pack_clips, read_pack_questions
+from safe_train.data.datasets.pack import PackClips, PackQuestions
 from safe_train.data.datasets.pack_manifest import SubsetManifest, ValManifest
-from safe_train.data.datasets.vqa import VQARecord
+from safe_train.data.datasets.records import AudioRecord, VQARecord
 from safe_train.errors import InputError
 
 TEN = ["3", "4", "3", "3", "three", "3", "2", "3", "3", "3"]
@@ -76,10 +75,10 @@ class Pack:
         (self.root / "captions.jsonl").write_text("\n".join(map(json.dumps, self.clips["entries"])))
         (self.root / "val_manifest.json").write_text(json.dumps(self.questions, indent=2))
 
-    def error(self, read):
+    def error(self, reader):
         self.write()
         with pytest.raises(InputError) as caught:
-            read(self.root)
+            reader.records(self.root, "")
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -100,13 +99,13 @@ def expected_clips(root):
 
 
 def test_clips_are_read_and_captions_of_one_file_grouped(pack, caplog):
-    assert load_pack_clips(pack.root) == expected_clips(pack.root)
+    assert PackClips().records(pack.root, "") == expected_clips(pack.root)
     assert not caplog.messages
 
 
 def test_questions_are_read_with_all_answers(pack, caplog):
     image = pack.root / "images" / "COCO_val2014_000000000387.jpg"
-    first, second = load_pack_questions(pack.root)
+    first, second = PackQuestions().records(pack.root, "")
     assert first == VQARecord(387003, 387, "How many birds?", tuple(TEN), image, "", "")
     assert second.image_id == 42
     assert not caplog.messages
@@ -116,7 +115,7 @@ def test_questions_are_read_with_all_answers(pack, caplog):
 def test_one_list_of_clips_is_enough(pack, kept):
     for name in {"manifest.json", "subset_manifest.json", "captions.jsonl"} - {kept}:
         (pack.root / name).unlink()
-    assert load_pack_clips(pack.root) == expected_clips(pack.root)
+    assert PackClips().records(pack.root, "") == expected_clips(pack.root)
 
 
 def test_a_pack_survives_tar_and_moving(pack, tmp_path):
@@ -126,23 +125,23 @@ def test_a_pack_survives_tar_and_moving(pack, tmp_path):
     with tarfile.open(tmp_path / "pack.tgz") as archive:
         archive.extractall(tmp_path / "elsewhere", filter="data")
     moved = tmp_path / "elsewhere" / "data_pack"
-    assert load_pack_clips(moved) == expected_clips(moved)
-    assert all(question.image_path.is_relative_to(moved) for question in load_pack_questions(moved))
+    assert PackClips().records(moved, "") == expected_clips(moved)
+    assert all(question.image_path.is_relative_to(moved) for question in PackQuestions().records(moved, ""))
 
 
 def test_the_reader_does_not_depend_on_the_current_folder(pack, monkeypatch):
     monkeypatch.chdir(pack.root.parent)
-    assert len(load_pack_clips(Path("pack"))) == 3
-    assert len(load_pack_questions(Path("pack"))) == 2
+    assert len(PackClips().records(Path("pack"), "")) == 3
+    assert len(PackQuestions().records(Path("pack"), "")) == 2
 
 
 def test_missing_clips_are_counted_and_named(pack, caplog):
     (pack.root / CLIPS[1][-1]).unlink()
-    examples, missing = read_pack_clips(pack.root)
+    examples, missing = PackClips().read(pack.root, "")
     assert [example.clip_id for example in examples] == ["-668dhzzDQE_30", "-HyUH30KfyE"]
     assert (missing.clip_ids, missing.num_listed) == (("-8tskHwTfcQ_7.5",), 3)
     caplog.set_level(logging.WARNING)
-    load_pack_clips(pack.root)
+    PackClips().records(pack.root, "")
     (message,) = caplog.messages
     assert "1 of 3 clips have no audio file: -8tskHwTfcQ_7.5" in message
 
@@ -150,10 +149,10 @@ def test_missing_clips_are_counted_and_named(pack, caplog):
 def test_missing_images_are_counted_and_named(pack, caplog):
     image = pack.root / "images" / "COCO_val2014_000000000042.jpg"
     image.unlink()
-    examples, missing = read_pack_questions(pack.root)
+    examples, missing = PackQuestions().read(pack.root)
     assert ([example.question_id for example in examples], missing) == ([387003], [image])
     caplog.set_level(logging.WARNING)
-    load_pack_questions(pack.root)
+    PackQuestions().records(pack.root, "")
     (message,) = caplog.messages
     assert "1 of 2 questions have no image: COCO_val2014_000000000042.jpg" in message
 
@@ -161,15 +160,15 @@ def test_missing_images_are_counted_and_named(pack, caplog):
 def test_a_pack_without_any_file_of_a_kind_is_an_error(pack):
     shutil.rmtree(pack.root / "audio")
     shutil.rmtree(pack.root / "images")
-    assert "expected audio files for its clips, got none of 3" in pack.error(load_pack_clips)
-    assert "expected the images of its questions, got none" in pack.error(load_pack_questions)
+    assert "expected audio files for its clips, got none of 3" in pack.error(PackClips())
+    assert "expected the images of its questions, got none" in pack.error(PackQuestions())
 
 
 @pytest.mark.parametrize("path", ["../outside.wav", "/etc/outside.wav", "audio/../../outside.wav"])
 def test_audio_paths_that_leave_the_pack_are_refused(pack, path):
     (pack.root.parent / "outside.wav").write_bytes(b"RIFF")
     pack.clips["entries"][1]["audio_relpath"] = path
-    message = pack.error(load_pack_clips)
+    message = pack.error(PackClips())
     assert message.startswith(f"{pack.root / 'manifest.json'}: entry 1: ")
     assert f"{path!r}, which leaves it" in message
 
@@ -177,14 +176,14 @@ def test_audio_paths_that_leave_the_pack_are_refused(pack, path):
 @pytest.mark.parametrize("path", ["../audio/train/-668dhzzDQE.wav", "/etc/outside.png", "../../outside.png"])
 def test_image_names_that_leave_the_image_folder_are_refused(pack, path):
     pack.questions["entries"][1]["image_filename"] = path
-    message = pack.error(load_pack_questions)
+    message = pack.error(PackQuestions())
     assert message.startswith(f"{pack.root / 'val_manifest.json'}: entries[1]: ")
     assert f"{path!r}, which leaves it" in message
 
 
 def test_one_audio_file_for_two_clips(pack):
     pack.clips["entries"][2]["start_time"] = 60
-    message = pack.error(load_pack_clips)
+    message = pack.error(PackClips())
     assert "entry 2: expected an audio file of -8tskHwTfcQ_60's own, got audio/train/-8tskHwTfcQ.wav" in message
 
 
@@ -204,7 +203,7 @@ def test_one_audio_file_for_two_clips(pack):
 )
 def test_bad_entries_of_clips(pack, change, message):
     pack.clips["entries"][1] |= change
-    told = pack.error(load_pack_clips)
+    told = pack.error(PackClips())
     assert f"{pack.root / 'manifest.json'}: entries[1]: {message}" in told
 
 
@@ -219,24 +218,24 @@ def test_bad_entries_of_clips(pack, change, message):
 )
 def test_bad_entries_of_questions(pack, change, message):
     pack.questions["entries"][1] |= change
-    assert f"entries[1]: {message}" in pack.error(load_pack_questions)
+    assert f"entries[1]: {message}" in pack.error(PackQuestions())
 
 
 @pytest.mark.parametrize("entries", [[], {}, 3])
 def test_a_list_without_entries(pack, entries):
-    for name, read in (("manifest.json", load_pack_clips), ("val_manifest.json", load_pack_questions)):
+    for name, reader in (("manifest.json", PackClips()), ("val_manifest.json", PackQuestions())):
         content = json.loads((pack.root / name).read_text())
         (pack.root / name).write_text(json.dumps(content | {"entries": entries}))
         with pytest.raises(InputError, match=f"{name}: expected entries to be a non-empty list, got "):
-            read(pack.root)
+            reader.records(pack.root, "")
 
 
 def test_no_pack_at_all(tmp_path):
-    for read in (load_pack_clips, load_pack_questions):
+    for reader in (PackClips(), PackQuestions()):
         with pytest.raises(InputError, match="expected the folder of a data pack, got no such folder"):
-            read(tmp_path / "none")
+            reader.records(tmp_path / "none", "")
     with pytest.raises(InputError, match=r"expected a data pack with manifest.json or subset_manifest.json"):
-        load_pack_clips(tmp_path)
+        PackClips().records(tmp_path, "")
 
 
 def test_what_is_read_is_written_the_same(pack):

@@ -8,9 +8,8 @@ import pytest
 import soundfile
 import torch
 from scipy.signal import resample_poly
-from transformers import ClapFeatureExtractor
 
-from safe_train.audio.waveform import fit_waveform, load_waveform, measure
+from safe_train.audio.waveform import load_waveform, measure
 from safe_train.errors import InputError
 
 RATE = 16_000
@@ -247,50 +246,3 @@ def test_a_flac_file_that_is_cut_behind_the_window_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     with pytest.raises(InputError):
         load_waveform(path, RATE, RATE)
-
-
-@pytest.mark.parametrize("num_samples", [1_600, 3_000, 7_999, 8_000, 12_345, RATE])
-def test_fitting_is_what_clap_was_trained_with(num_samples):
-    """The peer is CLAP's feature extractor, whose spectrogram shows the waveform that it made."""
-    torch.manual_seed(0)
-    waveform = torch.randn(num_samples)
-    extractor = ClapFeatureExtractor(
-        feature_size=16, sampling_rate=RATE, max_length_s=1, fft_window_size=512, hop_length=160, frequency_max=8000
-    )
-    fitted = fit_waveform(waveform, RATE)
-    expected, got, zero_padded = (
-        extractor(clip.numpy(), sampling_rate=RATE, padding="repeatpad", truncation="rand_trunc")["input_features"]
-        for clip in (waveform, fitted.waveform, torch.nn.functional.pad(waveform, (0, RATE - num_samples)))
-    )
-    np.testing.assert_array_equal(got, expected)
-    # Negative control: padding with zeros alone is another clip, wherever a copy fits.
-    assert np.array_equal(zero_padded, expected) == (RATE // num_samples == 1)
-
-
-def test_a_short_clip_is_repeated_whole_and_zeros_follow():
-    fitted = fit_waveform(torch.tensor([1.0, 2.0, 3.0]), 8)
-    assert fitted.waveform.tolist() == [1, 2, 3, 1, 2, 3, 0, 0]
-    assert fitted.valid_length == 3
-
-
-def test_a_long_clip_keeps_its_beginning():
-    fitted = fit_waveform(torch.arange(5.0), 3)
-    assert fitted.waveform.tolist() == [0, 1, 2]
-    assert fitted.valid_length == 3
-
-
-def test_a_clip_of_the_right_length_is_unchanged():
-    fitted = fit_waveform(torch.arange(3.0), 3)
-    assert fitted.waveform.tolist() == [0, 1, 2]
-    assert fitted.valid_length == 3
-
-
-@pytest.mark.parametrize("waveform", [torch.zeros(0), torch.zeros(1, 3), torch.tensor(1.0)])
-def test_only_waveforms_are_fitted(waveform):
-    with pytest.raises(ValueError, match="waveform must have shape"):
-        fit_waveform(waveform, 3)
-
-
-def test_a_length_below_one_is_refused():
-    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
-        fit_waveform(torch.zeros(3), 0)

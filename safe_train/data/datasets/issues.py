@@ -48,14 +48,14 @@ class Issue:
 
     @classmethod
     def of(cls, kind: IssueKind, error: InputError) -> Issue:
-        """A reader's error as a defect of that kind, or of the kind that the error itself tells."""
+        """A reader's error as an issue of that kind, or of the kind that the error itself tells."""
         told = {UNICODE: IssueKind.SURROGATE, NO_PLACEHOLDER: IssueKind.TOKEN, A_PATH: IssueKind.ENTRY}
         return cls(told.get(error.expected, kind), str(error.where), f"expected {error.expected}, got {error.got}")
 
 
 @dataclass(frozen=True)
-class Item:
-    """One entry of a list: a question, or a clip with its captions.
+class ListedRecord:
+    """What one entry of a list names: a question, or a clip with its captions.
 
     Attributes:
         question: None where the answers are captions, and for a document.
