@@ -16,7 +16,7 @@ class Gpu:
     Attributes:
         name: what it is called on the command line.
         memory: bytes that a program can allocate, the CUDA context included.
-        peak: dense floating-point operations a second of matrix products, by precision.
+        peak: dense floating-point operations per second of matrix products, by precision.
         bandwidth: bytes a second.
         source: where peak and bandwidth are published.
     """
@@ -28,7 +28,7 @@ class Gpu:
     source: str
 
 
-# Peaks are those without sparsity. float32 is that of the CUDA cores: PyTorch leaves TF32 off unless it is told.
+# Peaks are those without sparsity. float32 is that of the CUDA cores: PyTorch leaves TF32 off unless it is asked to.
 _KINDS = (
     Gpu(
         name="a100",

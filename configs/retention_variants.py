@@ -31,7 +31,7 @@ class RetentionVariantConfig:
         null_space_rank: dimensions of that subspace for each parameter.
         null_space_min_samples: samples that are gathered before the subspace is first computed.
         null_space_refresh_interval: samples between two recomputations of the subspace.
-        replay_weight: weight of the cross-entropy of the protected rows' own answers, with audio attached.
+        replay_weight: weight of the cross-entropy of the retention examples' own answers, with audio attached.
         extra_mechanisms: further mechanisms that are on, by the name under which they are registered, each with
             settings of its own.
 
@@ -175,7 +175,7 @@ NULLSPACE_ONLY = RetentionVariantConfig(
 
 REPLAY_ONLY = RetentionVariantConfig(
     name="replay_only",
-    description="The protected rows' own answers are trained on with distractors; nothing is asked of the bypass.",
+    description="The retention examples' own answers are trained on with distractors; nothing is asked of the bypass.",
     retention_loss_weight=1.0,
     distillation_weight=0.0,
     fisher_weight=0.0,

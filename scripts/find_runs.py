@@ -4,7 +4,7 @@
     python scripts/find_runs.py OUTPUT_ROOT JOB --units "VARIANT..." "SEED..."    # the finished folders, a line each
 
 The second form names the units that have not finished on standard error and then ends with exit code 1. A run without a
-checkpoint counts as none: it starts again. A ``config.json`` that is none is told on standard error and passed
+checkpoint counts as none: it starts again. A ``config.json`` that is none is reported on standard error and passed
 over. Needs the standard library alone.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What a ``config.json`` says; nothing where it is none, which is told."""
+    """What a ``config.json`` says; nothing where it is none, which is reported."""
     try:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # a pipe would be waited for
     except (OSError, ValueError, RecursionError):

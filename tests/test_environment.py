@@ -155,7 +155,7 @@ def test_the_report_tells_every_fact_and_finding():
         "kernel backend torch on cpu: Triton needs a GPU",
     ):
         assert fact in words
-    assert report.count("Problem: ") == report.count("  Way out: ") == 2
+    assert report.count("Problem: ") == report.count("  Hint: ") == 2
 
 
 @pytest.fixture(scope="module")

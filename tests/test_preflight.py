@@ -1,4 +1,4 @@
-"""Damaged files are told, with their row, before the base has answered anything."""
+"""Damaged files are reported, with their row, before the base has answered anything."""
 
 import io
 import shutil

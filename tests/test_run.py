@@ -50,7 +50,7 @@ TEXT = {"train": 20, "val": 12}
 
 @pytest.fixture(scope="module")
 def small_data(small_data, tmp_path_factory):
-    """The small data with text-only rows of this file's own."""
+    """The small data with text-only examples of this file's own."""
     root = tmp_path_factory.mktemp("with_text") / "data"
     shutil.copytree(small_data, root)
     for split, count in TEXT.items():

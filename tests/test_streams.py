@@ -1,4 +1,4 @@
-"""Output whose reader may leave: nothing ends by it, and what else goes wrong is told."""
+"""Output whose reader may leave: nothing ends by it, and what else goes wrong is reported."""
 
 import os
 import pty

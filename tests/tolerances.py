@@ -68,7 +68,8 @@ LOGITS = {torch.float64: 1e-12, torch.float32: 2e-5}
 PARALLEL = {torch.float32: 6e-4}
 
 # Sine as above, between bases of gradients that two processes and one have after steps of their own: the gradients
-# themselves differ by rounding as told above, and small gaps of a spectrum amplify it (6e-4 seen, with text-only rows).
+# themselves differ by rounding as told above, and small gaps of a spectrum amplify it (6e-4 seen, with text-only
+# examples).
 PARALLEL_SUBSPACE = {torch.float32: 2e-3}
 
 # Bits of a text against log-softmax in float64: the hidden states of a row alone and in a padded batch differ by

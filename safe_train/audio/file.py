@@ -79,7 +79,7 @@ class AudioFile:
         end, num_read = min(ends, default=sys.maxsize), 0
         while num_read < end and len(block := self._read(min(self._block_size, end - num_read))):
             num_read += len(block)
-            with np.errstate(all="ignore"):  # what is not finite stays so, and is told
+            with np.errstate(all="ignore"):  # what is not finite stays so, and is reported
                 mono = block.mean(axis=1)
             yield mono
         if self.num_frames is not None and num_read < end:

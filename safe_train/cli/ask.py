@@ -14,7 +14,7 @@ from safe_train.cli.options import command, quiet_libraries
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("question")
 @click.option("--image", type=click.Path(path_type=Path), help="An image file.")
-@click.option("--audio", type=click.Path(path_type=Path), help="An audio file; without it SAFE hears silence.")
+@click.option("--audio", type=click.Path(path_type=Path), help="An audio file; without it SAFE has silent audio.")
 @one_line_errors
 def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> None:
     """Ask the base and SAFE a question."""

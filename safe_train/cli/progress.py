@@ -33,7 +33,7 @@ def write_stopping() -> None:
 
 
 class Display(Protocol):
-    """Shows what an ``RunCallbacks`` is told."""
+    """Shows what ``RunCallbacks`` report."""
 
     def stage(self, words: str) -> None:
         """A new stage begins."""

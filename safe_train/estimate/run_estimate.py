@@ -47,8 +47,8 @@ class Tokens:
     """Positions that the decoder computes in a step, and how many of them are padding.
 
     Attributes:
-        audio: positions of the audio rows, padding included.
-        vl: positions of the protected rows, padding included.
+        audio: positions of the audio examples, padding included.
+        vl: positions of the retention examples, padding included.
         padding: of both.
     """
 
@@ -68,14 +68,15 @@ class Plan:
         step: a step after all calibrations; its peak counts what is held.
         calibrations: one calibration of each mechanism, by its name.
         num_calibrations: how often each comes in the run.
-        bypass: a forward pass of the base over a micro-batch of protected rows, by which a machine can be calibrated.
+        bypass: a forward pass of the base over a micro-batch of retention examples, by which a machine can be
+            calibrated.
         tokens: positions of the step that was traced.
         vision_is_estimated: whether the vision tower was not run, but counted at two FLOP a parameter and patch.
         encoding_seconds: time in which this machine encoded the rows of that step, one after the other.
-        num_audio_rows: audio rows of the data set.
+        num_audio_rows: audio examples of the data set.
         num_vl_rows, num_text_rows: rows to protect, with an image and text-only.
-        num_documents: of the text-only rows, those that are documents.
-        text_rows_a_batch: text-only rows of the micro-batch of protected rows that was traced.
+        num_documents: of the text-only examples, those that are documents.
+        text_rows_a_batch: text-only examples of the micro-batch of retention examples that was traced.
     """
 
     config: StageAConfig
@@ -115,7 +116,7 @@ class Plan:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Steps in which every audio row comes once."""
+        """Steps in which every audio example comes once."""
         settings = self.config.optimization
         return -(-self.num_audio_rows // (settings.audio_batch_size * settings.gradient_accumulation_steps))
 

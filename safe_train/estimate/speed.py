@@ -15,7 +15,7 @@ class Speed:
     """How fast operations run.
 
     Attributes:
-        flops: floating-point operations a second, of matrix products.
+        flops: floating-point operations per second, of matrix products.
         bandwidth: bytes a second, of everything else.
         seconds_per_operation: what starting one takes the host.
         overlaps: whether the host starts the next operations while the device works.

@@ -17,7 +17,7 @@ def _parameters(plan: Plan) -> list[str]:
     settings = plan.config.optimization
     return [
         f"{plan.config.variant}, {plan.config.precision}, batches of {settings.audio_batch_size} audio and "
-        f"{settings.vl_batch_size} protected rows, {settings.max_steps} steps",
+        f"{settings.vl_batch_size} retention examples, {settings.max_steps} steps",
         _rows(plan),
         f"parameters: {plan.trained:,} trained, {plan.frozen:,} frozen",
     ]
@@ -53,8 +53,8 @@ def _work(plan: Plan) -> list[str]:
     ]
     if tokens.vl:
         lines.append(
-            f"protected rows of a micro-batch: {plan.text_rows_a_batch} of {plan.config.optimization.vl_batch_size} "
-            f"text-only; of a step, {tokens.vl:,} positions"
+            f"retention examples of a micro-batch: {plan.text_rows_a_batch} of "
+            f"{plan.config.optimization.vl_batch_size} text-only; of a step, {tokens.vl:,} positions"
         )
     if plan.num_documents:
         lines.append("the documents of other steps may be longer than those of the step that was run through")
@@ -81,7 +81,7 @@ def _times(plan: Plan, kinds: list[Gpu]) -> list[str]:
             f"{epoch * step / 3600:.3g} h",
         )
         lines.append("".join(f"{cell:>14}" for cell in cells))
-    return [*lines, f"an epoch is {plan.num_audio_rows:,} audio rows in {epoch:,} steps"]
+    return [*lines, f"an epoch is {plan.num_audio_rows:,} audio examples in {epoch:,} steps"]
 
 
 def _assumptions(kinds: list[Gpu]) -> list[str]:

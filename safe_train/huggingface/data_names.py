@@ -14,7 +14,7 @@ PROCEDURAL = "procedural"
 
 
 def data_names(run: Run) -> dict[str, str]:
-    """The names of VL, text-only and audio rows, and their split.
+    """The names of VL, text-only and audio examples, and their split.
 
     An evaluation may have had another data root than the run, so the stored rows decide: by the folder that their
     images and clips lie in, by the header of its question file, and by the names of the clips.

@@ -1,4 +1,4 @@
-"""A causal language model as the retention mechanisms see it, and the protected rows of a data set of token ids."""
+"""A causal language model as the retention mechanisms see it, and the retention examples of a data set of token ids."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RowData(Protocol):
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Protected rows.
+    """Retention examples.
 
     Attributes:
         inputs: what the model takes, ``input_ids`` [B, T] among them.
@@ -65,17 +65,18 @@ class TextBatch:
             ValueError: it has no labels, or none that counts.
         """
         if "labels" not in collated:
-            raise ValueError(f"protected rows: expected labels, got {', '.join(collated)}; add them to the data set")
+            got = ", ".join(collated)
+            raise ValueError(f"retention examples: expected labels, got {got}; add them to the data set")
         inputs = {name: value.to(device) for name, value in collated.items() if isinstance(value, Tensor)}
         targets = inputs.pop("labels")[:, 1:]
         rows, positions = (targets != _IGNORED).nonzero(as_tuple=True)
         if not len(rows):
-            raise ValueError("protected rows: expected labels other than -100 behind the first token, got none")
+            raise ValueError("retention examples: expected labels other than -100 behind the first token, got none")
         return TextBatch(inputs, rows, positions, targets[rows, positions])
 
 
 class RetentionExamples:
-    """Batches of protected rows as a function of seed and number, so that a resumed run sees the same ones.
+    """Batches of retention examples as a function of seed and number, so that a resumed run sees the same ones.
 
     Every row comes once before any comes again, in an order of its own each time.
     """
@@ -97,14 +98,14 @@ class RetentionExamples:
         """
         if not hasattr(data, "__len__"):
             hint = "take a part of it as a list: list(itertools.islice(rows, 1000))"
-            raise InputError("protected rows", "a data set with a length", type(data).__name__, hint)
+            raise InputError("retention examples", "a data set with a length", type(data).__name__, hint)
         if not len(data):
-            raise ValueError("protected rows: expected at least one, got none; without them nothing can be retained")
+            raise ValueError("retention examples: expected at least one, got none; without them nothing is retained")
         self.data, self.collate, self.batch_size = data, collate, batch_size
         self.seed, self.device = seed, device
         self._order: tuple[int, list[int]] = (-1, [])
         first = data[0]
-        with told("protected rows", "what the trainer's collator takes, as rows of the training data", _TOKENIZE):
+        with told("retention examples", "what the trainer's collator takes, as rows of the training data", _TOKENIZE):
             collated = collate([first])
         TextBatch.of(collated, device)
 

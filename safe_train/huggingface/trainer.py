@@ -47,7 +47,7 @@ class Retention:
         protected: rows on which the model is to answer as before, in the form of the training data: token ids and
             labels, for the trainer's own collator.
         variant: name of a registered variant, or a variant of one's own.
-        rows_per_step: protected rows that each optimizer step looks at.
+        rows_per_step: retention examples that each optimizer step looks at.
         settings: how the mechanisms work.
         seed: of the order of the rows and of the labels that the Fisher diagonal is computed with.
     """
@@ -84,8 +84,8 @@ class RetentionCallback(TrainerCallback):
 
         Raises:
             InputError: the head is trained, the variant asks for linear layers of which none is trained, or the
-                protected rows are not as the collator takes them.
-            ValueError: there are no protected rows, or they have no labels.
+                retention examples are not as the collator takes them.
+            ValueError: there are no retention examples, or they have no labels.
         """
         self.retention, self.collate = retention, collate
         self.effective: dict[str, float | int] | None = None
@@ -187,7 +187,7 @@ class RetentionCallback(TrainerCallback):
     ) -> None:
         """Warns of mechanisms that never acted."""
         for name in self._mechanisms.inactive():
-            logger.warning("%s is on and never had an effect; train for longer, or give it more protected rows", name)
+            logger.warning("%s is on and never had an effect; train longer, or give it more retention examples", name)
 
     def metrics(self) -> dict[str, float]:
         """What the mechanisms did in the last step, for the logs."""
@@ -211,9 +211,9 @@ class RetentionCallback(TrainerCallback):
 class RetentionMixin:
     """Put before a trainer, ``class MyTrainer(RetentionMixin, Trainer)``, it keeps what ``retention`` names.
 
-    The protected rows are looked at once an optimizer step, behind the last backward pass of its micro-batches and
+    The retention examples are looked at once an optimizer step, behind the last backward pass of its micro-batches and
     before the trainer clips. ``loss`` in the logs stays the task's own; what the mechanisms did is logged beside it.
-    One process; mixed precision by bfloat16 leaves the protected rows in the precision of the weights.
+    One process; mixed precision by bfloat16 leaves the retention examples in the precision of the weights.
     """
 
     def __init__(self, *args: Any, retention: Retention, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Loading a base: from safetensors alone, without code from its repository, and only if SAFE can stand on it."""
+"""Loading a base: from safetensors alone, without code from its repository, and only if SAFE can work with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_base(
 
     Raises:
         InputError: the folder has no model, not all of its weights, or no processor; the id cannot be fetched; SAFE
-            cannot stand on the architecture; this machine cannot run the attention or the quantization.
+            cannot work with the architecture; this machine cannot run the attention or the quantization.
     """
     folder = str(weights.base_folder()) if source == EMBEDDED else source
     device = torch.device(device)
@@ -76,7 +76,7 @@ def load_base(
 
 
 def _attention_options(attention: Attention, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What ``from_pretrained`` takes; the conditions of flash attention are told before anything is loaded."""
+    """What ``from_pretrained`` takes; the conditions of flash attention are reported before anything is loaded."""
     if attention == "auto":
         return {}
     if attention == "flash_attention_2":

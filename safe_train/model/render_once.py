@@ -1,7 +1,7 @@
 """A program: renders a chat template within limits that the kernel keeps. It imports nothing of SAFE, to start quickly.
 
 It reads as JSON what is to be rendered. Its exit code says whether memory or length went beyond the limits; an error of
-another kind ends it, and is told where the template is rendered for good.
+another kind ends it, and is reported where the template is rendered for good.
 """
 
 import json

@@ -21,7 +21,7 @@ _PROBE_TOLERANCE = 0.02
 
 
 def refuse_architecture(config: Any, folder: str) -> None:
-    """Refuses what SAFE cannot stand on, before any weights are loaded.
+    """Refuses what SAFE cannot work with, before any weights are loaded.
 
     Raises:
         InputError: the configuration is an encoder-decoder's or one of the BLIP-2 kind.

@@ -24,7 +24,7 @@ class TeacherStates(Protocol):
 
 
 class SafeRetentionModel:
-    """A :class:`~safe_train.retention.RetentionModel` over batches of protected rows with audio attached.
+    """A :class:`~safe_train.retention.RetentionModel` over batches of retention examples with audio attached.
 
     Student and teacher run the same operations up to the first fused layer. What the teacher's pass computed of them
     is kept for the student's pass on the same batch, if that comes next. With a cache of the teacher's states there is

@@ -35,7 +35,7 @@ class ModelSettings(Section):
     gradient_checkpointing: bool = False
     """Compute the decoder's inner activations again in each backward pass: less memory, more time, the same result."""
     num_audio_tokens: int | None = Field(default=None, ge=1)
-    """Audio tokens a clip."""
+    """Audio tokens per clip."""
     projector_hidden: int | None = Field(default=None, ge=1)
     """Width of the projector's hidden layer."""
     fusion_layers: int | None = Field(default=None, ge=1)

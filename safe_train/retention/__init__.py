@@ -1,7 +1,8 @@
 """Retention mechanisms: distillation, elastic weight consolidation and null-space projection, for any training loop.
 
 Each mechanism is an object with the hooks of :class:`Mechanism`; :func:`build_mechanisms` composes those of a variant.
-A loop needs a :class:`RetentionModel` (a student and its teacher on protected rows) and calls the hooks in this order::
+A loop needs a :class:`RetentionModel` (a student and its teacher on retention examples) and calls the hooks in this
+order::
 
     stack.before_step(step)
     audio_loss.backward();            stack.after_task_backward()

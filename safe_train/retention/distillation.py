@@ -15,7 +15,7 @@ from safe_train.retention.settings import RetentionSettings
 
 
 class Distillation(Mechanism):
-    """Adds ``weight * mean_t KL(teacher_t || student_t)`` over the answer tokens t of the protected rows.
+    """Adds ``weight * mean_t KL(teacher_t || student_t)`` over the answer tokens t of the retention examples.
 
     Prompt and padding never enter: the states are gathered at the answer positions before the divergence is taken.
     Method: Hinton et al. 2015, arXiv:1503.02531; Li and Hoiem 2016, arXiv:1606.09282.

@@ -33,7 +33,8 @@ class ElasticWeightConsolidation(Mechanism):
     """Adds ``weight / 2 * sum_i F_i (theta_i - theta*_i)^2`` and its gradient ``weight * F_i (theta_i - theta*_i)``.
 
     ``theta*`` are the weights at construction. ``F`` is the diagonal of the Fisher information at the weights of step
-    ``calibrate_at``: the mean over protected rows of the squared gradient of the row's negative log-likelihood, with
+    ``calibrate_at``: the mean over retention examples of the squared gradient of the row's negative log-likelihood,
+        with
     labels drawn from the model (``true``) or taken from the data (``empirical``), scaled to the sum ``trace``. At step
     0 the fusion's output is zero and so is most of F, which is why it is computed after a warm-up.
     Method: Kirkpatrick et al. 2017, arXiv:1612.00796; on the kinds of labels: Kunstner et al. 2019, arXiv:1905.12558.

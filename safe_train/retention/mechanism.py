@@ -57,7 +57,7 @@ class LogitHead(Protocol):
 
 
 class RetentionModel(Protocol):
-    """A student whose behavior on protected rows is to stay that of its teacher."""
+    """A student whose behavior on retention examples is to stay that of its teacher."""
 
     @property
     def head(self) -> LogitHead:
@@ -65,7 +65,7 @@ class RetentionModel(Protocol):
         ...
 
     def student(self, batch: Any) -> AnswerStates:
-        """The trained model on a batch of protected rows, with audio attached, gradients on."""
+        """The trained model on a batch of retention examples, with audio attached, gradients on."""
         ...
 
     def teacher(self, batch: Any) -> Tensor:
@@ -74,7 +74,7 @@ class RetentionModel(Protocol):
 
 
 CalibrationBatches = Callable[[int], Iterator[Any]]
-"""Gives batches with at least this many protected rows in all, for calibration; of each, this process's share."""
+"""Gives batches with at least this many retention examples in all, for calibration; of each, this process's share."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Mechanism:
 
     Attributes:
         name: how logs and tables call it.
-        adds_loss: whether it puts a loss on protected rows at each step.
+        adds_loss: whether it puts a loss on retention examples at each step.
         needs_teacher: whether that loss compares with the teacher.
         needs_linears: whether it acts on trained linear layers, without which it could do nothing.
         shown_metrics: those of its metrics that reports plot, in their order.

@@ -125,7 +125,7 @@ class NullSpaceProjection(Mechanism):
             if fitted != (registered := getattr(variant, name)):
                 examples = context.length.num_examples
                 logger.info(
-                    "%s: %d instead of %d, since only %d protected rows go by", name, fitted, registered, examples
+                    "%s: %d instead of %d, since only %d retention examples go by", name, fitted, registered, examples
                 )
         memory = settings.null_space_memory_gib
         return cls(
@@ -155,7 +155,7 @@ class NullSpaceProjection(Mechanism):
         return [basis.vectors for basis in self.bases.values()]
 
     def before_step(self, step: int, examples_seen: int) -> None:
-        """Computes the bases when enough protected rows have gone by, and again after every refresh interval."""
+        """Computes the bases when enough retention examples have gone by, and again after every refresh interval."""
         due = self.min_samples if self.computed_at < 0 else self.computed_at + self.refresh_interval
         if not self.calibrates or examples_seen < due:
             return

@@ -1,4 +1,4 @@
-"""Replay: the protected rows' own answers are trained on, with audio attached; no teacher is asked."""
+"""Replay: the retention examples' own answers are trained on, with audio attached; no teacher is asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from safe_train.retention.settings import RetentionSettings
 
 
 class Replay(Mechanism):
-    """Adds ``weight * mean_t -log p(y_t)`` over the answer tokens t of the protected rows, y the data's answers.
+    """Adds ``weight * mean_t -log p(y_t)`` over the answer tokens t of the retention examples, y the data's answers.
 
     What the base knows beyond the data's majority answers is not held: where the base errs, replay teaches it.
     Method: rehearsal, Robins 1995, Connection Science 7(2).
@@ -54,7 +54,7 @@ class Replay(Mechanism):
 
     @property
     def was_active(self) -> bool:
-        """Whether a protected row was ever trained on."""
+        """Whether a retention example was ever trained on."""
         return self._acted
 
     def before_step(self, step: int, examples_seen: int) -> None:
@@ -76,7 +76,7 @@ class Replay(Mechanism):
         return {"replay_loss": self.collectives.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whether a protected row was ever trained on."""
+        """Whether a retention example was ever trained on."""
         return {"acted": torch.tensor(self._acted)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

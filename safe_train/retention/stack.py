@@ -67,7 +67,7 @@ class RetentionStack:
 
     @property
     def adds_loss(self) -> bool:
-        """Whether a loss on protected rows is to be computed at each step."""
+        """Whether a loss on retention examples is to be computed at each step."""
         return any(mechanism.adds_loss for mechanism in self.mechanisms)
 
     def record_metrics(self, wanted: bool) -> None:
@@ -76,7 +76,7 @@ class RetentionStack:
             mechanism.records_metrics = wanted
 
     def loss(self, batch: Any) -> Tensor:
-        """Sum of the mechanisms' weighted losses on a batch of protected rows."""
+        """Sum of the mechanisms' weighted losses on a batch of retention examples."""
         needs_teacher = any(mechanism.needs_teacher for mechanism in self.mechanisms)
         # The teacher first: the student's pass may then leave out what the two have in common.
         teacher = self.model.teacher(batch) if needs_teacher else None

@@ -1,4 +1,4 @@
-"""The subspaces that protected answers depend on, estimated from protected rows."""
+"""The subspaces that protected answers depend on, estimated from retention examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
 from safe_train.retention.mechanism import CalibrationBatches, RetentionModel, negative_log_likelihood
 
 _LEAST_MEMORY = 2**30
-"""Bytes of captures below which no further pass over the protected rows is worth its time."""
+"""Bytes of captures below which no further pass over the retention examples is worth its time."""
 
 
 def gradient_subspace(
@@ -39,7 +39,7 @@ def gradient_subspace(
     Args:
         model: the student.
         linears: layers by the names of their weights.
-        batches: gives the same protected rows each time that it is called.
+        batches: gives the same retention examples each time that it is called.
         num_samples: how many it is asked for.
         rank: at most so many vectors a weight.
         energy: as few vectors as capture this share; None for as many as ``rank`` allows.
@@ -142,7 +142,7 @@ def captured_inputs_and_gradients(
     Args:
         model: the student.
         linears: layers by the names of their weights, whose own gradients are left alone.
-        batch: this process's share of protected rows.
+        batch: this process's share of retention examples.
         recorded: names of the layers that are wanted; None for all.
     """
     with LinearCapture(linears, recorded) as capture:

@@ -204,7 +204,7 @@ def verify_files(folder: Path) -> None:
 def require_settings(checkpoint: Checkpoint, config: StageAConfig, where: str | Path) -> None:
     """Finds out whether a run is to go on with the settings that its checkpoint was written with.
 
-    Settings on which no trained weight depends may be others, which is told in a warning. A checkpoint of an earlier
+    Settings on which no trained weight depends may be others, which is logged as a warning. A checkpoint of an earlier
     version does not say what it was written with, and settings that it does not know are not compared.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run stands on: versions, devices, the kernel backend and why; and combinations that are known to go wrong.
+"""The environment of a run: versions, devices, the kernel backend and why; and combinations that are known to go wrong.
 
 Nothing here needs torch or torchaudio to import: that they do not is one of the things that it reports.
 """
@@ -171,7 +171,7 @@ def format_environment(environment: Environment) -> str:
     ]
     width = max(len(name) for name, _ in lines)
     facts = [f"{name:<{width}}  {value}" for name, value in lines]
-    findings = [f"Problem: {finding.problem}\n  Way out: {finding.hint}" for finding in diagnose(environment)]
+    findings = [f"Problem: {finding.problem}\n  Hint: {finding.hint}" for finding in diagnose(environment)]
     return "\n".join([*facts, "", *(findings or ["No known bad combination found."])])
 
 

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def locked(config: Path) -> Iterator[None]:
     """Holds a run for the block, by a lock on its ``config.json`` that ends with the process, however that ends.
 
-    Opened for writing, since NFS locks nothing else. A file system without locks is told in a warning.
+    Opened for writing, since NFS locks nothing else. A file system without locks is logged as a warning.
 
     Raises:
         InputError: another process holds the run, or the file cannot be opened.

@@ -15,7 +15,7 @@ _STEP = "step"
 
 
 def keep_up_to(path: Path, step: int) -> None:
-    """Drops the lines of later steps; damaged lines go with them, and are told in a warning.
+    """Drops the lines of later steps; damaged lines go with them, and are logged as a warning.
 
     Raises:
         InputError: the file cannot be read or written; it stays as it was.

@@ -26,7 +26,7 @@ class Answers:
 
 
 def ask(run: Path, question: str, image: Path | None, audio: Path | None) -> Answers:
-    """Asks a run's base and SAFE; without an audio file SAFE hears silence.
+    """Asks a run's base and SAFE; without an audio file SAFE has silent audio.
 
     Raises:
         InputError: the folder is no run, or the image or audio cannot be read.

@@ -45,12 +45,12 @@ class Rows:
     """Training and validation rows.
 
     Attributes:
-        train_audio: audio rows to train on.
-        train_vl: VL rows that are protected.
-        train_text: text-only rows that are protected; questions and documents.
-        val_audio: audio rows to evaluate on.
-        val_vl: VL rows to evaluate on.
-        val_text: text-only rows to evaluate on.
+        train_audio: audio examples to train on.
+        train_vl: VL examples that are protected.
+        train_text: text-only examples that are protected; questions and documents.
+        val_audio: audio examples to evaluate on.
+        val_vl: VL examples to evaluate on.
+        val_text: text-only examples to evaluate on.
         indices: for each of the six, the indices drawn from its split.
     """
 
@@ -66,11 +66,11 @@ class Rows:
 def load_examples(config: StageAConfig) -> Rows:
     """Reads the six sources and draws the subsets of the seed.
 
-    Where no text-only rows are found for training or for evaluation, and the settings do not say that there are to be
-    none, that is told in one warning.
+    Where no text-only examples are found for training or for evaluation, and the settings do not say that there are to
+    be none, that is logged in one warning.
 
     Raises:
-        InputError: a file is missing or malformed, or a VL row has no answer.
+        InputError: a file is missing or malformed, or a VL example has no answer.
     """
     data, seed, limits = config.data, config.seed, config.evaluation
     train_audio = read_audio_examples(data.train_audio_source, data, data.train_split).draw(data.max_train_audio, seed)
@@ -95,7 +95,7 @@ def load_examples(config: StageAConfig) -> Rows:
 
 
 def _text_subsets(data: DataSettings) -> tuple[Subset, Subset]:
-    """All text-only rows to protect and to evaluate on."""
+    """All text-only examples to protect and to evaluate on."""
     train = find_text_source(data.train_text_source, data.train_vl_source, data)
     val = find_text_source(data.val_text_source, data.val_vl_source, data)
     lacking = [
@@ -108,7 +108,7 @@ def _text_subsets(data: DataSettings) -> tuple[Subset, Subset]:
     ]
     if lacking:
         logger.warning(
-            "no text-only rows: answers to questions without an image are %s; put questions or documents into "
+            "no text-only examples: answers to questions without an image are %s; put questions or documents into "
             "text/%s.jsonl and text/%s.jsonl of the data root, or set data.train_text_source and data.val_text_source",
             "neither protected nor measured" if len(lacking) == 2 else f"not {lacking[0]}",
             data.train_split,

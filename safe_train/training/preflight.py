@@ -1,4 +1,4 @@
-"""Files of rows, opened before hours of work depend on them: one that is damaged is told at once, and with its row."""
+"""Files of examples, opened before hours of work depend on them: a damaged one is reported at once, with its row."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ from safe_train.training.preflight import MOST_TRAINED, file_checks, run_checks
 from safe_train.training.trainer import StageATrainer
 
 STOPPED_BEFORE = "stopped before the first step; nothing was written"
-EVALUATION_STOPPED = "stopped; the same command goes on where it was"
+EVALUATION_STOPPED = "stopped; the same command resumes where it was"
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _require_scores(settings: EvaluationSettings, rows: Rows) -> str:
     if documents == 1:
         expected = "at least two documents, or parts of one: bits per byte of one tell nothing of others"
         hint = "raise evaluation.max_text, or give two or none"
-        raise InputError("text-only rows to evaluate on", expected, "1", hint)
+        raise InputError("text-only examples to evaluate on", expected, "1", hint)
     if settings.caption_metrics:
         require_aac_metrics()
     return resolve_audio_metric(settings.audio_metric, rows.val_audio, rows.train_audio)

@@ -125,7 +125,7 @@ def evaluate_run(
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
     with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         with processes.raise_on_any_rank():
-            config.retention_variant()  # whether it is known here is told before the work
+            config.retention_variant()  # whether it is known here is reported before the work
             rows = load_examples(config)
         prepared = prepare(config, rows, callbacks, processes, folder, trains=False)
         final = prepared.final

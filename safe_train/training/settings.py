@@ -23,11 +23,11 @@ class OptimizationSettings(Section):
     max_steps: int = Field(default=400, ge=1)
     """Optimizer steps."""
     audio_batch_size: int = Field(default=16, ge=1)
-    """Audio rows a micro-batch."""
+    """Audio examples per micro-batch."""
     vl_batch_size: int = Field(default=16, ge=1)
-    """Protected rows a micro-batch, VL and text-only, each with an audio clip that has nothing to do with it."""
+    """Retention examples per micro-batch, VL and text-only, each with an audio clip that has nothing to do with it."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
-    """Micro-batches an optimizer step."""
+    """Micro-batches per optimizer step."""
     lr_projector: float = Field(default=4e-3, gt=0.0)
     """Peak learning rate of the projectors; if it is not given, times 128 over the width of another base."""
     lr_adapter: float = Field(default=4e-3, gt=0.0)

@@ -130,7 +130,7 @@ TEXT = [Example(f"t{k}", f"{k}?", (str(k),), kind="sum", cluster=str(k)) for k i
 
 
 def before_convert_text(seed, number, size):
-    """The protected batch as it was defined before there were text-only rows, with NumPy alone."""
+    """The protected batch as it was defined before there were text-only examples, with NumPy alone."""
     order = [np.random.default_rng([seed, 1, epoch]).permutation(len(VL)) for epoch in range(number * size + size)]
     rng = np.random.default_rng([seed, 2, number])
     lent, draws = rng.integers(len(AUDIO), size=size), rng.random(size)
@@ -160,7 +160,7 @@ def test_so_many_rows_of_a_batch_are_text_only(size, share, each):
         batch = stream(text=TEXT, text_ratio=share).retention_batch(number, size)
         kinds = [row.image is None for row in batch]
         assert (sum(kinds), len(batch)) == (each, size)
-        assert kinds == sorted(kinds)  # VL rows come first
+        assert kinds == sorted(kinds)  # VL examples come first
 
 
 @given(size=st.integers(1, 7), share=st.floats(0, 1), count=st.integers(1, 40))

@@ -230,7 +230,7 @@ def test_text_rows_of_the_pack_are_protected_or_evaluated(root, pack, seed):
     assert len(train) == 4  # a fifth of ten clusters of two
     assert not {row.cluster for row in rows.train_text} & {row.cluster for row in rows.val_text}
     mixed = load_examples(configuration(root, pack, seed=seed, data__val_vl_source="pack"))
-    assert [len(part) for part in text_ids(mixed)] == [3, 20]  # those beside the VL rows of each
+    assert [len(part) for part in text_ids(mixed)] == [3, 20]  # those beside the VL examples of each
 
 
 def test_a_pack_without_a_list_leaves_the_roots_text_rows(root, pack):

@@ -1,4 +1,4 @@
-"""How answers to audio rows are scored: captions in free words by likeness, closed sets by exact match."""
+"""How answers to audio examples are scored: captions in free words by likeness, closed sets by exact match."""
 
 from dataclasses import replace
 

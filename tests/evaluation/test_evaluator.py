@@ -88,7 +88,7 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
 
 
 def test_a_divergence_is_over_as_many_tokens_as_the_sample_says(evaluator):
-    """None where none was measured: of the bypass and of audio rows."""
+    """None where none was measured: of the bypass and of audio examples."""
     measured = evaluator(output_scale=DAMAGED)
     heard = measured.vl_predictions("silence")
     assert all(sample.kl is not None and sample.tokens > 0 for sample in heard)

@@ -58,7 +58,7 @@ def test_without_text_only_rows_a_key_names_none(key_of, evaluated):
 
 
 def test_rows_have_the_digest_that_they_always_had():
-    """Written down before there were text-only rows."""
+    """Written down before there were text-only examples."""
     assert rows_sha256(VL) == "274600f6bb3b92a8782790f70a776bd7741859280a76b208dd6b991ea0062c87"
     assert rows_sha256(AUDIO) == "5119b4ddcdb57c62c5618633c9a10f8c49b3db14c1399d2fa89c0fcbb13bed2a"
 

@@ -1,4 +1,4 @@
-"""Samples on disk: an evaluation that was cut off goes on where it stopped, and never mixes answers."""
+"""Samples on disk: an evaluation that was cut off resumes where it stopped, and never mixes answers."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_a_line_that_was_cut_off_is_answered_again_with_its_batch(store, cut):
 
 
 def test_a_flipped_bit_never_changes_an_answer_that_is_read(store):
-    """At any byte: what comes back is what was written, up to the damaged line, and the line is told."""
+    """At any byte: what comes back is what was written, up to the damaged line, and the line is reported."""
     whole = complete(store, Answers(), ROWS[:4])
     path = store.path("vl", "silence")
     content, found = path.read_bytes(), []

@@ -1,4 +1,4 @@
-"""Text-only rows: bits of documents by the definition, answers as the base gives them, and the controls."""
+"""Text-only examples: bits of documents by the definition, answers as the base gives them, and the controls."""
 
 import dataclasses
 import json

@@ -52,7 +52,7 @@ def processor(loaded):
 
 @pytest.fixture(scope="session")
 def heard(small_data) -> list[Example]:
-    """VL rows, each with a clip that has nothing to do with it."""
+    """VL examples, each with a clip that has nothing to do with it."""
     data = DataSettings(root=str(small_data))
     vl = read_vl_examples("vqa", data, "val").draw(None, 0).rows
     audio = read_audio_examples("audiocaps", data, "val").draw(None, 0).rows

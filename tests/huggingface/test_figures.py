@@ -1,4 +1,4 @@
-"""Figures are told beside the weights that they were measured on, and beside no others."""
+"""Figures are reported beside the weights that they were measured on, and beside no others."""
 
 import copy
 import json

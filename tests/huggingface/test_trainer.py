@@ -372,7 +372,7 @@ OTHER_ADAPTERS = {
 
 
 class EveryDivergence(TrainerCallback):
-    """At each step the KL of the protected rows, by the whole models' logits."""
+    """At each step the KL of the retention examples, by the whole models' logits."""
 
     def __init__(self, model):
         self.model, self.found = model, []
@@ -475,7 +475,8 @@ def test_rows_without_labels_are_refused(tmp_path):
     ids=["text", "conversation", "prompt and completion", "a bare text", "text for ids"],
 )
 def test_protected_rows_that_are_not_tokenized_are_refused_before_the_training(tmp_path, row):
-    with pytest.raises(InputError, match=r"protected rows: expected what the trainer's collator takes.*tokenize them"):
+    refused = r"retention examples: expected what the trainer's collator takes.*tokenize them"
+    with pytest.raises(InputError, match=refused):
         retentive(tmp_path, text_model(adapter=True), Retention([row] * 8))
 
 
@@ -518,7 +519,7 @@ def test_what_cannot_be_split_is_refused(given):
         _require_one_process(SimpleNamespace(**alone | given))
 
 
-# --- the protected rows
+# --- the retention examples
 
 
 def test_every_protected_row_comes_once_before_any_comes_again():

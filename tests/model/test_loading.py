@@ -1,4 +1,4 @@
-"""Bases that SAFE cannot stand on, and machines that cannot run what is asked for, are refused in one line."""
+"""Bases that SAFE cannot work with, and machines that cannot run what is asked for, are refused in one line."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def run_all() -> Callable[..., list[Ended]]:
 
 @pytest.fixture(scope="session")
 def settings(small_data: Path) -> dict[str, str]:
-    """Short steps on five rows a batch, which two processes cannot share evenly."""
+    """Short steps on five examples per batch, which two processes cannot share evenly."""
     return {
         "data.root": str(small_data), "optimization.max_steps": "8", "optimization.audio_batch_size": "5",
         "optimization.vl_batch_size": "5", "optimization.gate_warmup_ratio": "0", "checkpoint_every": "4",

@@ -115,7 +115,7 @@ def test_what_a_person_can_mend_is_told_once(settings, tmp_path):
 
 @pytest.mark.slow
 def test_a_sharded_base_changes_no_bit_of_a_run(run_all, settings, together, tmp_path):
-    """Also where a process has no batch of its own to answer: 20 audio rows in batches of 7 are three for two."""
+    """Also where a process has no batch of its own to answer: 20 audio examples in batches of 7 are three for two."""
     run_all("-m", "safe_train", *words(settings, tmp_path, "parallel.shard_base=true"))
     (folder,) = tmp_path.iterdir()
     assert answers(folder) == answers(together[0])

@@ -23,7 +23,7 @@ MORE = {
     "accumulated_lora": {
         "variant": "full_retention", "optimization.gradient_accumulation_steps": "2", "model.lora_rank": "2",
     },
-    # Five rows a batch, of which two or three are text-only, in length buckets.
+    # Five examples per batch, of which two or three are text-only, in length buckets.
     "text": {"variant": "full_retention", "data.text_ratio": "0.5", "data.length_buckets": "true"},
 }  # fmt: skip
 SEED_VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"]
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(900)  # several processes, each of which import
 
 @pytest.fixture(scope="module")
 def text_root(small_data, tmp_path_factory):
-    """The small data, and text-only rows beside them: questions, and documents longer than any question."""
+    """The small data, and text-only examples beside them: questions, and documents longer than any question."""
     root = tmp_path_factory.mktemp("data_with_text")
     for path in small_data.iterdir():
         if path.name != "text":

@@ -1,4 +1,4 @@
-"""Data for plans: text-only rows enough that those of a batch are as long as the rows are on average."""
+"""Data for plans: text-only examples enough that those of a batch are as long as the rows are on average."""
 
 from pathlib import Path
 

@@ -109,7 +109,7 @@ def test_negative_control_a_plan_of_another_batch_size_misses_the_memory(small_d
 
 
 def test_decoder_flops_are_two_a_weight_and_position(small_data):
-    """Without retention: audio rows forward, and backward through the layers behind the first fusion."""
+    """Without retention: audio examples forward, and backward through the layers behind the first fusion."""
     plan = plan_run(configuration(small_data, variant="no_retention", data__image_prob=0))
     base = load_base_model(plan.config)
     layers = [sum(p.numel() for p in layer.parameters() if p.dim() == 2) for layer in base.decoder_layers]
@@ -132,7 +132,7 @@ def test_a_kept_teacher_and_length_buckets_save_what_they_say(full, small_data):
     assert kept.step.cost.flops < full.step.cost.flops
     assert kept.tokens == full.tokens
     assert apart.tokens.padding < full.tokens.padding
-    assert apart.tokens.vl < full.tokens.vl  # protected rows with and without an image are apart, too
+    assert apart.tokens.vl < full.tokens.vl  # retention examples with and without an image are apart, too
 
 
 def test_text_only_rows_are_counted_and_traced(full, small_data, tmp_path):
@@ -157,11 +157,12 @@ def test_text_only_rows_are_counted_and_traced(full, small_data, tmp_path):
     assert with_text.step.cost.flops < plain.step.cost.flops
     table = format_plan(with_text)
     assert "rows: 40 audio; to protect, 60 with an image and 7 text-only, 1 of them documents" in table
-    assert f"protected rows of a micro-batch: 4 of 8 text-only; of a step, {with_text.tokens.vl:,} positions" in table
+    positions = f"{with_text.tokens.vl:,} positions"
+    assert f"retention examples of a micro-batch: 4 of 8 text-only; of a step, {positions}" in table
 
 
 def test_gradient_accumulation_costs_time_and_no_memory(small_data):
-    """Of VL rows, which are all as long: the text-only rows of the second micro-batch would have other lengths."""
+    """Of VL examples, which are all as long: text-only ones of the second micro-batch would have other lengths."""
     once, twice = (
         plan_run(
             configuration(small_data, optimization__gradient_accumulation_steps=steps, data__train_text_source="none")
@@ -210,7 +211,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_to_change(full):
 
 
 def hint(plan, room: int) -> str:
-    """What is told for a GPU with so much room."""
+    """What is reported for a GPU with so much room."""
     with pytest.raises(InputError) as caught:
         require_fit(plan, room_for(plan, room))
     return str(caught.value)
@@ -222,7 +223,7 @@ def settings_in(text: str) -> dict[str, str]:
 
 
 def test_the_way_out_fits(small_data, monkeypatch):
-    """What is told is planned again here, as someone would who follows it; the rows of a step stay as they were."""
+    """What is reported is planned again here, as someone would who follows it; the rows of a step stay as they were."""
     monkeypatch.setattr("safe_train.estimate.fitting.GPUS", {})
     plain = plan_run(configuration(small_data, variant="no_retention", optimization__audio_batch_size=32))
     half = (plain.held_bytes + plain.step.peak) // 2

@@ -25,7 +25,7 @@ def told(path):
 
 
 def finished(run, rows, when):
-    """Sets the end of the evaluation of so many VL rows."""
+    """Sets the end of the evaluation of so many VL examples."""
     for path in run.glob("evaluation/*/results.json"):
         content = results_of(path)
         if content["evaluation"]["vl"]["bypass"]["rows"] == rows:

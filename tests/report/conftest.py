@@ -46,12 +46,12 @@ class Made:
             on all, but for ``base_says``.
         text_losses: the same of text-only questions; None for an evaluation without any.
         bits: for each condition, by how many bits per byte documents change; empty for an evaluation without any.
-        base_says: what the base, and SAFE with it, answers to every VL row; empty for the right answer.
-        rows: how many of the VL rows are evaluated.
-        audio_metric: what scores audio rows.
-        conditions: on VL rows.
-        audio_conditions: on audio rows.
-        heard: audio rows answered rightly with the matched clip; none is without it.
+        base_says: what the base, and SAFE with it, answers to every VL example; empty for the right answer.
+        rows: how many of the VL examples are evaluated.
+        audio_metric: what scores audio examples.
+        conditions: on VL examples.
+        audio_conditions: on audio examples.
+        heard: audio examples answered rightly with the matched clip; none is without it.
         damage: above 0 for a positive control.
         updates: size of the update at each of two fused layers.
         bypass_equal: whether the bypass gives the base's logits.

@@ -208,7 +208,7 @@ def test_activation_subspace_keeps_the_outputs_on_protected_inputs():
 
 
 def row_gradients(model, name):
-    """Of twelve protected rows, by a loop over them: [12, d]."""
+    """Of twelve retention examples, by a loop over them: [12, d]."""
     return torch.cat([per_row_gradients(model, batch)[name] for batch in model.batches(12)]).flatten(1)
 
 

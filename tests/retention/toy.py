@@ -1,4 +1,4 @@
-"""A small model with audio and protected rows, on which every mechanism can be checked against a closed form."""
+"""A small model with audio and retention examples, on which every mechanism can be checked against a closed form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS, TOKENS, WIDTH, HIDDEN, VOCABULARY = 6, 3, 5, 7, 11
 
 @dataclass(frozen=True)
 class ToyBatch:
-    """``num_rows`` protected rows of ``TOKENS`` answer tokens: inputs [N, T, WIDTH] and labels [N * T]."""
+    """``num_rows`` retention examples of ``TOKENS`` answer tokens: inputs [N, T, WIDTH] and labels [N * T]."""
 
     inputs: Tensor
     labels: Tensor
@@ -56,12 +56,12 @@ class ToyModel:
         return ToyBatch(inputs, torch.randint(VOCABULARY, (rows * TOKENS,), generator=generator))
 
     def batches(self, num_samples: int) -> Iterator[ToyBatch]:
-        """The protected rows of a calibration."""
+        """The retention examples of a calibration."""
         for number in range(-(-num_samples // ROWS)):
             yield self.batch(1000 + number)
 
     def audio_loss(self, seed: int) -> Tensor:
-        """A loss on other rows, whose gradient the protected rows are to be kept from."""
+        """A loss on other rows, whose gradient the retention examples are to be kept from."""
         batch = self.batch(2000 + seed)
         return F.cross_entropy(self.head(self.hidden(batch.inputs).flatten(0, 1)), batch.labels)
 

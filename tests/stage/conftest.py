@@ -25,7 +25,7 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def text_folder(data_folder, tmp_path_factory):
-    """The same data with text-only rows beside them: questions, and documents of different lengths."""
+    """The same data with text-only examples beside them: questions, and documents of different lengths."""
     root = tmp_path_factory.mktemp("data_with_text")
     for path in data_folder.iterdir():
         (root / path.name).symlink_to(path)

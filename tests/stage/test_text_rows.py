@@ -1,4 +1,4 @@
-"""Text-only rows among the protected ones: what they change in a step, in calibrations, and in what is retained."""
+"""Text-only examples among the protected ones: what they change in a step, in calibrations, and in what is retained."""
 
 from dataclasses import replace
 
@@ -97,7 +97,7 @@ def divergence_on(stage, rows) -> float:
 
 
 def test_answers_without_an_image_stay_nearer_to_the_base_if_text_rows_are_protected(text_folder, configure, prepare):
-    """On questions and documents that were not trained on, with clips attached; the control protects VL rows alone."""
+    """On questions and documents not trained on, with clips attached; the control protects VL examples alone."""
     found = {}
     for share in (0.0, 0.5):
         config = configure(
@@ -121,7 +121,7 @@ def held_back(config) -> list[Example]:
 
 
 def test_calibrations_see_text_rows_from_the_coming_batch_on(text_folder, configure, prepare):
-    """The Fisher diagonal and the subspaces are of the protected rows: those of this step and of the next ones."""
+    """The Fisher diagonal and the subspaces are of the retention examples: those of this step and of the next ones."""
     stage = prepare(configure(data__root=text_folder, data__text_ratio=0.5, data__length_buckets=True))
     for step in (0, 3):
         stage.step = step
@@ -151,7 +151,7 @@ def test_mechanisms_are_told_by_how_much_the_gradient_was_clipped(configure, pre
 
 
 def test_teacher_states_of_text_rows_are_kept_apart(text_folder, configure, prepare):
-    """And are those of the bypass: of documents, of questions with the words of one, and of VL rows."""
+    """And are those of the bypass: of documents, of questions with the words of one, and of VL examples."""
     stage = prepare(
         configure(variant="soft_retention", data__root=text_folder, data__text_ratio=0.5, retention__teacher_cache=True)
     )

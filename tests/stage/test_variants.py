@@ -129,7 +129,7 @@ def test_short_runs_shrink_the_thresholds_and_say_so(trace, caplog):
     caplog.set_level("INFO", logger="safe_train")
     effective = trace(FULL, steps=1)["stage"].effective
     assert (effective["null_space_min_samples"], effective["null_space_refresh_interval"]) == (4, 8)
-    assert "null_space_min_samples: 4 instead of 128, since only 32 protected rows go by" in caplog.text
+    assert "null_space_min_samples: 4 instead of 128, since only 32 retention examples go by" in caplog.text
     assert "null_space_refresh_interval: 8 instead of 4000" in caplog.text
 
 

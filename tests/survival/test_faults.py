@@ -25,7 +25,7 @@ def short(settings):
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "kill"])
 def test_a_fault_at_any_operation_leaves_a_run_that_can_be_ended_to_the_same_bits(short, tmp_path, kind):
-    """By --resume where there is a checkpoint, or from the start; what is told is one line."""
+    """By --resume where there is a checkpoint, or from the start; what is reported is one line."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.survival.faults", tmp_path, json.dumps(short), kind, str(STRIDE)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -55,7 +55,7 @@ def evaluation_of(run):
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
 def test_before_the_first_step_there_is_nothing_to_write(small, tmp_path, k):
-    """Two batches of text and six of VL rows are answered by the base."""
+    """Two batches of text and six of VL examples are answered by the base."""
     config = build_config({}, small | {"output_root": str(tmp_path)})
     with pytest.raises(StoppedError, match="stopped before the first step; nothing was written"):
         start_run(config, RunCallbacks(should_stop=Asked(k)))

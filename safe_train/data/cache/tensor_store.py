@@ -1,4 +1,4 @@
-"""Tensors that are dear to compute, by key: a bounded memory in front of a folder that several processes may share."""
+"""Tensors that are expensive to compute, by key: a bounded memory before a folder that several processes may share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TensorFolder:
         return self.root / key[:2] / f"{key}.safetensors"
 
     def load(self, key: str) -> Tensors | None:
-        """The tensors of a key; None if there are none, or if their file is damaged, which is told in a warning."""
+        """The tensors of a key; None if there are none, or if their file is damaged, which is logged as a warning."""
         path = self.path(key)
         if not path.is_file():
             return None
@@ -56,7 +56,7 @@ class TensorFolder:
         return tensors
 
     def save(self, key: str, tensors: Tensors) -> None:
-        """Writes the tensors of a key. Where that fails it is told once, and nothing more is written."""
+        """Writes the tensors of a key. Where that fails it is reported once, and nothing more is written."""
         if not self._can_write:
             return
         path = self.path(key)

@@ -1,4 +1,4 @@
-"""What the check of a data set counted, and how it is told."""
+"""What the check of a data set counted, and how it is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of text-only rows: each form that people have, documents that lose nothing, and what is refused."""
+"""The reader of text-only examples: each form that people have, documents that lose nothing, and what is refused."""
 
 import json
 from itertools import pairwise

@@ -488,7 +488,7 @@ def test_the_data_are_left_as_they_are(root):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-# --- text-only rows
+# --- text-only examples
 
 
 QUESTION = {"id": "q", "prompt": "2 + 2?", "answers": ["4", "four"]}

@@ -1,4 +1,4 @@
-"""What the check counted, and how it is told."""
+"""What the check counted, and how it is reported."""
 
 import json
 from pathlib import Path
