@@ -53,5 +53,5 @@ embedded: .venv
 lock:
 	$(or $(PYTHON),python3) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra metrics --extra dev \
+	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra metrics --extra dev --extra docs \
 	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/lock.txt

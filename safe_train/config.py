@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -25,6 +24,11 @@ DERIVED = ("effective", "versions", "machine", "notes", "job")
 
 _BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
 """What a run did whose configuration does not know the setting: its defaults are those of later runs."""
+
+REGISTRIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"variant": RETENTION_VARIANTS, "model.config": MODEL_CONFIGS}
+)
+"""Settings that are the name of something registered, and where."""
 
 _FEW = 12  # names that still can be read in one line
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -305,12 +309,11 @@ class StageAConfig(_Section):
 
     @model_validator(mode="after")
     def _names_are_registered(self) -> StageAConfig:
-        for kind, name, registry in (
-            ("variant", self.variant, RETENTION_VARIANTS),
-            ("model.config", self.model.config, MODEL_CONFIGS),
-        ):
+        for setting, name in (("variant", self.variant), ("model.config", self.model.config)):
+            registry = REGISTRIES[setting]
             if name not in registry:
-                raise InputError(kind, f"one of {', '.join(registry)}", repr(name), _did_you_mean(name, list(registry)))
+                expected = f"one of {', '.join(registry)}"
+                raise InputError(setting, expected, repr(name), _did_you_mean(name, list(registry)))
         return self
 
 
@@ -388,13 +391,14 @@ def known_keys(section: type[BaseModel] = StageAConfig, prefix: str = "") -> lis
 def _parse_value(key: str, text: str) -> Any:
     """A value in YAML; what YAML leaves as text, such as ``1e-3``, is converted to the setting's type afterwards.
 
-    Settings that are text, such as paths, are taken as they are: YAML would end ``/data #2`` at the space, and makes
-    something else of ``no`` and ``1e3``. So are whole numbers, since ``010`` is 8 in YAML.
+    Settings that are text, such as paths and choices, are taken as they are: YAML would end ``/data #2`` at the space,
+    and makes something else of ``no``, ``true`` and ``1e3``. So are whole numbers, since ``010`` is 8 in YAML.
     """
     kinds = _types_of(key)
+    is_text = any(kind is str or get_origin(kind) is Literal for kind in kinds)
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
     is_null = type(None) in kinds and text in ("null", "~", "")
-    if (str in kinds and not is_quoted and not is_null) or (int in kinds and _WHOLE.fullmatch(text)):
+    if (is_text and not is_quoted and not is_null) or (int in kinds and _WHOLE.fullmatch(text)):
         return text
     try:
         return yaml.safe_load(text)
@@ -443,17 +447,3 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     found = nearest(name, siblings) or by_last.get(nearest(last, by_last) or "")
     listed = f"known are {', '.join(known)}" if len(known) <= _FEW else "safe train --help-settings lists all"
     return f"did you mean {found!r}?" if found else listed
-
-
-def describe_settings(section: type[BaseModel] = StageAConfig, prefix: str = "") -> str:
-    """Every setting with its default and meaning, a line each."""
-    lines: list[str] = []
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            lines.append(describe_settings(annotation, f"{prefix}{name}."))
-        else:
-            lines.append(
-                f"{prefix}{name} = {json.dumps(field.default)}    {' '.join((field.description or '').split())}"
-            )
-    return "\n".join(lines)
