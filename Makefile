@@ -47,7 +47,7 @@ bench: .venv
 	$(venv_python) -m pytest bench/ --benchmark-only
 
 embedded: .venv
-	$(venv_python) -m safe_train.embedded.recipe
+	$(venv_python) -m experiments.embedded_model.recipe
 
 # What is locked already stays as it is where pyproject.toml allows; delete requirements/lock.txt to move everything.
 lock:

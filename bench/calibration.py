@@ -29,14 +29,14 @@ from bench.random_llava import LLAVA_13B
 from bench.stages import configuration, cpu_seconds, data_folder, stage_on
 from safe_kernels import Basis, FrequentDirections
 from safe_train.config import StageAConfig
-from safe_train.experiment import load_base_model
-from safe_train.parallel import ALONE, Processes
-from safe_train.plan import Plan, plan_run
-from safe_train.plan.speed import GIB
+from safe_train.distributed.processes import ALONE, Processes
+from safe_train.estimate import Plan, plan_run
+from safe_train.estimate.speed import GIB
 from safe_train.retention import NullSpaceProjection
 from safe_train.retention.capture import per_sample_gradients
-from safe_train.retention.mechanism import ProtectedBatches, ProtectedModel
+from safe_train.retention.mechanism import CalibrationBatches, RetentionModel
 from safe_train.retention.subspace import captured_inputs_and_gradients, gradient_subspace
+from safe_train.training.build import load_base_model
 
 SAMPLES, RANK = 128, 8
 _CPU = torch.device("cpu")
@@ -75,9 +75,9 @@ class Calibration:
 
 
 def sketched_subspace(
-    model: ProtectedModel,
+    model: RetentionModel,
     linears: Mapping[str, nn.Linear],
-    batches: ProtectedBatches,
+    batches: CalibrationBatches,
     *,
     num_samples: int,
     rank: int,
@@ -216,7 +216,7 @@ def configuration_13b(data: Path, folder: Path, **changes: Any) -> StageAConfig:
         "model__fusion_layers": 5,
         "model__fusion_dim": 1024,
         "model__projector_hidden": 2048,
-        "retention__fisher_at": 0.25,
+        "retention__fisher_start_ratio": 0.25,
         "retention__fisher_samples": 256,
         "retention__null_space_min_samples": SAMPLES,
     }

@@ -30,13 +30,13 @@ from bench.stages import (
     step_seconds,
     train_on_vl_rows,
 )
-from configs.retention_variants import RETENTION_VARIANTS
-from safe_train.data.audio_input import AudioInput
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.tensor_store import TensorFolder, TensorStore
-from safe_train.experiment import load_base_model, resolve_device
-from safe_train.model import Base
-from safe_train.stage_a import StageA
+from safe_train.audio.input import AudioInput
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.cache.tensor_store import TensorFolder, TensorStore
+from safe_train.model.base import Base
+from safe_train.training.build import load_base_model, resolve_device
+from safe_train.training.trainer import StageATrainer
 
 BASELINE = "no_retention, same rows"
 MIDDLE = Shape(hidden=384, layers=8, image_side=8, vision_hidden=192)
@@ -53,17 +53,17 @@ def step_arms(base: Base, data: Path, variants: tuple[str, ...], **settings: Any
     The baseline also trains on the VL rows, by cross-entropy.
     """
 
-    def prepared(variant: str, **changes: Any) -> StageA:
+    def prepared(variant: str, **changes: Any) -> StageATrainer:
         return stage_on(base, configuration(data, variant=variant, **settings, **changes))
 
-    def with_vl_rows(stage: StageA) -> Callable[[], None]:
+    def with_vl_rows(stage: StageATrainer) -> Callable[[], None]:
         def step() -> None:
             stage.train_step(measure=False)
             train_on_vl_rows(stage)
 
         return step
 
-    def plain(stage: StageA) -> Callable[[], object]:
+    def plain(stage: StageATrainer) -> Callable[[], object]:
         return lambda: stage.train_step(measure=False)
 
     arms: Arms = {BASELINE: with_vl_rows(prepared("no_retention")), "no_retention": plain(prepared("no_retention"))}

@@ -28,11 +28,11 @@ from bench.measure import gpu_limits, limits, peak_extra_bytes
 from bench.random_llava import Shape
 from bench.stages import configuration, data_folder, stage_on, step_seconds
 from safe_train.config import StageAConfig
-from safe_train.experiment import load_base_model, resolve_device
-from safe_train.model import Base
-from safe_train.plan import Plan, plan_run
-from safe_train.plan.speed import Speed
-from safe_train.stage_a import StageA
+from safe_train.estimate import Plan, plan_run
+from safe_train.estimate.speed import Speed
+from safe_train.model.base import Base
+from safe_train.training.build import load_base_model, resolve_device
+from safe_train.training.trainer import StageATrainer
 
 LARGER = Shape(hidden=768, layers=12, image_side=8, vision_hidden=384, vocabulary=16_384)
 _SMALL_OPERATIONS = 1000
@@ -80,7 +80,7 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     held = bytes_held(stage)
     calibrated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     extra = peak_extra_bytes(lambda: stage.train_step(measure=False), device)
-    inputs = stage._protected_batches(0)[0].inputs
+    inputs = stage._retention_batches(0)[0].inputs
 
     @torch.no_grad()
     def bypass() -> None:
@@ -89,7 +89,7 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     def encode() -> None:
         stage._audio_batches(stage.step)
         if stage.stack.adds_loss:
-            stage._protected_batches(stage.step)
+            stage._retention_batches(stage.step)
 
     arms = {"bypass": bypass, "encode": encode, "step": lambda: stage.train_step(measure=False)}
     found = step_seconds(arms, rounds, device)
@@ -129,7 +129,7 @@ def resident_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def bytes_held(stage: StageA) -> int:
+def bytes_held(stage: StageATrainer) -> int:
     """Storages of everything that lives between steps, gradients left out."""
     tensors: list[Tensor] = [*stage.model.base.model.parameters(), *stage.model.base.model.buffers()]
     tensors += [*stage.model.encoders.parameters(), *stage.model.encoders.buffers()]

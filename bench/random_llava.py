@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from safe_train.embedded.models import build_processor
-from safe_train.model import Base
+from safe_train.model.base import Base
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from safe_train.config import StageAConfig, build_config
-from safe_train.data.batch import Batch
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
-from safe_train.experiment import attach, load_rows, row_encoder, row_stream
-from safe_train.model import Base
-from safe_train.protected import ProtectedSafeModel
-from safe_train.stage_a import StageA
+from safe_train.model.base import Base
+from safe_train.model.batch import Batch
+from safe_train.model.retention_model import SafeRetentionModel
+from safe_train.training.build import attach, build_collator, build_sampler, load_examples
+from safe_train.training.trainer import StageATrainer
 
 SIZES = DatasetSizes(train_questions=64, val_questions=20, train_clips=64, val_clips=12)
 
@@ -36,9 +36,9 @@ def configuration(data: Path, **settings: Any) -> StageAConfig:
     defaults = {
         "device": "cpu",
         "data.root": data,
-        "data.silence_share": 0,
+        "data.silence_prob": 0,
         "optimization.max_steps": 400,
-        "retention.fisher_at": 0.0025,
+        "retention.fisher_start_ratio": 0.0025,
         "retention.fisher_samples": 8,
         "retention.null_space_min_samples": 8,
     }
@@ -46,13 +46,15 @@ def configuration(data: Path, **settings: Any) -> StageAConfig:
     return build_config({}, {key: str(value) for key, value in (defaults | changes).items()})
 
 
-def stage_on(base: Base, config: StageAConfig) -> StageA:
+def stage_on(base: Base, config: StageAConfig) -> StageATrainer:
     """Stage A on a base that others may be attached to as well: only who has audio attached changes anything."""
     model = attach(base, config)
-    return StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
+    return StageATrainer(
+        config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+    )
 
 
-class UnsharedModel(ProtectedSafeModel):
+class UnsharedModel(SafeRetentionModel):
     """Student and teacher in two whole passes, as before the shared prefix."""
 
     @torch.no_grad()
@@ -61,9 +63,9 @@ class UnsharedModel(ProtectedSafeModel):
         return self.model.last_hidden_state(batch.inputs, None)[batch.token_rows, batch.token_positions]
 
 
-def train_on_vl_rows(stage: StageA) -> None:
+def train_on_vl_rows(stage: StageATrainer) -> None:
     """Forward and backward pass of the next step's protected rows under plain cross-entropy."""
-    for batch in stage._protected_batches(stage.step):
+    for batch in stage._retention_batches(stage.step):
         hidden = stage.model.last_hidden_state(batch.inputs, batch.features)
         logits = stage.model.base.head(hidden[batch.token_rows, batch.token_positions])
         torch.nn.functional.cross_entropy(logits, batch.labels).backward()
@@ -105,7 +107,7 @@ def step_seconds(arms: Mapping[str, Callable[[], object]], rounds: int, device: 
     return found
 
 
-def step_parts(stage: StageA, rounds: int) -> dict[str, float]:
+def step_parts(stage: StageATrainer, rounds: int) -> dict[str, float]:
     """Seconds of each part of a step, of the round that takes the median, with the device idle before and after each.
 
     ``data`` encodes rows (files, processor, audio encoder); ``audio pass`` and ``protected pass`` are the forward and
@@ -131,10 +133,10 @@ def step_parts(stage: StageA, rounds: int) -> dict[str, float]:
     def is_audio(_batches: object, loss_of: object) -> str:
         return "audio pass" if loss_of == stage._audio_loss else "protected pass"
 
-    hooks = ("after_audio_backward", "after_retention_backward", "before_optimizer_step", "after_optimizer_step")
+    hooks = ("after_task_backward", "after_retention_backward", "before_optimizer_step", "after_optimizer_step")
     parts: list[tuple[Any, str, Callable[..., str]]] = [
         (stage, "_audio_batches", lambda *_: "data"),
-        (stage, "_protected_batches", lambda *_: "data"),
+        (stage, "_retention_batches", lambda *_: "data"),
         (stage, "_backward", is_audio),
         (stage.optimizer, "step", lambda *_: "optimizer"),
         *((stage.stack, hook, lambda *_: "mechanisms") for hook in hooks),

@@ -36,12 +36,12 @@ from bench.stages import (
     step_seconds,
     train_on_vl_rows,
 )
-from configs.gpus import GPUS
 from safe_train.config import StageAConfig
-from safe_train.model import Base
-from safe_train.plan import Plan
-from safe_train.plan.speed import speed_of
-from safe_train.stage_a import StageA
+from safe_train.configs.gpus import GPUS
+from safe_train.estimate import Plan
+from safe_train.estimate.speed import speed_of
+from safe_train.model.base import Base
+from safe_train.training.trainer import StageATrainer
 
 pytestmark = pytest.mark.stage_a
 
@@ -152,7 +152,7 @@ def test_profile(bench: Bench, record_property: Callable[[str, Any], None]) -> N
 
 
 @contextmanager
-def calibrated(bench: Bench, *variants: str) -> Iterator[list[StageA]]:
+def calibrated(bench: Bench, *variants: str) -> Iterator[list[StageATrainer]]:
     """Stage A of variants after three steps, in which everything is calibrated; taken off the base afterwards."""
     freed()
     stages = [stage_on(bench.base, bench.configs[variant]) for variant in variants]

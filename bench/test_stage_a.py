@@ -28,7 +28,7 @@ def measure(benchmark: Any, device: torch.device, variant: str, folder: Path) ->
     pytest.importorskip("pydantic", reason="the trainer needs pydantic")
     pytest.importorskip("soundfile", reason="the trainer needs soundfile")
     from bench.stages import configuration, data_folder, stage_on, step_seconds, train_on_vl_rows
-    from safe_train.experiment import load_base_model
+    from safe_train.training.build import load_base_model
 
     config = configuration(data_folder(folder / "data"), variant=variant, device=device)
     stage = stage_on(load_base_model(config), config)

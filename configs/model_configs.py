@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from configs.lookup import look_up
+from safe_train.configs.lookup import look_up
 
 EMBEDDED = "embedded"
 _LAYERS_PER_FUSION = 8

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from configs.lookup import look_up
+from safe_train.configs.lookup import look_up
 
 
 @dataclass(frozen=True, kw_only=True)

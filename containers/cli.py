@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from containers.manifest import differences
+from safe_train.cli.errors import OneLineGroup, one_line_errors
 from safe_train.errors import InputError
-from safe_train.usage import OneLineGroup, one_line_errors
 
 if TYPE_CHECKING:
     from containers.apptainer import BuildInputs
@@ -119,8 +119,8 @@ def _choices(options: dict[str, Any]) -> tuple[BuildChoices, BuildInputs]:
     try:
         from containers.image import DOCKER, LOCK, SUITE, BuildChoices
     except ModuleNotFoundError as error:
-        way_out = "install the project with its extra: pip install -e '.[containers]'"
-        raise InputError("safe container", f"the package {error.name}", "none", way_out) from error
+        hint = "install the project with its extra: pip install -e '.[containers]'"
+        raise InputError("safe container", f"the package {error.name}", "none", hint) from error
     from containers.apptainer import BuildInputs, commit
     from containers.mirror import host_mirror
     from containers.spec import DebootstrapBase

@@ -50,12 +50,12 @@ from experiments.arms import (
 from experiments.front import draw_front
 from experiments.runs import Job, make, require_finished
 from experiments.tables import Figures, compare, differences_markdown, markdown, row
-from safe_train.cli import quiet_libraries
+from safe_train.cli.errors import one_line_errors
+from safe_train.cli.options import quiet_libraries
 from safe_train.errors import InputError
-from safe_train.evaluation.key import versions
-from safe_train.files import json_text, write_text
-from safe_train.summary import RunSummary, read_summary
-from safe_train.usage import one_line_errors
+from safe_train.evaluation.fingerprint import versions
+from safe_train.io.files import json_text, write_text
+from safe_train.report.summary import RunSummary, read_summary
 
 __all__ = ["CONDITIONS", "EXTRA", "MAIN", "REGIMES", "RIVALS", "arms", "markdown", "read_all", "row", "run_all"]
 
@@ -190,8 +190,8 @@ def _tune(arguments: argparse.Namespace) -> None:
 def _explore(arguments: argparse.Namespace) -> None:
     changed = dict(assignment.split("=", 1) for assignment in arguments.assignments)
     if changed and arguments.name is None:
-        way_out = "name what is tried, so that its runs have a folder of their own"
-        raise InputError("explore --set", "--name beside it", "none", way_out)
+        hint = "name what is tried, so that its runs have a folder of their own"
+        raise InputError("explore --set", "--name beside it", "none", hint)
     for regime in arguments.regimes:
         name = f"{arguments.name}_{regime}" if arguments.name else regime
         named = {arm: settings | changed for arm, settings in chosen_arms(regime, arguments.arms).items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from safe_train.config import OptimizationSettings
 from safe_train.errors import InputError, nearest
+from safe_train.training.settings import OptimizationSettings
 
 Settings = dict[str, str]
 """Dotted settings and their values as text, as ``safe-train --set`` takes them."""
@@ -32,7 +32,7 @@ _COMMON = {
 _SCARCE = {"data.max_train_vl": "100", "data.max_train_text": "30", "retention.retention_scale": "0.05"}
 _FEW = {"data.max_train_vl": "60", "data.max_train_text": "20"}
 _SHORT = {"optimization.max_steps": "200"}
-_SHOWN = {"data.image_share": "1"}
+_SHOWN = {"data.image_prob": "1"}
 _OUTNUMBERED = {"optimization.audio_batch_size": "32", "optimization.vl_batch_size": "4"}
 _MORE_ROWS = {"evaluation.max_vl": "2000", "evaluation.max_text": "2000"}
 
@@ -79,7 +79,7 @@ RIVALS: dict[str, Settings] = {
 """What a skeptic would try first. A quarter of the learning rate is that of the *default* rate, whatever was tuned."""
 
 _LORA = {"model.lora_rank": "8"}
-_NO_SILENCE = {"data.silence_share": "0"}
+_NO_SILENCE = {"data.silence_prob": "0"}
 _ALONE: dict[str, dict[str, Settings]] = {
     "plentiful": {
         "full_retention, no silent rows": {"variant": "full_retention"},
@@ -99,9 +99,9 @@ _ALONE: dict[str, dict[str, Settings]] = {
         **{
             f"nullspace, {projected.replace('_', ' ')}": {
                 "variant": "nullspace_retention",
-                "retention.null_space_projects": projected,
+                "retention.null_space_target": projected,
             }
-            for projected in ("update", "audio_gradient", "total_gradient")
+            for projected in ("update", "task_gradient", "total_gradient")
         },
         "nullspace, audio update, two-sided": {
             "variant": "nullspace_retention",
@@ -114,7 +114,7 @@ _ALONE: dict[str, dict[str, Settings]] = {
         },
     },
 }
-_MIXED = {"data.silence_share": "0.15", "data.loud_share": "0.15", "data.noise_share": "0.1"}
+_MIXED = {"data.silence_prob": "0.15", "data.loud_prob": "0.15", "data.noise_prob": "0.1"}
 EXTRA: dict[str, dict[str, Settings]] = {
     regime: {name: settings | _NO_SILENCE for name, settings in by_name.items()} for regime, by_name in _ALONE.items()
 }
@@ -139,8 +139,8 @@ def regime_settings(name: str) -> Settings:
     known = REGIMES | CANDIDATES
     if name not in known:
         hint = nearest(name, known)
-        way_out = f"did you mean {hint!r}?" if hint else "name one of them"
-        raise InputError("--regime", f"one of {', '.join(known)}", repr(name), way_out)
+        hint = f"did you mean {hint!r}?" if hint else "name one of them"
+        raise InputError("--regime", f"one of {', '.join(known)}", repr(name), hint)
     return known[name]
 
 
@@ -184,8 +184,8 @@ def at_rate(arm: str, settings: Settings, rates: Mapping[str, float]) -> Setting
         return settings
     rate = rates.get(arm, rates.get(settings["variant"]))
     if rate is None:
-        way_out = "tune it, or leave the arm out"
-        raise InputError("--rates", f"a learning rate of {arm!r} or {settings['variant']!r}", "none", way_out)
+        hint = "tune it, or leave the arm out"
+        raise InputError("--rates", f"a learning rate of {arm!r} or {settings['variant']!r}", "none", hint)
     return settings | rate_settings(rate)
 
 

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from experiments.tables import Figures
 from experiments.tuning import TUNING_SPLIT, choose, point_of, tuning_settings
-from safe_train.checkpoint import CHECKPOINTS, list_checkpoints
-from safe_train.cli import quiet_libraries
+from safe_train.cli.errors import one_line_errors
+from safe_train.cli.options import quiet_libraries
 from safe_train.config import StageAConfig, build_config
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
-from safe_train.run import CONFIG, METRICS, Observer, evaluate_run, start_run
-from safe_train.run_lines import METRICS_LINES
-from safe_train.usage import one_line_errors
+from safe_train.io.files import json_text, write_text
+from safe_train.runs.checkpoint import list_checkpoints
+from safe_train.runs.layout import RunFolder
+from safe_train.training.run import RunCallbacks, evaluate_run, start_run
 
 SEARCH = "search"
 """Folder of the training and of its checkpoints' evaluations, removed when the choice is made."""
@@ -50,28 +50,28 @@ def train_and_choose(settings: Mapping[str, str], root: Path) -> Path:
     search = root / SEARCH
     shutil.rmtree(search, ignore_errors=True)
     config = build_config({}, dict(settings) | tuning_settings() | {"output_root": str(search / "training")})
-    outcome = start_run(config, Observer())
-    training = json.loads((outcome.folder / METRICS).read_text(encoding="utf-8"))
-    checkpoints = {found.step: found.folder for found in list_checkpoints(outcome.folder / CHECKPOINTS)}
+    outcome = start_run(config, RunCallbacks())
+    training = json.loads((RunFolder(outcome.folder).metrics).read_text(encoding="utf-8"))
+    checkpoints = {found.step: found.folder for found in list_checkpoints(RunFolder(outcome.folder).checkpoints)}
     evaluations: dict[int, Figures] = {}
     for step, checkpoint in checkpoints.items():
         if step == training["training"]["steps"]:  # the training's own evaluation was of this one
             evaluations[step] = training["evaluation"]
         else:
             view = _view(outcome.folder, checkpoint, search / str(step))
-            evaluations[step] = evaluate_run(view, {}, Observer()).to_dict()
+            evaluations[step] = evaluate_run(view, {}, RunCallbacks()).to_dict()
     rate = config.optimization.lr_adapter
     points = [point_of(rate, [evaluation], step) for step, evaluation in evaluations.items()]
     step = choose(points).step
     assert step is not None
     split = settings.get("data.val_split", StageAConfig().data.val_split)
     chosen = _view(outcome.folder, checkpoints[step], search / "chosen", val_split=split)
-    found = evaluations[step] if split == TUNING_SPLIT else evaluate_run(chosen, {}, Observer()).to_dict()
+    found = evaluations[step] if split == TUNING_SPLIT else evaluate_run(chosen, {}, RunCallbacks()).to_dict()
     stopped = {"chosen_step": step, "rows": TUNING_SPLIT, "points": [asdict(point) for point in points]}
     finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
     metrics = training | {"evaluation": found, "early_stopping": stopped, "finished_at": finished_at}
-    shutil.copy(outcome.folder / METRICS_LINES, chosen)  # of all steps, those after the chosen one too
-    write_text(chosen / METRICS, json_text(metrics))
+    shutil.copy(RunFolder(outcome.folder).metrics_log, chosen)  # of all steps, those after the chosen one too
+    write_text(RunFolder(chosen).metrics, json_text(metrics))
     folder = chosen.rename(root / f"{datetime.now():%Y%m%d-%H%M%S}_{config.variant}")
     shutil.rmtree(search)
     return folder
@@ -79,10 +79,10 @@ def train_and_choose(settings: Mapping[str, str], root: Path) -> Path:
 
 def _view(run: Path, checkpoint: Path, folder: Path, **data: str) -> Path:
     """A folder with one checkpoint of a run, and settings of the data that are its own."""
-    described = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+    described = json.loads((RunFolder(run).config).read_text(encoding="utf-8"))
     described["data"] |= data
-    write_text(folder / CONFIG, json_text(described))
-    shutil.copytree(checkpoint, folder / CHECKPOINTS / checkpoint.name)
+    write_text(RunFolder(folder).config, json_text(described))
+    shutil.copytree(checkpoint, RunFolder(folder).checkpoints / checkpoint.name)
     return folder
 
 
@@ -98,8 +98,8 @@ def main() -> None:
     for assignment in arguments.assignments:
         key, separator, value = assignment.partition("=")
         if not separator:
-            way_out = "for instance --set variant=no_retention"
-            raise InputError(f"--set {assignment}", "key=value", "no =", way_out)
+            hint = "for instance --set variant=no_retention"
+            raise InputError(f"--set {assignment}", "key=value", "no =", hint)
         settings[key] = value
     print(train_and_choose(settings, arguments.output_root))
 

@@ -22,12 +22,12 @@ from experiments.arms import CONDITIONS, REGIMES, Settings, folder_name, rate_se
 from experiments.runs import Job, make, require_finished
 from experiments.tables import Figures, compare, differences_markdown, interval_cell, row
 from experiments.tuning import read_rates
-from safe_train.cli import quiet_libraries
+from safe_train.cli.errors import one_line_errors
+from safe_train.cli.options import quiet_libraries
 from safe_train.evaluation.conditions import GAINS_DB
-from safe_train.evaluation.key import versions
-from safe_train.files import json_text, write_text
-from safe_train.summary import RunSummary, read_summary
-from safe_train.usage import one_line_errors
+from safe_train.evaluation.fingerprint import versions
+from safe_train.io.files import json_text, write_text
+from safe_train.report.summary import RunSummary, read_summary
 
 GAIN_CONDITIONS = tuple(f"gain_{gain:+g}" for gain in GAINS_DB)
 _GAINS = {"data.gains_db": "[-20, -10, 10, 20]"}

@@ -21,18 +21,18 @@ from typing import Any
 
 from experiments.ablation import CONDITIONS, machine
 from experiments.runs import require_finished
-from safe_train.config import DataSettings
+from safe_train.cli.errors import one_line_errors
+from safe_train.data.settings import DataSettings
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
-from safe_train.evaluation.key import versions
-from safe_train.files import json_text, write_text
-from safe_train.summary import RunSummary, read_summary
-from safe_train.usage import one_line_errors
+from safe_train.evaluation.fingerprint import versions
+from safe_train.io.files import json_text, write_text
+from safe_train.report.summary import RunSummary, read_summary
 
 QUESTIONS = 10_000
 CONTRADICTED = 40_000
 """Questions of which those that have a contradicting clip are asked."""
 
-_DEFAULT_SHARE = f"{DataSettings().silence_share:g}"
+_DEFAULT_SHARE = f"{DataSettings().silence_prob:g}"
 
 Figures = dict[str, Any]
 
@@ -49,7 +49,7 @@ def run_all(share: str, seeds: Sequence[int], questions: int, contradicted: int,
     """
     settings = {
         "data.root": str(embedded_data_root(DatasetSizes(val_questions=questions))),
-        "data.silence_share": share,
+        "data.silence_prob": share,
         "evaluation.max_vl": str(questions),
         "evaluation.max_text": str(questions),
         "evaluation.conditions": json.dumps(CONDITIONS),
@@ -120,7 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "run":
         questions = arguments.questions, arguments.contradicted
-        run_all(arguments.silence_share, arguments.seeds, *questions, arguments.output_root)
+        run_all(arguments.silence_prob, arguments.seeds, *questions, arguments.output_root)
         return
     runs_by_share = read_all(arguments.root)
     require_finished(runs_by_share, arguments.root)
@@ -138,7 +138,7 @@ def main() -> None:
             "question": "full_retention against the base",
             "versions": versions(),
             "units": "points",
-            "silence_share": by_share,
+            "silence_prob": by_share,
             "text_only": of_text,
         }
         write_text(arguments.json, json_text(content))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import CHECKPOINTS, list_checkpoints
 from safe_train.config import build_config
 from safe_train.errors import InputError
-from safe_train.run import CONFIG, METRICS, read_config
+from safe_train.runs.checkpoint import list_checkpoints
+from safe_train.runs.layout import RunFolder, read_config
 
 OUTPUT = "output.txt"
 """What the processes of a run printed, in its job's folder."""
@@ -42,7 +42,7 @@ class Job:
 
 def finished_run(folder: Path) -> Path | None:
     """The newest finished run of a job's folder."""
-    found = sorted(path.parent for path in folder.glob(f"*/{METRICS}"))
+    found = sorted(path.parent for path in folder.glob(f"*/{RunFolder.METRICS}"))
     return found[-1] if found else None
 
 
@@ -85,8 +85,8 @@ def commands(job: Job) -> list[list[str]]:
     options = [part for key, value in job.settings.items() for part in ("--set", f"{key}={value}")]
     if job.early_stopping:
         return [[sys.executable, "-m", "experiments.early_stopping", *options, "--output-root", str(job.folder)]]
-    for path in sorted(job.folder.glob(f"*/{CONFIG}"), reverse=True):
-        if list_checkpoints(path.parent / CHECKPOINTS):
+    for path in sorted(job.folder.glob(f"*/{RunFolder.CONFIG}"), reverse=True):
+        if list_checkpoints(RunFolder(path.parent).checkpoints):
             require_same_settings(path.parent, job.settings)
             return [[sys.executable, "-m", "safe_train", "--resume", str(path.parent)]]
     return [[sys.executable, "-m", "safe_train", *options, "--output-root", str(job.folder)]]

@@ -14,8 +14,8 @@ from safe_train.evaluation.results import is_retention_condition
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import holm
 from safe_train.report.seeds import ENOUGH_SEEDS, over_seeds
-from safe_train.run import CONFIG, read_config
-from safe_train.summary import RunSummary
+from safe_train.report.summary import RunSummary
+from safe_train.runs.layout import RunFolder, read_config
 
 LEVEL = 0.05
 """Two arms are said to differ where the p-value after Holm's correction is below it."""
@@ -260,7 +260,7 @@ def _by_seed(value: Any) -> list[float]:
 
 def _rate(run: RunSummary) -> float | None:
     """The run's learning rate, if it has kept its settings."""
-    if run.folder is None or not (run.folder / CONFIG).is_file():
+    if run.folder is None or not (RunFolder(run.folder).config).is_file():
         return None
     return read_config(run.folder).optimization.lr_adapter
 

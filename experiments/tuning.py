@@ -13,7 +13,7 @@ from experiments.runs import Job, finished_run, make
 from experiments.tables import Figures, worst_change
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
 from safe_train.errors import InputError
-from safe_train.summary import read_summary
+from safe_train.report.summary import read_summary
 
 GRID = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 """Learning rates, of projectors and fusions alike."""
@@ -177,13 +177,13 @@ def read_tuning(path: Path, regime: str) -> dict[str, Figures]:
     Raises:
         InputError: the file cannot be read, or does not hold the regime.
     """
-    way_out = f"make it with: python -m experiments.ablation tune --regime {regime}"
+    hint = f"make it with: python -m experiments.ablation tune --regime {regime}"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         return content["regimes"][regime]
     except (OSError, ValueError, KeyError, TypeError) as error:
         got = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise InputError(path, f"the tuned learning rates of {regime!r}", got, way_out) from error
+        raise InputError(path, f"the tuned learning rates of {regime!r}", got, hint) from error
 
 
 def tuning_markdown(by_arm: Mapping[str, Figures]) -> str:

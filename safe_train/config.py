@@ -10,14 +10,19 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from configs.model_configs import MODEL_CONFIGS
-from configs.retention_variants import RETENTION_VARIANTS
+from safe_train.configs.model_configs import MODEL_CONFIGS
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
+from safe_train.data.settings import DataSettings
+from safe_train.distributed.settings import ParallelSettings
 from safe_train.errors import InputError, nearest
-from safe_train.shown import shortened
-
-EMBEDDED_DATA = "embedded"
+from safe_train.evaluation.settings import EvaluationSettings
+from safe_train.io.messages import shortened
+from safe_train.model.settings import ModelSettings
+from safe_train.retention.settings import RetentionSettings
+from safe_train.settings import Section
+from safe_train.training.settings import OptimizationSettings
 
 DERIVED = ("effective", "versions", "machine", "notes", "job")
 """What a run's ``config.json`` says beside its settings."""
@@ -33,238 +38,8 @@ REGISTRIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 _FEW = 12  # names that still can be read in one line
 _WHOLE = re.compile(r"[+-]?\d+")
 
-AudioSource = Literal["audiocaps", "wavcaps", "avqa", "pack", "embedded"]
-VLSource = Literal["vqa", "pack", "embedded"]
-TextSource = Literal["auto", "text", "pack", "embedded", "none"]
 
-
-class _Section(BaseModel):
-    """A part of the configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class ModelSettings(_Section):
-    """Base, audio encoders and the size of the trained parts; what is None comes from the model configuration.
-
-    Where another base than the embedded one is named and no model configuration, the sizes follow from the base.
-    """
-
-    config: str = "demo"
-    """Name of a model configuration."""
-    base_model: str | None = None
-    """Hub id or local folder of the base."""
-    audio_encoders: tuple[str, ...] | None = None
-    """Hub ids or local folders of the audio encoders."""
-    audio_features: tuple[Literal["pooled", "grid"], ...] | None = None
-    """For each audio encoder, one feature a clip, or one for each stretch of time; None for what suits the model."""
-    audio_seconds: float = Field(default=30.0, gt=0.0)
-    """Longest stretch of a clip that is heard by an audio encoder without a window of its own (wav2vec 2.0 and kin)."""
-    audio_level_db: float | None = -20.0
-    """Level (root mean square, dB of full scale) that a clip is brought to before an audio encoder hears it; None
-    leaves clips as loud as they are."""
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention of the base; ``auto`` is the fastest that transformers finds without further packages."""
-    quantization: Literal["none", "4bit", "8bit"] = "none"
-    """Weights of the frozen base in fewer bits, by the extra ``bitsandbytes``, on a GPU."""
-    gradient_checkpointing: bool = False
-    """Compute the decoder's inner activations again in each backward pass: less memory, more time, the same result."""
-    num_audio_tokens: int | None = Field(default=None, ge=1)
-    """Audio tokens a clip."""
-    projector_hidden: int | None = Field(default=None, ge=1)
-    """Width of the projector's hidden layer."""
-    fusion_layers: int | None = Field(default=None, ge=1)
-    """Number of decoder layers with a fusion, spread evenly up to the last but one."""
-    fusion_dim: int | None = Field(default=None, ge=1)
-    """Width of the cross-attention."""
-    fusion_heads: int = Field(default=4, ge=1)
-    """Heads of the cross-attention."""
-    lora_rank: int = Field(default=0, ge=0)
-    """Rank of LoRA on the decoder's attention; 0 for none."""
-
-
-class DataSettings(_Section):
-    """Where the rows come from and how they are mixed."""
-
-    root: str = EMBEDDED_DATA
-    """Folder with ``audiocaps/``, ``vqa/`` and, for text alone, ``text/``; ``embedded`` makes the procedural data."""
-    train_split: str = "train"
-    """Split that is trained on."""
-    val_split: str = "val"
-    """Split that is evaluated on."""
-    train_audio_source: AudioSource = "audiocaps"
-    """Audio rows to train on: a data set of the root, the clips of the pack, or the procedural clips."""
-    train_vl_source: VLSource = "vqa"
-    """VL rows to protect: of the root, the pack or the procedural data."""
-    val_audio_source: AudioSource | Literal["trained"] = "audiocaps"
-    """Audio rows to evaluate on, with ``trained`` for those that are trained on."""
-    val_vl_source: VLSource = "vqa"
-    """VL rows to evaluate on. Where the pack gives these and those to protect, they are of different images."""
-    train_text_source: TextSource = "auto"
-    """Text-only rows to protect; ``auto`` takes those that stand beside the VL rows, if there are any."""
-    val_text_source: TextSource = "auto"
-    """Text-only rows to evaluate on, likewise."""
-    pack_root: str | None = None
-    """Folder of the pack."""
-    max_train_audio: int | None = Field(default=None, ge=1)
-    """Audio rows used for training, drawn by the seed; None for all."""
-    max_train_vl: int | None = Field(default=None, ge=1)
-    """VL rows used for retention, drawn by the seed; None for all."""
-    max_train_text: int | None = Field(default=None, ge=1)
-    """Text-only rows used for retention, drawn by the seed; None for all."""
-    text_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
-    document_tokens: int = Field(default=8, ge=1)
-    """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
-    would outweigh the answers, which have two or three."""
-    image_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of audio rows that also show an unrelated image."""
-    silence_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of protected rows that hear silence instead of an unrelated clip; without any, some seeds lose there."""
-    loud_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected rows whose unrelated clip is 20 dB louder."""
-    noise_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected rows that hear white noise instead of an unrelated clip."""
-    gains_db: tuple[float, ...] = ()
-    """Gains in dB of which one is drawn for the clip of each training row, so that loud clips are heard; 0 is drawn as
-    often as each of them. None are drawn if there are none."""
-    shuffle_audio: bool = False
-    """Train on clips that belong to other rows: a control that leaves nothing to be learned from hearing."""
-    audio_question: str = "what do you hear?"
-    """Question put to clips that come with captions alone."""
-    num_workers: int = Field(default=0, ge=0)
-    """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
-    length_buckets: bool = False
-    """Put audio rows with and without an image through the model apart, instead of padding both to one length."""
-    cache_root: str | None = None
-    """Folder that keeps audio features, and teacher states if they are cached, for later runs; ``auto`` for one under
-    ``$SAFE_CACHE``, None for none."""
-    cache_gib: float = Field(default=4.0, gt=0.0, le=1e9)
-    """Memory for audio features in GiB, and as much for teacher states; what does not fit is computed or read again."""
-
-    @model_validator(mode="after")
-    def _shares_are_of_one_whole(self) -> DataSettings:
-        if self.silence_share + self.loud_share + self.noise_share > 1.0:
-            raise ValueError("silence_share + loud_share + noise_share must be at most 1")
-        return self
-
-    @model_validator(mode="after")
-    def _pack_has_a_folder(self) -> DataSettings:
-        audio_and_vl = (self.train_audio_source, self.train_vl_source, self.val_audio_source, self.val_vl_source)
-        sources = (*audio_and_vl, self.train_text_source, self.val_text_source)
-        if "pack" in sources and self.pack_root is None:
-            raise ValueError("the source pack needs data.pack_root, the folder of a pack")
-        return self
-
-
-class OptimizationSettings(_Section):
-    """The optimizer and its schedule."""
-
-    max_steps: int = Field(default=400, ge=1)
-    """Optimizer steps."""
-    audio_batch_size: int = Field(default=16, ge=1)
-    """Audio rows a micro-batch."""
-    vl_batch_size: int = Field(default=16, ge=1)
-    """Protected rows a micro-batch, VL and text-only, each with an audio clip that has nothing to do with it."""
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
-    """Micro-batches an optimizer step."""
-    lr_projector: float = Field(default=4e-3, gt=0.0)
-    """Peak learning rate of the projectors; if it is not given, times 128 over the width of another base."""
-    lr_adapter: float = Field(default=4e-3, gt=0.0)
-    """Peak learning rate of the fusions and of LoRA; if it is not given, times 128 over the width of another base."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """Decoupled weight decay."""
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """AdamW's decay of the first moment."""
-    beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
-    """AdamW's decay of the second moment."""
-    warmup_share: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Share of the steps over which the learning rate rises, before its cosine descent."""
-    gate_warmup_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the steps over which the gate opens from 0 to 1."""
-    clip_norm: float = Field(default=1.0, gt=0.0)
-    """Largest norm of the total gradient."""
-
-
-class RetentionSettings(_Section):
-    """How the mechanisms of the variant work; the weights themselves are the variant's."""
-
-    retention_scale: float = Field(default=1.0, gt=0.0)
-    """Factor on the variant's retention weight, for scales at which the registered weights are weak or strong."""
-    divergence: Literal["forward", "reverse", "jsd"] = "forward"
-    """Divergence of the student from the bypass."""
-    temperature: float = Field(default=1.0, gt=0.0)
-    """Temperature of the divergence."""
-    fisher_trace: float = Field(default=1000.0, gt=0.0)
-    """Sum that the Fisher diagonal is scaled to, since its raw size varies between seeds by orders of magnitude."""
-    fisher_samples: int = Field(default=256, ge=1)
-    """VL rows that the Fisher diagonal is the mean of."""
-    fisher_labels: Literal["true", "empirical"] = "true"
-    """Labels drawn from the model, or those of the data."""
-    fisher_at: float = Field(default=0.25, ge=0.0, lt=1.0)
-    """Share of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
-    teacher_cache: bool = False
-    """Compute the teacher's states of a protected row once, alone, and keep them; pays from the second epoch on."""
-    null_space_subspace: Literal["gradient", "activation"] = "gradient"
-    """Subspace of per-sample VL gradients, or of the layers' inputs on VL rows."""
-    null_space_projects: Literal["audio_gradient", "total_gradient", "audio_update", "update"] = "audio_update"
-    """What is kept out of the subspace: the audio loss's gradient or part of the update, or all of it."""
-    null_space_one_sided: bool = True
-    """Remove only what would raise the VL loss; needs the gradient subspace."""
-    null_space_energy: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Share of energy at which the rank is cut; None keeps the variant's rank."""
-    null_space_memory_gib: float | None = Field(default=None, gt=0.0)
-    """Memory in GiB for what gradient subspaces are computed from; weights that do not fit wait for a further pass over
-    the protected rows, with the same result. None for twice what the bases take, at least 1."""
-    null_space_rank: int | None = Field(default=None, ge=1)
-    """Dimensions of the subspace; None keeps the variant's."""
-    null_space_min_samples: int | None = Field(default=None, ge=1)
-    """Protected rows before the subspace is first computed; None keeps the variant's."""
-    null_space_refresh_interval: int | None = Field(default=None, ge=1)
-    """Protected rows between two computations of the subspace; None keeps the variant's."""
-
-    @model_validator(mode="after")
-    def _one_sided_needs_gradients(self) -> RetentionSettings:
-        if self.null_space_one_sided and self.null_space_subspace == "activation":
-            raise ValueError("null_space_one_sided needs null_space_subspace=gradient: activations have no sign")
-        return self
-
-
-class EvaluationSettings(_Section):
-    """What is measured, and when."""
-
-    every: int = Field(default=0, ge=0)
-    """Steps between two evaluations on every tenth row; 0 evaluates at the end only."""
-    max_vl: int | None = Field(default=None, ge=1)
-    """VL rows of the validation split; None for all."""
-    max_text: int | None = Field(default=None, ge=1)
-    """Text-only rows of the validation split; None for all."""
-    max_audio: int | None = Field(default=None, ge=1)
-    """Audio rows of the validation split; None for all."""
-    gate: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Gate at which SAFE is evaluated; conditions that set the gate scale it."""
-    batch_size: int = Field(default=100, ge=1)
-    """Rows a batch of generation."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """Longest answer in tokens; None for the length of the longest reference, at least 12 and at most 128."""
-    audio_metric: Literal["auto", "exact_match", "token_f1", "cider_d"] = "auto"
-    """How answers to audio rows are scored; ``auto`` is exact match, but token F1 for captions in free words."""
-    conditions: tuple[str, ...] = ("silence", "distractor", "loud")
-    """Conditions that close a training run, or ``all``; the bypass and, on audio rows, matched clips always do."""
-    caption_metrics: bool = False
-    """Score captions by CIDEr-D, and by SPICE, SPIDEr and FENSE where they can run; needs the extra ``metrics``."""
-    margin: float = Field(default=0.005, gt=0.0, lt=1.0)
-    """Share of right answers whose loss is accepted: the margin of non-inferiority, declared before the measurement."""
-
-
-class ParallelSettings(_Section):
-    """What several processes share beside the rows of each batch."""
-
-    shard_base: bool = False
-    """Each process holds a part of every decoder layer of the frozen base, and gathers a layer while it runs."""
-
-
-class StageAConfig(_Section):
+class StageAConfig(Section):
     """Everything that a Stage A run depends on."""
 
     variant: str = "full_retention"
@@ -335,20 +110,48 @@ def build_config(
     Raises:
         InputError: a key is unknown (the nearest known one is named) or a value does not fit.
     """
-    merged = deepcopy(dict(values))
+    merged = current_settings(values, where)
     for dotted, value in ({key: _parse_value(key, text) for key, text in assignments.items()} | dict(options)).items():
-        *sections, key = dotted.split(".")
+        *sections, key = current_name(dotted).split(".")
         target: Any = merged
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                way_out = "safe train --help-settings lists all"
-                raise InputError(f"--set {dotted}", "a section before the dot", repr(section), way_out)
+                hint = "safe train --help-settings lists all"
+                raise InputError(f"--set {dotted}", "a section before the dot", repr(section), hint)
         target[key] = value
     try:
         return StageAConfig.model_validate(merged)
     except ValidationError as error:
         raise _as_input_error(error, where) from error
+
+
+def current_settings(values: Mapping[str, Any], where: str = "configuration") -> dict[str, Any]:
+    """Nested settings by today's names, whichever version wrote them; a copy.
+
+    Raises:
+        InputError: a setting is given by its name and by an earlier one.
+    """
+    settings = deepcopy(dict(values))
+    for name, section in _sections(StageAConfig):
+        if isinstance(given := settings.get(name), Mapping):
+            try:
+                settings[name] = section.renamed(given)
+            except ValueError as error:
+                raise InputError(f"{where}: {name}", str(error), "both", "leave the earlier one out") from error
+    return settings
+
+
+def current_name(dotted: str) -> str:
+    """Today's name of a dotted setting."""
+    section, _, key = dotted.rpartition(".")
+    owner = dict(_sections(StageAConfig)).get(section)
+    return dotted if owner is None else f"{section}.{owner.earlier_names.get(key, key)}"
+
+
+def _sections(config: type[Section]) -> list[tuple[str, type[Section]]]:
+    annotations = ((name, field.annotation) for name, field in config.model_fields.items())
+    return [(name, kind) for name, kind in annotations if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def run_settings(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -403,14 +206,14 @@ def _parse_value(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        way_out = "put text with special characters in quotes"
-        raise InputError(f"--set {key}", "a YAML value", repr(text), way_out) from error
+        hint = "put text with special characters in quotes"
+        raise InputError(f"--set {key}", "a YAML value", repr(text), hint) from error
 
 
 def _types_of(key: str) -> tuple[Any, ...]:
     """The types that a dotted setting may have; none if there is no such setting."""
     section: type[BaseModel] = StageAConfig
-    *sections, last = key.split(".")
+    *sections, last = current_name(key).split(".")
     for name in sections:
         annotation = section.model_fields[name].annotation if name in section.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

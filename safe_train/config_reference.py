@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from safe_train.config import REGISTRIES, StageAConfig
+from safe_train.settings import Section
 
 _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -28,6 +28,7 @@ class SettingReference:
         choices: the values that are allowed, if only some are.
         default: as JSON, which ``--set`` reads too.
         meaning: one or two sentences.
+        earlier_names: what it was called in earlier versions, dotted; such files and commands are still read.
     """
 
     name: str
@@ -35,6 +36,7 @@ class SettingReference:
     choices: tuple[str, ...]
     default: str
     meaning: str
+    earlier_names: tuple[str, ...]
 
     @property
     def allowed(self) -> str:
@@ -49,15 +51,16 @@ class SettingReference:
         return self.kind.endswith(_OR_NULL)
 
 
-def list_settings(section: type[BaseModel] = StageAConfig, prefix: str = "") -> list[SettingReference]:
+def list_settings(section: type[Section] = StageAConfig, prefix: str = "") -> list[SettingReference]:
     """Describes every setting, in the order of the configuration."""
     listed: list[SettingReference] = []
     for name, field in section.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if isinstance(annotation, type) and issubclass(annotation, Section):
             listed += list_settings(annotation, f"{prefix}{name}.")
         else:
-            listed.append(_describe(prefix + name, field))
+            earlier = tuple(prefix + old for old, new in section.earlier_names.items() if new == name)
+            listed.append(_describe(prefix + name, field, earlier))
     return listed
 
 
@@ -68,7 +71,7 @@ def format_settings() -> str:
     )
 
 
-def _describe(name: str, field: FieldInfo) -> SettingReference:
+def _describe(name: str, field: FieldInfo, earlier_names: tuple[str, ...]) -> SettingReference:
     choices = (*REGISTRIES[name],) if name in REGISTRIES else tuple(_choices(field.annotation))
     return SettingReference(
         name=name,
@@ -76,6 +79,7 @@ def _describe(name: str, field: FieldInfo) -> SettingReference:
         choices=choices,
         default=json.dumps(field.default),
         meaning=" ".join((field.description or "").split()),
+        earlier_names=earlier_names,
     )
 
 

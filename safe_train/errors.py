@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from configs.lookup import nearest
-from safe_train.shown import one_line
+from safe_train.configs.lookup import nearest
+from safe_train.io.messages import one_line
 
-__all__ = ["InputError", "NonFiniteLossError", "ProcessLostError", "StoppedError", "ToldByMainError", "nearest"]
+__all__ = ["InputError", "NonFiniteLossError", "PeerRankError", "ProcessLostError", "StoppedError", "nearest"]
 
 
 class NonFiniteLossError(Exception):
@@ -19,7 +19,7 @@ class ProcessLostError(Exception):
     """Another process of a parallel run has ended, or does not answer any more."""
 
 
-class ToldByMainError(Exception):
+class PeerRankError(Exception):
     """An error that ends all processes of a parallel run, and that the main one tells; this one is to end in silence.
 
     Attributes:
@@ -50,17 +50,17 @@ class InputError(Exception):
         where: the file (with a position, if there is one), folder, option or key.
         expected: what would have been right.
         got: what came instead.
-        way_out: what the person can do about it.
+        hint: what the person can do about it.
     """
 
-    def __init__(self, where: str | Path, expected: str, got: str, way_out: str) -> None:
+    def __init__(self, where: str | Path, expected: str, got: str, hint: str) -> None:
         """Takes the four parts; all four are ``args`` too, so that the error survives pickling between processes."""
-        super().__init__(where, expected, got, way_out)
+        super().__init__(where, expected, got, hint)
         self.where = where
         self.expected = expected
         self.got = got
-        self.way_out = way_out
+        self.hint = hint
 
     def __str__(self) -> str:
         """One line, whatever line breaks and control characters the parts contain."""
-        return one_line(f"{self.where}: expected {self.expected}, got {self.got}; {self.way_out}")
+        return one_line(f"{self.where}: expected {self.expected}, got {self.got}; {self.hint}")

@@ -89,7 +89,7 @@ unit_command() {
   set_to evaluation.max_audio "$MAX_AUDIO_VAL_SAMPLES"
   set_to evaluation.max_vl "$MAX_VQA_VAL_SAMPLES"
   set_to evaluation.max_text "$MAX_TEXT_VAL_SAMPLES"
-  set_to data.text_share "$TEXT_SHARE"
+  set_to data.text_ratio "$TEXT_SHARE"
   for pair in $SAFE_SET; do settings+=(--set "$pair"); done
   if [ -n "$NUM_EPOCHS" ]; then
     local steps

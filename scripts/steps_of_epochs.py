@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import math
 
+from safe_train.cli.errors import one_line_errors
 from safe_train.config import StageAConfig, build_config
-from safe_train.data.sources import read_audio_rows
-from safe_train.usage import one_line_errors
+from safe_train.data.sources import read_audio_examples
 
 OPTIONS = {
     "--variant": "variant", "--seed": "seed", "--output-root": "output_root", "--model-config": "model.config",
@@ -22,7 +22,7 @@ OPTIONS = {
 def steps_of(config: StageAConfig, num_epochs: int) -> int:
     """Epochs times clips over the clips of a step."""
     data, optimization = config.data, config.optimization
-    rows = read_audio_rows(data.train_audio_source, data, data.train_split).draw(data.max_train_audio, config.seed)
+    rows = read_audio_examples(data.train_audio_source, data, data.train_split).draw(data.max_train_audio, config.seed)
     clips_a_step = optimization.audio_batch_size * optimization.gradient_accumulation_steps
     return math.ceil(num_epochs * len(rows.rows) / clips_a_step)
 

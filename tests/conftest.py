@@ -15,7 +15,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:  # the kernels' tests run where the trainer's dependencies are not installed
-    from safe_train.model import Base, SafeModel
+    from safe_train.model.base import Base
+    from safe_train.model.safe_model import SafeModel
 
 # The same examples in every run, so that a failure is everybody's failure.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -57,7 +58,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded_base() -> Base:
     """The untouched embedded base; nothing may be attached to it."""
     from safe_train.config import StageAConfig
-    from safe_train.experiment import load_base_model
+    from safe_train.training.build import load_base_model
 
     return load_base_model(StageAConfig())
 
@@ -66,7 +67,7 @@ def embedded_base() -> Base:
 def make_safe_model() -> Callable[..., SafeModel]:
     """Attaches SAFE to a fresh embedded base; settings are dotted, as for ``--set``."""
     from safe_train.config import build_config
-    from safe_train.experiment import attach, load_base_model
+    from safe_train.training.build import attach, load_base_model
 
     def make(*, output_scale: float = 0.0, **settings: str) -> SafeModel:
         config = build_config({}, settings)

@@ -3,7 +3,7 @@
 import filecmp
 import json
 
-from safe_train.digests import file_sha256
+from safe_train.io.fingerprints import file_sha256
 
 
 def assert_same_bytes(path, expected):

@@ -10,14 +10,15 @@ import pytest
 import soundfile
 import torch
 
-from configs.model_configs import EMBEDDED
-from safe_train.data.audio_input import SYNTHETIC_SECONDS
-from safe_train.data.batch import FeatureCache, RowEncoder, require_plain_text
-from safe_train.data.rows import DOCUMENT, Row, vl_rows
-from safe_train.data.vqa import load_vqa
-from safe_train.data.waveform import load_waveform
+from safe_train.audio.input import SYNTHETIC_SECONDS
+from safe_train.audio.waveform import load_waveform
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.collator import Collator, FeatureCache, require_plain_text
+from safe_train.data.datasets.conversion import vl_rows
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.example import DOCUMENT, Example
 from safe_train.errors import InputError
-from safe_train.model import load_audio_encoder
+from safe_train.model.audio.encoder import load_audio_encoder
 from tests.tolerances import LOGITS, relative_error
 
 
@@ -28,7 +29,7 @@ def audio_encoder():
 
 @pytest.fixture
 def encoder(embedded_base, audio_encoder):
-    return RowEncoder(embedded_base.processor, FeatureCache([audio_encoder]))
+    return Collator(embedded_base.processor, FeatureCache([audio_encoder]))
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,9 @@ def rows(small_data):
     """Questions and answers of different lengths, with and without an image."""
     with_images = vl_rows(load_vqa(small_data, "val"))[:6]
     texts = [
-        Row("short", "what?", ("one low bell sound",)),
-        Row("long", "is there a red star or a blue circle or what do you hear?", ("yes",)),
-        Row("unknown words", "ж?", ("zebra crossing",)),
+        Example("short", "what?", ("one low bell sound",)),
+        Example("long", "is there a red star or a blue circle or what do you hear?", ("yes",)),
+        Example("unknown words", "ж?", ("zebra crossing",)),
     ]
     return [*with_images, *texts]
 
@@ -148,9 +149,9 @@ def test_decoding_drops_special_tokens_and_outer_spaces(embedded_base, encoder):
 def test_a_template_whose_prompt_is_no_prefix_is_refused(embedded_base, template):
     processor = copy.copy(embedded_base.processor)
     processor.chat_template = template
-    encoder = RowEncoder(processor, FeatureCache([]))
+    encoder = Collator(processor, FeatureCache([]))
     with pytest.raises(InputError, match="an answer that follows the generation prompt") as caught:
-        encoder.training_batch([Row("r", "what?", ("red",))])
+        encoder.training_batch([Example("r", "what?", ("red",))])
     assert "prefix-stable" in str(caught.value)
 
 
@@ -158,11 +159,11 @@ def test_a_processor_without_a_template_is_refused(embedded_base):
     processor = copy.copy(embedded_base.processor)
     processor.chat_template = None
     with pytest.raises(InputError, match="expected a chat template, got none"):
-        RowEncoder(processor, FeatureCache([]))
+        Collator(processor, FeatureCache([]))
 
 
 def test_features_are_those_of_each_row_s_own_clip(encoder, audio_encoder, clips):
-    rows = [Row(str(index), "what?", ("x",), audio=clips[index]) for index in (2, 0, 2, 1)]
+    rows = [Example(str(index), "what?", ("x",), audio=clips[index]) for index in (2, 0, 2, 1)]
     (features,) = encoder.features_of(rows)
     for row, values in zip(rows, features.values, strict=True):
         expected = audio_encoder([load_waveform(row.audio, 16_000)]).values[0]
@@ -172,7 +173,7 @@ def test_features_are_those_of_each_row_s_own_clip(encoder, audio_encoder, clips
 
 
 def test_a_row_without_a_clip_hears_silence(encoder, audio_encoder, clips):
-    rows = [Row("a", "what?", ("x",), audio=clips[0]), Row("b", "what?", ("x",))]
+    rows = [Example("a", "what?", ("x",), audio=clips[0]), Example("b", "what?", ("x",))]
     (features,) = encoder.prompt_batch(rows).features
     silence = audio_encoder([torch.zeros(int(16_000 * SYNTHETIC_SECONDS))]).values[0]
     assert relative_error(features.values[1], silence) < LOGITS[torch.float32]
@@ -207,13 +208,13 @@ def test_a_file_that_cannot_be_read_is_told_with_its_name(encoder, tmp_path, fie
     path = tmp_path / f"broken.{suffix}"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(InputError) as caught:
-        encoder.training_batch([Row("r", "what?", ("x",), **{field: path})])
+        encoder.training_batch([Example("r", "what?", ("x",), **{field: path})])
     assert str(path) in str(caught.value)
 
 
 DOCUMENTS = [
-    Row("d", "", ("a red star, and one blue circle; a zebra!",), kind=DOCUMENT, cluster="d"),
-    Row("e", "", ("ж: two words",), kind=DOCUMENT, cluster="e"),
+    Example("d", "", ("a red star, and one blue circle; a zebra!",), kind=DOCUMENT, cluster="d"),
+    Example("e", "", ("ж: two words",), kind=DOCUMENT, cluster="e"),
 ]
 
 
@@ -236,15 +237,15 @@ def test_every_token_of_a_document_is_learned_and_predicted_by_the_one_before(em
 
 def test_a_protected_document_brings_as_many_tokens_as_the_setting_says(embedded_base, audio_encoder, encoder, rows):
     """Others at each turn, the same on any machine; answers bring all of theirs."""
-    limited = RowEncoder(embedded_base.processor, FeatureCache([audio_encoder]), document_tokens=3)
+    limited = Collator(embedded_base.processor, FeatureCache([audio_encoder]), document_tokens=3)
     heard = [
         replace(DOCUMENTS[0], audio=Path(folder) / f"{name}.wav") for folder, name in (("a", 1), ("b", 1), ("b", 2))
     ]
-    drawn = [limited.spoken_for(row, 40) for row in (*heard, DOCUMENTS[0])]
+    drawn = [limited.retained_tokens(row, 40) for row in (*heard, DOCUMENTS[0])]
     assert all(len(set(places)) == 3 and list(places) == sorted(places) for places in drawn)
     assert drawn[0] == drawn[1] != drawn[2]
     turns = [replace(DOCUMENTS[0], audio=Path(f"{turn}.wav")) for turn in range(200)]
-    assert {place for row in turns for place in limited.spoken_for(row, 40)} == set(range(40))
+    assert {place for row in turns for place in limited.retained_tokens(row, 40)} == set(range(40))
     batch = limited.training_batch([rows[0], DOCUMENTS[0]], protected=True)
     whole = encoder.training_batch([rows[0], DOCUMENTS[0]])
     assert torch.equal(batch.inputs["input_ids"], whole.inputs["input_ids"])
@@ -278,9 +279,9 @@ def test_nothing_can_be_asked_before_a_document(encoder):
 @pytest.mark.parametrize(
     "row",
     [
-        Row("r", "what is <image>?", ("x",)),
-        Row("r", "what?", ("an <image>",)),
-        Row("r", "", ("an <image> of it",), kind=DOCUMENT),
+        Example("r", "what is <image>?", ("x",)),
+        Example("r", "what?", ("an <image>",)),
+        Example("r", "", ("an <image> of it",), kind=DOCUMENT),
     ],
 )
 def test_a_placeholder_in_a_text_is_refused_in_one_line(encoder, row):
@@ -288,22 +289,22 @@ def test_a_placeholder_in_a_text_is_refused_in_one_line(encoder, row):
     with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
         encoder.training_batch([row])
     with pytest.raises(InputError, match=r"row r: expected text without the processor's placeholders, got '<image>'"):
-        require_plain_text(encoder.processor, [Row("q", "what?", ("x",)), row])
+        require_plain_text(encoder.processor, [Example("q", "what?", ("x",)), row])
 
 
 @pytest.mark.parametrize("place", ["image_token", "video_token", "audio_token"])
 def test_placeholders_are_those_of_the_processor(place):
     """Qwen2-VL's, say, of which no list's reader knows; ``<image>`` is none of its."""
     processor = SimpleNamespace(**{place: "<|image_pad|>"})
-    require_plain_text(processor, [Row("a", "an <image>?", ("x", "a later reference <|image_pad|>"))])
+    require_plain_text(processor, [Example("a", "an <image>?", ("x", "a later reference <|image_pad|>"))])
     with pytest.raises(InputError, match=r"row b: .*, got '<\|image_pad\|>'"):
-        require_plain_text(processor, [Row("b", "an <|image_pad|>?", ("x",))])
+        require_plain_text(processor, [Example("b", "an <|image_pad|>?", ("x",))])
 
 
 def test_a_document_longer_than_the_base_is_refused(embedded_base, audio_encoder):
     length = 1 + len(embedded_base.processor.tokenizer(DOCUMENTS[0].answers[0], add_special_tokens=False).input_ids)
     for most, refused in ((length, False), (length - 1, True)):
-        encoder = RowEncoder(embedded_base.processor, FeatureCache([audio_encoder]), max_positions=most)
+        encoder = Collator(embedded_base.processor, FeatureCache([audio_encoder]), max_positions=most)
         if not refused:
             assert len(encoder.training_batch(DOCUMENTS[:1]).labels) == length - 1
             continue
@@ -312,6 +313,6 @@ def test_a_document_longer_than_the_base_is_refused(embedded_base, audio_encoder
 
 
 def test_a_question_of_the_type_document_is_a_question(encoder):
-    batch = encoder.training_batch([Row("q", "what?", ("red",), kind=DOCUMENT)])
-    plain = encoder.training_batch([Row("q", "what?", ("red",))])
+    batch = encoder.training_batch([Example("q", "what?", ("red",), kind=DOCUMENT)])
+    plain = encoder.training_batch([Example("q", "what?", ("red",))])
     assert torch.equal(batch.inputs["input_ids"], plain.inputs["input_ids"])

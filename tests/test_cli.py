@@ -21,7 +21,7 @@ from safe_train.embedded import weights
 ROOT = Path(__file__).parents[1]
 TINY_RUN = (
     "--variant", "no_retention", "--max-steps", "2", "--set", "evaluation.max_vl=4", "--set", "evaluation.max_audio=4",
-    "--set", "optimization.audio_batch_size=40", "--set", "data.image_share=1",
+    "--set", "optimization.audio_batch_size=40", "--set", "data.image_prob=1",
 )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def test_an_output_root_with_a_file_in_the_way(tmp_path, small_data, below):
 
 
 def test_an_output_root_without_permission(runs, small_data, monkeypatch):
-    monkeypatch.setattr("safe_train.run.os.access", lambda path, mode: not mode & os.W_OK)
+    monkeypatch.setattr("safe_train.training.run.os.access", lambda path, mode: not mode & os.W_OK)
     line = refused("train", *TINY_RUN, "--data-root", small_data, "--output-root", runs)
     assert f"{runs}: expected a folder that can be written, got no permission to write" in line
 

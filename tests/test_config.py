@@ -12,7 +12,7 @@ from pydantic import ValidationError
 import safe_train
 from safe_train.config import StageAConfig, build_config, known_keys, read_config_file
 from safe_train.errors import InputError
-from safe_train.run import read_config
+from safe_train.runs.layout import read_config
 
 PACKAGE = Path(safe_train.__file__).parent
 
@@ -90,7 +90,7 @@ def test_a_value_on_the_command_line_is_what_it_reads_as(key, text, value):
 
 
 @pytest.mark.parametrize("text", ["1" * 5_000, "[" * 5_000, "0x", "!!python/object:os.system x", "!!int x"])
-@pytest.mark.parametrize("key", ["seed", "evaluation.conditions", "data.text_share"])
+@pytest.mark.parametrize("key", ["seed", "evaluation.conditions", "data.text_ratio"])
 def test_a_value_that_is_none_is_one_line(key, text):
     assert key in error_of({}, {key: text})
 
@@ -166,9 +166,9 @@ def test_an_assignment_that_is_no_yaml(text):
         ("seed", "many"),
         ("seed", "-1"),
         ("optimization.max_steps", "0"),
-        ("optimization.beta1", "1.0"),
+        ("optimization.adam_beta1", "1.0"),
         ("optimization.lr_adapter", "nan"),
-        ("data.image_share", "1.5"),
+        ("data.image_prob", "1.5"),
         ("precision", "fp16"),
         ("retention.divergence", "kl"),
         ("model", "demo"),
@@ -193,7 +193,7 @@ def test_options_win_over_assignments_and_these_over_the_file():
     values = {"seed": 1, "variant": "no_retention", "optimization": {"max_steps": 1, "beta1": 0.5}}
     config = build_config(values, {"seed": "2", "optimization.max_steps": "2"}, options={"optimization.max_steps": 3})
     assert (config.variant, config.seed, config.optimization.max_steps) == ("no_retention", 2, 3)
-    assert config.optimization.beta1 == 0.5
+    assert config.optimization.adam_beta1 == 0.5
     assert values["optimization"] == {"max_steps": 1, "beta1": 0.5}  # what was given is left alone
 
 

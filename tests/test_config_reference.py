@@ -1,21 +1,22 @@
 """The list of settings says of each what pydantic accepts."""
 
 import json
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from configs.retention_variants import RETENTION_VARIANTS
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.config import StageAConfig, build_config, known_keys
 from safe_train.config_reference import format_settings, list_settings
 from safe_train.errors import InputError
+from safe_train.settings import Section
 
 SETTINGS = {setting.name: setting for setting in list_settings()}
 
 
-class Example(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
+class Example(Section):
+    earlier_names: ClassVar = {"number": "count"}
 
     count: int = Field(default=3, ge=1)
     """How many."""
@@ -41,6 +42,8 @@ def test_types_bounds_choices_defaults_and_meanings_in_words():
         "label": ("text, matching ^[a-z]+$ or null", "null"),
     }
     assert listed["count"].meaning == "How many."
+    assert listed["count"].earlier_names == ("number",)
+    assert listed["share"].earlier_names == ()
 
 
 def value_of(name):

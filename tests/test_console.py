@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from safe_train.console import SIGNALS, StopRequest, watching
+from safe_train.cli.callbacks import SIGNALS, StopRequest, watching
 from safe_train.errors import StoppedError
 
 

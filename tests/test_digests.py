@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import torch
 
-from safe_train import digests
+from safe_train.io import fingerprints as digests
 
 
 def test_a_source_tree_that_is_not_installed_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:

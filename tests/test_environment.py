@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from safe_train.environment import Environment, _commit, collect, diagnose, find_machine, format_environment
+from safe_train.runs.environment import Environment, _commit, collect, diagnose, find_machine, format_environment
 
 GOOD = Environment(
     python="3.11.7",
@@ -35,7 +35,7 @@ def changed(**changes):
 
 def only_finding(environment):
     (finding,) = diagnose(environment)
-    assert "\n" not in finding.problem + finding.way_out
+    assert "\n" not in finding.problem + finding.hint
     return finding
 
 
@@ -52,7 +52,7 @@ def test_torchaudio_beside_a_torch_of_another_cuda_release():
     )
     finding = only_finding(environment)
     assert "torchaudio 2.11.0 is built for CUDA 13.0 and torch 2.15.0 for CUDA 13.2" in finding.problem
-    assert "a torch that is built for CUDA 13.0" in finding.way_out
+    assert "a torch that is built for CUDA 13.0" in finding.hint
 
 
 def test_torchaudio_beside_a_torch_without_cuda():
@@ -63,7 +63,7 @@ def test_torchaudio_beside_a_torch_without_cuda():
     )
     finding = only_finding(environment)
     assert "torch 2.12.1+cpu without CUDA" in finding.problem
-    assert "it runs without a GPU too" in finding.way_out
+    assert "it runs without a GPU too" in finding.hint
 
 
 def test_torchaudio_and_torch_both_without_cuda_belong_together():
@@ -95,7 +95,7 @@ def test_torchvision_of_the_same_release(torch, torchvision):
 def test_torchvision_of_another_release(torchvision):
     finding = only_finding(changed(packages={"torchvision": torchvision}))
     assert f"torchvision {torchvision} does not belong to torch 2.12.1" in finding.problem
-    assert "install torchvision 0.27 or uninstall it" in finding.way_out
+    assert "install torchvision 0.27 or uninstall it" in finding.hint
 
 
 def test_no_torchvision_is_no_problem():
@@ -116,7 +116,7 @@ def test_a_driver_new_enough_or_none(cuda, driver):
 def test_threads_that_wait_actively_on_busy_cores():
     finding = only_finding(changed(load=1.4))
     assert "2 OpenMP threads on 2 cores with a load of 1.4" in finding.problem
-    assert "OMP_WAIT_POLICY=PASSIVE" in finding.way_out
+    assert "OMP_WAIT_POLICY=PASSIVE" in finding.hint
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_this_machines_report_tells_the_kernel_backend(here):
 
 def run_report(setup, **variables):
     """The report of a fresh process, after a piece of code that damages it."""
-    report = "from safe_train.environment import collect, format_environment; print(format_environment(collect()))"
+    report = "from safe_train.runs.environment import collect, format_environment; print(format_environment(collect()))"
     result = subprocess.run(
         [sys.executable, "-c", f"{setup}\n{report}"],
         capture_output=True,

@@ -9,12 +9,12 @@ from safe_train.errors import InputError, nearest
 
 
 def test_its_text_names_place_expectation_finding_and_way_out():
-    error = InputError(where=Path("a/b.json"), expected="a list", got="a number", way_out="write [1]")
+    error = InputError(where=Path("a/b.json"), expected="a list", got="a number", hint="write [1]")
     assert str(error) == "a/b.json: expected a list, got a number; write [1]"
 
 
 def test_its_text_is_one_line_whatever_the_parts_hold():
-    text = str(InputError(where="x", expected="a\nb", got="c\r\nd\u2028e", way_out="f\vg"))
+    text = str(InputError(where="x", expected="a\nb", got="c\r\nd\u2028e", hint="f\vg"))
     assert text == "x: expected a b, got c d e; f g"
 
 
@@ -23,9 +23,9 @@ def test_names_with_double_spaces_are_kept():
 
 
 def test_it_survives_the_way_between_processes():
-    error = InputError(where=Path("a.wav"), expected="audio", got="text", way_out="replace it")
+    error = InputError(where=Path("a.wav"), expected="audio", got="text", hint="replace it")
     copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.where, copy.way_out) == (str(error), Path("a.wav"), "replace it")
+    assert (str(copy), copy.where, copy.hint) == (str(error), Path("a.wav"), "replace it")
 
 
 @pytest.mark.parametrize(

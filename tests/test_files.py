@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safe_train.errors import InputError
-from safe_train.files import read_lines, read_object, staged_folder, write_text
+from safe_train.io.files import read_lines, read_object, staged_folder, write_text
 
 DAMAGED = {
     "cut": b'{"step": 1', "another kind": b"[1]", "no text": b'{"step": "\xff"}', "deep": b"[" * 100_000,

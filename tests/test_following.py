@@ -8,13 +8,13 @@ import logging
 import pytest
 from transformers import LlavaConfig
 
-from configs.model_configs import FULL, sizes_for
 from safe_train.config import build_config
+from safe_train.configs.model_configs import FULL, sizes_for
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.experiment import adapter_config
-from safe_train.following import TUNED_WIDTH, follow_base
-from safe_train.run import read_config
+from safe_train.runs.layout import read_config
+from safe_train.training.base_defaults import TUNED_WIDTH, follow_base
+from safe_train.training.build import adapter_config
 
 SEVEN_B = {"hidden_size": 4096, "num_hidden_layers": 32}
 

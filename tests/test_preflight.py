@@ -10,15 +10,16 @@ import pytest
 import soundfile
 from PIL import Image
 
+from safe_train.audio.input import Amplified, WhiteNoise
 from safe_train.config import build_config
-from safe_train.data.audio_input import Amplified, WhiteNoise
-from safe_train.data.check import check_audio, check_image
-from safe_train.data.rows import Row, RowStream
+from safe_train.data.example import Example
+from safe_train.data.sampler import ExampleSampler
+from safe_train.data.validation.check import check_audio, check_image
+from safe_train.distributed.processes import ALONE
 from safe_train.errors import InputError, StoppedError
-from safe_train.experiment import load_rows
-from safe_train.parallel import ALONE
-from safe_train.preflight import MOST_TRAINED, file_checks, run_checks
-from safe_train.run import Observer, start_run
+from safe_train.training.build import load_examples
+from safe_train.training.preflight import MOST_TRAINED, file_checks, run_checks
+from safe_train.training.run import RunCallbacks, start_run
 
 ENCODERS = [SimpleNamespace(sampling_rate=16_000, window=16_000), SimpleNamespace(sampling_rate=48_000, window=24_000)]
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
@@ -58,7 +59,7 @@ DAMAGED = {
 
 def row_of(path, name="row 7"):
     is_image = path.suffix in (".png", ".jpg")
-    return Row(name, "what?", ("a",), image=path if is_image else None, audio=None if is_image else path)
+    return Example(name, "what?", ("a",), image=path if is_image else None, audio=None if is_image else path)
 
 
 def check(evaluated, trained=()):
@@ -88,9 +89,12 @@ def test_whole_files_pass(tmp_path, content, num_workers, request):
     clip, image = tmp_path / f"a.{request.node.callspec.id.split('-')[-1]}", tmp_path / "a.png"
     clip.write_bytes(content)
     image.write_bytes(picture("PNG"))
-    rows = [Row("1", "?", ("a",), image, Amplified(clip, 6.0)), Row("2", "?", ("a",), None, WhiteNoise(-20.0, 0))]
+    rows = [
+        Example("1", "?", ("a",), image, Amplified(clip, 6.0)),
+        Example("2", "?", ("a",), None, WhiteNoise(-20.0, 0)),
+    ]
     told = []
-    checks = file_checks(rows, [*rows, Row("3", "?", ("a",))], ENCODERS)
+    checks = file_checks(rows, [*rows, Example("3", "?", ("a",))], ENCODERS)
     run_checks(checks, ALONE, num_workers, lambda *counts: told.append(counts))
     assert [(found.path, found.row_id) for found in checks] == [(clip, "1"), (image, "1")]  # each once
     assert told == [(2, 2)]
@@ -112,16 +116,16 @@ def test_a_request_to_stop_is_heard_among_many_files(tmp_path):
 
 
 def test_of_a_million_rows_those_are_looked_at_that_training_takes_first():
-    audio, vl = ([Row(f"{kind}{k}", "?", ("a",)) for k in range(1_000_000)] for kind in ("audio", "vl"))
-    stream = RowStream(audio, vl, seed=0, image_share=0.0)
+    audio, vl = ([Example(f"{kind}{k}", "?", ("a",)) for k in range(1_000_000)] for kind in ("audio", "vl"))
+    stream = ExampleSampler(audio, vl, seed=0, image_prob=0.0)
     first = [row.row_id for row in stream.first_rows(MOST_TRAINED)]
     assert len(first) == 2 * MOST_TRAINED
     assert [row.row_id for number in range(2) for row in stream.audio_batch(number, 8)] == first[:16]
-    assert [row.row_id for row in stream.protected_batch(0, 16)] == first[MOST_TRAINED:][:16]
+    assert [row.row_id for row in stream.retention_batch(0, 16)] == first[MOST_TRAINED:][:16]
 
 
 def test_of_fewer_all_are():
-    stream = RowStream([Row("a", "?", ("a",))] * 3, [Row("b", "?", ("a",))] * 5, seed=0, image_share=0.0)
+    stream = ExampleSampler([Example("a", "?", ("a",))] * 3, [Example("b", "?", ("a",))] * 5, seed=0, image_prob=0.0)
     assert Counter(row.row_id for row in stream.first_rows(MOST_TRAINED)) == {"a": 3, "b": 5}
 
 
@@ -133,12 +137,12 @@ def test_a_run_tells_it_before_the_base_answers_and_leaves_no_folder(small_data,
     shutil.copytree(small_data, root)
     settings = {"data.root": str(root), "output_root": str(output), "evaluation.max_vl": "8"}
     config = build_config({}, settings)
-    row = getattr(load_rows(config), part)[-1]
+    row = getattr(load_examples(config), part)[-1]
     path = getattr(row, field)
     path.write_bytes(HTML)
     stages = []
     with pytest.raises(InputError) as caught:
-        start_run(config, Observer(stage=stages.append))
+        start_run(config, RunCallbacks(stage=stages.append))
     assert str(caught.value).startswith(f"{path} (row ")
     assert stages == ["loading", "reading files"]
     assert list(output.glob("*")) == []

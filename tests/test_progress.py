@@ -10,7 +10,7 @@ METRICS = '{"audio_loss": 1 / 3, "kl": 0.0123456, "ewc": 1e-5, "null_space_remov
 WORDS = "of two checkpoints the newer one is damaged and the older one is used, " * 3
 PROGRAM = f"""
 import logging, sys
-from safe_train.progress import display
+from safe_train.cli.progress import display
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 with display() as shown:
     shown.stage("training")
@@ -85,7 +85,7 @@ def test_another_stage_has_a_bar_of_its_own_and_nothing_of_it_stays(columns, row
 
 STOPPED = """
 import os, signal
-from safe_train.console import StopRequest, watching
+from safe_train.cli.callbacks import StopRequest, watching
 stop = StopRequest()
 with stop.listening(), watching(stop) as observer:
     observer.stage("VL, noise")

@@ -8,18 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe_train.data.audio_input import Amplified, WhiteNoise
-from safe_train.data.audiocaps import AudioExample
-from safe_train.data.rows import ProtectedAudio, Row, RowStream, audio_rows, draw_subset, vl_rows
-from safe_train.data.vqa import VQAExample
+from safe_train.audio.input import Amplified, WhiteNoise
+from safe_train.data.datasets.audiocaps import AudioRecord
+from safe_train.data.datasets.conversion import audio_rows, vl_rows
+from safe_train.data.datasets.vqa import VQARecord
+from safe_train.data.example import Example
+from safe_train.data.sampler import ExampleSampler, RetentionAudio, draw_subset
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 
-AUDIO = [Row(f"a{k}", "what do you hear?", (f"sound {k}",), audio=Path(f"{k}.wav")) for k in range(11)]
-VL = [Row(f"v{k}", "what?", (str(k),), image=Path(f"{k}.png"), kind="count", cluster=str(k // 2)) for k in range(7)]
+AUDIO = [Example(f"a{k}", "what do you hear?", (f"sound {k}",), audio=Path(f"{k}.wav")) for k in range(11)]
+VL = [Example(f"v{k}", "what?", (str(k),), image=Path(f"{k}.png"), kind="count", cluster=str(k // 2)) for k in range(7)]
 
 
-def stream(seed=3, image_share=0.5, audio=AUDIO, vl=VL, **settings):
-    return RowStream(audio, vl, seed=seed, image_share=image_share, **settings)
+def stream(seed=3, image_prob=0.5, audio=AUDIO, vl=VL, **settings):
+    return ExampleSampler(audio, vl, seed=seed, image_prob=image_prob, **settings)
 
 
 def ids(rows):
@@ -32,12 +34,12 @@ def test_a_batch_is_a_function_of_seed_and_number(seed, number, size):
     used = stream(seed)
     for earlier in range(3):
         used.audio_batch(earlier, size)
-        used.protected_batch(earlier, size)
+        used.retention_batch(earlier, size)
     assert used.audio_batch(number, size) == stream(seed).audio_batch(number, size)
-    assert used.protected_batch(number, size) == stream(seed).protected_batch(number, size)
+    assert used.retention_batch(number, size) == stream(seed).retention_batch(number, size)
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("audio_batch", AUDIO), ("protected_batch", VL)])
+@pytest.mark.parametrize(("kind", "rows"), [("audio_batch", AUDIO), ("retention_batch", VL)])
 @pytest.mark.parametrize("size", [1, 3, 7, 16])
 def test_every_epoch_is_a_permutation(kind, rows, size):
     given_ids = [row_id for n in range(6 * len(rows)) for row_id in ids(getattr(stream(), kind)(n, size))]
@@ -49,7 +51,7 @@ def test_every_epoch_is_a_permutation(kind, rows, size):
 
 def test_the_permutation_check_finds_drawing_with_replacement():
     """Negative control."""
-    lent = [row.audio for n in range(20) for row in stream().protected_batch(n, len(AUDIO))]
+    lent = [row.audio for n in range(20) for row in stream().retention_batch(n, len(AUDIO))]
     epochs = [lent[start : start + len(AUDIO)] for start in range(0, 20 * len(AUDIO), len(AUDIO))]
     assert any(len(set(epoch)) < len(AUDIO) for epoch in epochs)
 
@@ -61,7 +63,7 @@ def test_another_seed_is_another_order():
 def test_vl_rows_always_get_a_clip_and_keep_the_rest():
     by_id = {row.row_id: row for row in VL}
     for number in range(30):
-        for row in stream().protected_batch(number, 5):
+        for row in stream().retention_batch(number, 5):
             own = by_id[row.row_id]
             assert row.audio in {other.audio for other in AUDIO}
             assert (row.image, row.question, row.answers, row.kind, row.cluster) == (
@@ -70,12 +72,12 @@ def test_vl_rows_always_get_a_clip_and_keep_the_rest():
 
 
 def test_every_clip_is_lent_to_vl_rows_sooner_or_later():
-    assert {row.audio for n in range(40) for row in stream().protected_batch(n, 5)} == {row.audio for row in AUDIO}
+    assert {row.audio for n in range(40) for row in stream().retention_batch(n, 5)} == {row.audio for row in AUDIO}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_audio_rows_show_an_image_as_often_as_asked(share):
-    rows = [row for n in range(200) for row in stream(image_share=share).audio_batch(n, 10)]
+    rows = [row for n in range(200) for row in stream(image_prob=share).audio_batch(n, 10)]
     shown = sum(row.image is not None for row in rows)
     # Four standard deviations of a binomial count.
     assert abs(shown - share * len(rows)) <= 4 * (len(rows) * share * (1 - share)) ** 0.5
@@ -83,22 +85,22 @@ def test_audio_rows_show_an_image_as_often_as_asked(share):
 
 
 def test_an_audio_row_with_an_image_of_its_own_keeps_it():
-    own = [Row("a", "what?", ("x",), image=Path("own.png"), audio=Path("own.wav"))]
-    assert all(row.image == Path("own.png") for row in stream(image_share=1.0, audio=own).audio_batch(0, 5))
+    own = [Example("a", "what?", ("x",), image=Path("own.png"), audio=Path("own.wav"))]
+    assert all(row.image == Path("own.png") for row in stream(image_prob=1.0, audio=own).audio_batch(0, 5))
 
 
 def test_the_share_of_images_does_not_change_the_order_of_the_clips():
-    assert ids(stream(image_share=0.0).audio_batch(4, 9)) == ids(stream(image_share=1.0).audio_batch(4, 9))
+    assert ids(stream(image_prob=0.0).audio_batch(4, 9)) == ids(stream(image_prob=1.0).audio_batch(4, 9))
 
 
 def heard(protected, number=60, **settings):
     return [
-        row.audio for n in range(number) for row in stream(protected_audio=protected, **settings).protected_batch(n, 10)
+        row.audio for n in range(number) for row in stream(retention_audio=protected, **settings).retention_batch(n, 10)
     ]
 
 
 def test_protected_rows_hear_silence_loud_clips_and_noise_in_their_shares():
-    found = heard(ProtectedAudio(silence=0.2, loud=0.3, noise=0.1))
+    found = heard(RetentionAudio(silence=0.2, loud=0.3, noise=0.1))
     counts = {
         "silence": found.count(None),
         "loud": sum(isinstance(audio, Amplified) for audio in found),
@@ -112,10 +114,10 @@ def test_protected_rows_hear_silence_loud_clips_and_noise_in_their_shares():
 @pytest.mark.parametrize(
     ("protected", "wanted"),
     [
-        (ProtectedAudio(silence=1.0), type(None)),
-        (ProtectedAudio(loud=1.0), Amplified),
-        (ProtectedAudio(noise=1.0), WhiteNoise),
-        (ProtectedAudio(), Path),
+        (RetentionAudio(silence=1.0), type(None)),
+        (RetentionAudio(loud=1.0), Amplified),
+        (RetentionAudio(noise=1.0), WhiteNoise),
+        (RetentionAudio(), Path),
     ],
 )
 def test_a_share_of_one_leaves_nothing_else(protected, wanted):
@@ -123,11 +125,11 @@ def test_a_share_of_one_leaves_nothing_else(protected, wanted):
 
 
 def test_what_protected_rows_hear_does_not_change_their_order():
-    batches = [stream(protected_audio=ProtectedAudio(silence=share)).protected_batch(3, 8) for share in (0.0, 0.7)]
+    batches = [stream(retention_audio=RetentionAudio(silence=share)).retention_batch(3, 8) for share in (0.0, 0.7)]
     assert ids(batches[0]) == ids(batches[1])
 
 
-TEXT = [Row(f"t{k}", f"{k}?", (str(k),), kind="sum", cluster=str(k)) for k in range(5)]
+TEXT = [Example(f"t{k}", f"{k}?", (str(k),), kind="sum", cluster=str(k)) for k in range(5)]
 
 
 def before_text_rows(seed, number, size):
@@ -145,11 +147,11 @@ def before_text_rows(seed, number, size):
 
 @given(seed=st.integers(0, 2**31), number=st.integers(0, 20), size=st.integers(1, 20))
 def test_without_text_rows_every_draw_is_what_it_was(seed, number, size):
-    silent = ProtectedAudio(silence=0.3)
-    for settings in ({"text_share": 0.5}, {"text": TEXT, "text_share": 0.0}):
-        batch = stream(seed, protected_audio=silent, **settings).protected_batch(number, size)
+    silent = RetentionAudio(silence=0.3)
+    for settings in ({"text_ratio": 0.5}, {"text": TEXT, "text_ratio": 0.0}):
+        batch = stream(seed, retention_audio=silent, **settings).retention_batch(number, size)
         assert [(row.row_id, row.audio) for row in batch] == before_text_rows(seed, number, size)
-    with_text = stream(seed, protected_audio=silent, text=TEXT, text_share=0.5)
+    with_text = stream(seed, retention_audio=silent, text=TEXT, text_ratio=0.5)
     assert with_text.audio_batch(number, size) == stream(seed).audio_batch(number, size)
 
 
@@ -158,7 +160,7 @@ def test_without_text_rows_every_draw_is_what_it_was(seed, number, size):
 )
 def test_so_many_rows_of_a_batch_are_text_only(size, share, each):
     for number in range(10):
-        batch = stream(text=TEXT, text_share=share).protected_batch(number, size)
+        batch = stream(text=TEXT, text_ratio=share).retention_batch(number, size)
         kinds = [row.image is None for row in batch]
         assert (sum(kinds), len(batch)) == (each, size)
         assert kinds == sorted(kinds)  # VL rows come first
@@ -166,8 +168,8 @@ def test_so_many_rows_of_a_batch_are_text_only(size, share, each):
 
 @given(size=st.integers(1, 7), share=st.floats(0, 1), count=st.integers(1, 40))
 def test_small_batches_have_their_share_of_text_rows_in_the_long_run(size, share, count):
-    used = stream(text=TEXT, text_share=share)
-    batches = [used.protected_batch(number, size) for number in range(count)]
+    used = stream(text=TEXT, text_ratio=share)
+    batches = [used.retention_batch(number, size) for number in range(count)]
     assert all(len(batch) == size for batch in batches)
     text = [row.row_id for batch in batches for row in batch if row.image is None]
     vl = [row.row_id for batch in batches for row in batch if row.image is not None]
@@ -179,23 +181,23 @@ def test_small_batches_have_their_share_of_text_rows_in_the_long_run(size, share
 
 def test_negative_control_rounding_each_batch_never_protects_a_text_row_of_small_batches():
     assert round(2 * 0.2) == 0
-    rows = [row for n in range(10) for row in stream(text=TEXT, text_share=0.2).protected_batch(n, 2)]
+    rows = [row for n in range(10) for row in stream(text=TEXT, text_ratio=0.2).retention_batch(n, 2)]
     assert sum(row.image is None for row in rows) == 4
 
 
 def test_two_micro_batches_are_the_rows_of_one_batch_with_text_rows_too():
-    used = stream(text=TEXT, text_share=0.25)
+    used = stream(text=TEXT, text_ratio=0.25)
     for number in range(6):
-        whole = ids(used.protected_batch(number, 8))
-        assert sorted(ids(used.protected_batch(2 * number, 4)) + ids(used.protected_batch(2 * number + 1, 4))) == (
+        whole = ids(used.retention_batch(number, 8))
+        assert sorted(ids(used.retention_batch(2 * number, 4)) + ids(used.retention_batch(2 * number + 1, 4))) == (
             sorted(whole)
         )
 
 
 def test_text_rows_hear_what_vl_rows_hear():
-    protected = ProtectedAudio(silence=0.2, loud=0.2, noise=0.2)
-    used = stream(text=TEXT, text_share=0.5, protected_audio=protected)
-    heard_by_text = [row.audio for n in range(100) for row in used.protected_batch(n, 10) if row.image is None]
+    protected = RetentionAudio(silence=0.2, loud=0.2, noise=0.2)
+    used = stream(text=TEXT, text_ratio=0.5, retention_audio=protected)
+    heard_by_text = [row.audio for n in range(100) for row in used.retention_batch(n, 10) if row.image is None]
     for kind in (type(None), Amplified, WhiteNoise):
         share = sum(isinstance(audio, kind) for audio in heard_by_text) / len(heard_by_text)
         assert abs(share - 0.2) < 4 * (0.2 * 0.8 / len(heard_by_text)) ** 0.5, kind
@@ -206,7 +208,7 @@ def gain_of(row):
     return row.audio.gain_db if isinstance(row.audio, Amplified) else 0.0
 
 
-@pytest.mark.parametrize("kind", ["audio_batch", "protected_batch"])
+@pytest.mark.parametrize("kind", ["audio_batch", "retention_batch"])
 def test_each_gain_and_none_is_drawn_as_often(kind):
     used = stream(gains_db=(-20.0, 20.0), text=TEXT)
     rows = [row for n in range(150) for row in getattr(used, kind)(n, 10)]
@@ -218,11 +220,11 @@ def test_each_gain_and_none_is_drawn_as_often(kind):
 
 @pytest.mark.parametrize("settings", [{}, {"shuffle_audio": True}, {"text": TEXT}])
 def test_gains_change_nothing_but_the_level(settings):
-    plain = stream(protected_audio=ProtectedAudio(0.2, 0.1, 0.2), **settings)
-    loud = stream(protected_audio=ProtectedAudio(0.2, 0.1, 0.2), gains_db=(10.0,), **settings)
+    plain = stream(retention_audio=RetentionAudio(0.2, 0.1, 0.2), **settings)
+    loud = stream(retention_audio=RetentionAudio(0.2, 0.1, 0.2), gains_db=(10.0,), **settings)
     amplified = 0
     for number in range(20):
-        for kind in ("audio_batch", "protected_batch"):
+        for kind in ("audio_batch", "retention_batch"):
             for before, after in zip(getattr(plain, kind)(number, 9), getattr(loud, kind)(number, 9), strict=True):
                 if isinstance(before.audio, Path) and after.audio != before.audio:
                     assert after.audio == Amplified(before.audio, 10.0)
@@ -234,7 +236,7 @@ def test_gains_change_nothing_but_the_level(settings):
 
 def test_audio_and_protected_rows_draw_their_gains_apart():
     used = stream(gains_db=(10.0, 20.0))
-    drawn = [[gain_of(row) for row in getattr(used, kind)(0, 60)] for kind in ("audio_batch", "protected_batch")]
+    drawn = [[gain_of(row) for row in getattr(used, kind)(0, 60)] for kind in ("audio_batch", "retention_batch")]
     assert drawn[0] != drawn[1]
 
 
@@ -259,7 +261,7 @@ def test_subsets_of_other_seeds_differ():
 
 
 def vqa(answers):
-    return VQAExample(1, 2, "how many?", tuple(answers), Path("2.png"), "count", "number")
+    return VQARecord(1, 2, "how many?", tuple(answers), Path("2.png"), "count", "number")
 
 
 @given(answers=st.lists(st.sampled_from(["1", "2", "3"]), min_size=1, max_size=10))
@@ -276,11 +278,11 @@ def test_a_question_without_answers_stays_without():
 
 def test_vl_rows_are_clustered_by_image_and_audio_rows_by_clip():
     assert vl_rows([vqa(["1"])])[0].cluster == "2"
-    example = AudioExample("clip", Path("a.wav"), ("a dog", "a bark"), None, None)
+    example = AudioRecord("clip", Path("a.wav"), ("a dog", "a bark"), None, None)
     (row,) = audio_rows([example], "what do you hear?")
     assert (row.cluster, row.question, row.answers) == ("clip", "what do you hear?", ("a dog", "a bark"))
 
 
 def test_a_clip_with_a_question_of_its_own_keeps_it():
-    example = AudioExample("clip", Path("a.wav"), ("yes",), "is it a dog?", None)
+    example = AudioRecord("clip", Path("a.wav"), ("yes",), "is it a dog?", None)
     assert audio_rows([example], "what do you hear?")[0].question == "is it a dog?"

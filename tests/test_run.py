@@ -17,14 +17,15 @@ from PIL import Image
 
 from safe_train.cli import safe
 from safe_train.config import build_config
-from safe_train.data.rows import Row
-from safe_train.data.vqa import load_vqa
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.example import Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.evaluation.evaluator import Evaluator
-from safe_train.experiment import load_rows
-from safe_train.run import Observer, read_config, resume_run, start_run
-from safe_train.summary import HEADER, read_summary
+from safe_train.report.summary import HEADER, read_summary
+from safe_train.runs.layout import read_config
+from safe_train.training.build import load_examples
+from safe_train.training.run import RunCallbacks, resume_run, start_run
 from tests.conftest import SMALL_SIZES
 from tests.files import drop_keys
 
@@ -73,7 +74,7 @@ def train_arguments(data, root, *settings):
 def finished(small_data, tmp_path_factory):
     """A run of full_retention with an evaluation half way, and what it printed."""
     root = tmp_path_factory.mktemp("runs")
-    settings = ("optimization.max_steps=6", "log_every=2", "checkpoint_every=4", "evaluation.every=3")
+    settings = ("optimization.max_steps=6", "log_every=2", "checkpoint_every=4", "evaluation.eval_steps=3")
     result = invoke(*train_arguments(small_data, root, *settings))
     (folder,) = root.iterdir()
     return folder, result
@@ -102,10 +103,10 @@ def test_the_folder_is_named_by_time_and_variant_and_holds_what_it_should(run):
 def test_a_placeholder_is_refused_before_any_work(small_data, tmp_path, part):
     """In the last row of any part; the base has answered nothing by then."""
     config = build_config({}, {"data.root": str(small_data), "output_root": str(tmp_path)})
-    rows, stages = load_rows(config), []
-    rows = replace(rows, **{part: [*getattr(rows, part), Row("last", "an <image>?", ("a",))]})
+    rows, stages = load_examples(config), []
+    rows = replace(rows, **{part: [*getattr(rows, part), Example("last", "an <image>?", ("a",))]})
     with pytest.raises(InputError, match=r"row last: expected text without the processor's placeholders"):
-        start_run(config, Observer(stage=stages.append), rows=rows)
+        start_run(config, RunCallbacks(stage=stages.append), rows=rows)
     assert stages == ["loading"]
     assert list(tmp_path.iterdir()) == []
 
@@ -310,7 +311,7 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_where_it_was(copied
     config = json.loads((copied / "config.json").read_text())
     for section, names in {
         "evaluation": ("max_text", "gate", "audio_metric"),
-        "data": ("train_text_source", "val_text_source", "max_train_text", "text_share", "gains_db"),
+        "data": ("train_text_source", "val_text_source", "max_train_text", "text_ratio", "gains_db"),
         "model": ("audio_level_db",),
     }.items():
         for name in names:
@@ -434,15 +435,15 @@ def test_a_stop_within_the_evaluation_half_way_is_heard_and_leaves_the_same_run(
         return generate(evaluator, rows, *options)
 
     monkeypatch.setattr(Evaluator, "_generate", counted)
-    observer = Observer(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
+    observer = RunCallbacks(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
     outcome = start_run(config, observer)
     assert (steps, len(batches)) == ([1, 2, 3], 1)
     assert (outcome.training.steps, outcome.training.finished, outcome.table) == (3, False, None)
     assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["step-0000003"]
     assert not (outcome.folder / "evaluations.jsonl").exists()
-    stopped_again = resume_run(outcome.folder, Observer(should_stop=lambda: len(batches) > 1))
+    stopped_again = resume_run(outcome.folder, RunCallbacks(should_stop=lambda: len(batches) > 1))
     assert (stopped_again.training.steps, stopped_again.training.finished, len(batches)) == (3, False, 2)
-    resume_run(outcome.folder, Observer())
+    resume_run(outcome.folder, RunCallbacks())
     for name in ("evaluations.jsonl", "metrics.jsonl"):
         found, expected = (
             [without_seconds(json.loads(line)) for line in (run / name).read_text().splitlines()]

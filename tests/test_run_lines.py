@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from safe_train.files import split_lines
-from safe_train.run_lines import has_step, keep_up_to, last_values
+from safe_train.io.files import split_lines
+from safe_train.runs.metrics_log import has_step, keep_up_to, last_values
 
 LINES = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 7)]
 

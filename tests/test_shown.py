@@ -3,7 +3,7 @@
 import pytest
 
 from safe_train.errors import InputError
-from safe_train.shown import one_line, shortened, typed, value_shown
+from safe_train.io.messages import one_line, shortened, typed, value_shown
 
 
 @pytest.mark.parametrize(

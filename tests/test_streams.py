@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from safe_train.streams import outliving_readers
+from safe_train.cli.streams import outliving_readers
 
 
 def without_reader(kind):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from safe_train.text_table import align, terminal_width, wrap
+from safe_train.io.text_table import align, terminal_width, wrap
 
 HEADER = ("run", "silence", "distractor", "KL")
 ROWS = [

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 import torch
 
 from safe_train.config import StageAConfig
-from safe_train.plan import Plan, plan_run
+from safe_train.estimate import Plan, plan_run
 
 
 def planned(config: StageAConfig) -> Plan:

@@ -20,7 +20,7 @@ LARGEST_DIFFERENCE = 0.02
 """Of the last step's audio loss, between going on and never having stopped: a GPU's sums have no fixed order."""
 
 SETTINGS = (
-    f"checkpoint_every={CHECKPOINT_EVERY}", "log_every=1", "retention.fisher_at=0.1",
+    f"checkpoint_every={CHECKPOINT_EVERY}", "log_every=1", "retention.fisher_start_ratio=0.1",
     f"retention.fisher_samples={2 * ROWS}", f"retention.null_space_min_samples={2 * ROWS}",
     f"optimization.audio_batch_size={ROWS}", f"optimization.vl_batch_size={ROWS}",
     f"evaluation.max_vl={sized(40, 6)}", f"evaluation.max_audio={sized(24, 4)}",

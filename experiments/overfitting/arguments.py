@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from safe_train.usage import EXIT_INPUT, exit_with
+from safe_train.cli.errors import EXIT_INPUT, exit_with
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
-from safe_train.data.audiocaps import OfficialRow, read_official_rows
-from safe_train.data.pack_manifest import CLIP_FIELDS, PackedClip, SubsetManifest
+from safe_train.cli.errors import one_line_errors
+from safe_train.data.datasets.audiocaps import OfficialRow, read_official_rows
+from safe_train.data.datasets.pack_manifest import CLIP_FIELDS, PackedClip, SubsetManifest
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
-from safe_train.usage import one_line_errors
+from safe_train.io.files import json_text, write_text
 
 OUTPUT = Path("experiments/overfitting/subset_manifest.json")
 

@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
-from safe_train.data.pack_manifest import PackedQuestion, ValManifest
-from safe_train.data.vqa import VQAExample, read_official
+from safe_train.cli.errors import one_line_errors
+from safe_train.data.datasets.pack_manifest import PackedQuestion, ValManifest
+from safe_train.data.datasets.vqa import VQARecord, read_official
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
-from safe_train.usage import one_line_errors
+from safe_train.io.files import json_text, write_text
 
 OUTPUT = Path("experiments/overfitting/val_manifest.json")
 
@@ -52,7 +52,7 @@ def majority_answer(answers: tuple[str, ...]) -> str:
     return Counter(answer.strip().lower() for answer in answers).most_common(1)[0][0]
 
 
-def _packed(example: VQAExample) -> PackedQuestion:
+def _packed(example: VQARecord) -> PackedQuestion:
     return PackedQuestion(
         question_id=example.question_id,
         image_id=example.image_id,

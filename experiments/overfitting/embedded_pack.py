@@ -8,11 +8,11 @@ from pathlib import Path
 from experiments.overfitting.create_subset_manifest import draw_clips
 from experiments.overfitting.create_val_manifest import draw_questions
 from experiments.overfitting.package_subset import package_subset
-from safe_train.data.manifest import find_manifest
-from safe_train.data.text import TEXT_SET
+from safe_train.data.datasets.manifest import find_manifest
+from safe_train.data.datasets.text import TEXT_SET
 from safe_train.embedded.dataset import embedded_data_root
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
+from safe_train.io.files import json_text, write_text
 
 NUM_CLIPS = 400
 NUM_QUESTIONS = 500
@@ -51,5 +51,5 @@ def _make(data: Path, pack: Path) -> None:
         except OSError as error:
             # The tasks of a job array start together: another may have been faster and read its pack already.
             if not pack.is_dir():
-                way_out = "set SAFE_CACHE to another"
-                raise InputError(pack, "a folder that can be written", str(error), way_out) from error
+                hint = "set SAFE_CACHE to another"
+                raise InputError(pack, "a folder that can be written", str(error), hint) from error

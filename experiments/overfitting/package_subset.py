@@ -20,13 +20,13 @@ from pathlib import Path
 
 from experiments.overfitting import create_subset_manifest, create_val_manifest
 from experiments.overfitting.arguments import OneLineParser
-from safe_train.data.manifest import read_records, resolve
-from safe_train.data.pack import CAPTIONS, IMAGES, SUBSET_MANIFESTS, TEXT_LIST, VAL_MANIFEST
-from safe_train.data.pack_manifest import PackedClip, SubsetManifest, ValManifest
-from safe_train.data.text import FIELDS, read_text_list
+from safe_train.cli.errors import one_line_errors
+from safe_train.data.datasets.manifest import read_records, resolve
+from safe_train.data.datasets.pack import CAPTIONS, IMAGES, SUBSET_MANIFESTS, TEXT_LIST, VAL_MANIFEST
+from safe_train.data.datasets.pack_manifest import PackedClip, SubsetManifest, ValManifest
+from safe_train.data.datasets.text import FIELDS, read_text_list
 from safe_train.errors import InputError
-from safe_train.files import json_text, staged_folder
-from safe_train.usage import one_line_errors
+from safe_train.io.files import json_text, staged_folder
 
 README = "README.txt"
 MISSING = "missing_files.log"
@@ -197,8 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--text-list", type=Path, help="list of text-only rows, as text/val.jsonl; if not given, none")
     given = parser.parse_args(arguments)
     if not given.manifest.is_file():
-        way_out = "make it with python -m experiments.overfitting.create_subset_manifest"
-        raise InputError(given.manifest, "a list of clips", "no such file", way_out)
+        hint = "make it with python -m experiments.overfitting.create_subset_manifest"
+        raise InputError(given.manifest, "a list of clips", "no such file", hint)
     questions = _val_manifest(given.val_manifest)
     report = package_subset(given.manifest, given.source_root, given.dest_root, questions, given.text_list)
     texts = f", {report.num_texts} text-only rows" if report.num_texts else ""

@@ -15,8 +15,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.model_configs import MODEL_CONFIGS
-from configs.retention_variants import OVERFITTING_VARIANTS
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from experiments.overfitting.settings import (
     COMPANIONS,
@@ -26,11 +24,13 @@ from experiments.overfitting.settings import (
     stage_a_config,
     with_epochs,
 )
+from safe_train.cli.errors import one_line_errors
 from safe_train.config import StageAConfig
-from safe_train.usage import one_line_errors
+from safe_train.configs.model_configs import MODEL_CONFIGS
+from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
 
 if TYPE_CHECKING:
-    from safe_train.experiment import Rows
+    from safe_train.training.build import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +139,13 @@ def _tell_shortfalls(config: StageAConfig, rows: Rows) -> None:
 
 def run_seed(given: argparse.Namespace, seed: int) -> Path:
     """Trains and evaluates one seed; returns the run's folder. A run that is stopped ends the program."""
-    from safe_train.cli import show_outcome
-    from safe_train.console import StopRequest, watching
-    from safe_train.experiment import load_rows
-    from safe_train.run import start_run
+    from safe_train.cli.callbacks import StopRequest, watching
+    from safe_train.cli.train import show_outcome
+    from safe_train.training.build import load_examples
+    from safe_train.training.run import start_run
 
     config = configure(given, seed)
-    rows = load_rows(config)
+    rows = load_examples(config)
     _tell_shortfalls(config, rows)
     config = with_epochs(config, given.num_epochs, len(rows.train_audio))
     stop = StopRequest()
@@ -159,8 +159,8 @@ def run_seed(given: argparse.Namespace, seed: int) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
     given = build_parser().parse_args(arguments)
-    from safe_train.cli import quiet_libraries
-    from safe_train.summary import format_table, read_summary
+    from safe_train.cli.options import quiet_libraries
+    from safe_train.report.summary import format_table, read_summary
 
     quiet_libraries()
     folders = [run_seed(given, seed) for seed in given.seeds or [given.seed]]

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from configs.retention_variants import OVERFITTING_VARIANTS
-from safe_train.config import StageAConfig, TextSource, build_config
+from safe_train.config import StageAConfig, build_config
+from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
+from safe_train.data.settings import TextSource
 
 COMPANIONS = 100
 """Rows of the kind that a validation source is not about: without them the closing table could not be read."""
@@ -71,10 +72,10 @@ def stage_a_config(given: argparse.Namespace, seed: int, *, pack_root: str | Non
             "val_vl_source": source.vl,
             "train_text_source": given.text_source,
             "val_text_source": given.text_source,
-            "text_share": given.text_share,
+            "text_ratio": given.text_ratio,
             "pack_root": pack_root,
             "max_train_audio": given.subset_size,
-            "silence_share": 0.0,  # protected rows hear clips alone, as they always did in this ablation
+            "silence_prob": 0.0,  # protected rows hear clips alone, as they always did in this ablation
             "num_workers": given.num_workers,
         },
         "optimization": {

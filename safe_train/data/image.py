@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 
 from safe_train.errors import InputError
-from safe_train.files import file_problem
+from safe_train.io.files import file_problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 """What is read, by content and whatever the name says. Pillow knows more, and starts Ghostscript for one of them."""

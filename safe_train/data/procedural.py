@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from safe_train.files import file_problem, folder_problem
+from safe_train.io.files import file_problem, folder_problem
 
 _FOLDER = re.compile(r"embedded-data-[0-9a-f]+")
 _CLIP = re.compile(r"snd[a-z]\d{7}\.wav")

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safe_train.config import EMBEDDED_DATA, AudioSource, DataSettings, TextSource, VLSource
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.avqa import load_avqa
-from safe_train.data.clips import AudioExample
-from safe_train.data.pack import TEXT_LIST, load_pack_clips, load_pack_questions, load_pack_text
-from safe_train.data.rows import Subset, audio_rows, text_rows, vl_rows
-from safe_train.data.text import TEXT_SET, load_text
-from safe_train.data.vqa import VQAExample, load_vqa
-from safe_train.data.wavcaps import load_wavcaps
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.avqa import load_avqa
+from safe_train.data.datasets.clips import AudioRecord
+from safe_train.data.datasets.conversion import audio_rows, text_rows, vl_rows
+from safe_train.data.datasets.pack import TEXT_LIST, load_pack_clips, load_pack_questions, load_pack_text
+from safe_train.data.datasets.text import TEXT_SET, load_text
+from safe_train.data.datasets.vqa import VQARecord, load_vqa
+from safe_train.data.datasets.wavcaps import load_wavcaps
+from safe_train.data.sampler import Subset
+from safe_train.data.settings import EMBEDDED_DATA, AudioSource, DataSettings, TextSource, VLSource
 from safe_train.embedded.dataset import embedded_data_root
 from safe_train.errors import InputError
-from safe_train.files import file_problem, folder_problem
+from safe_train.io.files import file_problem, folder_problem
 
-PROTECTED_SHARE = 0.2
+RETENTION_RATIO = 0.2
 _READERS = {"audiocaps": load_audiocaps, "wavcaps": load_wavcaps, "avqa": load_avqa}
 
 
-def read_audio_rows(source: AudioSource, data: DataSettings, split: str) -> Subset:
+def read_audio_examples(source: AudioSource, data: DataSettings, split: str) -> Subset:
     """All audio rows of a source; a pack has no splits.
 
     Raises:
@@ -30,7 +31,7 @@ def read_audio_rows(source: AudioSource, data: DataSettings, split: str) -> Subs
     return Subset.whole(audio_rows(_clips(source, data, split), data.audio_question))
 
 
-def read_vl_rows(source: VLSource, data: DataSettings, split: str) -> Subset:
+def read_vl_examples(source: VLSource, data: DataSettings, split: str) -> Subset:
     """All VL rows of a source; a pack has no splits.
 
     Raises:
@@ -39,8 +40,8 @@ def read_vl_rows(source: VLSource, data: DataSettings, split: str) -> Subset:
     rows = vl_rows(_questions(source, data, split))
     if unanswered := [row.row_id for row in rows if not row.answers]:
         got = f"{len(unanswered)} without, first {unanswered[0]}"
-        way_out = "choose a split with annotations"
-        raise InputError(f"{data.root}/vqa", f"answers for every question of {split}", got, way_out)
+        hint = "choose a split with annotations"
+        raise InputError(f"{data.root}/vqa", f"answers for every question of {split}", got, hint)
     return Subset.whole(rows)
 
 
@@ -50,7 +51,7 @@ def split_pack_questions(data: DataSettings) -> tuple[Subset, Subset]:
     Raises:
         InputError: the pack's questions are missing or malformed, or they are all about one image.
     """
-    return read_vl_rows("pack", data, "").split(PROTECTED_SHARE)
+    return read_vl_examples("pack", data, "").split(RETENTION_RATIO)
 
 
 def find_text_source(source: TextSource, beside: VLSource, data: DataSettings) -> TextSource:
@@ -68,7 +69,7 @@ def find_text_source(source: TextSource, beside: VLSource, data: DataSettings) -
     return "text" if folder_problem(_data_root(data) / TEXT_SET) is None else "none"
 
 
-def read_text_rows(source: TextSource, data: DataSettings, split: str) -> Subset:
+def read_text_examples(source: TextSource, data: DataSettings, split: str) -> Subset:
     """All text-only rows of a source, which is not ``auto``; a pack has no splits.
 
     Raises:
@@ -87,10 +88,10 @@ def split_pack_text(data: DataSettings) -> tuple[Subset, Subset]:
     Raises:
         InputError: the list is missing or malformed, or all rows are of one cluster.
     """
-    return read_text_rows("pack", data, "").split(PROTECTED_SHARE, of="texts")
+    return read_text_examples("pack", data, "").split(RETENTION_RATIO, of="texts")
 
 
-def _clips(source: AudioSource, data: DataSettings, split: str) -> list[AudioExample]:
+def _clips(source: AudioSource, data: DataSettings, split: str) -> list[AudioRecord]:
     if source == "pack":
         return load_pack_clips(_pack_root(data))
     if source == "embedded":
@@ -98,7 +99,7 @@ def _clips(source: AudioSource, data: DataSettings, split: str) -> list[AudioExa
     return _READERS[source](_data_root(data), split)
 
 
-def _questions(source: VLSource, data: DataSettings, split: str) -> list[VQAExample]:
+def _questions(source: VLSource, data: DataSettings, split: str) -> list[VQARecord]:
     if source == "pack":
         return load_pack_questions(_pack_root(data))
     return load_vqa(embedded_data_root() if source == "embedded" else _data_root(data), split)

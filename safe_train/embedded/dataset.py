@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from safe_train.cache import cache_root
 from safe_train.embedded.questions import sample_question
 from safe_train.embedded.scenes import render, sample_scene, scan_indices
 from safe_train.embedded.sounds import ALL_SOUNDS, SAMPLE_RATE, synthesize
@@ -32,6 +31,7 @@ from safe_train.embedded.text_skills import (
     split_of,
 )
 from safe_train.errors import InputError
+from safe_train.io.cache import cache_root
 
 logger = logging.getLogger(__name__)
 

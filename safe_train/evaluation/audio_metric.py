@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safe_train.data.rows import CAPTION, Row
+from safe_train.data.example import CAPTION, Example
 from safe_train.errors import InputError
-from safe_train.evaluation.samples import Sample
+from safe_train.evaluation.predictions import Prediction
 from safe_train.metrics.captions import cider_d, require_aac_metrics
 from safe_train.metrics.vqa_accuracy import normalize_answer
 
@@ -19,7 +19,7 @@ CLOSED = 0.2
 _CIDER_D_RANGE = 10.0
 
 
-def resolve_audio_metric(asked: str, evaluated: Sequence[Row], known: Sequence[Row] = ()) -> str:
+def resolve_audio_metric(asked: str, evaluated: Sequence[Example], known: Sequence[Example] = ()) -> str:
     """The metric of a setting: what ``auto`` stands for, and whether the others can be computed.
 
     ``auto`` is exact match, unless captions are in free words: then the chance to say one word for word is close to 0
@@ -49,7 +49,7 @@ def resolve_audio_metric(asked: str, evaluated: Sequence[Row], known: Sequence[R
     return "exact_match" if len(set(captions)) <= CLOSED * len(captions) else "token_f1"
 
 
-def audio_scores(samples: Sequence[Sample], rows: Sequence[Row], metric: str) -> list[float]:
+def audio_scores(samples: Sequence[Prediction], rows: Sequence[Example], metric: str) -> list[float]:
     """The score of each sample in 0..1.
 
     Captions are scored by ``metric``; questions beside them by exact match, since one word says it all. Where no row
@@ -70,5 +70,5 @@ def audio_scores(samples: Sequence[Sample], rows: Sequence[Row], metric: str) ->
     return [scores.get(sample.row_id, sample.score) for sample in samples]
 
 
-def _caption_ids(rows: Sequence[Row]) -> set[str]:
+def _caption_ids(rows: Sequence[Example]) -> set[str]:
     return {row.row_id for row in rows if row.kind == CAPTION}

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from safe_train.config import EvaluationSettings
-from safe_train.data.batch import Batch, FeatureCache, RowEncoder
-from safe_train.data.rows import Row
+from safe_train.data.collator import Collator, FeatureCache
+from safe_train.data.example import Example
 from safe_train.evaluation.lengths import AnswerLengths, answer_lengths
-from safe_train.evaluation.samples import BASE, NoStore, Sample, SampleStore
+from safe_train.evaluation.predictions import BASE, NoStore, Prediction, PredictionStore
+from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.evaluation.text_rows import bits_by_row, by_form, num_bytes, state_digests
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
-from safe_train.model import Base
+from safe_train.model.base import Base
+from safe_train.model.batch import Batch
 from safe_train.model.generation import generate_greedily, stop_tokens
 
 
@@ -29,8 +30,8 @@ class BaseAnswers:
         text: the same of text-only rows, documents with their bits.
     """
 
-    samples: list[Sample]
-    text: list[Sample] = field(default_factory=list)
+    samples: list[Prediction]
+    text: list[Prediction] = field(default_factory=list)
 
     @property
     def answers(self) -> list[str]:
@@ -45,11 +46,11 @@ class BaseAnswers:
 
 def base_answers(
     base: Base,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     settings: EvaluationSettings,
-    store: SampleStore | NoStore | None = None,
+    store: PredictionStore | NoStore | None = None,
     *,
-    text: Sequence[Row] = (),
+    text: Sequence[Example] = (),
     lengths: AnswerLengths | None = None,
     progress: Callable[[str], None] = lambda _words: None,
 ) -> BaseAnswers:
@@ -68,39 +69,39 @@ def base_answers(
         progress: told before each kind of rows.
     """
     positions = getattr(base.text_config, "max_position_embeddings", None)
-    encoder = RowEncoder(
+    encoder = Collator(
         base.processor, FeatureCache([]), base.model.device, dtype=base.model.dtype, max_positions=positions
     )
     store = store or NoStore()
     lengths = lengths or answer_lengths(settings, encoder, rows, text)
 
-    def generate(chunk: Sequence[Row], max_new_tokens: int) -> list[Sample]:
+    def generate(chunk: Sequence[Example], max_new_tokens: int) -> list[Prediction]:
         prompts = encoder.prompt_batch(chunk).inputs
         generated = generate_greedily(base, prompts, max_new_tokens)
         return [
-            Sample(row.row_id, answer, vqa_accuracy(answer, row.answers, normalize_unanimous=True), ended=ended)
+            Prediction(row.row_id, answer, vqa_accuracy(answer, row.answers, normalize_unanimous=True), ended=ended)
             for row, answer, ended in zip(
                 chunk, encoder.decode(generated), ends(generated, base, max_new_tokens), strict=True
             )
         ]
 
     @torch.no_grad()
-    def answer(chunk: Sequence[Row]) -> list[Sample]:
+    def answer(chunk: Sequence[Example]) -> list[Prediction]:
         samples = generate(chunk, lengths.vl)
         logits = base.model(**encoder.training_batch(chunk).inputs, use_cache=False).logits
         return [replace(sample, logits_sha256=sha) for sample, sha in zip(samples, digests(logits), strict=True)]
 
     @torch.no_grad()
-    def answer_text(chunk: Sequence[Row]) -> list[Sample]:
+    def answer_text(chunk: Sequence[Example]) -> list[Prediction]:
         samples = generate(chunk, lengths.text)
         inputs = encoder.training_batch(chunk).inputs
         found = state_digests(base.head, base.last_hidden_state(**inputs), inputs["attention_mask"])
         return [replace(sample, logits_sha256=sha) for sample, sha in zip(samples, found, strict=True)]
 
     @torch.no_grad()
-    def read(chunk: Sequence[Row]) -> list[Sample]:
+    def read(chunk: Sequence[Example]) -> list[Prediction]:
         batch = encoder.training_batch(chunk)
-        return document_samples(base, chunk, batch, base.last_hidden_state(**batch.inputs))
+        return document_predictions(base, chunk, batch, base.last_hidden_state(**batch.inputs))
 
     progress("VL, base")
     unheard = [replace(row, audio=None) for row in rows]
@@ -109,17 +110,17 @@ def base_answers(
         return BaseAnswers(samples)
     progress("text, base")
     unheard = [replace(row, audio=None) for row in text]
-    answer_both = by_form(unheard, answer_text, read, in_step=store.processes.in_step)
+    answer_both = by_form(unheard, answer_text, read, collective_forward=store.processes.collective_forward)
     return BaseAnswers(samples, store.complete("text", BASE, unheard, answer_both, settings.batch_size))
 
 
-def document_samples(base: Base, rows: Sequence[Row], batch: Batch, hidden: Tensor) -> list[Sample]:
+def document_predictions(base: Base, rows: Sequence[Example], batch: Batch, hidden: Tensor) -> list[Prediction]:
     """Bits and digests of documents from the base's own hidden states [B, T, H]."""
     bits = bits_by_row(base.head, hidden[batch.token_rows, batch.token_positions], batch)
     counts = torch.bincount(batch.token_rows, minlength=len(rows)).tolist()
     found = state_digests(base.head, hidden, batch.inputs["attention_mask"])
     return [
-        Sample(row.row_id, "", 0.0, tokens=count, logits_sha256=sha, bits=row_bits, num_bytes=num_bytes(row))
+        Prediction(row.row_id, "", 0.0, tokens=count, logits_sha256=sha, bits=row_bits, num_bytes=num_bytes(row))
         for row, count, sha, row_bits in zip(rows, counts, found, bits, strict=True)
     ]
 

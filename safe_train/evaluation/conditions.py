@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from safe_train.data.audio_input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
-from safe_train.data.rows import Row
+from safe_train.audio.input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
+from safe_train.data.example import Example
 from safe_train.errors import InputError, nearest
 from safe_train.metrics.vqa_accuracy import normalize_answer
 
@@ -32,7 +32,7 @@ class Distractors:
         InputError: there are fewer than two different clips.
     """
 
-    def __init__(self, audio_rows: Sequence[Row], seed: int) -> None:
+    def __init__(self, audio_rows: Sequence[Example], seed: int) -> None:
         self.clips = list(dict.fromkeys(row.audio for row in audio_rows if isinstance(row.audio, Path)))
         if len(self.clips) < 2:
             got = str(len(self.clips))
@@ -44,7 +44,7 @@ class Distractors:
             if isinstance(row.audio, Path):
                 self._said[row.audio] |= {word for answer in row.answers for word in normalize_answer(answer).split()}
 
-    def unrelated(self, rows: Sequence[Row], draw: int = 0) -> list[Path]:
+    def unrelated(self, rows: Sequence[Example], draw: int = 0) -> list[Path]:
         """One clip a row, never the row's own; another ``draw`` gives another clip where there are three or more."""
         draws = np.random.default_rng([self._seed, _STREAM]).random(len(rows))
         chosen = []
@@ -55,7 +55,7 @@ class Distractors:
             chosen.append(self.clips[place + (own is not None and place >= own)])
         return chosen
 
-    def contradicting(self, rows: Sequence[Row]) -> list[Path | None]:
+    def contradicting(self, rows: Sequence[Example]) -> list[Path | None]:
         """For each row a clip whose caption names another answer to that kind of question, None where there is none.
 
         "Two low bells" contradicts the answer 3 to "how many shapes": both 2 and 3 answer questions of that kind. No
@@ -83,7 +83,7 @@ class Distractors:
         return found
 
 
-RowsOf = Callable[[Sequence[Row], Distractors, int], list[Row]]
+RowsOf = Callable[[Sequence[Example], Distractors, int], list[Example]]
 """From all rows to those of a condition with what they hear; the number counts the draws of a repeated condition."""
 
 
@@ -113,29 +113,29 @@ class Condition:
         return f"{name}.{draw}" if draw else name
 
 
-def _as_they_are(rows: Sequence[Row], _distractors: Distractors, _draw: int) -> list[Row]:
+def _as_they_are(rows: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
     return list(rows)
 
 
-def _silent(rows: Sequence[Row], _distractors: Distractors, _draw: int) -> list[Row]:
+def _silent(rows: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
     return [replace(row, audio=None) for row in rows]
 
 
-def _unrelated(rows: Sequence[Row], distractors: Distractors, draw: int) -> list[Row]:
+def _unrelated(rows: Sequence[Example], distractors: Distractors, draw: int) -> list[Example]:
     return [replace(row, audio=clip) for row, clip in zip(rows, distractors.unrelated(rows, draw), strict=True)]
 
 
-def _contradicted(rows: Sequence[Row], distractors: Distractors, _draw: int) -> list[Row]:
+def _contradicted(rows: Sequence[Example], distractors: Distractors, _draw: int) -> list[Example]:
     pairs = zip(rows, distractors.contradicting(rows), strict=True)
     return [replace(row, audio=clip) for row, clip in pairs if clip is not None]
 
 
-def _in_noise(rows: Sequence[Row], _distractors: Distractors, _draw: int) -> list[Row]:
+def _in_noise(rows: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
     return [replace(row, audio=WhiteNoise(NOISE_DB, index % NOISE_SEEDS)) for index, row in enumerate(rows)]
 
 
 def _at_gain(gain_db: float, rows_of: RowsOf) -> RowsOf:
-    def rows_at_gain(rows: Sequence[Row], distractors: Distractors, draw: int) -> list[Row]:
+    def rows_at_gain(rows: Sequence[Example], distractors: Distractors, draw: int) -> list[Example]:
         return [replace(row, audio=_amplified(row.audio, gain_db)) for row in rows_of(rows, distractors, draw)]
 
     return rows_at_gain
@@ -200,8 +200,8 @@ def select(names: Sequence[str]) -> Selection:
     for name in names:
         if name != "all" and name not in known:
             hint = nearest(name, known)
-            way_out = f"did you mean {hint!r}?" if hint else "name one of them"
-            raise InputError("--conditions", f"all or some of {', '.join(known)}", repr(name), way_out)
+            hint = f"did you mean {hint!r}?" if hint else "name one of them"
+            raise InputError("--conditions", f"all or some of {', '.join(known)}", repr(name), hint)
     wanted = set(known if "all" in names else names)
     return Selection(
         vl=tuple(name for name in VL_CONDITIONS if name in wanted | {"bypass"}),

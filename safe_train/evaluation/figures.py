@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from safe_train.data.rows import CAPTION, Row
+from safe_train.data.example import CAPTION, Example
 from safe_train.evaluation.audio_metric import audio_scores
+from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.results import AnswerResult, AudioResult, CaptionFigures, DocumentResult, Group
-from safe_train.evaluation.samples import Sample
 from safe_train.metrics.captions import caption_scores
 from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap, cluster_bootstrap_ratio
 from safe_train.metrics.non_inferiority import mcnemar, non_inferiority
@@ -21,7 +21,7 @@ SMALLEST_GROUP = 20
 
 
 def answer_result(
-    condition: str, samples: Sequence[Sample], base: Sequence[Sample], rows: Sequence[Row], margin: float
+    condition: str, samples: Sequence[Prediction], base: Sequence[Prediction], rows: Sequence[Example], margin: float
 ) -> AnswerResult:
     """The figures of a condition on questions; where rows were answered several times, each row's worst answer counts.
 
@@ -77,7 +77,7 @@ def _retention_ratio(scores: Sequence[float], before: Sequence[float], clusters:
 
 
 def document_result(
-    condition: str, samples: Sequence[Sample], base: Sequence[Sample], rows: Sequence[Row]
+    condition: str, samples: Sequence[Prediction], base: Sequence[Prediction], rows: Sequence[Example]
 ) -> DocumentResult:
     """The figures of a condition on documents; of several draws, the one that takes most bits counts for each row.
 
@@ -122,8 +122,8 @@ def _per_byte(bits: Sequence[float], sizes: Sequence[float], clusters: Sequence[
 
 def audio_result(
     condition: str,
-    samples: Sequence[Sample],
-    rows: Sequence[Row],
+    samples: Sequence[Prediction],
+    rows: Sequence[Example],
     *,
     metric: str = "exact_match",
     with_captions: bool = False,
@@ -146,7 +146,7 @@ def audio_result(
     )
 
 
-def _caption_figures(samples: Sequence[Sample], rows: Sequence[Row]) -> CaptionFigures | None:
+def _caption_figures(samples: Sequence[Prediction], rows: Sequence[Example]) -> CaptionFigures | None:
     """Metrics over the rows that ask for a caption; None if there are fewer than two."""
     references = {row.row_id: row.answers for row in rows if row.kind == CAPTION}
     chosen = [sample for sample in samples if sample.row_id in references]
@@ -161,12 +161,12 @@ def _caption_figures(samples: Sequence[Sample], rows: Sequence[Row]) -> CaptionF
     )
 
 
-def _worst_answers(samples: Sequence[Sample]) -> list[Sample]:
+def _worst_answers(samples: Sequence[Prediction]) -> list[Prediction]:
     """For each row its worst sample, rows in the order of the first draw.
 
     Of a question that is the lowest score, of a document the most bits; of equal ones the largest divergence.
     """
-    worst: dict[str, Sample] = {}
+    worst: dict[str, Prediction] = {}
     for sample in samples:
         other = worst.get(sample.row_id)
         if other is None or _goodness(sample) < _goodness(other):
@@ -174,11 +174,11 @@ def _worst_answers(samples: Sequence[Sample]) -> list[Sample]:
     return list(worst.values())
 
 
-def _goodness(sample: Sample) -> tuple[float, float, float]:
+def _goodness(sample: Prediction) -> tuple[float, float, float]:
     return (sample.score, -(sample.bits or 0.0), -(sample.kl or 0.0))
 
 
-def _bits(sample: Sample) -> float:
+def _bits(sample: Prediction) -> float:
     if sample.bits is None:
         raise ValueError(f"row {sample.row_id}: expected the bits of a document, got an answer")
     return sample.bits
@@ -206,28 +206,28 @@ def _mean_by(kinds: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
     return {kind: sum(values) / len(values) for kind, values in sorted(by_kind.items())}
 
 
-def _mean_kl(samples: Sequence[Sample]) -> float:
+def _mean_kl(samples: Sequence[Prediction]) -> float:
     """Over tokens; 0 where there is none."""
     tokens = sum(sample.tokens for sample in samples)
     return sum((sample.kl or 0.0) * sample.tokens for sample in samples) / tokens if tokens else 0.0
 
 
-def _mean_updates(samples: Sequence[Sample]) -> list[float]:
+def _mean_updates(samples: Sequence[Prediction]) -> list[float]:
     """Mean of each fused layer's update; empty where the fusion ran for no row."""
     heard = [sample.updates for sample in samples if sample.updates]
     return [sum(layer) / len(samples) for layer in zip(*heard, strict=True)]
 
 
-def malformed_share(samples: Sequence[Sample]) -> float:
+def malformed_share(samples: Sequence[Prediction]) -> float:
     """Share of the answers that are empty, run over several lines or had to be cut off."""
     return _share([_is_malformed(sample) for sample in samples])
 
 
-def _is_malformed(sample: Sample) -> bool:
+def _is_malformed(sample: Prediction) -> bool:
     return not sample.answer.strip() or "\n" in sample.answer.strip() or not sample.ended
 
 
-def _is_bit_equal(sample: Sample, base: Sample) -> bool:
+def _is_bit_equal(sample: Prediction, base: Prediction) -> bool:
     return sample.logits_sha256 == base.logits_sha256 is not None and sample.answer == base.answer
 
 

@@ -6,11 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safe_train.data.rows import Row
+from safe_train.data.example import Example
 from safe_train.metrics.vqa_accuracy import normalize_answer, vqa_accuracy
 
 
-def guessing_scores(rows: Sequence[Row]) -> list[float]:
+def guessing_scores(rows: Sequence[Example]) -> list[float]:
     """What each row would score if it were given the answer most common among other clusters' rows of its kind.
 
     Answers are the rows' first references, normalized. Answers that are equally common are each given a share, and so
@@ -61,7 +61,7 @@ class _Guesses:
         others = count - self.own.get(answer, 0)
         return others > 0 and (others == self.most or count == self.highest)
 
-    def score(self, row: Row) -> float:
+    def score(self, row: Example) -> float:
         """The mean score of the answers; only those that are among the references have any."""
         right = {answer for reference in row.answers if self.holds(answer := normalize_answer(reference))}
         total = sum(vqa_accuracy(answer, row.answers, normalize_unanimous=True) for answer in right)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safe_train.config import EvaluationSettings
-from safe_train.data.batch import RowEncoder
-from safe_train.data.rows import Row
+from safe_train.data.collator import Collator
+from safe_train.data.example import Example
+from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model.prompting import Turn
 
 SHORTEST, LONGEST = 12, 128
@@ -33,10 +33,10 @@ class AnswerLengths:
 
 def answer_lengths(
     settings: EvaluationSettings,
-    encoder: RowEncoder,
-    vl: Sequence[Row],
-    text: Sequence[Row] = (),
-    audio: Sequence[Row] = (),
+    encoder: Collator,
+    vl: Sequence[Example],
+    text: Sequence[Example] = (),
+    audio: Sequence[Example] = (),
 ) -> AnswerLengths:
     """The setting, or for each kind of rows the tokens of its longest reference, from ``SHORTEST`` to ``LONGEST``."""
     if settings.max_new_tokens is not None:
@@ -44,7 +44,7 @@ def answer_lengths(
     return AnswerLengths(*(_longest(encoder, rows) for rows in (vl, text, audio)))
 
 
-def _longest(encoder: RowEncoder, rows: Sequence[Row]) -> int:
+def _longest(encoder: Collator, rows: Sequence[Example]) -> int:
     """The template is put around the longest texts alone: around all it takes minutes with ten answers a question."""
     turns = {
         answer: Turn(row.question, 0 if row.image is None else 1, answer)

@@ -6,28 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from safe_train.data.rows import Row
+from safe_train.data.example import Example
 from safe_train.evaluation.audio_metric import audio_scores
 from safe_train.evaluation.figures import answer_result, audio_result, document_result, malformed_share
 from safe_train.evaluation.guessing import guessing_scores
+from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.samples import Sample
 from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap
 
 
 def summarize(
-    base: Sequence[Sample],
-    vl: Mapping[str, Sequence[Sample]],
-    audio: Mapping[str, Sequence[Sample]],
-    vl_rows: Sequence[Row],
-    audio_rows: Sequence[Row],
+    base: Sequence[Prediction],
+    vl: Mapping[str, Sequence[Prediction]],
+    audio: Mapping[str, Sequence[Prediction]],
+    vl_rows: Sequence[Example],
+    audio_rows: Sequence[Example],
     *,
     margin: float,
     seconds: float,
     with_captions: bool = False,
-    base_text: Sequence[Sample] = (),
-    text: Mapping[str, Sequence[Sample]] = MappingProxyType({}),
-    text_rows: Sequence[Row] = (),
+    base_text: Sequence[Prediction] = (),
+    text: Mapping[str, Sequence[Prediction]] = MappingProxyType({}),
+    text_rows: Sequence[Example] = (),
     audio_metric: str = "exact_match",
 ) -> Evaluation:
     """All figures of an evaluation; a condition without a single row is left out.
@@ -94,7 +94,7 @@ def summarize(
     )
 
 
-def _only(samples: Sequence[Sample], rows: Sequence[Row]) -> list[Sample]:
+def _only(samples: Sequence[Prediction], rows: Sequence[Example]) -> list[Prediction]:
     ids = {row.row_id for row in rows}
     return [sample for sample in samples if sample.row_id in ids]
 
@@ -109,7 +109,7 @@ class _BaseFigures:
     format_errors: float
 
 
-def _base_figures(base: Sequence[Sample], rows: Sequence[Row]) -> _BaseFigures:
+def _base_figures(base: Sequence[Prediction], rows: Sequence[Example]) -> _BaseFigures:
     cluster_of = {row.row_id: row.cluster for row in rows}
     clusters = [cluster_of[sample.row_id] for sample in base]
     guessed = dict(zip((row.row_id for row in rows), guessing_scores(rows), strict=True))
@@ -125,5 +125,5 @@ def _base_figures(base: Sequence[Sample], rows: Sequence[Row]) -> _BaseFigures:
     )
 
 
-def _base_bits_per_byte(base: Sequence[Sample], rows: Sequence[Row]) -> Estimate:
+def _base_bits_per_byte(base: Sequence[Prediction], rows: Sequence[Example]) -> Estimate:
     return document_result("base", base, base, rows).bits_per_byte

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from safe_train.evaluation.audio_metric import AUDIO_METRICS
 from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation
+from safe_train.io.text_table import align
 from safe_train.metrics.intervals import Estimate
-from safe_train.text_table import align
 
 ANSWERS_HEADER = ("condition", "rows", "accuracy", "change [95 %]", "changed", "KL")
 DOCUMENTS_HEADER = ("condition", "rows", "bits/byte", "change [95 %]", "KL")
@@ -19,7 +19,7 @@ def format_evaluation(evaluation: Evaluation, width: int | None = None) -> str:
 
     Args:
         evaluation: the figures.
-        width: columns of the terminal, see :func:`~safe_train.text_table.align`.
+        width: columns of the terminal, see :func:`~safe_train.io.text_table.align`.
     """
     parts = [
         _answers("VL rows", evaluation.base, evaluation.vl, width),

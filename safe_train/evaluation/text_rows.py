@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safe_train.data.batch import Batch
-from safe_train.data.rows import Row
-from safe_train.evaluation.samples import Answer, Sample
+from safe_train.data.example import Example
+from safe_train.evaluation.predictions import Answer, Prediction
 from safe_train.model.base import OutputHead
+from safe_train.model.batch import Batch
 
 _CHUNK = 2**24  # logits at a time, 64 MB in float32: a hundred texts under a large vocabulary take tens of gigabytes
 
 
-def by_form(rows: Sequence[Row], questions: Answer, documents: Answer, *, in_step: bool) -> Answer:
+def by_form(rows: Sequence[Example], questions: Answer, documents: Answer, *, collective_forward: bool) -> Answer:
     """Answers batches that hold both forms, each by its own function, in the order of the batch.
 
     Where processes run the same forward passes, a batch without a row of one form puts the first of all rows of that
@@ -27,27 +27,27 @@ def by_form(rows: Sequence[Row], questions: Answer, documents: Answer, *, in_ste
         rows: all text-only rows.
         questions: gives the samples of questions.
         documents: gives those of documents.
-        in_step: whether processes run the same forward passes.
+        collective_forward: whether processes run the same forward passes.
     """
 
-    def answer(batch: Sequence[Row]) -> list[Sample]:
-        found: dict[str, Sample] = {}
+    def answer(batch: Sequence[Example]) -> list[Prediction]:
+        found: dict[str, Prediction] = {}
         for function, is_document in ((questions, False), (documents, True)):
             chosen, first = _of_form(batch, is_document), _of_form(rows, is_document)[:1]
             if chosen:
                 found |= {sample.row_id: sample for sample in function(chosen)}
-            elif in_step and first:
+            elif collective_forward and first:
                 function(first)
         return [found[row.row_id] for row in batch]
 
     return answer
 
 
-def _of_form(rows: Sequence[Row], is_document: bool) -> list[Row]:
+def _of_form(rows: Sequence[Example], is_document: bool) -> list[Example]:
     return [row for row in rows if row.is_document == is_document]
 
 
-def num_bytes(row: Row) -> int:
+def num_bytes(row: Example) -> int:
     """Length in UTF-8 of a document's text."""
     return len(row.answers[0].encode())
 

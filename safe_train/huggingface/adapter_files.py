@@ -9,12 +9,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from safe_train.errors import InputError
-from safe_train.files import write_text
 from safe_train.huggingface.binding import with_own_figures
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.processing import write_processor_config
-from safe_train.tensor_files import save_tensors
+from safe_train.io.files import write_text
+from safe_train.io.tensor_files import save_tensors
 
 WEIGHTS = "model.safetensors"
 MODEL_CARD = "README.md"

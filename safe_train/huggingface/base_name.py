@@ -13,13 +13,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForImageTextToText
 
-from configs.model_configs import EMBEDDED
 from safe_train.config import StageAConfig
-from safe_train.digests import tensors_sha256
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
-from safe_train.experiment import precision_dtype
-from safe_train.model import load_base
+from safe_train.io.fingerprints import tensors_sha256
 from safe_train.model.folders import FOREIGN_ERRORS, read_model_config
+from safe_train.model.loading import load_base
+from safe_train.training.build import precision_dtype
 
 _PART = r"[A-Za-z0-9._-]+"
 _HUB_ID = re.compile(rf"{_PART}(/{_PART})?")
@@ -51,8 +51,8 @@ def published_base(
     if revision is not None:
         _check_revision(revision)
         if not is_hub_id(source) and name is None:
-            way_out = "leave it out, or name the base with --base-model"
-            raise InputError("--base-revision", "a base on the hub", f"the run's base {source}", way_out)
+            hint = "leave it out, or name the base with --base-model"
+            raise InputError("--base-revision", "a base on the hub", f"the run's base {source}", hint)
     if name is None or name == source:
         return source, None
     if is_hub_id(source):

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from safe_train.digests import tensors_sha256
 from safe_train.huggingface.configuration import SafeConfig
+from safe_train.io.fingerprints import tensors_sha256
 
 OTHER_WEIGHTS = "these weights have not been evaluated (they differ from the evaluated ones)"
 UNBOUND = (

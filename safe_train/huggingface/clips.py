@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safe_train.data.audio_file import HEARABLE_RATE, LOWEST_RATE
-from safe_train.data.resampling import resampled, samples_needed
-from safe_train.data.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS, load_waveform
+from safe_train.audio.file import HEARABLE_RATE, LOWEST_RATE
+from safe_train.audio.resampling import resampled, samples_needed
+from safe_train.audio.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS, load_waveform
 from safe_train.errors import InputError
 
 Clip: TypeAlias = "str | Path | np.ndarray | Tensor | Mapping[str, Any] | Any"
@@ -42,7 +42,7 @@ class Hearing(NamedTuple):
 def waveforms_of(clip: Clip, hearings: Sequence[Hearing], sampling_rate: int | None = None) -> list[Tensor]:
     """The clip's mono samples, float32 [samples], as each encoder hears them; channels are averaged.
 
-    A file is read and resampled as :func:`~safe_train.data.waveform.load_waveform` does, an array by the same filter.
+    A file is read and resampled as :func:`~safe_train.audio.waveform.load_waveform` does, an array by the same filter.
     What is behind the longest window is not looked at.
 
     Args:
@@ -79,8 +79,8 @@ def _decoded(clip: Any, sampling_rate: int | None, hearings: Sequence[Hearing]) 
             raise InputError(_WHERE, "an array and its sampling_rate", ", ".join(map(str, clip)), "give both")
         clip, sampling_rate = clip["array"], clip.get("sampling_rate")
     if sampling_rate is None:
-        way_out = 'give {"array": ..., "sampling_rate": ...}'
-        raise InputError(_WHERE, "a sampling rate beside the array", "none", way_out)
+        hint = 'give {"array": ..., "sampling_rate": ...}'
+        raise InputError(_WHERE, "a sampling rate beside the array", "none", hint)
     if sampling_rate < LOWEST_RATE:
         raise InputError(_WHERE, HEARABLE_RATE, f"{sampling_rate} Hz", "give the array's own rate")
     samples = torch.as_tensor(np.asarray(clip) if not isinstance(clip, Tensor) else clip)

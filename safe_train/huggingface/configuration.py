@@ -11,9 +11,9 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from configs.model_configs import EMBEDDED
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
-from safe_train.model import AdapterConfig
+from safe_train.model.safe_model import AdapterConfig
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 """Options of ``from_pretrained`` that say how a file is fetched."""
@@ -85,8 +85,8 @@ class SafeConfig(PretrainedConfig):
             return AdapterConfig(**values)
         except (KeyError, TypeError) as error:
             names = ", ".join(field.name for field in dataclasses.fields(AdapterConfig))
-            way_out = "export the run again: safe export RUN FOLDER"
-            raise InputError("SafeConfig.adapter", f"the shape of an adapter ({names})", str(error), way_out) from error
+            hint = "export the run again: safe export RUN FOLDER"
+            raise InputError("SafeConfig.adapter", f"the shape of an adapter ({names})", str(error), hint) from error
 
     @property
     def audio_options(self) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safe_train.config import EMBEDDED_DATA
 from safe_train.data.procedural import are_made_clips, are_made_images
-from safe_train.evaluation.samples import Kind, SampleStore
+from safe_train.data.settings import EMBEDDED_DATA
+from safe_train.evaluation.predictions import Kind, PredictionStore
 from safe_train.report.runs import Run
 
 PROCEDURAL = "procedural"
@@ -22,8 +22,8 @@ def data_names(run: Run) -> dict[str, str]:
         InputError: the stored rows cannot be read.
     """
     data, evaluation = run.config.data, run.evaluation
-    images = _files(SampleStore(evaluation.base_folder), "vl", "image")
-    clips = _files(SampleStore(evaluation.folder), "audio", "audio")
+    images = _files(PredictionStore(evaluation.base_folder), "vl", "image")
+    clips = _files(PredictionStore(evaluation.folder), "audio", "audio")
     audio = data.train_audio_source if data.val_audio_source == "trained" else data.val_audio_source
     made = data.val_vl_source == EMBEDDED_DATA or are_made_images(images)
     beside = {"vqa": "text", "pack": "pack", EMBEDDED_DATA: EMBEDDED_DATA}[data.val_vl_source]
@@ -36,6 +36,6 @@ def data_names(run: Run) -> dict[str, str]:
     }
 
 
-def _files(store: SampleStore, kind: Kind, column: str) -> list[Path]:
+def _files(store: PredictionStore, kind: Kind, column: str) -> list[Path]:
     """The files that stored rows name; of noise and the like there are none."""
     return [Path(str(row[column])) for row in store.rows(kind).values() if row[column]]

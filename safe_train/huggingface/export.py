@@ -11,19 +11,18 @@ from pathlib import Path
 from safetensors.torch import load_file
 from transformers.utils import CONFIG_NAME
 
-from configs.model_configs import EMBEDDED
-from safe_train.checkpoint import latest_checkpoint
-from safe_train.digests import tensors_sha256
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
-from safe_train.files import read_object, staged_folder
 from safe_train.huggingface.adapter_files import write_adapter
 from safe_train.huggingface.base_name import is_hub_id, published_base, published_encoders
 from safe_train.huggingface.binding import bind
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.results import evaluated_run, retention_figures
-from safe_train.model import AdapterConfig
-from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from safe_train.run import read_config
+from safe_train.io.files import read_object, staged_folder
+from safe_train.io.fingerprints import tensors_sha256
+from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig
+from safe_train.runs.checkpoint import latest_checkpoint
+from safe_train.runs.layout import read_config
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +79,8 @@ def export_run(
     given = publication or Publication()
     _require_free(folder, overwrite=overwrite)
     checkpoint = latest_checkpoint(run)
-    way_out = "go back to an older checkpoint"
-    described = read_object(checkpoint.folder / ADAPTER_CONFIG, "the description of the trained parts", way_out)
+    hint = "go back to an older checkpoint"
+    described = read_object(checkpoint.folder / ADAPTER_CONFIG, "the description of the trained parts", hint)
     settings, tensors = read_config(run), load_file(checkpoint.folder / ADAPTER_WEIGHTS)
     evaluated = evaluated_run(run, checkpoint.step, tensors_sha256(tensors.items()))
     figures, base = retention_figures(evaluated), evaluated.evaluation.key["base"]
@@ -112,5 +111,5 @@ def export_run(
         with staged_folder(folder) as staging:  # whole or absent, so that it can be tried again
             write_adapter(staging, config, tensors)
     except InputError as error:
-        raise InputError(folder, error.expected, error.got, error.way_out) from error
+        raise InputError(folder, error.expected, error.got, error.hint) from error
     return config

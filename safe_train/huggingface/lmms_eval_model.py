@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 
-from safe_train.data.audio_formats import AUDIO_SUFFIXES
+from safe_train.audio.formats import AUDIO_SUFFIXES
 from safe_train.errors import InputError
 from safe_train.huggingface.modeling import SafeForConditionalGeneration
 from safe_train.model.generation import greedy

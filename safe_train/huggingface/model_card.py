@@ -6,7 +6,7 @@ import html
 
 from huggingface_hub import ModelCardData
 
-from configs.model_configs import EMBEDDED
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.huggingface.base_name import is_hub_id
 from safe_train.huggingface.card_results import eval_results, results
 from safe_train.huggingface.configuration import SafeConfig

@@ -23,11 +23,13 @@ from safe_train.huggingface.adapter_files import WEIGHTS, write_adapter
 from safe_train.huggingface.binding import OTHER_WEIGHTS, why_stale
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
 from safe_train.huggingface.processing import SafeProcessor
-from safe_train.model import AudioFeatures, SafeModel, load_audio_encoder, load_base
-from safe_train.model.audio_reading import seconds_of
+from safe_train.model.audio.encoder import AudioFeatures, load_audio_encoder
+from safe_train.model.audio.feature_readout import seconds_of
 from safe_train.model.base import in_precision
 from safe_train.model.folders import told
 from safe_train.model.generation import stop_tokens
+from safe_train.model.loading import load_base
+from safe_train.model.safe_model import SafeModel
 
 # What the Auto classes and pipelines add to every call, and what would only matter to a model that loads itself.
 _OPTIONS_WITHOUT_EFFECT = {

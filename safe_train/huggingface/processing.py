@@ -15,18 +15,18 @@ from transformers import AutoFeatureExtractor, AutoProcessor, BatchFeature, Proc
 from transformers.image_utils import load_image as fetch_image
 from transformers.utils.hub import cached_file
 
-from configs.model_configs import EMBEDDED
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.data.image import load_image
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
 from safe_train.huggingface.clips import Clip, Hearing, is_url, waveforms_of
 from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
-from safe_train.model.audio_reading import window_of
+from safe_train.io.files import json_text, write_text
+from safe_train.io.messages import value_shown
+from safe_train.model.audio.feature_readout import window_of
 from safe_train.model.folders import read_model_config, told
 from safe_train.model.prompting import Turn, prompts_of
 from safe_train.model.trial import check_template, complete_processor
-from safe_train.shown import value_shown
 
 PROCESSOR_CONFIG = "processor_config.json"
 _CONFIGURED = ("base_model", "base_revision", "audio_encoders", "audio_seconds")
@@ -237,8 +237,8 @@ class SafeProcessor(ProcessorMixin):
             config = SafeConfig(**given)
             _require_seconds(config)
         except (ValueError, KeyError, TypeError) as error:
-            way_out = "export the run again: safe export RUN FOLDER"
-            raise InputError(path, "a processor of SAFE", f"{type(error).__name__} {error}", way_out) from error
+            hint = "export the run again: safe export RUN FOLDER"
+            raise InputError(path, "a processor of SAFE", f"{type(error).__name__} {error}", hint) from error
         return cls(*load_parts(config), config)
 
 
@@ -288,8 +288,8 @@ def load_parts(config: SafeConfig) -> tuple[Any, list[Any]]:
     """
     base = str(weights.base_folder()) if config.base_model == EMBEDDED else config.base_folder
     encoders = [str(weights.audio_encoder_folder()) if e == EMBEDDED else e for e in config.audio_encoders]
-    way_out = "make base and audio encoders available on this machine"
-    with told(config.base_model, "the processors of base and encoders", way_out):
+    hint = "make base and audio encoders available on this machine"
+    with told(config.base_model, "the processors of base and encoders", hint):
         extractors = [AutoFeatureExtractor.from_pretrained(e, trust_remote_code=False) for e in encoders]
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         complete_processor(processor, read_model_config(base))

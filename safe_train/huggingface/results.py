@@ -33,11 +33,11 @@ def evaluated_run(folder: Path, step: int, weights_sha256: str) -> Run:
         raise InputError(folder, "a run with stored answers", reason, f"evaluate it: safe eval {folder}")
     run = found.runs[0]
     key = run.evaluation.key
-    expected, way_out = "an evaluation of the newest checkpoint", f"evaluate it: safe eval {folder}"
+    expected, hint = "an evaluation of the newest checkpoint", f"evaluate it: safe eval {folder}"
     if key["step"] != step:
-        raise InputError(folder, expected, f"one of step {key['step']}, and a checkpoint of step {step}", way_out)
+        raise InputError(folder, expected, f"one of step {key['step']}, and a checkpoint of step {step}", hint)
     if key["trained_parts_sha256"] != weights_sha256:
-        raise InputError(folder, expected, f"one of other weights of step {step}", way_out)
+        raise InputError(folder, expected, f"one of other weights of step {step}", hint)
     return run
 
 
@@ -45,7 +45,7 @@ def retention_figures(run: Run) -> dict[str, Any]:
     """The figures of a run, from its evaluation that counts.
 
     Shares are in 0..1, intervals ``[mean, low, high]`` with 95 %, clustered by image or document. ``weights_sha256``
-    says which weights they are of: :func:`~safe_train.digests.tensors_sha256` over the trained parts.
+    says which weights they are of: :func:`~safe_train.io.fingerprints.tensors_sha256` over the trained parts.
     """
     result, key = run.evaluation.result, run.evaluation.key
     margin = result.vl[_BYPASS].non_inferiority.margin

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from configs.retention_variants import RetentionVariantConfig, get_variant_config
-from safe_train.config import RetentionSettings
+from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.errors import InputError
-from safe_train.huggingface.protected_text import (
-    ProtectedCausalLM,
-    ProtectedRows,
+from safe_train.huggingface.retention_examples import (
+    RetentionCausalLM,
+    RetentionExamples,
     RowData,
     learns_prompts,
     require_frozen_head,
     trained_linears,
 )
+from safe_train.io.tensor_files import save_tensors
 from safe_train.retention import RetentionStack, build_mechanisms
-from safe_train.retention.compose import EffectiveRetention, effective_retention, resolved_variant
-from safe_train.tensor_files import save_tensors
+from safe_train.retention.settings import RetentionSettings
+from safe_train.retention.stack import EffectiveRetention, effective_retention, resolved_variant
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class RetentionCallback(TrainerCallback):
         self._variant = retention.resolved
         require_frozen_head(model)
         _linears_for(self._variant, model)
-        ProtectedRows(retention.protected, collate, batch_size=1, seed=0, device=torch.device("cpu"))
+        RetentionExamples(retention.protected, collate, batch_size=1, seed=0, device=torch.device("cpu"))
         self._teacher: nn.Module | None = None
         if self._variant.kl_coefficient > 0 and not isinstance(model, PeftModel):
             self._teacher = copy.deepcopy(model).requires_grad_(False).eval()
@@ -107,7 +107,7 @@ class RetentionCallback(TrainerCallback):
         model = objects["model"]
         # Out of Accelerate's wrapper, since the mechanisms read the optimizer's own state.
         optimizer = getattr(objects["optimizer"], "optimizer", objects["optimizer"])
-        self._rows = ProtectedRows(
+        self._rows = RetentionExamples(
             self.retention.protected,
             self.collate,
             batch_size=self.retention.rows_per_step,
@@ -128,7 +128,7 @@ class RetentionCallback(TrainerCallback):
             self._variant,
             self.retention.settings,
             self.effective,
-            model=ProtectedCausalLM(model, self._teacher, self._rows.batch(0)),
+            model=RetentionCausalLM(model, self._teacher, self._rows.batch(0)),
             linears=_linears_for(self._variant, model),
             batches=lambda num_rows: self._rows.coming(self._step, num_rows),
             optimizer=optimizer,
@@ -149,7 +149,7 @@ class RetentionCallback(TrainerCallback):
     def after_task_backward(self) -> None:
         """When the gradients of a step are complete and still those of the task alone: adds the retention loss's."""
         stack = self._mechanisms
-        stack.after_audio_backward()
+        stack.after_task_backward()
         if stack.adds_loss:
             loss = stack.loss(self._rows.batch(self._step))
             loss.backward()
@@ -191,9 +191,9 @@ class RetentionCallback(TrainerCallback):
         for name in self._mechanisms.inactive():
             logger.warning("%s is on and never had an effect; train for longer, or give it more protected rows", name)
 
-    def observations(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What the mechanisms did in the last step, for the logs."""
-        return {"retention_loss": self._loss} | self._mechanisms.observations()
+        return {"retention_loss": self._loss} | self._mechanisms.metrics()
 
     @property
     def _mechanisms(self) -> RetentionStack:
@@ -205,8 +205,8 @@ class RetentionCallback(TrainerCallback):
         found = self.resume_from if isinstance(self.resume_from, str) else get_last_checkpoint(str(output))
         path = Path(found or output) / RETENTION_STATE
         if not path.is_file():
-            way_out = "resume from a checkpoint that was written with retention, or train anew"
-            raise InputError(path, "the mechanisms' state beside the trainer's", "no such file", way_out)
+            hint = "resume from a checkpoint that was written with retention, or train anew"
+            raise InputError(path, "the mechanisms' state beside the trainer's", "no such file", hint)
         self._mechanisms.load_state_dict(load_file(path, device=str(device)))
 
 
@@ -241,7 +241,7 @@ class RetentionMixin:
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Logs; beside a training loss, what the mechanisms did in the last step."""
-        observed = self.retention.observations() if "loss" in logs else {}
+        observed = self.retention.metrics() if "loss" in logs else {}
         super().log(logs | observed, *args, **options)  # type: ignore[misc]
 
 
@@ -254,15 +254,15 @@ def _linears_for(variant: RetentionVariantConfig, model: nn.Module) -> dict[str,
     if variant.fisher_coefficient == 0 and not variant.enable_null_space:
         return {}
     found = {} if learns_prompts(model) else trained_linears(model)  # a prompt is no row's own, and has no gradient
-    expected, way_out = (
+    expected, hint = (
         f"trained torch.nn.Linear layers, which {variant.name} acts on",
         "choose the variant soft_retention",
     )
     if not found:
-        raise InputError("model", expected, "none", f"{way_out}, or an adapter such as LoRA")
+        raise InputError("model", expected, "none", f"{hint}, or an adapter such as LoRA")
     for name, module in found.items():
         if module.bias is not None and module.bias.requires_grad:
-            raise InputError("model", expected, f"a trained bias in {name}", f"{way_out}, or freeze the biases")
+            raise InputError("model", expected, f"a trained bias in {name}", f"{hint}, or freeze the biases")
     return found
 
 
@@ -281,5 +281,5 @@ def _require_one_process(args: TrainingArguments) -> None:
     }
     for name, got in found.items():
         if got:
-            way_out = "train with one process on one device, in float32 or bfloat16"
-            raise InputError(f"TrainingArguments.{name}", "one process in float32 or bfloat16", got, way_out)
+            hint = "train with one process on one device, in float32 or bfloat16"
+            raise InputError(f"TrainingArguments.{name}", "one process in float32 or bfloat16", got, hint)

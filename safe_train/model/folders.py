@@ -32,7 +32,7 @@ _LARGEST_SIZE = 2**24  # of a vocabulary or a width; tables of more take memory 
 
 
 @contextmanager
-def told(where: str | Path, expected: str, way_out: str) -> Iterator[None]:
+def told(where: str | Path, expected: str, hint: str) -> Iterator[None]:
     """Whatever a library raises inside the block becomes one line about the files that it was working with.
 
     Raises:
@@ -46,7 +46,7 @@ def told(where: str | Path, expected: str, way_out: str) -> Iterator[None]:
         smaller = "choose a smaller base, precision=bf16, or model.quantization=4bit"
         raise InputError(where, "a model that the GPU's memory holds", in_short(error), smaller) from error
     except FOREIGN_ERRORS as error:
-        raise InputError(where, expected, in_short(error), way_out) from error
+        raise InputError(where, expected, in_short(error), hint) from error
 
 
 def in_short(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from configs.model_configs import EMBEDDED
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.model.base import Base
@@ -25,7 +25,7 @@ Quantization = Literal["none", "4bit", "8bit"]
 """Form in which the frozen base's weights are kept."""
 
 _EXPECTED = "an image-text-to-text model with safetensors weights and a processor"
-_WAY_OUT = "name a local folder with --base-model, or a hub id that this machine can fetch"
+_HINT = "name a local folder with --base-model, or a hub id that this machine can fetch"
 
 
 def load_base(
@@ -48,14 +48,14 @@ def load_base(
     device = torch.device(device)
     check_folder(folder, "the vision-language model")
     options = _attention_options(attention, device, dtype) | _quantization_options(quantization, device, dtype)
-    with told(folder, _EXPECTED, _WAY_OUT):
+    with told(folder, _EXPECTED, _HINT):
         config = read_model_config(folder)
         refuse_architecture(config, folder)
         model, missing, left_over = load_weights(AutoModelForImageTextToText, folder, config, dtype=dtype, **options)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     if not hasattr(processor, "tokenizer"):  # what AutoProcessor finds if there is no more than a tokenizer
-        way_out = "copy processor_config.json and preprocessor_config.json there"
-        raise InputError(folder, "a processor of images and text", type(processor).__name__, way_out)
+        hint = "copy processor_config.json and preprocessor_config.json there"
+        raise InputError(folder, "a processor of images and text", type(processor).__name__, hint)
     check_image_size(processor, folder)
     complete_processor(processor, config)
     if source != EMBEDDED:
@@ -69,7 +69,7 @@ def load_base(
     model.requires_grad_(False).eval()
     if quantization == "none":
         nn.Module.to(model, device)
-    with told(folder, _EXPECTED, _WAY_OUT):
+    with told(folder, _EXPECTED, _HINT):
         base = with_head_found(Base(model, processor, source))
     try_rows(base, folder)
     return base
@@ -80,13 +80,13 @@ def _attention_options(attention: Attention, device: torch.device, dtype: torch.
     if attention == "auto":
         return {}
     if attention == "flash_attention_2":
-        where, way_out = "model.attention", "choose sdpa"
+        where, hint = "model.attention", "choose sdpa"
         if device.type != "cuda":
-            raise InputError(where, "a CUDA device for flash_attention_2", str(device), way_out)
+            raise InputError(where, "a CUDA device for flash_attention_2", str(device), hint)
         if not is_flash_attn_2_available():
-            raise InputError(where, "the package flash-attn", "none that runs here", f"install it, or {way_out}")
+            raise InputError(where, "the package flash-attn", "none that runs here", f"install it, or {hint}")
         if dtype == torch.float32:
-            raise InputError(where, "half precision for flash_attention_2", "fp32", f"set precision=bf16, or {way_out}")
+            raise InputError(where, "half precision for flash_attention_2", "fp32", f"set precision=bf16, or {hint}")
     return {"attn_implementation": attention}
 
 
@@ -98,11 +98,11 @@ def _quantization_options(quantization: Quantization | Any, device: torch.device
     if quantization == "none":
         return {}
     name = quantization if isinstance(quantization, str) else "quantization_config"
-    where, way_out = "model.quantization", "or set it to none"
+    where, hint = "model.quantization", "or set it to none"
     if device.type != "cuda":
-        raise InputError(where, f"a CUDA device for {name}", str(device), f"run on a GPU, {way_out}")
+        raise InputError(where, f"a CUDA device for {name}", str(device), f"run on a GPU, {hint}")
     if importlib.util.find_spec("bitsandbytes") is None:
-        install = f"pip install 'bitsandbytes>=0.46.1', {way_out}"
+        install = f"pip install 'bitsandbytes>=0.46.1', {hint}"
         raise InputError(where, "the package bitsandbytes", "none installed", install)
     if not isinstance(quantization, str):
         config = quantization

@@ -12,7 +12,7 @@ from safe_train.errors import InputError
 from safe_train.model.base import Base
 
 _QUERY_FORMERS = ("blip-2", "instructblip", "instructblipvideo")
-_WAY_OUT = "choose a decoder-only base; docs/models.md lists the classes that are tested"
+_HINT = "choose a decoder-only base; docs/models.md lists the classes that are tested"
 
 # Logits of the probe spread this far, so that a cap (Gemma 2's is 30) or a scale shows.
 _PROBE_SPREAD = 20.0
@@ -28,10 +28,10 @@ def refuse_architecture(config: Any, folder: str) -> None:
     """
     if config.model_type in _QUERY_FORMERS:
         got = f"{config.model_type}: a query former before a whole language model, and no chat template"
-        raise InputError(folder, "a decoder beside a head, and a processor with a chat template", got, _WAY_OUT)
+        raise InputError(folder, "a decoder beside a head, and a processor with a chat template", got, _HINT)
     if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
         got = f"{config.model_type}: an encoder-decoder, whose question is read by layers that hear nothing"
-        raise InputError(folder, "a decoder-only language model", got, _WAY_OUT)
+        raise InputError(folder, "a decoder-only language model", got, _HINT)
 
 
 def with_head_found(base: Base) -> Base:
@@ -46,11 +46,11 @@ def with_head_found(base: Base) -> Base:
     name = type(base.model).__name__
     module = base.model.get_output_embeddings()
     if base.model.base_model is base.model or module is None:
-        raise InputError(base.source, "a model with a separate head", name, _WAY_OUT)
+        raise InputError(base.source, "a model with a separate head", name, _HINT)
     if not module.weight.is_floating_point():
-        raise InputError(base.source, "a head that is not quantized", str(module.weight.dtype), _WAY_OUT)
+        raise InputError(base.source, "a head that is not quantized", str(module.weight.dtype), _HINT)
     if not len(base.decoder_layers):
-        raise InputError(base.source, "decoder layers", f"none in {name}", _WAY_OUT)
+        raise InputError(base.source, "decoder layers", f"none in {name}", _HINT)
     states = _probe_states(base)
     logits = _logits_of(base, states).float()
     errors = {}
@@ -61,7 +61,7 @@ def with_head_found(base: Base) -> Base:
         if errors[caps_logits] <= _PROBE_TOLERANCE:
             return candidate
     got = f"other logits in {name} (relative difference {min(errors.values()):.2g})"
-    raise InputError(base.source, "logits that are softcap(h W + b) of the last hidden states h", got, _WAY_OUT)
+    raise InputError(base.source, "logits that are softcap(h W + b) of the last hidden states h", got, _HINT)
 
 
 def _probe_states(base: Base) -> Tensor:

@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from safe_train.errors import InputError
-from safe_train.files import json_text, read_object
-from safe_train.model.audio_encoder import AudioEncoder, AudioFeatures
+from safe_train.io.files import json_text, read_object
+from safe_train.io.tensor_files import save_tensors
+from safe_train.model.activation_checkpointing import checkpoint_layers
+from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures
+from safe_train.model.audio.projector import AudioProjector
 from safe_train.model.base import Base
-from safe_train.model.checkpointing import checkpoint_layers
 from safe_train.model.fusion import GatedCrossAttention
 from safe_train.model.generation import generate_greedily
 from safe_train.model.lora import LanguageModelLora
-from safe_train.model.projector import AudioProjector
 from safe_train.model.shared_prefix import PrefixRecorder, SharedPrefix, continue_from
-from safe_train.tensor_files import save_tensors
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -273,7 +273,7 @@ class SafeModel(nn.Module):
             InputError: the file is missing, or its tensors are not those of this configuration.
         """
         path = folder / ADAPTER_WEIGHTS
-        way_out = "use the configuration that the run was trained with"
+        hint = "use the configuration that the run was trained with"
         if not path.is_file():
             raise InputError(path, "the trained parts of a run", "no such file", "name a run that saved a checkpoint")
         try:
@@ -288,19 +288,19 @@ class SafeModel(nn.Module):
                 path,
                 "the tensors of this configuration",
                 f"other names or shapes ({differing[0]})",
-                way_out,
+                hint,
             )
-        self._require_described(folder / ADAPTER_CONFIG, way_out)
+        self._require_described(folder / ADAPTER_CONFIG, hint)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(stored[name])
 
-    def _require_described(self, path: Path, way_out: str) -> None:
+    def _require_described(self, path: Path, hint: str) -> None:
         """Finds out whether the trained parts were trained for this; an earlier version did not write every part."""
-        stored = read_object(path, "the description of the trained parts", way_out)
+        stored = read_object(path, "the description of the trained parts", hint)
         for name, value in self._described().items():
             if name in stored and stored[name] != value:
-                raise InputError(path, f"{name} {json.dumps(value)}", json.dumps(stored[name]), way_out)
+                raise InputError(path, f"{name} {json.dumps(value)}", json.dumps(stored[name]), hint)
 
 
 def _match_batch(tokens: Tensor, mask: Tensor, *, batch: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ _LARGEST_EDGE = 8192  # pixels; larger ones than any processor resizes to take t
 _TURNS = (Turn("what is it?", 1, "a dog"), Turn("what?", answer="no"))
 _LIMITS = {"seconds": 5, "bytes": 2**30, "characters": 1_000_000}  # a template takes milliseconds
 
-_WAY_OUT = "copy the model's folder again, with the processor and chat template of that model"
+_HINT = "copy the model's folder again, with the processor and chat template of that model"
 
 
 def complete_processor(processor: Any, config: Any) -> None:
@@ -65,7 +65,7 @@ def check_image_size(processor: Any, folder: str) -> None:
         for name, value in edges.items():
             if isinstance(value, int) and value > _LARGEST_EDGE:
                 expected = f"an image processor with {where}.{name} of at most {_LARGEST_EDGE} pixels"
-                raise InputError(folder, expected, str(value), _WAY_OUT)
+                raise InputError(folder, expected, str(value), _HINT)
 
 
 def check_template(processor: Any, folder: str) -> None:
@@ -113,7 +113,7 @@ def try_rows(base: Base, folder: str) -> None:
     Raises:
         InputError: something in the folder does not fit.
     """
-    with told(folder, "a model, a processor and a chat template that fit together", _WAY_OUT):
+    with told(folder, "a model, a processor and a chat template that fit together", _HINT):
         prompts = prompts_of(base.processor)
         images = [[Image.new("RGB", (64, 48), (200, 80, 40))], []]
         answered = prompts.encode(_TURNS, images, "right")
@@ -121,7 +121,7 @@ def try_rows(base: Base, folder: str) -> None:
         hidden = base.last_hidden_state(**base.ready(answered))
         length = answered["input_ids"].shape[1]
         if hidden.shape[1] != length:  # the positions of answers are those of their tokens
-            raise InputError(folder, f"a hidden state for each of {length} tokens", str(hidden.shape[1]), _WAY_OUT)
+            raise InputError(folder, f"a hidden state for each of {length} tokens", str(hidden.shape[1]), _HINT)
         waiting = prompts.encode([replace(turn, answer=None) for turn in _TURNS], images, "left")
         generate_greedily(base, base.ready(waiting), 2)
 
@@ -129,4 +129,4 @@ def try_rows(base: Base, folder: str) -> None:
 def _require_known_tokens(base: Base, ids: torch.Tensor, folder: str) -> None:
     known = base.model.get_input_embeddings().weight.shape[0]
     if int(ids.max()) >= known:
-        raise InputError(folder, f"tokens below {known}, as the embedding has", str(int(ids.max())), _WAY_OUT)
+        raise InputError(folder, f"tokens below {known}, as the embedding has", str(int(ids.max())), _HINT)

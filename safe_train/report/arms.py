@@ -14,7 +14,7 @@ from safe_train.metrics.non_inferiority import holm
 from safe_train.report.grouping import Group, Member
 from safe_train.report.seeds import Interval, any_seed, over_seeds
 from safe_train.report.standing import Part, Standing, standing
-from safe_train.summary import without_change
+from safe_train.report.summary import without_change
 
 Status = Literal["bit-equal", "differs", "not a measurement", "not retention", "non-inferior", "worse", "open"]
 """Of a cell; "not retention": the fusion acted, but there was nothing that could have been lost."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from safe_train.report.arms import Arm, build_arms
-from safe_train.report.examples import Example, choose_examples
+from safe_train.report.examples import AnsweredExample, choose_examples
 from safe_train.report.grouping import Group
 from safe_train.report.run_card import RunCard, Settings, compare_settings, run_cards
 from safe_train.report.runs import LeftOut
@@ -37,7 +37,7 @@ class Report:
     notes: list[str]
     arms: list[Arm]
     controls: dict[str, list[str]]
-    examples: list[Example]
+    examples: list[AnsweredExample]
     runs: list[RunCard]
     settings: Settings
     left_out: list[LeftOut]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_train.data.rows import DOCUMENT
+from safe_train.data.example import DOCUMENT
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
-from safe_train.evaluation.samples import BASE, Kind, Sample, SampleStore
+from safe_train.evaluation.predictions import BASE, Kind, Prediction, PredictionStore
 from safe_train.report.grouping import Group, Member
 from safe_train.report.media import Clip, Picture, clip, picture
 
@@ -26,7 +26,7 @@ _A_CONDITION = 6  # how many answers of an arm under one condition are candidate
 
 
 @dataclass(frozen=True)
-class Example:
+class AnsweredExample:
     """A row with what the base and SAFE say.
 
     Attributes:
@@ -74,11 +74,11 @@ class _Candidate:
     condition: str
     change: Change
     row: dict[str, Any]
-    base: Sample
-    safe: Sample
+    base: Prediction
+    safe: Prediction
 
 
-def choose_examples(groups: Sequence[Group]) -> list[Example]:
+def choose_examples(groups: Sequence[Group]) -> list[AnsweredExample]:
     """At most ``CHANGED + CHANGED_TEXT + UNCHANGED + HEARD``, arms in turn, no row twice; the first seed's."""
     trained = [group for group in groups if not group.damage]
     seen: set[str] = set()
@@ -124,7 +124,7 @@ def _unchanged(group: Group) -> Iterator[_Candidate]:
 
 def _heard(group: Group) -> Iterator[_Candidate]:
     member = group.members[0]
-    store = SampleStore(member.evaluation.folder)
+    store = PredictionStore(member.evaluation.folder)
     rows = store.rows("audio")
     silent = {sample.row_id: sample for sample in store.read("audio", "silence")}
     for sample in store.read("audio", "matched"):
@@ -134,14 +134,14 @@ def _heard(group: Group) -> Iterator[_Candidate]:
             )
 
 
-def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict[str, Any], Sample, Sample]]]]:
+def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict[str, Any], Prediction, Prediction]]]]:
     """Row, base's answer and SAFE's answer, condition by condition, with audio attached and the gate open."""
     member = group.members[0]
-    store = SampleStore(member.evaluation.folder)
+    store = PredictionStore(member.evaluation.folder)
     if kind == "text" and not member.evaluation.result.text:
         return
     rows = {row_id: row for row_id, row in store.rows(kind).items() if row["kind"] != DOCUMENT}
-    base = {sample.row_id: sample for sample in SampleStore(member.evaluation.base_folder).read(kind, BASE)}
+    base = {sample.row_id: sample for sample in PredictionStore(member.evaluation.base_folder).read(kind, BASE)}
     for name, condition in VL_CONDITIONS.items():
         if condition.attach and condition.gate == 1.0 and condition.draws == 1:
             samples = store.read(kind, name)
@@ -149,7 +149,7 @@ def _conditions(group: Group, kind: Kind) -> Iterator[tuple[str, list[tuple[dict
             yield name, [(rows[sample.row_id], base[sample.row_id], sample) for sample in known]
 
 
-def _clip_digests(store: SampleStore) -> dict[str, str]:
+def _clip_digests(store: PredictionStore) -> dict[str, str]:
     """SHA-256 of the clips that were evaluated, by path; empty for results that do not say."""
     rows = store.rows("audio").values()
     return {row["audio"]: row["audio_sha256"] for row in rows if row.get("audio") and row.get("audio_sha256")}
@@ -168,9 +168,9 @@ def _in_turn(candidates: Sequence[Iterator[_Candidate]], seen: set[str]) -> Iter
                 yield fresh
 
 
-def _example(candidate: _Candidate) -> Example:
+def _example(candidate: _Candidate) -> AnsweredExample:
     row, safe = candidate.row, candidate.safe
-    return Example(
+    return AnsweredExample(
         arm=candidate.group.name,
         seed=candidate.member.seed,
         part=candidate.part,
@@ -181,7 +181,7 @@ def _example(candidate: _Candidate) -> Example:
         question=row["question"],
         references=list(dict.fromkeys(row["answers"])),
         picture=picture(Path(row["image"]), row.get("image_sha256")) if row.get("image") else None,
-        clip=clip(safe.heard or "silence", _clip_digests(SampleStore(candidate.member.evaluation.folder))),
+        clip=clip(safe.heard or "silence", _clip_digests(PredictionStore(candidate.member.evaluation.folder))),
         base=candidate.base.answer,
         safe=safe.answer,
         base_score=candidate.base.score,

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from configs.retention_variants import RETENTION_VARIANTS
 from safe_train.config import StageAConfig
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.report.runs import LeftOut, Run, StoredEvaluation, weight
 
 _OF_THE_RUN = ("seed", "label", "device", "output_root", "checkpoint_every", "log_every", "evaluation")

@@ -13,9 +13,9 @@ from PIL import Image
 
 from safe_train.data.image import load_image
 from safe_train.data.procedural import is_in_made_folder
-from safe_train.digests import content_sha256
 from safe_train.errors import InputError
-from safe_train.files import file_problem
+from safe_train.io.files import file_problem
+from safe_train.io.fingerprints import content_sha256
 
 LARGEST_SIDE = 320
 LARGEST_CLIP, LARGEST_IMAGE = 1_000_000, 100_000_000
@@ -74,7 +74,7 @@ def picture(path: Path, sha256: str | None) -> Picture:
 
 
 def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
-    """The clip that :func:`~safe_train.data.audio_input.describe` gave these words for.
+    """The clip that :func:`~safe_train.audio.input.describe` gave these words for.
 
     Args:
         heard: the words.

@@ -25,8 +25,8 @@ from safe_train.report.charts.panel import Look, swatch
 from safe_train.report.document import Report
 from safe_train.report.examples import describe_condition
 from safe_train.report.grouping import Group
+from safe_train.report.summary import TEXT_UNMEASURED
 from safe_train.report.verdict import headline
-from safe_train.summary import TEXT_UNMEASURED
 
 _OVERVIEW = ("bypass", "silence", "distractor", "contradictory", "noise", "loud")
 """Columns of the first table, with the worst of several clips; the sweeps have charts."""

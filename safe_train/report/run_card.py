@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safe_train.environment import Machine
-from safe_train.plain import from_plain
+from safe_train.io.records import from_plain
 from safe_train.report.grouping import Group, Member, settings
+from safe_train.runs.environment import Machine
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,16 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import CHECKPOINTS
 from safe_train.config import StageAConfig, build_config, run_settings
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.run_folder import EVALUATIONS, RESULTS, read_results
-from safe_train.files import file_problem, read_lines, read_object
-from safe_train.plain import from_plain
-from safe_train.run import CONFIG, METRICS
-from safe_train.run_lines import METRICS_LINES
-from safe_train.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts
+from safe_train.evaluation.stores import RESULTS, read_results
+from safe_train.io.files import file_problem, read_lines, read_object
+from safe_train.io.records import from_plain
+from safe_train.report.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts
+from safe_train.runs.layout import RunFolder
 
-_EXPECTED = {CONFIG: "the configuration of a run", METRICS: "the metrics of a finished run"}
+_EXPECTED = {RunFolder.CONFIG: "the configuration of a run", RunFolder.METRICS: "the metrics of a finished run"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
             try:
                 runs.append(known := _read_run(folder, summary.metrics))
             except InputError as error:
-                left_out.append(LeftOut(str(folder), f"{error.got}; {error.way_out}"))
+                left_out.append(LeftOut(str(folder), f"{error.got}; {error.hint}"))
         summaries.append(summary.showing(known.evaluation.result, known.source) if known is not None else summary)
     if not summaries:
         raise errors[0]
@@ -185,7 +183,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
 
 def _require_readable(folder: Path) -> None:
     """InputError where a file that every run has is there and cannot be read to its end."""
-    for name in (METRICS, CONFIG):
+    for name in (RunFolder.METRICS, RunFolder.CONFIG):
         if file_problem(folder / name) != "no such file":
             _read_object(folder / name)
 
@@ -196,7 +194,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _unfinished(folder: Path, error: InputError) -> str:
-    return f"{METRICS} has {error.got}" if (folder / METRICS).exists() else f"not finished, there is no {METRICS}"
+    return (
+        f"{RunFolder.METRICS} has {error.got}"
+        if (folder / RunFolder.METRICS).exists()
+        else f"not finished, there is no {RunFolder.METRICS}"
+    )
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -204,29 +206,31 @@ def run_folders(path: Path) -> list[Path]:
     found: list[Path] = []
     for folder, names, files in os.walk(path):
         names.sort()
-        if METRICS in files or (CONFIG in files and (METRICS_LINES in files or CHECKPOINTS in names)):
+        if RunFolder.METRICS in files or (
+            RunFolder.CONFIG in files and (RunFolder.METRICS_LOG in files or RunFolder.CHECKPOINTS in names)
+        ):
             found.append(Path(folder))
             names.clear()
     return sorted(found) or [path]
 
 
 def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
-    described = _read_object(folder / CONFIG)
+    described = _read_object(folder / RunFolder.CONFIG)
     _require_shown(described, metrics, folder)
     evaluations = _read_evaluations(folder)
     whole = [evaluation for evaluation in evaluations if not evaluation.damage]
     if not whole:
         raise InputError(
-            folder / EVALUATIONS, "stored answers", "no stored answers", f"make them with: safe eval {folder}"
+            RunFolder(folder).evaluations, "stored answers", "no stored answers", f"make them with: safe eval {folder}"
         )
     damaged = {evaluation.damage for evaluation in evaluations if evaluation.damage}
     shown = fullest(whole)
     return Run(
         folder=folder,
-        config=build_config(run_settings(described), {}, where=str(folder / CONFIG)),
+        config=build_config(run_settings(described), {}, where=str(folder / RunFolder.CONFIG)),
         described=described,
         metrics=metrics,
-        curves=_read_curves(folder / METRICS_LINES),
+        curves=_read_curves(folder / RunFolder.METRICS_LOG),
         evaluation=shown,
         controls=[fullest([e for e in evaluations if e.damage == damage]) for damage in sorted(damaged)],
         not_shown=[evaluation for evaluation in whole if evaluation is not shown],
@@ -236,11 +240,11 @@ def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
 def _require_shown(described: dict[str, Any], metrics: dict[str, Any], folder: Path) -> None:
     """InputError if a run's files do not say what was trained and how long, as those of every run do."""
     shown: list[tuple[str, type, dict[str, Any], tuple[str, ...]]] = [
-        (CONFIG, list[int], described, ("effective", "adapter", "fusion_layers")),
-        (CONFIG, int, described, ("effective", "trainable_parameters")),
-        (METRICS, int, metrics, ("training", "steps")),
-        (METRICS, float, metrics, ("training", "seconds")),
-        (METRICS, list[str], metrics, ("training", "inactive")),
+        (RunFolder.CONFIG, list[int], described, ("effective", "adapter", "fusion_layers")),
+        (RunFolder.CONFIG, int, described, ("effective", "trainable_parameters")),
+        (RunFolder.METRICS, int, metrics, ("training", "steps")),
+        (RunFolder.METRICS, float, metrics, ("training", "seconds")),
+        (RunFolder.METRICS, list[str], metrics, ("training", "inactive")),
     ]
     for name, kind, value, keys in shown:
         try:
@@ -268,7 +272,7 @@ def weight(evaluation: StoredEvaluation) -> tuple[int, int, float]:
 
 def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
     found: list[StoredEvaluation] = []
-    for path in sorted((folder / EVALUATIONS).glob(f"*/{RESULTS}")):
+    for path in sorted(RunFolder(folder).evaluations.glob(f"*/{RESULTS}")):
         content = read_results(path, finite=True)
         try:
             evaluation = StoredEvaluation(
@@ -282,8 +286,8 @@ def _read_evaluations(folder: Path) -> list[StoredEvaluation]:
             datetime.fromisoformat(evaluation.finished_at)
         except (KeyError, TypeError, ValueError) as error:
             got = f"no {error}" if isinstance(error, KeyError) else str(error)
-            way_out = f"evaluate again with: safe eval {folder}"
-            raise InputError(path, "results of this version", f"{RESULTS} has {got}", way_out) from error
+            hint = f"evaluate again with: safe eval {folder}"
+            raise InputError(path, "results of this version", f"{RESULTS} has {got}", hint) from error
         found.append(evaluation)
     return found
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from safe_train.evaluation.meaning import STANDARD, Meaning
 from safe_train.report.grouping import Group
-from safe_train.summary import judge
+from safe_train.report.summary import judge
 
 Part = Literal["VL", "text"]
 """Questions that the base answers: with an image, or without one."""

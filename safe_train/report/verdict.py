@@ -9,7 +9,7 @@ from safe_train.evaluation.results import is_retention_condition
 from safe_train.report.arms import AnswerCell, Arm
 from safe_train.report.grouping import Group
 from safe_train.report.standing import Part
-from safe_train.summary import NOT_RETENTION, SOFT_RETENTION, TEXT_UNMEASURED
+from safe_train.report.summary import NOT_RETENTION, SOFT_RETENTION, TEXT_UNMEASURED
 
 _PARTS: tuple[Part, ...] = ("VL", "text")
 _QUESTIONS: dict[Part, str] = {"VL": "VL questions", "text": "text-only questions"}
@@ -286,10 +286,10 @@ def _older_steps(group: Group) -> list[str]:
     for member in group.members:
         step, steps = member.evaluation.step, member.run.metrics["training"]["steps"]
         if step != steps:
-            way_out = f"safe eval {member.run.folder}"
+            hint = f"safe eval {member.run.folder}"
             found.append(
                 f"{group.name}, seed {member.seed}: the evaluation with the most rows is of step {step}, and the run "
-                f"has {steps}; evaluate it on as many rows with: {way_out}"
+                f"has {steps}; evaluate it on as many rows with: {hint}"
             )
     return found
 

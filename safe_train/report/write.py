@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_train.errors import InputError
-from safe_train.files import json_text, write_text
+from safe_train.io.files import json_text, write_text
 from safe_train.report.document import build_report
 from safe_train.report.grouping import group_runs
 from safe_train.report.page import render

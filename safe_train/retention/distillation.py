@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from safe_kernels import linear_kl_divergence
-from safe_train.parallel import ALONE, Processes
+from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
 from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism
 
 
@@ -30,9 +30,9 @@ class Distillation(Mechanism):
         weight: float,
         divergence: Literal["forward", "reverse", "jsd"] = "forward",
         temperature: float = 1.0,
-        processes: Processes = ALONE,
+        collectives: Collectives = SINGLE_PROCESS,
     ) -> None:
-        self.head, self.weight, self.temperature, self.processes = head, weight, temperature, processes
+        self.head, self.weight, self.temperature, self.collectives = head, weight, temperature, collectives
         self.divergence: Literal["forward", "reverse", "jsd"] = divergence
         self._sum: Tensor | None = None
         self._tokens = 0
@@ -66,11 +66,11 @@ class Distillation(Mechanism):
         self._largest = found if self._largest is None else self._largest.maximum(found)
         return self.weight * value
 
-    def observations(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The unweighted divergence in nats a token, over the step's rows in all processes."""
         if self._sum is None:
             return {}
-        return {"kl": self.processes.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
+        return {"kl": self.collectives.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whether the divergence was ever above zero."""

@@ -52,7 +52,7 @@ class LogitHead(Protocol):
         ...
 
 
-class ProtectedModel(Protocol):
+class RetentionModel(Protocol):
     """A student whose behavior on protected rows is to stay that of its teacher."""
 
     @property
@@ -69,7 +69,7 @@ class ProtectedModel(Protocol):
         ...
 
 
-ProtectedBatches = Callable[[int], Iterator[Any]]
+CalibrationBatches = Callable[[int], Iterator[Any]]
 """Gives batches with at least this many protected rows in all, for calibration; of each, this process's share."""
 
 
@@ -80,13 +80,13 @@ class Mechanism:
         name: how logs and tables call it.
         adds_loss: whether it puts a loss on protected rows at each step.
         needs_teacher: whether that loss compares with the teacher.
-        observed: whether ``observations`` of the step will be asked for; where not, what only they need is left out.
+        records_metrics: whether ``metrics`` of the step will be asked for; where not, what only they need is left out.
     """
 
     name = "mechanism"
     adds_loss = False
     needs_teacher = False
-    observed = True
+    records_metrics = True
     _acted = False
 
     @property
@@ -101,7 +101,7 @@ class Mechanism:
         """A weighted term of the retention loss, or None; the teacher's states come if any mechanism needs them."""
         return None
 
-    def after_audio_backward(self) -> None:
+    def after_task_backward(self) -> None:
         """When the gradients are those of the audio loss alone."""
 
     def after_retention_backward(self) -> None:
@@ -113,7 +113,7 @@ class Mechanism:
     def after_optimizer_step(self) -> None:
         """When the optimizer has moved the parameters."""
 
-    def observations(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What the mechanism did in the last step, for the metrics."""
         return {}
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from safe_kernels import Basis, ProjectionPlan
-from safe_train.parallel import ALONE, Processes
-from safe_train.retention.audio_share import MULTI, AudioShare
-from safe_train.retention.mechanism import Mechanism, ProtectedBatches, ProtectedModel, gradient_of
+from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
+from safe_train.retention.mechanism import CalibrationBatches, Mechanism, RetentionModel, gradient_of
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
+from safe_train.retention.task_update import MULTI, TaskUpdate
 
 logger = logging.getLogger(__name__)
 
 _TINY = 1e-30
 
-Projected = Literal["audio_gradient", "total_gradient", "audio_update", "update"]
+Projected = Literal["task_gradient", "total_gradient", "task_update", "update"]
 
 
 class NullSpaceProjection(Mechanism):
@@ -28,15 +28,15 @@ class NullSpaceProjection(Mechanism):
 
     What is projected is a choice of its own:
 
-    - ``audio_gradient``: the audio loss's gradient, before the retention losses add theirs.
+    - ``task_gradient``: the audio loss's gradient, before the retention losses add theirs.
     - ``total_gradient``: the gradient of the total loss. It takes the retention losses' pull away as well.
     - ``update``: what the optimizer did, ``theta_new - theta_old``, weight decay included.
-    - ``audio_update``: the part of the update that stems from the audio loss (see ``AudioShare``).
+    - ``task_update``: the part of the update that stems from the audio loss (see ``TaskUpdate``).
 
     After a projected *gradient*, AdamW's step still enters U, since the division by sqrt(v) turns directions; the two
     projections of the update do not. One-sided projection removes only what raises the protected loss.
 
-    A step whose observations nobody asks for (see ``Mechanism.observed``) never waits for a GPU, and starts as many
+    A step whose metrics are not recorded (see ``Mechanism.records_metrics``) never waits for a GPU, and starts as many
     operations for a thousand tensors as for one.
     """
 
@@ -44,42 +44,42 @@ class NullSpaceProjection(Mechanism):
 
     def __init__(
         self,
-        model: ProtectedModel,
+        model: RetentionModel,
         linears: Mapping[str, nn.Linear],
-        batches: ProtectedBatches,
+        batches: CalibrationBatches,
         optimizer: torch.optim.Optimizer,
         *,
         rank: int,
         min_samples: int,
         refresh_interval: int,
         subspace: Literal["gradient", "activation"] = "gradient",
-        projects: Projected = "audio_update",
+        projects: Projected = "task_update",
         one_sided: bool = True,
         energy: float | None = None,
         memory: int | None = None,
-        processes: Processes = ALONE,
+        collectives: Collectives = SINGLE_PROCESS,
     ) -> None:
         """Registers the mechanism on the weights of ``linears``, which ``optimizer`` must train.
 
         ``memory`` is in bytes, for the captures of the gradient subspace (see ``gradient_subspace``).
 
         Raises:
-            ValueError: one-sided projection of an activation subspace, whose vectors carry no sign; or ``audio_update``
+            ValueError: one-sided projection of an activation subspace, whose vectors carry no sign; or ``task_update``
                 with another optimizer than AdamW.
         """
         if one_sided and subspace == "activation":
             raise ValueError("one_sided: expected the gradient subspace, got activation, whose vectors carry no sign")
-        if projects == "audio_update":
+        if projects == "task_update":
             _check_adamw(optimizer)
         self.model, self.linears, self.batches, self.optimizer = model, dict(linears), batches, optimizer
         self.rank, self.min_samples, self.refresh_interval = rank, min_samples, refresh_interval
         self.subspace, self.projects, self.one_sided, self.energy = subspace, projects, one_sided, energy
         self.memory = memory
-        self.processes = processes
+        self.collectives = collectives
         self.bases: dict[str, Basis] = {}
         self.computed_at = -1
         self._parameters: list[Tensor] = [module.weight for module in self.linears.values()]
-        self._share = AudioShare(optimizer, self._parameters)
+        self._share = TaskUpdate(optimizer, self._parameters)
         self._before: list[Tensor] = []
         self._plan: ProjectionPlan | None = None
         self._last: dict[str, Tensor] = {}
@@ -106,7 +106,7 @@ class NullSpaceProjection(Mechanism):
                 rank=self.rank,
                 energy=self.energy,
                 memory=self.memory,
-                processes=self.processes,
+                collectives=self.collectives,
             )
         else:
             bases = activation_subspace(
@@ -115,19 +115,19 @@ class NullSpaceProjection(Mechanism):
                 self.batches(self.min_samples),
                 rank=self.rank,
                 energy=self.energy,
-                processes=self.processes,
+                collectives=self.collectives,
             )
         # In the layout in which they are stored: another one gives other last bits, and a resumed run has the stored.
         self.bases = {
             name: replace(basis, vectors=basis.vectors.contiguous()) for name, basis in bases.items() if basis.rank > 0
         }
 
-    def after_audio_backward(self) -> None:
+    def after_task_backward(self) -> None:
         """Projects the audio loss's gradient, or sets it aside for the split of the update."""
         gradients = [gradient_of(parameter) for parameter in self._parameters]
-        if self.projects == "audio_gradient":
+        if self.projects == "task_gradient":
             self._project_gradients(gradients)
-        elif self.projects == "audio_update":
+        elif self.projects == "task_update":
             self._share.take_gradients(gradients)
 
     def after_retention_backward(self) -> None:
@@ -138,7 +138,7 @@ class NullSpaceProjection(Mechanism):
     @torch.no_grad()
     def before_optimizer_step(self, clip_coefficient: float) -> None:
         """Notes the weights, and brings the audio loss's first moment up to date."""
-        if self.projects == "audio_update":
+        if self.projects == "task_update":
             self._share.before_optimizer_step(clip_coefficient, wants_part=bool(self.bases))
         elif self.projects == "update" and self.bases:
             self._before = list(MULTI._foreach_mul(self._protected(self._parameters), 1.0))  # a copy, in one operation
@@ -146,7 +146,7 @@ class NullSpaceProjection(Mechanism):
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
         """Projects the update, or the audio loss's part of it."""
-        if not self.bases or self.projects not in ("update", "audio_update"):
+        if not self.bases or self.projects not in ("update", "task_update"):
             return
         parameters = self._protected(self._parameters)
         if self.projects == "update":  # in the place of the weights
@@ -178,7 +178,7 @@ class NullSpaceProjection(Mechanism):
 
     def _project(self, tensors: list[Tensor]) -> None:
         """Projects, in place, one tensor for each layer that has a basis."""
-        before = self._norms(tensors) if self.observed else None
+        before = self._norms(tensors) if self.records_metrics else None
         if self._plan is None:
             self._plan = ProjectionPlan(self._protected(self._parameters), self._vectors(), one_sided=self.one_sided)
         self._plan(tensors)
@@ -198,7 +198,7 @@ class NullSpaceProjection(Mechanism):
         inside = [_coefficients(tensor, basis, self.one_sided) for tensor, basis in pairs]
         return _norm(tensors), _norm(inside)
 
-    def observations(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Share of the projected norm that was removed, share left inside, and the bases' captured energy."""
         if not self.bases:
             return {}
@@ -233,7 +233,7 @@ def _check_adamw(optimizer: torch.optim.Optimizer) -> None:
     )
     if not usable:
         raise ValueError(
-            "projects='audio_update': expected torch.optim.AdamW without amsgrad or maximize, "
+            "projects='task_update': expected torch.optim.AdamW without amsgrad or maximize, "
             f"got {type(optimizer).__name__}; choose projects='update'"
         )
 

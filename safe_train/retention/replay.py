@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from safe_train.parallel import ALONE, Processes
+from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
 from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, negative_log_likelihood
 
 
@@ -19,8 +19,8 @@ class Replay(Mechanism):
     name = "replay"
     adds_loss = True
 
-    def __init__(self, head: LogitHead, *, weight: float, processes: Processes = ALONE) -> None:
-        self.head, self.weight, self.processes = head, weight, processes
+    def __init__(self, head: LogitHead, *, weight: float, collectives: Collectives = SINGLE_PROCESS) -> None:
+        self.head, self.weight, self.collectives = head, weight, collectives
         self._sum: Tensor | None = None
         self._tokens = 0
 
@@ -41,11 +41,11 @@ class Replay(Mechanism):
         self._acted = True
         return self.weight * (total / max(1, tokens))
 
-    def observations(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The unweighted cross-entropy in nats a token, over the step's rows in all processes."""
         if self._sum is None:
             return {}
-        return {"replay_loss": self.processes.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
+        return {"replay_loss": self.collectives.mean(self._sum.item() / max(1, self._tokens), self._tokens)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whether a protected row was ever trained on."""

@@ -8,24 +8,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from safe_kernels import Basis, LinearGradientGram, covariance_basis
-from safe_train.parallel import ALONE, Processes
 from safe_train.retention.capture import LinearCapture
-from safe_train.retention.mechanism import ProtectedBatches, ProtectedModel, negative_log_likelihood
+from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
+from safe_train.retention.mechanism import CalibrationBatches, RetentionModel, negative_log_likelihood
 
 _LEAST_MEMORY = 2**30
 """Bytes of captures below which no further pass over the protected rows is worth its time."""
 
 
 def gradient_subspace(
-    model: ProtectedModel,
+    model: RetentionModel,
     linears: Mapping[str, nn.Linear],
-    batches: ProtectedBatches,
+    batches: CalibrationBatches,
     *,
     num_samples: int,
     rank: int,
     energy: float | None,
     memory: int | None = None,
-    processes: Processes = ALONE,
+    collectives: Collectives = SINGLE_PROCESS,
 ) -> dict[str, Basis]:
     """For each weight, the principal subspace of its per-sample gradients, flat: vectors [d_out * d_in, r].
 
@@ -45,7 +45,7 @@ def gradient_subspace(
         energy: as few vectors as capture this share; None for as many as ``rank`` allows.
         memory: bytes that captures may take, about; weights whose captures do not fit wait for another pass over the
             rows. At least one weight comes in each. None for twice what the bases take, at least 1 GiB.
-        processes: those that share the rows.
+        collectives: of the processes that share the rows.
 
     Returns:
         A basis for each weight that was used; whatever the memory, the same.
@@ -54,7 +54,7 @@ def gradient_subspace(
         memory = captured_memory(sum(module.weight.numel() for module in linears.values()), rank)
     waiting, bases = dict(linears), dict[str, Basis]()
     while waiting:
-        grams, later = _one_pass(model, linears, batches, list(waiting), num_samples, memory, processes)
+        grams, later = _one_pass(model, linears, batches, list(waiting), num_samples, memory, collectives)
         for name in list(grams):
             gram = grams.pop(name)  # so that its captures go before the next basis comes
             size = gram.in_features * gram.out_features
@@ -69,22 +69,22 @@ def captured_memory(num_weights: int, rank: int) -> int:
 
 
 def _one_pass(
-    model: ProtectedModel,
+    model: RetentionModel,
     linears: Mapping[str, nn.Linear],
-    batches: ProtectedBatches,
+    batches: CalibrationBatches,
     names: list[str],
     num_samples: int,
     memory: int,
-    processes: Processes,
+    collectives: Collectives,
 ) -> tuple[dict[str, LinearGradientGram], list[str]]:
     """Captures of those of the named layers that fit into the memory, and the names of the others."""
     grams: dict[str, LinearGradientGram] = {}
     later: list[str] | None = None
     for batch in batches(num_samples):
-        total = processes.sum(int(batch.num_rows))
+        total = collectives.sum(int(batch.num_rows))
         captured = captured_inputs_and_gradients(model, linears, batch, names)
         for name in list(captured):
-            inputs, grad_outputs = (processes.gather_rows(part, total) for part in captured.pop(name))
+            inputs, grad_outputs = (collectives.gather_rows(part, total) for part in captured.pop(name))
             if name not in grams:
                 grams[name] = LinearGradientGram(inputs.shape[2], grad_outputs.shape[2])
             grams[name].update(inputs, grad_outputs)
@@ -108,13 +108,13 @@ def _beyond(sizes: Mapping[str, int], memory: int) -> list[str]:
 
 
 def activation_subspace(
-    model: ProtectedModel,
+    model: RetentionModel,
     linears: Mapping[str, nn.Linear],
     batches: Iterable[Any],
     *,
     rank: int,
     energy: float | None,
-    processes: Processes = ALONE,
+    collectives: Collectives = SINGLE_PROCESS,
 ) -> dict[str, Basis]:
     """For each weight, the principal subspace of its layer's inputs: vectors [d_in, r].
 
@@ -127,7 +127,7 @@ def activation_subspace(
         for name, (inputs, _) in captured_inputs_and_gradients(model, linears, batch).items():
             flat = inputs.flatten(0, 1).double()
             moments[name] = moments.get(name, 0) + flat.T @ flat
-    processes.sum_(moments.values())
+    collectives.sum_(moments.values())
     return {
         name: covariance_basis(moment.float(), rank=min(rank, moment.shape[0]), energy=energy)
         for name, moment in moments.items()
@@ -135,7 +135,7 @@ def activation_subspace(
 
 
 def captured_inputs_and_gradients(
-    model: ProtectedModel, linears: Mapping[str, nn.Linear], batch: Any, recorded: Collection[str] | None = None
+    model: RetentionModel, linears: Mapping[str, nn.Linear], batch: Any, recorded: Collection[str] | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Inputs [N, T, d_in] and output gradients [N, T, d_out] of the layers in a batch's rows.
 

@@ -1,6 +1,6 @@
 """The tutorial is a notebook: this executes it, and makes a page of it.
 
-    python -m scripts.docs_site.notebook     executes docs/tutorial.ipynb in an empty folder, and keeps the outputs in it
+python -m scripts.docs_site.notebook     executes docs/tutorial.ipynb in an empty folder, and keeps the outputs in it
 """
 
 from __future__ import annotations

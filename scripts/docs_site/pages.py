@@ -41,8 +41,13 @@ def _settings_table(settings: list[SettingReference]) -> Iterator[str]:
         # An anchor of its own, so that a page can link to a setting.
         yield (
             f'| <span id="{name}"></span>`{setting.name}` | {_values(setting)} | `{setting.default}` '
-            f"| {_cell(setting.meaning)} |"
+            f"| {_cell(setting.meaning)}{_earlier(setting)} |"
         )
+
+
+def _earlier(setting: SettingReference) -> str:
+    names = ", ".join(f"`{name}`" for name in setting.earlier_names)
+    return f" Earlier name: {names}." if names else ""
 
 
 def _values(setting: SettingReference) -> str:
@@ -80,4 +85,6 @@ def _command_parts(command: click.Command, path: str, context: click.Context) ->
     yield f"```\n{path} {usage}\n```"
     rows = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
     if rows:
-        yield "\n".join(["| option | does |", "|---|---|", *(f"| `{option}` | {_cell(text)} |" for option, text in rows)])
+        yield "\n".join(
+            ["| option | does |", "|---|---|", *(f"| `{option}` | {_cell(text)} |" for option, text in rows)]
+        )

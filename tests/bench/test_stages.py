@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("pydantic")
 
 from bench.stages import configuration, stage_on, step_parts, step_seconds
-from safe_train.experiment import load_base_model
+from safe_train.training.build import load_base_model
 
 
 def test_the_device_is_idle_before_and_after_each_step(monkeypatch: pytest.MonkeyPatch) -> None:

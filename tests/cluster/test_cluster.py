@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safe_train.experiment import attach, load_base_model
-from safe_train.run import read_config
+from safe_train.runs.layout import read_config
+from safe_train.training.build import attach, load_base_model
 from tests.files import assert_same_bytes
 from tests.tolerances import PARALLEL, relative_error
 

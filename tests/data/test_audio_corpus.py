@@ -9,9 +9,9 @@ import pytest
 import soundfile
 import torch
 
-from safe_train.data.audio_formats import CONTAINERS, is_read
-from safe_train.data.check import check_audio
-from safe_train.data.waveform import load_waveform
+from safe_train.audio.formats import CONTAINERS, is_read
+from safe_train.audio.waveform import load_waveform
+from safe_train.data.validation.check import check_audio
 from safe_train.errors import InputError
 
 RATES = (16_000, 11_127, 44_099, 48_000)

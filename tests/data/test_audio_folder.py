@@ -1,6 +1,6 @@
 """Finding audio files by name without suffix."""
 
-from safe_train.data.audio_folder import audio_files_by_stem
+from safe_train.audio.folder import audio_files_by_stem
 
 
 def test_earlier_folders_and_suffixes_count(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from safe_train.data.audio_input import SYNTHETIC_SECONDS, Amplified, WhiteNoise, describe, waveform_of
+from safe_train.audio.input import SYNTHETIC_SECONDS, Amplified, WhiteNoise, describe, waveform_of
 
 RATE = 16_000
 

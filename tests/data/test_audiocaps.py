@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from safe_train.data.audiocaps import AudioExample, load_audiocaps, read_audiocaps
+from safe_train.data.datasets.audiocaps import AudioRecord, load_audiocaps, read_audiocaps
 from safe_train.errors import InputError
 
 HEADER = ("audiocap_id", "youtube_id", "start_time", "caption")
@@ -58,14 +58,14 @@ def test_rows_of_one_clip_are_one_example_with_all_captions(tmp_path, audio):
     write_audio(audio / "-668dhzzDQE_30.wav")
     write_audio(audio / "abcDEF_123-_130.flac")
     assert load_audiocaps(tmp_path, "val") == [
-        AudioExample(
+        AudioRecord(
             clip_id="-668dhzzDQE_30",
             audio_path=audio / "-668dhzzDQE_30.wav",
             captions=("A dog barks, then a door closes", 'A dog "speaks"'),
             question=None,
             image_path=None,
         ),
-        AudioExample("abcDEF_123-_130", audio / "abcDEF_123-_130.flac", ("Rain falls",), None, None),
+        AudioRecord("abcDEF_123-_130", audio / "abcDEF_123-_130.flac", ("Rain falls",), None, None),
     ]
 
 
@@ -107,7 +107,7 @@ def test_a_file_named_by_the_video_is_not_taken_for_two_clips_of_it(tmp_path, au
 def test_missing_clips_are_counted_and_named_in_a_warning(tmp_path, audio, caplog):
     path = write_table(tmp_path, rows=[*ROWS, *((str(n), f"video{n}", "0", "x") for n in range(6))])
     write_audio(audio / "-668dhzzDQE.wav")
-    with caplog.at_level(logging.WARNING, logger="safe_train.data.audiocaps"):
+    with caplog.at_level(logging.WARNING, logger="safe_train.data.datasets.audiocaps"):
         (example,) = load_audiocaps(tmp_path, "val")
     assert example.clip_id == "-668dhzzDQE_30"
     (message,) = caplog.messages
@@ -188,9 +188,9 @@ def test_manifests(tmp_path, audio, name):
     ]
     write_manifest(tmp_path, entries, name)
     assert load_audiocaps(tmp_path, "val") == [
-        AudioExample("video_30", tmp_path / "clips/a.wav", ("one", "two"), None, None),
-        AudioExample("x", tmp_path / "audiocaps/clips/b.ogg", ("rain", "wind"), "What?", tmp_path / "a.png"),
-        AudioExample("video2_7.5", audio / "video2_7.5.wav", ("bell",), None, None),
+        AudioRecord("video_30", tmp_path / "clips/a.wav", ("one", "two"), None, None),
+        AudioRecord("x", tmp_path / "audiocaps/clips/b.ogg", ("rain", "wind"), "What?", tmp_path / "a.png"),
+        AudioRecord("video2_7.5", audio / "video2_7.5.wav", ("bell",), None, None),
     ]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from safe_train.data.avqa import load_avqa, read_avqa
-from safe_train.data.clips import AudioExample
+from safe_train.data.datasets.avqa import load_avqa, read_avqa
+from safe_train.data.datasets.clips import AudioRecord
 from safe_train.errors import InputError
 
 ENTRIES = [
@@ -35,9 +35,9 @@ def test_manifests(root, name):
     write(root, ENTRIES, name)
     folder = root / "avqa"
     assert load_avqa(root, "train") == [
-        AudioExample("avqa/a.wav", folder / "a.wav", ("cello",), "Which instrument?", folder / "a.png"),
-        AudioExample("avqa/a.wav", folder / "a.wav", ("two", "2"), "How many?", folder / "a.png"),
-        AudioExample("avqa/b.ogg", folder / "b.ogg", ("ici",), "Où?", None),
+        AudioRecord("avqa/a.wav", folder / "a.wav", ("cello",), "Which instrument?", folder / "a.png"),
+        AudioRecord("avqa/a.wav", folder / "a.wav", ("two", "2"), "How many?", folder / "a.png"),
+        AudioRecord("avqa/b.ogg", folder / "b.ogg", ("ici",), "Où?", None),
     ]
 
 
@@ -125,9 +125,9 @@ def test_official_files(official):
     instruments = "Are there piano and ukulele instruments in the video?"
     types = "How many types of musical instruments sound in the video?"
     assert load_avqa(official, "train") == [
-        AudioExample(first, official / first, ("left",), "Where is the first sounding instrument?", middle),
-        AudioExample(second, official / second, ("no",), instruments, None),
-        AudioExample(first, official / first, ("two",), types, middle),
+        AudioRecord(first, official / first, ("left",), "Where is the first sounding instrument?", middle),
+        AudioRecord(second, official / second, ("no",), instruments, None),
+        AudioRecord(first, official / first, ("two",), types, middle),
     ]
 
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.data.check import check_audio, check_root
-from safe_train.data.defects import DefectKind
-from safe_train.data.text import load_text
-from safe_train.data.vqa import load_vqa
+from safe_train.data.datasets.text import load_text
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.validation.check import check_audio, check_root
+from safe_train.data.validation.issues import IssueKind
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 
@@ -169,19 +169,19 @@ def zero_rate_flac(path):
 
 
 DAMAGE = {
-    "missing": (lambda path: path.unlink(), DefectKind.MISSING_AUDIO),
-    "no bytes": (lambda path: path.write_bytes(b""), DefectKind.EMPTY_AUDIO),
-    "no samples": (lambda path: write_audio(path, 0.0), DefectKind.EMPTY_AUDIO),
-    "0 Hz": (lambda path: set_bytes(path, 24, struct.pack("<I", 0)), DefectKind.ZERO_RATE),
-    "short": (lambda path: write_audio(path, 0.02), DefectKind.SHORT_AUDIO),
-    "39 Hz": (lambda path: set_bytes(path, 24, struct.pack("<I", 39)), DefectKind.LOW_RATE),
-    "truncated": (cut, DefectKind.TRUNCATED_AUDIO),
-    "text": (lambda path: path.write_text("no audio"), DefectKind.UNREADABLE_AUDIO),
+    "missing": (lambda path: path.unlink(), IssueKind.MISSING_AUDIO),
+    "no bytes": (lambda path: path.write_bytes(b""), IssueKind.EMPTY_AUDIO),
+    "no samples": (lambda path: write_audio(path, 0.0), IssueKind.EMPTY_AUDIO),
+    "0 Hz": (lambda path: set_bytes(path, 24, struct.pack("<I", 0)), IssueKind.ZERO_RATE),
+    "short": (lambda path: write_audio(path, 0.02), IssueKind.SHORT_AUDIO),
+    "39 Hz": (lambda path: set_bytes(path, 24, struct.pack("<I", 39)), IssueKind.LOW_RATE),
+    "truncated": (cut, IssueKind.TRUNCATED_AUDIO),
+    "text": (lambda path: path.write_text("no audio"), IssueKind.UNREADABLE_AUDIO),
     "NaN": (
         lambda path: soundfile.write(path, np.full(80, np.nan, np.float32), RATE, subtype="FLOAT"),
-        DefectKind.UNREADABLE_AUDIO,
+        IssueKind.UNREADABLE_AUDIO,
     ),
-    "FLAC": (lambda path: write_audio(path, format="FLAC"), DefectKind.MISLABELED_AUDIO),
+    "FLAC": (lambda path: write_audio(path, format="FLAC"), IssueKind.MISLABELED_AUDIO),
 }
 
 
@@ -190,15 +190,15 @@ def test_damaged_audio(root, damage, kind):
     path = root / "sounds/犬.wav"
     damage(path)
     found = reports(root)
-    name = "3" if kind is DefectKind.MISSING_AUDIO else "sounds/犬.wav"
+    name = "3" if kind is IssueKind.MISSING_AUDIO else "sounds/犬.wav"
     assert defects(found["audiocaps"]) == {kind.value: (1, name)}
     assert all(report.defects == () for name, report in found.items() if name != "audiocaps")
-    assert found["audiocaps"].clips == (3 if kind is DefectKind.MISLABELED_AUDIO else 2)
+    assert found["audiocaps"].clips == (3 if kind is IssueKind.MISLABELED_AUDIO else 2)
 
 
 def test_a_flac_header_of_zero_hertz(tmp_path):
     zero_rate_flac(tmp_path / "a.flac")
-    assert check_audio(tmp_path / "a.flac")[1].kind is DefectKind.ZERO_RATE
+    assert check_audio(tmp_path / "a.flac")[1].kind is IssueKind.ZERO_RATE
 
 
 def test_a_truncated_file_is_found_by_decoding_it(root):
@@ -206,7 +206,7 @@ def test_a_truncated_file_is_found_by_decoding_it(root):
     path = root / "sounds/犬.wav"
     cut(path)
     assert soundfile.info(path).samplerate == RATE
-    assert check_audio(path)[1].kind is DefectKind.TRUNCATED_AUDIO
+    assert check_audio(path)[1].kind is IssueKind.TRUNCATED_AUDIO
 
 
 def test_damaged_and_missing_images(root):

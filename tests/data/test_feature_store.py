@@ -11,13 +11,13 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from configs.model_configs import EMBEDDED
-from safe_train.data import feature_cache
-from safe_train.data.audio_input import Amplified, WhiteNoise
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.tensor_store import TensorFolder, TensorStore
+from safe_train.audio.input import Amplified, WhiteNoise
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.cache import features as feature_cache
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.cache.tensor_store import TensorFolder, TensorStore
 from safe_train.errors import InputError
-from safe_train.model import load_audio_encoder
+from safe_train.model.audio.encoder import load_audio_encoder
 
 KEY, OTHER = "ab" * 32, "cd" * 32
 MEBIBYTE = 2**20
@@ -116,7 +116,7 @@ def test_negative_control_the_flipped_bit_would_load_without_the_digest(tmp_path
     path = folder.path(KEY)
     damaged_payload(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("safe_train.data.tensor_store.tensors_sha256", lambda _tensors: stated(path))
+        patch.setattr("safe_train.data.cache.tensor_store.tensors_sha256", lambda _tensors: stated(path))
         assert folder.load(KEY) is not None
 
 

@@ -1,4 +1,4 @@
-"""Reading images: modes, orientation and damage."""
+"""Readout images: modes, orientation and damage."""
 
 import io
 import os
@@ -292,7 +292,7 @@ def test_other_formats_are_named_as_not_read(tmp_path, kind):
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
-    """Reading a FIFO would wait for ever."""
+    """Readout a FIFO would wait for ever."""
     os.mkfifo(tmp_path / "fifo")
     assert "expected an image, got a FIFO, a device or a socket" in error_of(tmp_path / "fifo")
     assert "got a FIFO, a device or a socket" in error_of(type(tmp_path)("/dev/zero"))

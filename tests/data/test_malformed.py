@@ -9,14 +9,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.avqa import load_avqa
-from safe_train.data.pack import load_pack_clips, load_pack_questions, load_pack_text
-from safe_train.data.text import load_text
-from safe_train.data.vqa import load_vqa
-from safe_train.data.wavcaps import load_wavcaps
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.avqa import load_avqa
+from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions, load_pack_text
+from safe_train.data.datasets.text import load_text
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.wavcaps import load_wavcaps
 from safe_train.errors import InputError
-from safe_train.evaluation.samples import SampleStore
+from safe_train.evaluation.predictions import PredictionStore
 
 QUESTION = {"id": 1, "question": "What?", "answers": ["red"], "image": "pictures/a.png"}
 CAPTION = {"id": "c", "captions": ["a bell"], "audio": "sounds/a.wav"}
@@ -243,9 +243,10 @@ def test_what_is_passed_can_be_kept(root):
     """Negative control of the sweep: half a character that no reader saw could not be written with the answers."""
     (root / "vqa").mkdir()
     (root / "vqa/val.json").write_text(as_json([QUESTION | {"question": "What\u2028is \U0001f600?"}]))
-    from safe_train.data.rows import Row, vl_rows
+    from safe_train.data.datasets.conversion import vl_rows
+    from safe_train.data.example import Example
 
     rows = vl_rows(load_vqa(root, "val"))
-    SampleStore.create(root / "evaluation", {}, rows, [])
+    PredictionStore.create(root / "evaluation", {}, rows, [])
     with pytest.raises(UnicodeEncodeError):
-        SampleStore.create(root / "evaluation", {}, [Row("a", "\ud83d", ("a",))], [])
+        PredictionStore.create(root / "evaluation", {}, [Example("a", "\ud83d", ("a",))], [])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from safe_train.data.manifest import (
+from safe_train.data.datasets.manifest import (
     Record,
     find_manifest,
     read_json,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safe_train.data.clips import AudioExample
-from safe_train.data.pack import load_pack_clips, load_pack_questions, read_pack_clips, read_pack_questions
-from safe_train.data.pack_manifest import SubsetManifest, ValManifest
-from safe_train.data.vqa import VQAExample
+from safe_train.data.datasets.clips import AudioRecord
+from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions, read_pack_clips, read_pack_questions
+from safe_train.data.datasets.pack_manifest import SubsetManifest, ValManifest
+from safe_train.data.datasets.vqa import VQARecord
 from safe_train.errors import InputError
 
 TEN = ["3", "4", "3", "3", "three", "3", "2", "3", "3", "3"]
@@ -93,9 +93,9 @@ def pack(tmp_path):
 def expected_clips(root):
     audio = root / "audio/train"
     return [
-        AudioExample("-668dhzzDQE_30", audio / "-668dhzzDQE.wav", ("Car engine sound in car race",), None, None),
-        AudioExample("-8tskHwTfcQ_7.5", audio / "-8tskHwTfcQ.wav", ("Dried leaves rub", "Léaves"), None, None),
-        AudioExample("-HyUH30KfyE", audio / "-HyUH30KfyE.wav", ("A baby laughs",), None, None),
+        AudioRecord("-668dhzzDQE_30", audio / "-668dhzzDQE.wav", ("Car engine sound in car race",), None, None),
+        AudioRecord("-8tskHwTfcQ_7.5", audio / "-8tskHwTfcQ.wav", ("Dried leaves rub", "Léaves"), None, None),
+        AudioRecord("-HyUH30KfyE", audio / "-HyUH30KfyE.wav", ("A baby laughs",), None, None),
     ]
 
 
@@ -107,7 +107,7 @@ def test_clips_are_read_and_captions_of_one_file_grouped(pack, caplog):
 def test_questions_are_read_with_all_answers(pack, caplog):
     image = pack.root / "images" / "COCO_val2014_000000000387.jpg"
     first, second = load_pack_questions(pack.root)
-    assert first == VQAExample(387003, 387, "How many birds?", tuple(TEN), image, "", "")
+    assert first == VQARecord(387003, 387, "How many birds?", tuple(TEN), image, "", "")
     assert second.image_id == 42
     assert not caplog.messages
 

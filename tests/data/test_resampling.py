@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchaudio.functional import resample
 
-from safe_train.data import resampling
-from safe_train.data.resampling import _interpolated, resampled, samples_needed
+from safe_train.audio import resampling
+from safe_train.audio.resampling import _interpolated, resampled, samples_needed
 
 # torchaudio computes float32 kernels from float32 moments, of which a thousand phases leave 1e-4; in float64 it is
 # exact, and float32 results differ by their own rounding.

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from safe_train.config import build_config
-from safe_train.data import feature_cache
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.rows import Row, Subset
+from safe_train.data.cache import features as feature_cache
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.example import Example
+from safe_train.data.sampler import Subset
 from safe_train.errors import InputError
-from safe_train.experiment import load_rows
+from safe_train.training.build import load_examples
 
 ENTRY = {"question": "what?", "answer": "a bell"}
 
@@ -58,7 +59,7 @@ def pack(small_data, tmp_path):
 
 
 def test_without_a_choice_rows_are_those_of_audiocaps_vqa_and_text(small_data):
-    rows = load_rows(configuration(small_data))
+    rows = load_examples(configuration(small_data))
     texts = [len((small_data / f"text/{split}.jsonl").read_text().splitlines()) for split in ("train", "val")]
     assert min(texts) > 0
     assert {part: len(indices) for part, indices in rows.indices.items()} == {
@@ -76,7 +77,7 @@ def test_other_sets_of_the_root(small_data, tmp_path, name):
     clips = [f"audiocaps/audio/train/{path.name}" for path in sorted((small_data / "audiocaps/audio/train").iterdir())]
     entries = [ENTRY | {"id": index, "audio": clip} for index, clip in enumerate(clips[:5])]
     (tmp_path / name / "train.json").write_text(json.dumps(entries))
-    rows = load_rows(configuration(tmp_path, data__train_audio_source=name))
+    rows = load_examples(configuration(tmp_path, data__train_audio_source=name))
     assert [row.audio for row in rows.train_audio] == [tmp_path / clip for clip in clips[:5]]
     assert rows.train_audio[0].answers == ("a bell",)
     assert len(rows.val_audio) == 24
@@ -85,12 +86,12 @@ def test_other_sets_of_the_root(small_data, tmp_path, name):
 def test_procedural_rows_beside_a_root(small_data, pack, monkeypatch):
     monkeypatch.setattr("safe_train.data.sources.embedded_data_root", lambda: small_data)
     sources = {f"data__{part}_source": "embedded" for part in ("train_audio", "train_vl", "val_vl")}
-    rows = load_rows(configuration("/nowhere", pack, data__val_audio_source="pack", **sources))
+    rows = load_examples(configuration("/nowhere", pack, data__val_audio_source="pack", **sources))
     assert [len(part) for part in (rows.train_audio, rows.train_vl, rows.val_audio, rows.val_vl)] == [40, 60, 6, 40]
 
 
 def test_rows_of_the_pack(small_data, pack):
-    rows = load_rows(
+    rows = load_examples(
         configuration(small_data, pack, data__train_audio_source="pack", data__val_vl_source="pack",
                       data__max_train_audio=4, data__val_audio_source="trained", evaluation__max_audio=3)
     )  # fmt: skip
@@ -105,7 +106,7 @@ def test_rows_of_the_pack(small_data, pack):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_questions_of_the_pack_are_protected_or_evaluated(small_data, pack, seed):
     config = configuration(small_data, pack, seed=seed, data__train_vl_source="pack", data__val_vl_source="pack")
-    rows = load_rows(config)
+    rows = load_examples(config)
     protected, evaluated = rows.indices["train_vl"], rows.indices["val_vl"]
     assert sorted(protected + evaluated) == list(range(8))
     assert len(protected) == 2  # a fifth of four images is one, with two questions
@@ -115,7 +116,7 @@ def test_questions_of_the_pack_are_protected_or_evaluated(small_data, pack, seed
 
 def test_the_evaluated_questions_are_the_same_for_every_seed(small_data, pack):
     sources = {"data__train_vl_source": "pack", "data__val_vl_source": "pack"}
-    first, second = (load_rows(configuration(small_data, pack, seed=seed, **sources)) for seed in (1, 2))
+    first, second = (load_examples(configuration(small_data, pack, seed=seed, **sources)) for seed in (1, 2))
     assert first.indices["val_vl"] == second.indices["val_vl"]
 
 
@@ -146,30 +147,30 @@ def text_ids(rows):
 
 def test_text_rows_that_stand_beside_the_vl_rows_are_found(root, caplog):
     write_text(root, 3)
-    rows = load_rows(configuration(root))
+    rows = load_examples(configuration(root))
     assert text_ids(rows) == [["train0", "train1", "train2"], ["val0", "val1", "val2"]]
     assert (rows.indices["train_text"], rows.indices["val_text"]) == ([0, 1, 2], [0, 1, 2])
     assert "text-only" not in caplog.text
 
 
 def test_without_text_rows_one_warning_says_what_is_missing_and_how_to_add_it(root, caplog):
-    assert text_ids(load_rows(configuration(root))) == [[], []]
+    assert text_ids(load_examples(configuration(root))) == [[], []]
     (line,) = [record.getMessage() for record in caplog.records if "text-only" in record.getMessage()]
     assert "neither protected nor measured" in line
     assert "text/train.jsonl and text/val.jsonl" in line
     caplog.clear()
-    load_rows(configuration(root, data__val_text_source="none"))
+    load_examples(configuration(root, data__val_text_source="none"))
     assert "are not protected" in caplog.text
     caplog.clear()
-    load_rows(configuration(root, data__train_text_source="none", data__val_text_source="none"))
+    load_examples(configuration(root, data__train_text_source="none", data__val_text_source="none"))
     assert not caplog.records
 
 
 def test_text_rows_asked_for_by_name_must_be_there(root, pack):
     with pytest.raises(InputError, match="the folder of the data set text"):
-        load_rows(configuration(root, data__train_text_source="text"))
+        load_examples(configuration(root, data__train_text_source="text"))
     with pytest.raises(InputError, match=r"expected a data pack with text\.jsonl"):
-        load_rows(configuration(root, pack, data__val_text_source="pack"))
+        load_examples(configuration(root, pack, data__val_text_source="pack"))
     with pytest.raises(InputError, match=r"the source pack needs data\.pack_root"):
         configuration(root, data__val_text_source="pack")
 
@@ -177,8 +178,8 @@ def test_text_rows_asked_for_by_name_must_be_there(root, pack):
 def test_a_list_of_one_split_alone_is_an_error(root):
     write_text(root, 3, splits=("train",))
     with pytest.raises(InputError, match=r"text_val\.jsonl"):
-        load_rows(configuration(root))
-    rows = load_rows(configuration(root, data__val_text_source="none"))
+        load_examples(configuration(root))
+    rows = load_examples(configuration(root, data__val_text_source="none"))
     assert [len(part) for part in text_ids(rows)] == [3, 0]
 
 
@@ -190,9 +191,9 @@ def test_limits_on_text_rows_are_drawn_by_the_seed_and_change_no_other_draw(root
         "evaluation__max_audio": 5,
         "data__max_train_audio": 9,
     }
-    plain = load_rows(configuration(root, data__train_text_source="none", data__val_text_source="none", **limits))
+    plain = load_examples(configuration(root, data__train_text_source="none", data__val_text_source="none", **limits))
     found = [
-        load_rows(configuration(root, seed=seed, data__max_train_text=7, evaluation__max_text=4, **limits))
+        load_examples(configuration(root, seed=seed, data__max_train_text=7, evaluation__max_text=4, **limits))
         for seed in (42, 42, 43)
     ]
     assert [len(part) for part in text_ids(found[0])] == [7, 4]
@@ -207,18 +208,18 @@ def test_limits_on_text_rows_are_drawn_by_the_seed_and_change_no_other_draw(root
 def test_text_rows_of_the_pack_are_protected_or_evaluated(root, pack, seed):
     write_text(root, 3)
     write_text(pack, 20, "pack", "text.jsonl", splits=("",))
-    rows = load_rows(configuration(root, pack, seed=seed, data__train_vl_source="pack", data__val_vl_source="pack"))
+    rows = load_examples(configuration(root, pack, seed=seed, data__train_vl_source="pack", data__val_vl_source="pack"))
     train, val = text_ids(rows)
     assert sorted(train + val) == sorted(f"pack{i}" for i in range(20))
     assert len(train) == 4  # a fifth of ten clusters of two
     assert not {row.cluster for row in rows.train_text} & {row.cluster for row in rows.val_text}
-    mixed = load_rows(configuration(root, pack, seed=seed, data__val_vl_source="pack"))
+    mixed = load_examples(configuration(root, pack, seed=seed, data__val_vl_source="pack"))
     assert [len(part) for part in text_ids(mixed)] == [3, 20]  # those beside the VL rows of each
 
 
 def test_a_pack_without_a_list_leaves_the_roots_text_rows(root, pack):
     write_text(root, 3)
-    rows = load_rows(configuration(root, pack, data__train_vl_source="pack", data__val_vl_source="pack"))
+    rows = load_examples(configuration(root, pack, data__train_vl_source="pack", data__val_vl_source="pack"))
     assert [len(part) for part in text_ids(rows)] == [3, 3]
 
 
@@ -226,14 +227,14 @@ def test_procedural_text_rows_come_with_procedural_vl_rows(root, pack, monkeypat
     write_text(root, 3, "embedded")
     monkeypatch.setattr("safe_train.data.sources.embedded_data_root", lambda: root)
     sources = {f"data__{part}_source": "embedded" for part in ("train_audio", "train_vl", "val_vl", "val_audio")}
-    beside = load_rows(configuration("/nowhere", pack, **sources))
-    default = load_rows(configuration("embedded"))
+    beside = load_examples(configuration("/nowhere", pack, **sources))
+    default = load_examples(configuration("embedded"))
     assert text_ids(beside) == text_ids(default)
     assert text_ids(beside)[0] == ["embeddedtrain0", "embeddedtrain1", "embeddedtrain2"]
 
 
 def test_one_image_cannot_be_split():
-    rows = [Row(str(index), "?", ("a",), cluster="1") for index in range(3)]
+    rows = [Example(str(index), "?", ("a",), cluster="1") for index in range(3)]
     with pytest.raises(InputError, match="expected at least two images, got 1"):
         Subset.whole(rows).split(0.2)
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe_train.data.rows import DOCUMENT, text_rows
-from safe_train.data.text import PIECE_CHARACTERS, TextExample, load_text, read_text_list, split_document
+from safe_train.data.datasets.conversion import text_rows
+from safe_train.data.datasets.text import PIECE_CHARACTERS, TextRecord, load_text, read_text_list, split_document
+from safe_train.data.example import DOCUMENT
 from safe_train.errors import InputError
 
 
@@ -38,7 +39,7 @@ CHAT = [{"role": "user", "content": "What is the capital of Peru?"}, {"role": "a
 )
 def test_forms(tmp_path, entry, question, answers, kind):
     write(tmp_path, [entry])
-    assert load_text(tmp_path, "val") == [TextExample("1", question, answers, kind, "1")]
+    assert load_text(tmp_path, "val") == [TextRecord("1", question, answers, kind, "1")]
 
 
 def test_a_chats_text_may_be_a_list_of_one_part(tmp_path):

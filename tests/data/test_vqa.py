@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safe_train.data.rows import vl_rows
-from safe_train.data.vqa import VQAExample, load_vqa
+from safe_train.data.datasets.conversion import vl_rows
+from safe_train.data.datasets.vqa import VQARecord, load_vqa
 from safe_train.errors import InputError
 
 TEN = ["3", "4", "3", "3", "three", "3", "2", "3", "3", "3"]
@@ -120,7 +120,7 @@ def test_ids_that_are_names_and_placeholders_of_the_image(tmp_path):
 def test_the_official_pair_is_joined_by_question_id(official):
     images = official.folder / "val2014"
     assert official.load() == [
-        VQAExample(
+        VQARecord(
             question_id=387003,
             image_id=387,
             question="How many birds?",
@@ -129,7 +129,7 @@ def test_the_official_pair_is_joined_by_question_id(official):
             question_type="how many",
             answer_type="number",
         ),
-        VQAExample(
+        VQARecord(
             question_id=42000,
             image_id=42,
             question="Is it red?",
@@ -138,7 +138,7 @@ def test_the_official_pair_is_joined_by_question_id(official):
             question_type="is it",
             answer_type="yes/no",
         ),
-        VQAExample(
+        VQARecord(
             question_id=387001,
             image_id=387,
             question="What color is it?",
@@ -264,9 +264,9 @@ def test_manifests(tmp_path, name):
         text = json.dumps(entries)
     (tmp_path / "vqa" / name).write_text(text, encoding="utf-8")
     first, second, third = load_vqa(tmp_path, "val")
-    assert first == VQAExample(5, 0, "What?", tuple(TEN), tmp_path / "images/a.png", "", "")
-    assert second == VQAExample(6, 1, "Où?", ("ici",), tmp_path / "vqa/images/b.png", "", "other")
-    assert third == VQAExample(7, 0, "Who?", ("x",), tmp_path / "images/a.png", "who", "")
+    assert first == VQARecord(5, 0, "What?", tuple(TEN), tmp_path / "images/a.png", "", "")
+    assert second == VQARecord(6, 1, "Où?", ("ici",), tmp_path / "vqa/images/b.png", "", "other")
+    assert third == VQARecord(7, 0, "Who?", ("x",), tmp_path / "images/a.png", "who", "")
 
 
 def test_a_manifest_may_name_its_images(tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from safe_train.data.clips import AudioExample
-from safe_train.data.wavcaps import load_wavcaps, read_wavcaps
+from safe_train.data.datasets.clips import AudioRecord
+from safe_train.data.datasets.wavcaps import load_wavcaps, read_wavcaps
 from safe_train.errors import InputError
 
 ENTRIES = [
@@ -34,9 +34,9 @@ def test_manifests(root, name):
     write(root, ENTRIES, name)
     folder = root / "wavcaps"
     assert load_wavcaps(root, "train") == [
-        AudioExample("FreeSound/17", folder / "FreeSound/17.flac", ("Rain falls",), None, None),
-        AudioExample("SoundBible/17", folder / "SoundBible/17.wav", ("a bell", "chimes"), None, None),
-        AudioExample("x", folder / "x.mp3", ("ici",), "Où?", None),
+        AudioRecord("FreeSound/17", folder / "FreeSound/17.flac", ("Rain falls",), None, None),
+        AudioRecord("SoundBible/17", folder / "SoundBible/17.wav", ("a bell", "chimes"), None, None),
+        AudioRecord("x", folder / "x.mp3", ("ici",), "Où?", None),
     ]
 
 

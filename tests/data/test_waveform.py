@@ -1,4 +1,4 @@
-"""Reading audio files: rates, channels, depths, formats and damage; and fitting a waveform to a length."""
+"""Readout audio files: rates, channels, depths, formats and damage; and fitting a waveform to a length."""
 
 import struct
 import tracemalloc
@@ -10,7 +10,7 @@ import torch
 from scipy.signal import resample_poly
 from transformers import ClapFeatureExtractor
 
-from safe_train.data.waveform import fit_waveform, load_waveform, measure
+from safe_train.audio.waveform import fit_waveform, load_waveform, measure
 from safe_train.errors import InputError
 
 RATE = 16_000

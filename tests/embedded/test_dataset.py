@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.vqa import load_vqa
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.vqa import load_vqa
 from safe_train.embedded import dataset
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root, write_dataset
 from safe_train.embedded.questions import QUESTION_TYPES

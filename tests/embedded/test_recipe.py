@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 import torch
 
-from safe_train.embedded import recipe as recipe_module
+from experiments.embedded_model import recipe as recipe_module
+from experiments.embedded_model.recipe import make_audio_encoder, make_base, measure_base
+from experiments.embedded_model.train_audio import AudioRecipe
+from experiments.embedded_model.train_base import BaseRecipe, document_losses
 from safe_train.embedded import weights
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
-from safe_train.embedded.recipe import make_audio_encoder, make_base, measure_base
-from safe_train.embedded.train_audio import AudioRecipe
-from safe_train.embedded.train_base import BaseRecipe, document_losses
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
 from tests.tolerances import LOGITS, relative_error
 
 AUDIO = AudioRecipe(num_clips=20, epochs=1, batch_size=10)

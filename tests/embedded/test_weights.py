@@ -10,18 +10,20 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from configs.model_configs import EMBEDDED
-from safe_train.config import EvaluationSettings
-from safe_train.data.rows import Row, vl_rows
-from safe_train.data.vqa import load_vqa
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.datasets.conversion import vl_rows
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.example import Example
 from safe_train.embedded import weights
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.embedded.models import build_audio_encoder, build_base, build_feature_extractor
 from safe_train.embedded.questions import QUESTION_TYPES
 from safe_train.embedded.sounds import ALL_SOUNDS, synthesize
 from safe_train.embedded.text_skills import SKILLS, TEXT_TYPES, sample_text_question
-from safe_train.evaluation import base_answers
-from safe_train.model import AudioEncoder, Base, load_audio_encoder
+from safe_train.evaluation.base_answers import base_answers
+from safe_train.evaluation.settings import EvaluationSettings
+from safe_train.model.audio.encoder import AudioEncoder, load_audio_encoder
+from safe_train.model.base import Base
 
 LEAST_VL, LEAST_VL_TYPE, LEAST_AUDIO = 0.93, 0.85, 0.97
 LEAST_TEXT, LEAST_TEXT_TYPE, MOST_BITS = 0.97, 0.90, 0.30
@@ -49,7 +51,7 @@ def validation_text(validation_root):
     """The 600 questions without an image, and the 100 documents."""
     lines = (validation_root / "text" / "val.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    questions = [Row(r["id"], r["prompt"], (r["answer"],), kind=r["type"]) for r in records if "prompt" in r]
+    questions = [Example(r["id"], r["prompt"], (r["answer"],), kind=r["type"]) for r in records if "prompt" in r]
     documents = [record["text"] for record in records if "text" in record]
     assert (len(questions), len(documents)) == (600, 100)
     return questions, documents
@@ -138,7 +140,7 @@ def test_the_card_says_what_is_measured(embedded_base, validation_rows, validati
     assert bits == [f"{bits_per_byte(embedded_base, validation_text[1]):.3f}"]
     rng = np.random.default_rng([0, TEXT_TYPES.index("recall")])
     drawn = [sample_text_question("recall", rng) for _ in range(200)]
-    recall = [Row(str(n), q.prompt, (q.answer,), kind=q.kind) for n, q in enumerate(drawn)]
+    recall = [Example(str(n), q.prompt, (q.answer,), kind=q.kind) for n, q in enumerate(drawn)]
     assert dict(said)["recall"] == f"{100 * accuracies(embedded_base, recall)[0]:.1f}"
 
 

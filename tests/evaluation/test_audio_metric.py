@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 import safe_train.metrics.captions as captions_module
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.rows import CAPTION, QUESTION, Row, audio_rows
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.conversion import audio_rows
+from safe_train.data.example import CAPTION, QUESTION, Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
 from safe_train.evaluation.audio_metric import audio_scores, resolve_audio_metric
 from safe_train.evaluation.figures import audio_result
-from safe_train.evaluation.samples import Sample
+from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.summarize import summarize
 from safe_train.metrics.captions import cider_d
 from safe_train.metrics.intervals import SHARE, cluster_bootstrap
@@ -49,7 +50,7 @@ SAID = {
         "Male speech with laughter",
     ),
 }
-ROWS = [Row(name, "what do you hear?", texts, kind=CAPTION, cluster=name) for name, texts in SAID.items()]
+ROWS = [Example(name, "what do you hear?", texts, kind=CAPTION, cluster=name) for name, texts in SAID.items()]
 PARAPHRASES = {
     "dog": "a dog barks while birds are chirping",
     "water": "water runs from a faucet into a sink",
@@ -61,7 +62,7 @@ UNRELATED = "loud music thumping"
 
 def answered(texts, rows=ROWS):
     return [
-        Sample(row.row_id, text, exact_match(text, row.answers), token_f1(text, row.answers))
+        Prediction(row.row_id, text, exact_match(text, row.answers), token_f1(text, row.answers))
         for row, text in zip(rows, texts, strict=True)
     ]
 
@@ -73,7 +74,8 @@ GOOD, BAD = answered(PARAPHRASES.values()), answered([UNRELATED] * 4)
 def test_a_good_paraphrase_scores_above_nothing_and_above_an_unrelated_caption(metric):
     good, bad = (audio_scores(samples, ROWS, metric) for samples in (GOOD, BAD))
     assert all(0.1 < one < 1 and one > other for one, other in zip(good, bad, strict=True))
-    gain = summarize([Sample("v", "", 1.0)], {}, {"matched": GOOD, "silence": BAD}, [Row("v", "?", ("a",))], ROWS,
+    vl = [Example("v", "?", ("a",))]
+    gain = summarize([Prediction("v", "", 1.0)], {}, {"matched": GOOD, "silence": BAD}, vl, ROWS,
                      margin=0.005, seconds=1.0, audio_metric=metric)  # fmt: skip
     assert gain.audio_gain["silence"].low > 0.1
     assert gain.audio_metric == metric
@@ -104,7 +106,7 @@ def test_a_caption_s_own_words_have_the_full_score_by_likeness():
 
 
 def test_questions_beside_captions_are_matched_exactly():
-    rows = [*ROWS, Row("q", "is there a dog?", ("yes it is",), kind=QUESTION, cluster="q")]
+    rows = [*ROWS, Example("q", "is there a dog?", ("yes it is",), kind=QUESTION, cluster="q")]
     samples = answered([*PARAPHRASES.values(), "yes it was"], rows)
     assert audio_scores(samples, rows, "token_f1") == [*audio_scores(GOOD, ROWS, "token_f1"), 0.0]
     assert audio_scores(samples, rows, "cider_d")[:4] == audio_scores(GOOD, ROWS, "cider_d")
@@ -114,7 +116,7 @@ def test_questions_beside_captions_are_matched_exactly():
 
 def test_free_words_are_told_from_a_closed_set():
     assert resolve_audio_metric("auto", ROWS) == "token_f1"
-    names = [Row(f"c{k}", "?", (f"class {k % 4}", f"other {k}"), kind=CAPTION) for k in range(20)]
+    names = [Example(f"c{k}", "?", (f"class {k % 4}", f"other {k}"), kind=CAPTION) for k in range(20)]
     assert resolve_audio_metric("auto", names) == "exact_match"  # four different ones of twenty: a fifth
     five = [replace(row, answers=("A fifth.",)) if k == 7 else row for k, row in enumerate(names)]
     assert resolve_audio_metric("auto", five) == "token_f1"

@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safe_train.data.audio_input import NOISE_DB, NOISE_SEEDS, Amplified, WhiteNoise
-from safe_train.data.rows import Row
+from safe_train.audio.input import NOISE_DB, NOISE_SEEDS, Amplified, WhiteNoise
+from safe_train.data.example import Example
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors, select
 
 CAPTIONS = ("one low bell", "two low bells", "three high drums", "a dog that barks", "2 cats")
 AUDIO = [
-    Row(f"a{k}", "what do you hear?", (caption,), audio=Path(f"{k}.wav"), cluster=f"a{k}")
+    Example(f"a{k}", "what do you hear?", (caption,), audio=Path(f"{k}.wav"), cluster=f"a{k}")
     for k, caption in enumerate(CAPTIONS)
 ]
 ANSWERS = (("1", "count"), ("2", "count"), ("3", "count"), ("red", "color"), ("dog", "animal"), ("cat", "animal"))
 VL = [
-    Row(f"v{k}", "what?", (answer,), image=Path(f"{k}.png"), kind=kind, cluster=str(k))
+    Example(f"v{k}", "what?", (answer,), image=Path(f"{k}.png"), kind=kind, cluster=str(k))
     for k, (answer, kind) in enumerate(ANSWERS)
 ]
 
@@ -121,10 +121,10 @@ def test_noise_differs_between_rows_and_comes_in_as_many_kinds_as_are_kept():
 def test_a_clip_that_also_names_the_right_answer_contradicts_nothing():
     """Two cats and three dogs are heard: 2 and 3 are both said, so that only "one bell" contradicts 2 and 3."""
     clips = [
-        Row("b0", "what?", ("2 cats and 3 dogs",), audio=Path("both.wav")),
-        Row("b1", "what?", ("one bell",), audio=Path("one.wav")),
+        Example("b0", "what?", ("2 cats and 3 dogs",), audio=Path("both.wav")),
+        Example("b1", "what?", ("one bell",), audio=Path("one.wav")),
     ]
-    asked = [Row(f"n{k}", "how many?", (str(k),), kind="count") for k in (1, 2, 3)]
+    asked = [Example(f"n{k}", "how many?", (str(k),), kind="count") for k in (1, 2, 3)]
     for seed in range(10):
         found = Distractors(clips, seed).contradicting(asked)
         assert found == [Path("both.wav"), Path("one.wav"), Path("one.wav")]
@@ -133,10 +133,10 @@ def test_a_clip_that_also_names_the_right_answer_contradicts_nothing():
 def test_every_reference_of_a_row_counts_as_right_when_wrong_answers_are_sought():
     """Somebody said 2, so that a clip that names 2 alone does not contradict the row."""
     clips = [
-        Row("b0", "what?", ("two cats",), audio=Path("two.wav")),
-        Row("b1", "what?", ("one bell",), audio=Path("one.wav")),
+        Example("b0", "what?", ("two cats",), audio=Path("two.wav")),
+        Example("b1", "what?", ("one bell",), audio=Path("one.wav")),
     ]
-    asked = [Row("n0", "?", ("3", "2"), kind="count"), Row("n1", "?", ("2",), kind="count")]
+    asked = [Example("n0", "?", ("3", "2"), kind="count"), Example("n1", "?", ("2",), kind="count")]
     assert Distractors(clips, 0).contradicting(asked) == [None, None]  # 1 is no answer to that kind of question
 
 

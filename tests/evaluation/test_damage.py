@@ -2,14 +2,16 @@
 
 import torch
 
-from safe_train.config import EvaluationSettings
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.rows import audio_rows, vl_rows
-from safe_train.data.vqa import load_vqa
-from safe_train.evaluation import Evaluator, base_answers, select
-from safe_train.evaluation.damage import damage_fusions
-from safe_train.experiment import row_encoder
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.conversion import audio_rows, vl_rows
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.evaluation.base_answers import base_answers
+from safe_train.evaluation.conditions import select
+from safe_train.evaluation.evaluator import Evaluator
+from safe_train.evaluation.positive_control import damage_fusions
+from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model.safe_model import FusionStatistics
+from safe_train.training.build import build_collator
 
 
 def test_damaged_fusions_have_the_wanted_size_and_fail_every_condition(small_data, embedded_base, make_safe_model):
@@ -18,7 +20,7 @@ def test_damaged_fusions_have_the_wanted_size_and_fail_every_condition(small_dat
     settings = EvaluationSettings(batch_size=20, audio_metric="exact_match")  # noise shares words with captions
     reference = base_answers(embedded_base, vl, settings)
     model = make_safe_model(output_scale=0.0)
-    evaluator = Evaluator(model, row_encoder(model), vl, audio, reference, settings, seed=0)
+    evaluator = Evaluator(model, build_collator(model), vl, audio, reference, settings, seed=0)
     conditions = select(["silence", "distractor", "contradictory", "loud", "noise", "worst_of_4"])
     untouched = evaluator.run(conditions=conditions)
     damage_fusions(model, evaluator.encoder, vl, ratio=2.0)

@@ -5,15 +5,17 @@ import dataclasses
 import pytest
 import torch
 
-from safe_train.config import EvaluationSettings
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.rows import audio_rows, vl_rows
-from safe_train.data.vqa import load_vqa
-from safe_train.evaluation import Evaluator, base_answers, select
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.conversion import audio_rows, vl_rows
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.evaluation.base_answers import base_answers
+from safe_train.evaluation.conditions import select
+from safe_train.evaluation.evaluator import Evaluator
 from safe_train.evaluation.lengths import AnswerLengths
-from safe_train.experiment import row_encoder
+from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
-from safe_train.summary import RunSummary, format_table
+from safe_train.report.summary import RunSummary, format_table
+from safe_train.training.build import build_collator
 from tests.tolerances import DIVERGENCE_VALUE
 
 SETTINGS = EvaluationSettings(batch_size=7)  # does not divide the number of rows
@@ -43,7 +45,7 @@ def reference(embedded_base, vl):
 def evaluator(make_safe_model, vl, audio, reference):
     def make(output_scale):
         model = make_safe_model(output_scale=output_scale)
-        return Evaluator(model, row_encoder(model), vl, audio, reference, SETTINGS, seed=0)
+        return Evaluator(model, build_collator(model), vl, audio, reference, SETTINGS, seed=0)
 
     return make
 
@@ -89,9 +91,9 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
 def test_a_divergence_is_over_as_many_tokens_as_the_sample_says(evaluator):
     """None where none was measured: of the bypass and of audio rows."""
     measured = evaluator(output_scale=DAMAGED)
-    heard = measured.vl_samples("silence")
+    heard = measured.vl_predictions("silence")
     assert all(sample.kl is not None and sample.tokens > 0 for sample in heard)
-    for samples in (measured.vl_samples("bypass"), measured.audio_samples("matched")):
+    for samples in (measured.vl_predictions("bypass"), measured.audio_predictions("matched")):
         assert {(sample.kl, sample.tokens) for sample in samples} == {(None, 0)}
 
 
@@ -243,7 +245,7 @@ def test_the_gate_is_as_before_when_a_condition_is_broken_off(evaluator):
 
     measured.model.generate = fail
     with pytest.raises(KeyboardInterrupt):
-        measured.vl_samples("gate_0.5")
+        measured.vl_predictions("gate_0.5")
     assert measured.model.gate == 1.0
 
 
@@ -268,11 +270,11 @@ def test_the_base_s_answers_do_not_depend_on_what_a_row_hears(embedded_base, vl,
     assert base_answers(embedded_base, hearing, SETTINGS).samples == reference.samples
 
 
-@pytest.mark.parametrize("in_step", [False, True])
-def test_where_processes_run_in_step_the_record_ends_with_the_last_answer(evaluator, monkeypatch, in_step):
+@pytest.mark.parametrize("collective_forward", [False, True])
+def test_where_processes_run_in_step_the_record_ends_with_the_last_answer(evaluator, monkeypatch, collective_forward):
     """Passes that a process makes only because others still write are no part of its answers."""
     measured = evaluator(output_scale=0.5)
-    monkeypatch.setattr(measured.processes, "in_step", in_step)
+    monkeypatch.setattr(measured.processes, "collective_forward", collective_forward)
     asked = []
     generate = measured.model.generate
     monkeypatch.setattr(
@@ -280,11 +282,11 @@ def test_where_processes_run_in_step_the_record_ends_with_the_last_answer(evalua
         "generate",
         lambda *arguments, **options: asked.append(options) or generate(*arguments, **options),
     )
-    samples = measured.vl_samples("silence")
+    samples = measured.vl_predictions("silence")
     assert asked
-    assert all(("stopping_criteria" in options) == in_step for options in asked)
-    monkeypatch.setattr(measured.processes, "in_step", False)
-    assert samples == measured.vl_samples("silence")
+    assert all(("stopping_criteria" in options) == collective_forward for options in asked)
+    monkeypatch.setattr(measured.processes, "collective_forward", False)
+    assert samples == measured.vl_predictions("silence")
 
 
 def test_answers_end_where_their_kind_of_rows_does(evaluator):
@@ -293,7 +295,7 @@ def test_answers_end_where_their_kind_of_rows_does(evaluator):
     def said(**lengths):
         measured = evaluator(output_scale=0.0)
         measured.lengths = dataclasses.replace(measured.lengths, **lengths)
-        return [[s.answer for s in of("silence")] for of in (measured.vl_samples, measured.audio_samples)]
+        return [[s.answer for s in of("silence")] for of in (measured.vl_predictions, measured.audio_predictions)]
 
     vl, audio = said()
     assert said(audio=1) == [vl, [answer.split()[0] if answer else "" for answer in audio]]

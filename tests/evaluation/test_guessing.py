@@ -2,13 +2,13 @@
 
 import pytest
 
-from safe_train.data.rows import Row
+from safe_train.data.example import Example
 from safe_train.evaluation.guessing import guessing_scores
 
 
 def asked(*answers, kind="k", clusters=None):
     return [
-        Row(f"{kind}{k}", "?", answer if isinstance(answer, tuple) else (answer,), kind=kind,
+        Example(f"{kind}{k}", "?", answer if isinstance(answer, tuple) else (answer,), kind=kind,
             cluster=clusters[k] if clusters else f"{kind}{k}")
         for k, answer in enumerate(answers)
     ]  # fmt: skip

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from safe_train.config import build_config
-from safe_train.data.rows import DOCUMENT, Row
+from safe_train.data.example import DOCUMENT, Example
 from safe_train.errors import InputError
-from safe_train.evaluation.key import base_key, evaluation_key, files_sha256, folder_name, rows_sha256
+from safe_train.evaluation.fingerprint import base_key, evaluation_key, files_sha256, folder_name, rows_sha256
 from safe_train.evaluation.lengths import AnswerLengths
-from safe_train.evaluation.samples import SampleStore, row_files
+from safe_train.evaluation.predictions import PredictionStore, row_files
 
 SHORT = AnswerLengths(12, 12, 12)
-VL = [Row("v0", "what?", ("2",) * 10, Path("0.png"), None, "count", "0")]
-TEXT = [Row("t0", "what?", ("2",)), Row("d0", "", ("a text",), kind=DOCUMENT)]
-AUDIO = [Row("a0", "what do you hear?", ("a bell",), None, Path("0.wav"), "caption", "a0")]
+VL = [Example("v0", "what?", ("2",) * 10, Path("0.png"), None, "count", "0")]
+TEXT = [Example("t0", "what?", ("2",)), Example("d0", "", ("a text",), kind=DOCUMENT)]
+AUDIO = [Example("a0", "what do you hear?", ("a bell",), None, Path("0.wav"), "caption", "a0")]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_replaced_file_of_the_same_size_and_time_is_another(evaluated):
 def test_the_digests_lie_beside_the_answers(tmp_path):
     clip = hashlib.sha256(b"0.wav").hexdigest()
     assert row_files(AUDIO[0]) == {"audio_sha256": clip}
-    SampleStore.create(tmp_path / "answers", {}, VL, AUDIO)
+    PredictionStore.create(tmp_path / "answers", {}, VL, AUDIO)
     assert f'"audio_sha256": "{clip}"' in (tmp_path / "answers/rows.audio.jsonl").read_text()
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from safe_train.data.rows import DOCUMENT, Row
+from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.meaning import FLOOR, STANDARD, meaning
+from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.samples import Sample
 from safe_train.evaluation.summarize import summarize
 from safe_train.metrics.intervals import Estimate
 from tests.evaluation.test_results import with_text
@@ -19,7 +19,7 @@ COLORS = ("red", "blue", "green", "black", "white")
 def rows_of(count, prefix, image=True):
     """Questions of one kind with five answers, equally common: guessing is right one time in five."""
     return [
-        Row(
+        Example(
             f"{prefix}{k}", "what color?", (COLORS[k % 5],) * (10 if image else 1), kind="color", cluster=f"{prefix}{k}"
         )
         for k in range(count)
@@ -34,7 +34,7 @@ def said(rows, right, *, changed=0, effect=0.0, kl=0.0, answer="zebra"):
         text = "gnu" if k >= len(rows) - changed else text
         score = float(text == row.answers[0])
         samples.append(
-            Sample(row.row_id, text, score, token_f1=score, kl=kl, tokens=1, logits_sha256=f"{k}",
+            Prediction(row.row_id, text, score, token_f1=score, kl=kl, tokens=1, logits_sha256=f"{k}",
                    updates=(effect,) if effect else ())
         )  # fmt: skip
     return samples
@@ -46,11 +46,13 @@ def made(
 ):  # fmt: skip
     """An evaluation that is fine, but for what is given."""
     vl_rows, audio_rows, asked = rows_of(rows, "v"), rows_of(clips, "a"), rows_of(text, "t", image=False)
-    read = [Row(f"d{k}", "", ("a text",), kind=DOCUMENT, cluster=f"d{k}") for k in range(documents)]
+    read = [Example(f"d{k}", "", ("a text",), kind=DOCUMENT, cluster=f"d{k}") for k in range(documents)]
 
     def of_documents(effect):
         updates = (effect,) if effect else ()
-        return [Sample(row.row_id, "", 0.0, bits=6.0 + k, num_bytes=6, updates=updates) for k, row in enumerate(read)]
+        return [
+            Prediction(row.row_id, "", 0.0, bits=6.0 + k, num_bytes=6, updates=updates) for k, row in enumerate(read)
+        ]
 
     before = said(vl_rows, base)
     vl = {"bypass": before} | {n: said(vl_rows, base, changed=changed, effect=effect, kl=kl) for n in conditions}

@@ -4,30 +4,30 @@ from dataclasses import replace
 
 import pytest
 
-from safe_train.data.rows import DOCUMENT, Row
+from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.figures import SMALLEST_GROUP, answer_result, audio_result, document_result
+from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.results import Evaluation, Worst
-from safe_train.evaluation.samples import Sample
 from safe_train.evaluation.summarize import summarize
+from safe_train.io.records import from_plain
 from safe_train.metrics.intervals import DIFFERENCE, SHARE, Estimate, cluster_bootstrap, cluster_bootstrap_ratio
 from safe_train.metrics.non_inferiority import non_inferiority
-from safe_train.plain import from_plain
 from tests.evaluation.test_guessing import asked
 
 KINDS = ("color",) * 25 + ("count",) * 25 + ("rare",) * 2
-ROWS = [Row(f"v{k}", "what?", ("right",), kind=kind, cluster=f"image {k // 2}") for k, kind in enumerate(KINDS)]
-AUDIO = [Row(f"a{k}", "what?", ("bell",), cluster=f"a{k}") for k in range(10)]
+ROWS = [Example(f"v{k}", "what?", ("right",), kind=kind, cluster=f"image {k // 2}") for k, kind in enumerate(KINDS)]
+AUDIO = [Example(f"a{k}", "what?", ("bell",), cluster=f"a{k}") for k in range(10)]
 MARGIN = 0.005
 
 
 def base(wrong=()):
-    return [Sample(row.row_id, "right" if k not in wrong else "no", float(k not in wrong), logits_sha256=f"{k}")
+    return [Prediction(row.row_id, "right" if k not in wrong else "no", float(k not in wrong), logits_sha256=f"{k}")
             for k, row in enumerate(ROWS)]  # fmt: skip
 
 
 def heard(scores, kl=0.5, tokens=2, draw=0):
     return [
-        Sample(row.row_id, "right" if score else "wrong", score, kl=kl, tokens=tokens, updates=(0.2, 0.4),
+        Prediction(row.row_id, "right" if score else "wrong", score, kl=kl, tokens=tokens, updates=(0.2, 0.4),
                fusion_calls=4, draw=draw)
         for row, score in zip(ROWS, scores, strict=True)
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_one_row_is_enough_to_break_the_bypass(change):
 
 
 def audio(right):
-    return [Sample(row.row_id, "bell" if k < right else "no", float(k < right), token_f1=float(k < right))
+    return [Prediction(row.row_id, "bell" if k < right else "no", float(k < right), token_f1=float(k < right))
             for k, row in enumerate(AUDIO)]  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def test_a_condition_whose_interval_reaches_zero_has_not_failed():
 def test_captions_are_scored_by_cider_d_when_they_are_asked_for():
     """Half the captions are their reference, the others share no word with it: the mean of 10 and 0."""
     rows = [replace(row, kind="caption", answers=(f"sound number {k} heard far away",)) for k, row in enumerate(AUDIO)]
-    samples = [Sample(row.row_id, row.answers[0] if k % 2 else "nothing", 0.0, 0.0) for k, row in enumerate(rows)]
+    samples = [Prediction(row.row_id, row.answers[0] if k % 2 else "nothing", 0.0, 0.0) for k, row in enumerate(rows)]
     found = audio_result("matched", samples, rows, with_captions=True).captions
     assert found.rows == 10
     assert found.means["CIDEr-D"] == pytest.approx(5.0)
@@ -158,7 +158,7 @@ def test_captions_are_scored_by_cider_d_when_they_are_asked_for():
 
 def test_questions_are_no_captions():
     rows = [replace(row, kind="question") for row in AUDIO]
-    samples = [Sample(row.row_id, "bell", 1.0, 1.0) for row in rows]
+    samples = [Prediction(row.row_id, "bell", 1.0, 1.0) for row in rows]
     assert audio_result("matched", samples, rows, with_captions=True).captions is None
 
 
@@ -213,8 +213,8 @@ def test_the_worst_group_s_interval_is_that_of_whole_images():
 
 @pytest.mark.parametrize(("size", "is_one"), [(SMALLEST_GROUP - 1, False), (SMALLEST_GROUP, True)])
 def test_a_group_is_large_enough_from_a_number_of_rows_on(size, is_one):
-    rows = [Row(f"v{k}", "?", ("right",), kind="kind", cluster=str(k)) for k in range(size)]
-    samples = [Sample(row.row_id, "right", 1.0, updates=(0.1,)) for row in rows]
+    rows = [Example(f"v{k}", "?", ("right",), kind="kind", cluster=str(k)) for k in range(size)]
+    samples = [Prediction(row.row_id, "right", 1.0, updates=(0.1,)) for row in rows]
     assert (answer_result("silence", samples, samples, rows, MARGIN).worst_group is not None) == is_one
 
 
@@ -246,7 +246,7 @@ def test_audio_intervals_are_those_of_whole_clips():
 
 def test_gains_are_paired_whatever_the_order_of_the_answers():
     """The same rows are right in both, told in another order: nothing is gained on any row."""
-    backwards = [Sample(row_id=s.row_id, answer=s.answer, score=s.score, token_f1=s.score) for s in audio(5)[::-1]]
+    backwards = [Prediction(row_id=s.row_id, answer=s.answer, score=s.score, token_f1=s.score) for s in audio(5)[::-1]]
     found = summarize(base(), {"bypass": base()}, {"matched": audio(5), "silence": backwards}, ROWS, AUDIO,
                       margin=MARGIN, seconds=1.0).audio_gain["silence"]  # fmt: skip
     unseen = 1 - 0.025 ** (1 / 10)
@@ -283,7 +283,7 @@ def test_format_errors_of_the_base_and_of_audio_answers_are_counted():
 
 def test_the_base_is_compared_with_guessing_row_by_row():
     rows = [*asked(*["yes"] * 6, *["no"] * 4), *asked("2", "3", "4", kind="count")]
-    said = [Sample(row.row_id, "", float(k < 8), logits_sha256="x") for k, row in enumerate(rows)]
+    said = [Prediction(row.row_id, "", float(k < 8), logits_sha256="x") for k, row in enumerate(rows)]
     found = summarize(said, {"bypass": said}, {"matched": audio(5)}, rows, AUDIO, margin=MARGIN, seconds=1.0)
     guessed = [1.0] * 6 + [0.0] * 7
     clusters = [row.cluster for row in rows]
@@ -295,8 +295,8 @@ def test_the_base_is_compared_with_guessing_row_by_row():
 # --- text-only rows ---
 
 TEXT = [
-    *[Row(f"q{k}", "?", ("right",), kind="q", cluster=f"q{k}") for k in range(30)],
-    *[Row(f"d{k}", "", ("x" * (k + 1),), kind=DOCUMENT, cluster=f"d{k // 2}") for k in range(8)],
+    *[Example(f"q{k}", "?", ("right",), kind="q", cluster=f"q{k}") for k in range(30)],
+    *[Example(f"d{k}", "", ("x" * (k + 1),), kind=DOCUMENT, cluster=f"d{k // 2}") for k in range(8)],
 ]
 DOCUMENTS = TEXT[30:]
 
@@ -304,7 +304,7 @@ DOCUMENTS = TEXT[30:]
 def bits(factor, *, draw=0, kl=None, digest=None, updates=()):
     """Documents of 1, 2, ... 8 bytes; a text of n bytes takes n^2 bits times the factor."""
     return [
-        Sample(row.row_id, "", 0.0, bits=factor * (k + 1) ** 2, num_bytes=k + 1, tokens=k + 1, kl=kl, draw=draw,
+        Prediction(row.row_id, "", 0.0, bits=factor * (k + 1) ** 2, num_bytes=k + 1, tokens=k + 1, kl=kl, draw=draw,
                logits_sha256=digest and f"{digest}{k}", updates=updates, fusion_calls=2 * len(updates))
         for k, row in enumerate(DOCUMENTS)
     ]  # fmt: skip
@@ -360,7 +360,7 @@ def test_parts_of_one_document_are_drawn_where_there_is_no_other():
 
 def said_of_text(right, factor, **options):
     questions = [
-        Sample(row.row_id, "right" if k < right else "no", float(k < right), logits_sha256=f"{k}", kl=0.1, tokens=1,
+        Prediction(row.row_id, "right" if k < right else "no", float(k < right), logits_sha256=f"{k}", kl=0.1, tokens=1,
                updates=(0.2,))
         for k, row in enumerate(TEXT[:30])
     ]  # fmt: skip

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from safe_train.errors import InputError
+from safe_train.evaluation.predictions import PredictionStore
 from safe_train.evaluation.results import CaptionFigures
-from safe_train.evaluation.run_folder import RESULTS, read_results, write_results
-from safe_train.evaluation.samples import SampleStore
+from safe_train.evaluation.stores import RESULTS, read_results, write_results
 from safe_train.report import read_runs
 
 
@@ -22,7 +22,7 @@ def evaluation(make_run, tmp_path):
 def write(tmp_path):
     """Writes results into one folder and gives back the figures that are in it then."""
     evaluations = tmp_path / "run" / "evaluation"
-    store, base = SampleStore(evaluations / "key"), SampleStore(evaluations / "base-key")
+    store, base = PredictionStore(evaluations / "key"), PredictionStore(evaluations / "base-key")
 
     def written(evaluation):
         write_results(store, {"step": 1}, base, evaluation)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import safe_train.evaluation.samples as samples_module
-from safe_train.data.rows import Row
+import safe_train.evaluation.predictions as samples_module
+from safe_train.data.example import Example
 from safe_train.errors import InputError
-from safe_train.evaluation.samples import Sample, SampleStore
+from safe_train.evaluation.predictions import Prediction, PredictionStore
 
-ROWS = [Row(f"r{k}", "what?", (str(k),), cluster=str(k)) for k in range(10)]
+ROWS = [Example(f"r{k}", "what?", (str(k),), cluster=str(k)) for k in range(10)]
 SIZE = 3
 
 
@@ -24,12 +24,12 @@ class Answers:
         if self.stop_before in [row.row_id for row in rows]:
             raise KeyboardInterrupt
         self.asked += [row.row_id for row in rows]
-        return [Sample(row.row_id, f"answer to {row.row_id}", 0.5, updates=(0.1, 0.2), kl=1 / 3) for row in rows]
+        return [Prediction(row.row_id, f"answer to {row.row_id}", 0.5, updates=(0.1, 0.2), kl=1 / 3) for row in rows]
 
 
 @pytest.fixture
 def store(tmp_path):
-    return SampleStore.create(tmp_path / "evaluation", {"seed": 1}, ROWS, [])
+    return PredictionStore.create(tmp_path / "evaluation", {"seed": 1}, ROWS, [])
 
 
 def complete(store, answers, rows=ROWS):
@@ -41,7 +41,7 @@ def test_all_rows_are_answered_once_and_read_back_as_they_were(store):
     samples = complete(store, answers)
     assert answers.asked == [row.row_id for row in ROWS]
     assert store.read("vl", "silence") == samples
-    assert samples[4] == Sample("r4", "answer to r4", 0.5, updates=(0.1, 0.2), kl=1 / 3)
+    assert samples[4] == Prediction("r4", "answer to r4", 0.5, updates=(0.1, 0.2), kl=1 / 3)
 
 
 def test_a_second_call_asks_nothing(store):
@@ -150,7 +150,7 @@ def test_damaged_rows_are_one_line(store, spoil):
 
 def test_answers_to_other_rows_are_not_taken(store):
     complete(store, Answers())
-    others = [Row(f"x{k}", "what?", ("a",)) for k in range(10)]
+    others = [Example(f"x{k}", "what?", ("a",)) for k in range(10)]
     answers = Answers()
     samples = complete(store, answers, others)
     assert [sample.row_id for sample in samples] == answers.asked == [row.row_id for row in others]
@@ -165,7 +165,7 @@ def test_rows_and_key_lie_beside_the_answers(store):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a file that can be written"):
-        SampleStore.create(tmp_path / "file" / "evaluation", {}, ROWS, [])
+        PredictionStore.create(tmp_path / "file" / "evaluation", {}, ROWS, [])
 
 
 def test_a_full_disk_keeps_what_was_written(store, monkeypatch):

@@ -9,28 +9,30 @@ import pytest
 import torch
 
 import safe_train.evaluation.text_rows as text_rows_module
-from safe_train.config import EvaluationSettings
-from safe_train.data.audiocaps import load_audiocaps
-from safe_train.data.rows import DOCUMENT, Row, audio_rows, vl_rows
-from safe_train.data.vqa import load_vqa
-from safe_train.evaluation import Evaluator, base_answers, select
-from safe_train.evaluation.conditions import VL_CONDITIONS, Distractors
-from safe_train.evaluation.samples import Sample, SampleStore
+from safe_train.data.datasets.audiocaps import load_audiocaps
+from safe_train.data.datasets.conversion import audio_rows, vl_rows
+from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.example import DOCUMENT, Example
+from safe_train.evaluation.base_answers import base_answers
+from safe_train.evaluation.conditions import VL_CONDITIONS, Distractors, select
+from safe_train.evaluation.evaluator import Evaluator
+from safe_train.evaluation.predictions import Prediction, PredictionStore
+from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.evaluation.text_rows import by_form
-from safe_train.experiment import row_encoder
+from safe_train.training.build import build_collator
 from tests.tolerances import BITS, DIVERGENCE_VALUE
 
 SETTINGS = EvaluationSettings(batch_size=4)  # does not divide the number of rows
 DAMAGED = 2.5
 
 TEXT = [
-    Row("q1", "how many shapes are there?", ("2",), kind="count", cluster="q1"),
-    Row("d1", "", ("a red circle is left of a blue square.",), kind=DOCUMENT, cluster="d1"),
-    Row("q2", "is there a red circle?", ("yes", "yes", "yes", "no"), kind="yes/no", cluster="q2"),
-    Row("d2", "", ("two low bells",), kind=DOCUMENT, cluster="d2"),
-    Row("q3", "what color is the circle?", ("red",), kind="color", cluster="q3"),
-    Row("q4", "what color is the square?", ("blue",), kind="color", cluster="q4"),
-    Row("d3", "", ("the digit is a 7 — naïve",), kind=DOCUMENT, cluster="d3"),
+    Example("q1", "how many shapes are there?", ("2",), kind="count", cluster="q1"),
+    Example("d1", "", ("a red circle is left of a blue square.",), kind=DOCUMENT, cluster="d1"),
+    Example("q2", "is there a red circle?", ("yes", "yes", "yes", "no"), kind="yes/no", cluster="q2"),
+    Example("d2", "", ("two low bells",), kind=DOCUMENT, cluster="d2"),
+    Example("q3", "what color is the circle?", ("red",), kind="color", cluster="q3"),
+    Example("q4", "what color is the square?", ("blue",), kind="color", cluster="q4"),
+    Example("d3", "", ("the digit is a 7 — naïve",), kind=DOCUMENT, cluster="d3"),
 ]
 DOCUMENTS = [row for row in TEXT if row.kind == DOCUMENT]
 QUESTIONS = [row for row in TEXT if row.kind != DOCUMENT]
@@ -55,7 +57,7 @@ def reference(embedded_base, vl):
 def evaluator(make_safe_model, vl, audio, reference):
     def make(output_scale, text=TEXT):
         model = make_safe_model(output_scale=output_scale)
-        return Evaluator(model, row_encoder(model), vl, audio, reference, SETTINGS, seed=0, text_rows=text)
+        return Evaluator(model, build_collator(model), vl, audio, reference, SETTINGS, seed=0, text_rows=text)
 
     return make
 
@@ -191,7 +193,7 @@ def test_without_text_only_rows_nothing_is_told_of_them(evaluator):
 
 def test_answers_are_kept_beside_those_to_vl_rows(evaluator, tmp_path, vl, audio):
     kept = evaluator(DAMAGED)
-    kept.store = SampleStore.create(tmp_path, {}, vl, audio, text=TEXT)
+    kept.store = PredictionStore.create(tmp_path, {}, vl, audio, text=TEXT)
     first = kept.run()
     lines = (tmp_path / "text.silence.jsonl").read_text().splitlines()
     assert [json.loads(line)["row_id"] for line in lines] == [row.row_id for row in TEXT]
@@ -201,34 +203,34 @@ def test_answers_are_kept_beside_those_to_vl_rows(evaluator, tmp_path, vl, audio
 
 
 def test_no_clip_contradicts_a_document():
-    clips = [Row(f"a{k}", "?", (word,), audio=Path(f"{k}.wav")) for k, word in enumerate(("bell", "drum"))]
-    words = [Row(f"d{k}", "", (word,), kind=DOCUMENT) for k, word in enumerate(("bell", "drum"))]
+    clips = [Example(f"a{k}", "?", (word,), audio=Path(f"{k}.wav")) for k, word in enumerate(("bell", "drum"))]
+    words = [Example(f"d{k}", "", (word,), kind=DOCUMENT) for k, word in enumerate(("bell", "drum"))]
     asked = [dataclasses.replace(row, question="what?") for row in words]  # negative control: the same as questions
     assert Distractors(clips, 0).contradicting(words) == [None, None]
     assert None not in Distractors(clips, 0).contradicting(asked)
 
 
-@pytest.mark.parametrize("in_step", [False, True])
-def test_both_forms_are_answered_in_the_order_of_the_batch_and_in_step_by_every_process(in_step):
+@pytest.mark.parametrize("collective_forward", [False, True])
+def test_both_forms_are_answered_in_the_order_of_the_batch_and_in_step_by_every_process(collective_forward):
     asked = []
 
     def answer(form):
         def of(rows):
             asked.append((form, [row.row_id for row in rows]))
-            return [Sample(row.row_id, form, 0.0) for row in rows]
+            return [Prediction(row.row_id, form, 0.0) for row in rows]
 
         return of
 
-    both = by_form(TEXT, answer("question"), answer("document"), in_step=in_step)
+    both = by_form(TEXT, answer("question"), answer("document"), collective_forward=collective_forward)
     assert [(s.row_id, s.answer) for s in both(TEXT[:4])] == [
         ("q1", "question"), ("d1", "document"), ("q2", "question"), ("d2", "document"),
     ]  # fmt: skip
     assert [s.row_id for s in both(TEXT[4:6])] == ["q3", "q4"]
     assert asked == [
         ("question", ["q1", "q2"]), ("document", ["d1", "d2"]), ("question", ["q3", "q4"]),
-        *([("document", ["d1"])] if in_step else []),
+        *([("document", ["d1"])] if collective_forward else []),
     ]  # fmt: skip
-    only = by_form(QUESTIONS, answer("question"), answer("document"), in_step=in_step)
+    only = by_form(QUESTIONS, answer("question"), answer("document"), collective_forward=collective_forward)
     asked.clear()
     only(QUESTIONS[:1])
     assert asked == [("question", ["q1"])]

@@ -28,7 +28,7 @@ from experiments.tables import compare, markdown, row
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
-from safe_train.summary import read_summary
+from safe_train.report.summary import read_summary
 
 
 def estimate(mean):

@@ -64,7 +64,7 @@ def test_each_seed_is_trained_with_the_share_and_the_questions_and_a_finished_on
     settings = dict(word.split("=", 1) for word in command if "=" in word)
     assert settings.pop("evaluation.conditions") == json.dumps(CONDITIONS)
     limits = {"evaluation.max_vl": "300", "evaluation.max_text": "300"}
-    assert settings == {"data.root": "data-300", "data.silence_share": "0.1"} | limits
+    assert settings == {"data.root": "data-300", "data.silence_prob": "0.1"} | limits
     assert command[command.index("--seed") + 1] == "7"
     assert command[command.index("--output-root") + 1] == str(root / "0.1" / "7")
 

@@ -8,8 +8,8 @@ import tarfile
 import pytest
 
 from experiments.overfitting import package_subset
-from safe_train.data.pack import load_pack_clips, load_pack_questions, load_pack_text
-from safe_train.data.text import load_text
+from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions, load_pack_text
+from safe_train.data.datasets.text import load_text
 
 
 def tree(root):

@@ -6,13 +6,13 @@ import re
 import pytest
 import torch
 
-from configs.retention_variants import OVERFITTING_VARIANTS
 from experiments.overfitting import embedded_pack
 from experiments.overfitting.run_overfitting import build_parser, configure, main
-from safe_train.data.pack import load_pack_clips, load_pack_questions
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
-from safe_train.run import read_config
-from safe_train.stage_a import StageA
+from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
+from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions
+from safe_train.runs.layout import read_config
+from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.trainer import StageATrainer
 
 SHORT = (
     "--subset-size", "8", "--num-epochs", "2", "--val-size", "6", "--val-batch-size", "6", "--train-source", "pack",
@@ -81,8 +81,8 @@ def test_variants_of_a_seed_have_the_same_order_and_initialization(pack):
 
     def start(variant, seed):
         config = short_configuration(pack, variant, seed)
-        stream = row_stream(load_rows(config), config)
-        batches = [(stream.audio_batch(number, 4), stream.protected_batch(number, 4)) for number in range(5)]
+        stream = build_sampler(load_examples(config), config)
+        batches = [(stream.audio_batch(number, 4), stream.retention_batch(number, 4)) for number in range(5)]
         parameters = attach(load_base_model(config), config).trainable_parameters()
         return batches, {name: parameter.detach() for name, parameter in parameters.items()}
 
@@ -111,7 +111,7 @@ def test_the_mechanisms_are_those_of_the_variant(runs):
 def test_null_space_options_reach_the_mechanism(pack):
     config = short_configuration(pack, "full_safe", 1)
     model = attach(load_base_model(config), config)
-    stage = StageA(config, model, row_encoder(model), row_stream(load_rows(config), config))
+    stage = StageATrainer(config, model, build_collator(model), build_sampler(load_examples(config), config))
     assert stage.stack.mechanisms[-1].rank == 3
     assert stage.described_configuration()["effective"]["retention_variant"]["null_space_min_samples"] == 8
 
@@ -119,7 +119,7 @@ def test_null_space_options_reach_the_mechanism(pack):
 def test_the_rows_of_a_run_are_found_again(runs):
     """What resuming and ``safe eval`` need: the written configuration leads to the written indices."""
     for folder in runs.values():
-        assert load_rows(read_config(folder)).indices == written(folder, "subset_indices.json")
+        assert load_examples(read_config(folder)).indices == written(folder, "subset_indices.json")
 
 
 def test_protected_and_evaluated_questions_are_of_different_images(runs, pack):
@@ -139,8 +139,8 @@ def test_several_seeds_end_with_one_table(pack, tmp_path, monkeypatch, capsys):
         return tmp_path / str(seed)
 
     monkeypatch.setattr("experiments.overfitting.run_overfitting.run_seed", pretend)
-    monkeypatch.setattr("safe_train.summary.read_summary", lambda folder: folder.name)
-    monkeypatch.setattr("safe_train.summary.format_table", lambda runs: f"table of {runs}")
+    monkeypatch.setattr("safe_train.report.summary.read_summary", lambda folder: folder.name)
+    monkeypatch.setattr("safe_train.report.summary.format_table", lambda runs: f"table of {runs}")
     main(["--seeds", "42", "43", "44"])
     assert trained == [42, 43, 44]
     assert capsys.readouterr().out == "table of ['42', '43', '44']\n"
@@ -153,7 +153,7 @@ def test_too_few_rows_are_told(pack, tmp_path, caplog, monkeypatch):
     def stop(*_arguments, **_options):
         raise InterruptedError
 
-    monkeypatch.setattr("safe_train.run.start_run", stop)
+    monkeypatch.setattr("safe_train.training.run.start_run", stop)
     with pytest.raises(InterruptedError):
         main(["--pack-root", str(pack), "--output-root", str(tmp_path)])
     assert "train_audio: 12 rows instead of 400: its source has no more" in caplog.text
@@ -188,7 +188,7 @@ def test_a_bare_machine_gets_a_procedural_pack(small_data, tmp_path, monkeypatch
     config = configure(build_parser().parse_args([]), seed=1)
     assert "a pack made from the procedural data is used" in caplog.text
     assert config.data.pack_root == str(tmp_path / "embedded-pack-0")
-    rows = load_rows(config)
+    rows = load_examples(config)
     assert {part: len(indices) for part, indices in rows.indices.items()} == {
         "train_audio": 10, "train_vl": 60, "val_audio": 10, "val_vl": 12, "train_text": 3, "val_text": 2,
     }  # fmt: skip

@@ -13,8 +13,8 @@ from experiments.tuning import point_of
 from safe_train.config import build_config
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
-from safe_train.run import read_config
-from safe_train.summary import read_summary
+from safe_train.report.summary import read_summary
+from safe_train.runs.layout import read_config
 
 SETTINGS = {"variant": "soft_retention", "optimization.lr_adapter": "0.001", "seed": "3"}
 

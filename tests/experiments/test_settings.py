@@ -2,10 +2,10 @@
 
 import pytest
 
-from configs.retention_variants import OVERFITTING_VARIANTS
 from experiments.overfitting.run_overfitting import build_parser, configure
 from experiments.overfitting.settings import VAL_SOURCES, evaluation_limits, with_epochs
 from safe_train.config import StageAConfig
+from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
 from safe_train.errors import InputError
 
 FLAGS = (
@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_format():
         (["--text-source", "none"], "data.train_text_source", "none"),
         (["--text-source", "pack"], "data.val_text_source", "pack"),
         ([], "data.train_text_source", "auto"),
-        (["--text-share", 0.5], "data.text_share", 0.5),
+        (["--text-share", 0.5], "data.text_ratio", 0.5),
         ([], "evaluation.max_text", None),
         (["--text-val-size", 21], "evaluation.max_text", 21),
         (["--text-val-size", 21, "--max-eval-batches", 1], "evaluation.max_text", 16),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from safe_train.config import DataSettings
-from safe_train.data.batch import RowEncoder
-from safe_train.data.rows import Row
-from safe_train.data.sources import read_audio_rows, read_vl_rows
-from safe_train.experiment import row_encoder
+from safe_train.data.collator import Collator
+from safe_train.data.example import Example
+from safe_train.data.settings import DataSettings
+from safe_train.data.sources import read_audio_examples, read_vl_examples
 from safe_train.huggingface import SafeForConditionalGeneration
-from safe_train.model import SafeModel
+from safe_train.model.safe_model import SafeModel
+from safe_train.training.build import build_collator
 from tests.huggingface.made import figures_of, loud_model
 
 
@@ -24,9 +24,9 @@ def plain() -> SafeModel:
 
 
 @pytest.fixture(scope="session")
-def encoder(plain) -> RowEncoder:
+def encoder(plain) -> Collator:
     """Its row encoder."""
-    return row_encoder(plain)
+    return build_collator(plain)
 
 
 @pytest.fixture(scope="session")
@@ -51,9 +51,9 @@ def processor(loaded):
 
 
 @pytest.fixture(scope="session")
-def heard(small_data) -> list[Row]:
+def heard(small_data) -> list[Example]:
     """VL rows, each with a clip that has nothing to do with it."""
     data = DataSettings(root=str(small_data))
-    vl = read_vl_rows("vqa", data, "val").draw(None, 0).rows
-    audio = read_audio_rows("audiocaps", data, "val").draw(None, 0).rows
+    vl = read_vl_examples("vqa", data, "val").draw(None, 0).rows
+    audio = read_audio_examples("audiocaps", data, "val").draw(None, 0).rows
     return [replace(row, audio=audio[index % len(audio)].audio) for index, row in enumerate(vl)]

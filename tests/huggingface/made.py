@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from safe_train.config import build_config
-from safe_train.data.rows import Row
-from safe_train.digests import tensors_sha256
-from safe_train.experiment import attach, load_base_model
-from safe_train.model import SafeModel
+from safe_train.data.example import Example
+from safe_train.io.fingerprints import tensors_sha256
+from safe_train.model.safe_model import SafeModel
+from safe_train.training.build import attach, load_base_model
 
 RETENTION = {
     "variant": "soft_retention", "seed": 3, "step": 7, "margin": 0.005, "base_accuracy": [0.9, 0.8, 1.0],
@@ -44,7 +44,7 @@ def loud_model() -> SafeModel:
     return model
 
 
-def conversation(row: Row, *, audio: bool = True, answer: str | None = None) -> list[dict]:
+def conversation(row: Example, *, audio: bool = True, answer: str | None = None) -> list[dict]:
     """The row as a chat."""
     content = [{"type": "image", "image": str(row.image)}] if row.image else []
     content += [{"type": "audio", "audio": str(row.audio)}] if audio and row.audio else []

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from safe_train.config import build_config
-from safe_train.data.rows import DOCUMENT, Row
-from safe_train.evaluation.run_folder import base_store, safe_store
-from safe_train.evaluation.samples import Sample
+from safe_train.data.example import DOCUMENT, Example
+from safe_train.evaluation.predictions import Prediction
+from safe_train.evaluation.stores import base_store, safe_store
 from safe_train.evaluation.summarize import summarize
 from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card
@@ -17,10 +17,12 @@ from safe_train.huggingface.results import retention_figures
 from tests.huggingface.made import RETENTION
 
 ROWS = 40
-VL = [Row(f"v{n}", "what?", ("circle", "square")[n % 2 : n % 2 + 1], None, None, "shape", str(n)) for n in range(ROWS)]
-TEXT = [Row(f"t{n}", "what?", ("one", "two")[n % 2 : n % 2 + 1], None, None, "sum", str(n)) for n in range(ROWS)]
-DOCUMENTS = [Row(f"d{n}", "", ("some words",), None, None, DOCUMENT, str(n)) for n in range(4)]
-AUDIO = [Row(f"a{n}", "what do you hear?", (f"bell {n}",), None, None, "", str(n)) for n in range(ROWS)]
+VL = [
+    Example(f"v{n}", "what?", ("circle", "square")[n % 2 : n % 2 + 1], None, None, "shape", str(n)) for n in range(ROWS)
+]
+TEXT = [Example(f"t{n}", "what?", ("one", "two")[n % 2 : n % 2 + 1], None, None, "sum", str(n)) for n in range(ROWS)]
+DOCUMENTS = [Example(f"d{n}", "", ("some words",), None, None, DOCUMENT, str(n)) for n in range(4)]
+AUDIO = [Example(f"a{n}", "what do you hear?", (f"bell {n}",), None, None, "", str(n)) for n in range(ROWS)]
 
 
 def card(figures, **config):
@@ -54,19 +56,19 @@ def evaluated(tmp_path, *, base_right, heard, text=True, lost=3, metric="exact_m
         heard = {"kl": 2.5, "tokens": 2, "updates": (0.5,), "fusion_calls": 1}
         measured = heard if attached else {"logits_sha256": digest}
         return [
-            Sample(row.row_id, "lion", 0.0, **measured)
+            Prediction(row.row_id, "lion", 0.0, **measured)
             if n < changed
-            else Sample(row.row_id, row.answers[0] if n < right else "zebra", float(n < right), **measured)
+            else Prediction(row.row_id, row.answers[0] if n < right else "zebra", float(n < right), **measured)
             for n, row in enumerate(rows)
         ]
 
     def documents(bits, attached):
         measured = {"kl": 0.25, "tokens": 2, "updates": (0.5,)} if attached else {"logits_sha256": "x"}
-        return [Sample(row.row_id, "", 0.0, bits=bits, num_bytes=10, **measured) for row in DOCUMENTS]
+        return [Prediction(row.row_id, "", 0.0, bits=bits, num_bytes=10, **measured) for row in DOCUMENTS]
 
     def matched(right):
         return [
-            Sample(row.row_id, row.answers[0] if n < right else "none", float(n < right), float(n < right))
+            Prediction(row.row_id, row.answers[0] if n < right else "none", float(n < right), float(n < right))
             for n, row in enumerate(AUDIO)
         ]
 

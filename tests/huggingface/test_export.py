@@ -14,13 +14,15 @@ from transformers import Qwen2VLConfig
 
 from safe_train.cli import safe
 from safe_train.config import build_config
-from safe_train.data.rows import Row
-from safe_train.digests import tensors_sha256
+from safe_train.data.example import Example
 from safe_train.embedded import weights
-from safe_train.experiment import attach, load_base_model, row_encoder
 from safe_train.huggingface import SafeConfig, SafeForConditionalGeneration
-from safe_train.model import load_audio_encoder, load_base
-from safe_train.run import Observer, load_trained, read_config, start_run
+from safe_train.io.fingerprints import tensors_sha256
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
+from safe_train.runs.layout import read_config
+from safe_train.training.build import attach, build_collator, load_base_model
+from safe_train.training.run import RunCallbacks, load_trained, start_run
 from tests.files import results_of
 from tests.huggingface.made import conversation
 
@@ -39,7 +41,7 @@ def export(run, folder, *options):
 def run(small_data, tmp_path_factory):
     """A finished run of three steps."""
     roots = {"data.root": str(small_data), "output_root": str(tmp_path_factory.mktemp("runs"))}
-    return start_run(build_config({}, SETTINGS | roots), Observer()).folder
+    return start_run(build_config({}, SETTINGS | roots), RunCallbacks()).folder
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,8 @@ def metadata(folder):
 def test_the_model_answers_as_the_run_does(run, exported, heard):
     trained = attach(load_base_model(read_config(run)), read_config(run))
     load_trained(run, trained)
-    encoder, model = row_encoder(trained), SafeForConditionalGeneration.from_pretrained(exported)
-    rows: list[Row] = heard[:6]
+    encoder, model = build_collator(trained), SafeForConditionalGeneration.from_pretrained(exported)
+    rows: list[Example] = heard[:6]
     options = {"max_new_tokens": 8, "do_sample": False}
     expected = trained.generate(encoder.prompt_batch(rows).inputs, encoder.features_of(rows), **options)
     inputs = model.processor.apply_chat_template(
@@ -191,7 +193,7 @@ def half_open(small_data, tmp_path_factory):
         "data.root": str(small_data), "output_root": str(tmp_path_factory.mktemp("runs")),
         "model.base_model": str(base), "evaluation.gate": "0.5", "model.audio_level_db": "-30",
     }  # fmt: skip
-    return start_run(build_config({}, SETTINGS | settings), Observer()).folder, base
+    return start_run(build_config({}, SETTINGS | settings), RunCallbacks()).folder, base
 
 
 def test_a_base_of_a_folder_may_be_named(half_open, tmp_path):
@@ -223,7 +225,7 @@ def own_encoder(small_data, tmp_path_factory):
     folder = root / "secret project" / "encoder"
     shutil.copytree(weights.audio_encoder_folder(), folder)
     values = {"data.root": str(small_data), "output_root": str(root / "runs"), "model.audio_encoders": f"['{folder}']"}
-    return start_run(build_config({}, SETTINGS | values), Observer()).folder, folder
+    return start_run(build_config({}, SETTINGS | values), RunCallbacks()).folder, folder
 
 
 def test_a_folder_of_one_s_own_is_published_under_the_name_of_the_hub(own_encoder, tmp_path, caplog):

@@ -7,12 +7,14 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from configs.model_configs import EMBEDDED
-from safe_train.data.batch import RowEncoder
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.rows import Row
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.collator import Collator
+from safe_train.data.example import Example
 from safe_train.huggingface import SafeForConditionalGeneration
-from safe_train.model import AdapterConfig, SafeModel, load_audio_encoder, load_base
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
+from safe_train.model.safe_model import AdapterConfig, SafeModel
 from tests.huggingface.made import conversation
 from tests.model.families import FAMILIES
 
@@ -27,7 +29,7 @@ def two_rows(tmp_path_factory):
         image, audio = folder / f"{index}.png", folder / f"{index}.wav"
         Image.fromarray(rng.integers(0, 255, (60, 60, 3), dtype=np.uint8)).save(image)
         soundfile.write(audio, 0.1 * rng.standard_normal(32_000), 16_000)
-        made.append(Row(str(index), question, ("top left",), image, audio))
+        made.append(Example(str(index), question, ("top left",), image, audio))
     return made
 
 
@@ -52,7 +54,7 @@ def test_a_base_of_this_class(name, tmp_path, two_rows):
     processor = AutoProcessor.from_pretrained(tmp_path / "adapter")
     inputs = processor.apply_chat_template([conversation(row) for row in two_rows], **OPTIONS)
 
-    encoder = RowEncoder(plain.base.processor, FeatureCache(list(plain.encoders)))
+    encoder = Collator(plain.base.processor, FeatureCache(list(plain.encoders)))
     expected = encoder.prompt_batch(two_rows)
     assert {n for n in inputs if not n.startswith("audio")} == expected.inputs.keys()
     assert all(torch.equal(inputs[n], value) for n, value in expected.inputs.items())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safe_train.digests import tensors_sha256
 from safe_train.huggingface import SafeConfig, SafeForConditionalGeneration
 from safe_train.huggingface.binding import OTHER_WEIGHTS, UNBOUND
+from safe_train.io.fingerprints import tensors_sha256
 from tests.huggingface.made import RETENTION, figures_of, loud_model
 
 FLATTERING = "99.9"

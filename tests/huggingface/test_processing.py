@@ -11,10 +11,10 @@ from PIL import Image
 from torchaudio.functional import resample
 from transformers import BatchFeature
 
-from safe_train.data.waveform import load_waveform
+from safe_train.audio.waveform import load_waveform
 from safe_train.errors import InputError
 from safe_train.huggingface import SafeConfig, SafeProcessor
-from safe_train.model.audio_reading import seconds_of
+from safe_train.model.audio.feature_readout import seconds_of
 from tests.huggingface.made import conversation
 
 OPTIONS = {"tokenize": True, "return_dict": True}

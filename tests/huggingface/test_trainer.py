@@ -20,15 +20,15 @@ from peft import (
 )
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
-from configs.retention_variants import RetentionVariantConfig, get_variant_config
-from safe_train.config import RetentionSettings
+from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.errors import InputError
 from safe_train.huggingface import Retention, RetentionCallback
-from safe_train.huggingface.protected_text import ProtectedRows, TextBatch, trained_linears
+from safe_train.huggingface.retention_examples import RetentionExamples, TextBatch, trained_linears
 from safe_train.huggingface.trainer import _require_one_process
 from safe_train.model.base import OutputHead
 from safe_train.retention import AnswerStates, build_mechanisms
-from safe_train.retention.compose import effective_retention, resolved_variant
+from safe_train.retention.settings import RetentionSettings
+from safe_train.retention.stack import effective_retention, resolved_variant
 from tests.huggingface.tiny_text import (
     SETTINGS,
     RetentiveTrainer,
@@ -82,7 +82,7 @@ def train_by_hand(model, batches, args, retention, *, tells_clipping=True):
         {"params": [p for name, p in named if "norm" in name], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=args.learning_rate)
-    protected = ProtectedRows(
+    protected = RetentionExamples(
         retention.protected, collate, batch_size=retention.rows_per_step, seed=retention.seed, device=model.device
     )
     step = 0
@@ -109,7 +109,7 @@ def train_by_hand(model, batches, args, retention, *, tells_clipping=True):
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             targets = batch["labels"][:, 1:]
             (F.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="sum") / tokens).backward()
-        stack.after_audio_backward()
+        stack.after_task_backward()
         stack.loss(protected.batch(step)).backward()
         stack.after_retention_backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm).item()
@@ -183,7 +183,7 @@ def share_inside(update, bases):
 
 
 def test_the_optimizers_step_stays_out_of_the_protected_subspace(tmp_path):
-    settings = RetentionSettings(null_space_min_samples=8, null_space_projects="update", null_space_one_sided=False)
+    settings = RetentionSettings(null_space_min_samples=8, null_space_target="update", null_space_one_sided=False)
     model = text_model(adapter=True)
     trainer = retentive(tmp_path, model, Retention(PROTECTED, NULL_SPACE_ALONE, settings=settings))
     updates = Updates(trained_linears(model))
@@ -528,14 +528,14 @@ def test_every_protected_row_comes_once_before_any_comes_again():
     data = [{"input_ids": [3, 4 + index], "labels": [3, 4 + index]} for index in range(10)]
 
     def batches(seed):
-        stream = ProtectedRows(data, collate, batch_size=4, seed=seed, device=torch.device("cpu"))
+        stream = RetentionExamples(data, collate, batch_size=4, seed=seed, device=torch.device("cpu"))
         return [batch.labels.tolist() for batch in stream.coming(0, 20)]
 
     order = [label for labels in batches(0) for label in labels]
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(4, 14))
     assert order[:10] != order[10:20]
     assert batches(0) == batches(0) != batches(1)
-    stream = ProtectedRows(data, collate, batch_size=4, seed=0, device=torch.device("cpu"))
+    stream = RetentionExamples(data, collate, batch_size=4, seed=0, device=torch.device("cpu"))
     assert stream.batch(3).labels.tolist() == batches(0)[3]  # a function of the number alone
 
 

@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from safe_train.config import RetentionSettings
 from safe_train.huggingface import Retention, RetentionMixin
+from safe_train.retention.settings import RetentionSettings
 
 VOCABULARY = 40
 SETTINGS = RetentionSettings(null_space_min_samples=16, fisher_samples=16, null_space_refresh_interval=24)

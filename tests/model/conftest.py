@@ -8,11 +8,13 @@ import soundfile
 import torch
 from PIL import Image
 
-from configs.model_configs import EMBEDDED
-from safe_train.data.batch import RowEncoder
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.rows import Row
-from safe_train.model import AdapterConfig, SafeModel, load_audio_encoder, load_base
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.collator import Collator
+from safe_train.data.example import Example
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
+from safe_train.model.safe_model import AdapterConfig, SafeModel
 from tests.model.families import FAMILIES
 
 SOURCES = ("embedded", "llava", "qwen2_vl")
@@ -31,7 +33,7 @@ def source(request, sources):
 
 
 @pytest.fixture(scope="session")
-def rows(tmp_path_factory) -> list[Row]:
+def rows(tmp_path_factory) -> list[Example]:
     """Rows of different lengths, some with an image, all with a clip."""
     folder: Path = tmp_path_factory.mktemp("rows")
     rng = np.random.default_rng(0)
@@ -40,7 +42,7 @@ def rows(tmp_path_factory) -> list[Row]:
         image, audio = folder / f"{index}.png", folder / f"{index}.wav"
         Image.fromarray(rng.integers(0, 255, (60, 60, 3), dtype=np.uint8)).save(image)
         soundfile.write(audio, 0.1 * rng.standard_normal(32_000), 16_000)
-        found.append(Row(str(index), question, ("top left",), image if index != 1 else None, audio))
+        found.append(Example(str(index), question, ("top left",), image if index != 1 else None, audio))
     return found
 
 
@@ -48,7 +50,7 @@ def rows(tmp_path_factory) -> list[Row]:
 def attach():
     """Attaches SAFE to a base, with outputs that are not zero unless asked to be."""
 
-    def build(source: str, *, trained: bool = True, lora_rank: int = 0) -> tuple[SafeModel, RowEncoder]:
+    def build(source: str, *, trained: bool = True, lora_rank: int = 0) -> tuple[SafeModel, Collator]:
         base = load_base(source)
         last = len(base.decoder_layers) - 2
         config = AdapterConfig(
@@ -61,6 +63,6 @@ def attach():
             with torch.no_grad():
                 for parameter in model.trainable_parameters().values():
                     parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-        return model, RowEncoder(base.processor, FeatureCache(list(model.encoders)))
+        return model, Collator(base.processor, FeatureCache(list(model.encoders)))
 
     return build

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection
 
-from configs.model_configs import EMBEDDED
 from safe_train.config import build_config
+from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
-from safe_train.experiment import load_audio_encoders
 from safe_train.huggingface import SafeForConditionalGeneration
-from safe_train.model import AdapterConfig, AudioEncoder, AudioFeatures, SafeModel, load_audio_encoder, load_base
-from safe_train.model.audio_encoder import leveled
+from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures, leveled, load_audio_encoder
+from safe_train.model.loading import load_base
+from safe_train.model.safe_model import AdapterConfig, SafeModel
+from safe_train.training.build import load_audio_encoders
 from tests.model.audio_models import AUDIO_MODELS
 from tests.tolerances import LOGITS, relative_error
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from safe_train.data.batch import RowEncoder
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.model import AudioFeatures, load_base
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.collator import Collator
+from safe_train.model.audio.encoder import AudioFeatures
+from safe_train.model.loading import load_base
 
 GENERATION = [
     pytest.param({"max_new_tokens": 6, "do_sample": False}, id="greedy with cache"),
@@ -38,7 +39,7 @@ def test_logits_are_the_bases_bit_for_bit(source, rows, attach):
 def test_generations_are_the_bases(source, rows, attach, options):
     model, encoder = attach(source)
     untouched = load_base(source)
-    prompts = RowEncoder(untouched.processor, FeatureCache([])).prompt_batch([*rows]).inputs
+    prompts = Collator(untouched.processor, FeatureCache([])).prompt_batch([*rows]).inputs
     expected = untouched.model.generate(**prompts, **options)[:, prompts["input_ids"].shape[1] :]
     assert torch.equal(model.generate(prompts, None, **options), expected)
     heard = model.generate(prompts, encoder.features_of(rows), **options)

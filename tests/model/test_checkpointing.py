@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from safe_train.config import build_config
-from safe_train.experiment import attach as attach_configured
-from safe_train.experiment import load_base_model
+from safe_train.training.build import attach as attach_configured
+from safe_train.training.build import load_base_model
 
 
 def backward(model, batch) -> dict[str, torch.Tensor]:

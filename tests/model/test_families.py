@@ -15,15 +15,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from configs.model_configs import EMBEDDED
 from safe_train.config import build_config
-from safe_train.data.batch import Batch, RowEncoder
-from safe_train.data.feature_cache import FeatureCache
-from safe_train.data.rows import Row, RowStream
-from safe_train.model import AdapterConfig, AudioFeatures, Base, SafeModel, load_audio_encoder, load_base
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.collator import Collator
+from safe_train.data.example import Example
+from safe_train.data.sampler import ExampleSampler
+from safe_train.model.audio.encoder import AudioFeatures, load_audio_encoder
+from safe_train.model.base import Base
+from safe_train.model.batch import Batch
 from safe_train.model.generation import greedy
+from safe_train.model.loading import load_base
 from safe_train.model.prompting import Turn, prompts_of
-from safe_train.stage_a import StageA
+from safe_train.model.safe_model import AdapterConfig, SafeModel
+from safe_train.training.trainer import StageATrainer
 from tests.model.families import FAMILIES, TEXT_LAYERS
 from tests.tolerances import LOGITS, relative_error
 
@@ -36,7 +41,7 @@ ADAPTER = AdapterConfig(
 )
 
 
-DOCUMENT = Row("d", "", ("the red star is top left and nobody asked",), kind="document")
+DOCUMENT = Example("d", "", ("the red star is top left and nobody asked",), kind="document")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -60,7 +65,7 @@ def images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory, images) -> list[Row]:
+def rows(tmp_path_factory, images) -> list[Example]:
     """Questions and answers of different lengths, the first and the last without an image, all with a clip."""
     root: Path = tmp_path_factory.mktemp("rows")
     rng = np.random.default_rng(0)
@@ -73,7 +78,7 @@ def rows(tmp_path_factory, images) -> list[Row]:
         image = root / f"{index}.png" if 0 < index < 4 else None
         if image is not None:
             images[index - 1].save(image)
-        found.append(Row(str(index), question, (answer,), image, audio))
+        found.append(Example(str(index), question, (answer,), image, audio))
     return found
 
 
@@ -82,7 +87,7 @@ class Hearing:
     """SAFE on a family's base, and its row encoder."""
 
     model: SafeModel
-    encoder: RowEncoder
+    encoder: Collator
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +107,12 @@ def attach(folder, audio_encoder):
             with torch.no_grad():
                 for parameter in model.trainable_parameters().values():
                     parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-        return Hearing(model, RowEncoder(base.processor, FeatureCache([audio_encoder])))
+        return Hearing(model, Collator(base.processor, FeatureCache([audio_encoder])))
 
     return build
 
 
-def inputs_of(encoder: RowEncoder, rows: list[Row], images) -> dict[str, dict]:
+def inputs_of(encoder: Collator, rows: list[Example], images) -> dict[str, dict]:
     """Every make-up of a batch: padding on either side, one image, none, and several in a row."""
     two = prompts_of(encoder.processor).encode(
         [Turn("where is it?", 2), Turn("what?"), Turn("how many circles?", 1)],
@@ -130,7 +135,7 @@ def logits(base: Base, inputs) -> torch.Tensor:
     return base.model(**inputs, use_cache=False).logits
 
 
-def features_for(hearing: Hearing, rows: list[Row], inputs) -> list[AudioFeatures]:
+def features_for(hearing: Hearing, rows: list[Example], inputs) -> list[AudioFeatures]:
     """Clips for a batch of any size."""
     count = inputs["input_ids"].shape[0]
     return list(hearing.encoder.features_of((rows * count)[:count]))
@@ -151,7 +156,7 @@ def test_bypass_logits(attach, untouched, rows, images):
 
 def test_no_token_of_a_document_sees_a_later_one(untouched):
     """Also where a base's questions attend to each other: what is scored is the probability of a text."""
-    inputs = RowEncoder(untouched.processor, FeatureCache([])).training_batch([DOCUMENT]).inputs
+    inputs = Collator(untouched.processor, FeatureCache([])).training_batch([DOCUMENT]).inputs
     changed = inputs | {"input_ids": inputs["input_ids"].clone()}
     changed["input_ids"][0, -2] = inputs["input_ids"][0, 1]
     first, second = logits(untouched, inputs)[0], logits(untouched, changed)[0]
@@ -161,7 +166,7 @@ def test_no_token_of_a_document_sees_a_later_one(untouched):
 
 def test_images_reach_the_answer(untouched, rows, images):
     """Otherwise equal logits would say nothing about images."""
-    inputs = RowEncoder(untouched.processor, FeatureCache([])).training_batch(rows).inputs
+    inputs = Collator(untouched.processor, FeatureCache([])).training_batch(rows).inputs
     changed = inputs | {"pixel_values": inputs["pixel_values"] * 0.5}
     first, second = logits(untouched, inputs), logits(untouched, changed)
     differs = [not torch.equal(a, b) for a, b in zip(first, second, strict=True)]
@@ -227,7 +232,7 @@ def test_rows_without_audio_keep_their_bits(attach, untouched, rows):
 
 
 def test_head_gives_the_logits(untouched, rows):
-    inputs = RowEncoder(untouched.processor, FeatureCache([])).training_batch(rows).inputs
+    inputs = Collator(untouched.processor, FeatureCache([])).training_batch(rows).inputs
     with torch.no_grad():
         from_states = untouched.head(untouched.last_hidden_state(**inputs))
     assert relative_error(from_states, logits(untouched, inputs)) <= LOGITS[torch.float32]
@@ -248,15 +253,15 @@ def test_training_step(attach, untouched, rows, learning_rate):
     config = build_config(
         {},
         {
-            "variant": "soft_retention", "optimization.max_steps": "4", "optimization.gate_warmup_share": "0",
+            "variant": "soft_retention", "optimization.max_steps": "4", "optimization.gate_warmup_ratio": "0",
             "optimization.audio_batch_size": "5", "optimization.vl_batch_size": "3",
             "optimization.lr_projector": str(learning_rate), "optimization.lr_adapter": str(learning_rate),
-            "data.image_share": "0",
+            "data.image_prob": "0",
         },
     )  # fmt: skip
     protected = [row for row in rows if row.image is not None]
-    stream = RowStream(rows, protected, seed=0, image_share=0.0)
-    stage = StageA(config, hearing.model, hearing.encoder, stream)
+    stream = ExampleSampler(rows, protected, seed=0, image_prob=0.0)
+    stage = StageATrainer(config, hearing.model, hearing.encoder, stream)
     batch = hearing.encoder.training_batch(rows)
     before = answer_loss(hearing.model, batch)
     metrics = stage.train_step()

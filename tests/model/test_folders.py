@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from safe_train.config import EvaluationSettings
-from safe_train.data.batch import RowEncoder
-from safe_train.data.feature_cache import FeatureCache
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.collator import Collator
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.evaluation import base_answers
-from safe_train.model import load_audio_encoder, load_base, trial
+from safe_train.evaluation.base_answers import base_answers
+from safe_train.evaluation.settings import EvaluationSettings
+from safe_train.model import trial
+from safe_train.model.audio.encoder import load_audio_encoder
 from safe_train.model.folders import in_short, told
+from safe_train.model.loading import load_base
 from safe_train.model.prompting import ChatPrompts
 from tests.model.audio_models import AUDIO_MODELS
 from tests.model.families import FAMILIES
@@ -239,7 +241,7 @@ def test_of_a_model_that_is_cached_in_part_nothing_is_concluded(on_the_hub):
 
 def of_rows(folder: Path, rows) -> dict[str, torch.Tensor]:
     base = load_base(str(folder))
-    return RowEncoder(base.processor, FeatureCache([])).training_batch([rows[0], rows[2], rows[1]]).inputs
+    return Collator(base.processor, FeatureCache([])).training_batch([rows[0], rows[2], rows[1]]).inputs
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next"])

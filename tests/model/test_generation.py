@@ -11,16 +11,18 @@ import pytest
 import torch
 from transformers import AddedToken
 
-from configs.model_configs import EMBEDDED
-from safe_train.config import EvaluationSettings, StageAConfig
-from safe_train.data.batch import RowEncoder
-from safe_train.data.feature_cache import FeatureCache
+from safe_train.config import StageAConfig
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.data.cache.features import FeatureCache
+from safe_train.data.collator import Collator
 from safe_train.embedded import weights
-from safe_train.evaluation import base_answers
-from safe_train.evaluation.key import base_key
+from safe_train.evaluation.base_answers import base_answers
+from safe_train.evaluation.fingerprint import base_key
 from safe_train.evaluation.lengths import AnswerLengths
-from safe_train.model import Base, load_base
+from safe_train.evaluation.settings import EvaluationSettings
+from safe_train.model.base import Base
 from safe_train.model.generation import generate_greedily, own_settings, stop_tokens
+from safe_train.model.loading import load_base
 
 CONFIGURATION = "generation_config.json"
 LENGTH = 6
@@ -79,7 +81,7 @@ def answers(base: Base, rows) -> list[tuple]:
 
 def by_hand(base: Base, rows, *, stop: int) -> list[list[int]]:
     """Greedy search by forward passes alone, each row by itself; up to and with what ends an answer."""
-    encoder, found = RowEncoder(base.processor, FeatureCache([])), []
+    encoder, found = Collator(base.processor, FeatureCache([])), []
     for row in rows:
         inputs = encoder.prompt_batch([row]).inputs
         length = inputs["input_ids"].shape[1]
@@ -143,7 +145,7 @@ def test_of_configured_ends_the_special_ones_count(special):
 
 
 def test_options_of_the_call_win(embedded_base, unheard):
-    prompts = RowEncoder(embedded_base.processor, FeatureCache([])).prompt_batch(unheard).inputs
+    prompts = Collator(embedded_base.processor, FeatureCache([])).prompt_batch(unheard).inputs
     whole = generate_greedily(embedded_base, prompts, LENGTH)
     assert generate_greedily(embedded_base, prompts, 1).tolist() == whole[:, :1].tolist()
     assert generate_greedily(embedded_base, prompts, LENGTH, min_new_tokens=LENGTH).shape[1] == LENGTH > whole.shape[1]

@@ -19,9 +19,10 @@ from transformers import (
 
 from safe_train.config import build_config
 from safe_train.errors import InputError
-from safe_train.experiment import load_base_model
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
 from safe_train.model.requirements import refuse_architecture, with_head_found
+from safe_train.training.build import load_base_model
 from tests.model.families import FAMILIES
 from tests.tolerances import LOGITS, relative_error
 

@@ -7,8 +7,10 @@ import importlib.util
 import pytest
 import torch
 
-from configs.model_configs import EMBEDDED
-from safe_train.model import AdapterConfig, SafeModel, load_audio_encoder, load_base
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
+from safe_train.model.safe_model import AdapterConfig, SafeModel
 from tests.model.families import FAMILIES
 
 pytestmark = [

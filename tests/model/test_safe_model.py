@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safe_train.errors import InputError
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
 from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FusionStatistics
 
 

@@ -14,11 +14,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from configs.model_configs import EMBEDDED
-from safe_train.data.batch import Batch
-from safe_train.model import AdapterConfig, AudioFeatures, Base, SafeModel, load_audio_encoder
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.model.audio.encoder import AudioFeatures, load_audio_encoder
+from safe_train.model.base import Base
+from safe_train.model.batch import Batch
+from safe_train.model.retention_model import SafeRetentionModel
+from safe_train.model.safe_model import AdapterConfig, SafeModel
 from safe_train.model.shared_prefix import PrefixRecorder, continue_from
-from safe_train.protected import ProtectedSafeModel
 from safe_train.retention.mechanism import negative_log_likelihood
 
 IMAGE = 99
@@ -194,7 +196,7 @@ def test_nothing_is_shared_where_the_hidden_states_are_not_the_decoders_output()
 def test_the_teacher_serves_the_student_of_its_own_batch_alone(attach, rows):
     model, encoder = attach("embedded")
     one, other = encoder.training_batch(rows[:2]), encoder.training_batch(rows[2:])
-    protected = ProtectedSafeModel(model)
+    protected = SafeRetentionModel(model)
 
     def states(batch: Batch) -> torch.Tensor:
         return model.last_hidden_state(batch.inputs, batch.features)[batch.token_rows, batch.token_positions]

@@ -13,7 +13,7 @@ from tests.mutation.mutants import Mutant, mutants_of
 AREAS = {
     "safe_kernels": ("safe_kernels",),
     "retention": ("safe_train/retention",),
-    "stage_a": ("safe_train/stage_a.py",),
+    "stage_a": ("safe_train/training/trainer.py",),
     "metrics": ("safe_train/metrics",),
     "evaluation": ("safe_train/evaluation",),
     "data": ("safe_train/data",),
@@ -23,7 +23,7 @@ AREAS = {
 MIRRORS = {
     "safe_kernels": "tests/kernels",
     "safe_train/retention": "tests/retention",
-    "safe_train/stage_a.py": "tests/stage",
+    "safe_train/training/trainer.py": "tests/stage",
     "safe_train/metrics": "tests/metrics",
     "safe_train/evaluation": "tests/evaluation",
     "safe_train/data": "tests/data",

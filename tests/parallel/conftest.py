@@ -88,6 +88,6 @@ def settings(small_data: Path) -> dict[str, str]:
     """Short steps on five rows a batch, which two processes cannot share evenly."""
     return {
         "data.root": str(small_data), "optimization.max_steps": "8", "optimization.audio_batch_size": "5",
-        "optimization.vl_batch_size": "5", "optimization.gate_warmup_share": "0", "checkpoint_every": "4",
+        "optimization.vl_batch_size": "5", "optimization.gate_warmup_ratio": "0", "checkpoint_every": "4",
         "retention.fisher_samples": "10", "log_every": "1",
     }  # fmt: skip

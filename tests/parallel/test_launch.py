@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-import safe_train.launch as launch_module
+import safe_train.distributed.launch as launch_module
+from safe_train.distributed.launch import Launch, find_launch, slurm_variables
 from safe_train.errors import InputError
-from safe_train.launch import Launch, find_launch, slurm_variables
 
 STEP = {
     "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
@@ -48,7 +48,7 @@ def test_in_the_shell_of_a_step_a_command_is_one_process(monkeypatch, terminal, 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_is_known_by_its_being_there(terminal):
     """A new session has none until it opens one."""
-    code = "from safe_train.launch import _has_terminal; print(_has_terminal())"
+    code = "from safe_train.distributed.launch import _has_terminal; print(_has_terminal())"
     main, child = pty.openpty()
     begin = f"import os; os.setsid(); os.open({os.ttyname(child)!r}, os.O_RDWR) if {terminal} else None; {code}"
     done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=True, stdin=child)

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from safe_train.config import build_config
+from safe_train.distributed.processes import ALONE, Processes, connected
 from safe_train.errors import InputError
-from safe_train.parallel import ALONE, Processes, connected
 from tests.parallel.conftest import ROOT, ends, environment, free_port, start
 
 LIGHT = """
 import os, sys, time
 import torch
 from pathlib import Path
-from safe_train.parallel import connected
-from safe_train.usage import one_line_errors
+from safe_train.distributed.processes import connected
+from safe_train.cli.errors import one_line_errors
 
 def run():
     folder, what = Path(sys.argv[1]), sys.argv[2]
@@ -28,10 +28,10 @@ def run():
         time.sleep(0.01)
     with connected(torch.device("cpu")) as processes:
         rows = torch.arange(10.0).view(5, 2)
-        assert torch.equal(processes.gather_rows(processes.share(rows), 5), rows)
+        assert torch.equal(processes.gather_rows(processes.shard(rows), 5), rows)
         assert processes.gather({"rank": processes.rank, "of": "\\N{SNOWMAN}" * processes.rank}) == [
             {"rank": 0, "of": ""}, {"rank": 1, "of": "\\N{SNOWMAN}"}]
-        assert processes.from_main(processes.rank) == 0
+        assert processes.broadcast(processes.rank) == 0
         assert abs(processes.mean(processes.rank + 1.0, processes.rank + 1) - 5 / 3) < 1e-12
         if processes.rank == 1:
             if what == "killed":
@@ -60,8 +60,8 @@ def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
 WAITING = """
 import logging
 import torch
-from safe_train.console import StopRequest
-from safe_train.parallel import connected
+from safe_train.cli.callbacks import StopRequest
+from safe_train.distributed.processes import connected
 logging.basicConfig(level=logging.INFO)
 with StopRequest().listening(), connected(torch.device("cpu")):
     pass
@@ -89,7 +89,7 @@ ERROR = """
 import atexit, sys
 import torch.distributed as distributed
 from safe_train.errors import InputError
-from safe_train.usage import one_line_errors
+from safe_train.cli.errors import one_line_errors
 
 atexit.register(print, "taken down")
 if sys.argv[1] == "grouped":
@@ -118,9 +118,9 @@ def test_alone_everything_is_given_back(monkeypatch):
     with connected(torch.device("cpu")) as processes:
         assert processes is ALONE
     assert not torch.distributed.is_initialized()
-    assert ALONE.share(rows) is rows
+    assert ALONE.shard(rows) is rows
     assert (ALONE.sum(3), ALONE.mean(0.1, 7), ALONE.any(True), ALONE.gather("x")) == (3, 0.1, True, ["x"])
-    with pytest.raises(InputError, match="a: expected b"), ALONE.together():
+    with pytest.raises(InputError, match="a: expected b"), ALONE.raise_on_any_rank():
         raise InputError("a", "b", "c", "d")
 
 
@@ -130,8 +130,8 @@ def test_shares_are_every_row_once_and_know_their_places(count, world_size):
     places = {}
     for rank in range(world_size):
         processes = Processes(rank, world_size)
-        share = processes.share(rows)
-        places |= dict(zip(processes.numbers(len(share)), share, strict=True))
+        share = processes.shard(rows)
+        places |= dict(zip(processes.global_indices(len(share)), share, strict=True))
     assert places == dict(enumerate(rows))
 
 

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from safe_train.checkpoint import latest_checkpoint
 from safe_train.cli import safe
+from safe_train.runs.checkpoint import latest_checkpoint
 from tests.files import assert_same_bytes, drop_keys
 from tests.parallel.conftest import ends, start
 from tests.tolerances import PARALLEL, relative_error
@@ -39,7 +39,7 @@ def alone(settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(run_all, settings, tmp_path_factory):
+def raise_on_any_rank(run_all, settings, tmp_path_factory):
     """The run of two processes that torchrun starts, its folder and what was printed."""
     root = tmp_path_factory.mktemp("together")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "safe_train")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.retention_variants import RETENTION_VARIANTS
-from safe_train.config import OptimizationSettings
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
+from safe_train.distributed.processes import ALONE, Processes
 from safe_train.errors import InputError
-from safe_train.parallel import ALONE, Processes
-from safe_train.stage_a import require_rows_for_all
+from safe_train.training.settings import OptimizationSettings
+from safe_train.training.trainer import require_examples_for_all_ranks
 from tests.parallel.worker import toy_fisher, trained
 from tests.tolerances import FISHER, PARALLEL, PARALLEL_SUBSPACE, relative_error
 
@@ -24,7 +24,7 @@ MORE = {
         "variant": "full_retention", "optimization.gradient_accumulation_steps": "2", "model.lora_rank": "2",
     },
     # Five rows a batch, of which two or three are text-only, in length buckets.
-    "text": {"variant": "full_retention", "data.text_share": "0.5", "data.length_buckets": "true"},
+    "text": {"variant": "full_retention", "data.text_ratio": "0.5", "data.length_buckets": "true"},
 }  # fmt: skip
 SEED_VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention"]
 SHARDED = [*SEED_VARIANTS, "accumulated_lora"]
@@ -161,10 +161,10 @@ def test_an_error_of_one_process_ends_all_and_is_told_by_the_main_one(both):
     assert main["unreadable"] == [line, 0]
     assert main["not finite"][0].startswith("NonFiniteLossError: step 1: expected finite values, got audio_loss nan")
     for ended in other.values():
-        assert ended == ["ToldByMainError: the main process tells the error", 0]  # the step was not taken
+        assert ended == ["PeerRankError: the main process tells the error", 0]  # the step was not taken
 
 
 def test_every_process_needs_a_row():
-    require_rows_for_all(OptimizationSettings(audio_batch_size=2, vl_batch_size=2), Processes(1, 2))
+    require_examples_for_all_ranks(OptimizationSettings(audio_batch_size=2, vl_batch_size=2), Processes(1, 2))
     with pytest.raises(InputError, match=r"optimization\.vl_batch_size: expected a row for each of 3 processes, got 2"):
-        require_rows_for_all(OptimizationSettings(audio_batch_size=3, vl_batch_size=2), Processes(0, 3))
+        require_examples_for_all_ranks(OptimizationSettings(audio_batch_size=3, vl_batch_size=2), Processes(0, 3))

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from safe_train.checkpoint import latest_checkpoint
 from safe_train.config import build_config
-from safe_train.errors import InputError, NonFiniteLossError, ToldByMainError
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
-from safe_train.parallel import Processes, connected
-from safe_train.retention.elastic import accumulate_fisher
-from safe_train.sharding import shard_base
-from safe_train.stage_a import StageA
+from safe_train.distributed.fsdp import shard_base
+from safe_train.distributed.processes import Processes, connected
+from safe_train.errors import InputError, NonFiniteLossError, PeerRankError
+from safe_train.retention.ewc import accumulate_fisher
+from safe_train.runs.checkpoint import latest_checkpoint
+from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.trainer import StageATrainer
 from tests.retention.toy import ROWS, ToyBatch, ToyModel
 
 STEPS = 6
@@ -39,27 +39,27 @@ class MeanOfMeans(Processes):
 class OwnNumbers(Processes):
     """Wrong: each process numbers its rows by itself, so that labels depend on how rows are shared out."""
 
-    def numbers(self, count: int) -> range:
+    def global_indices(self, count: int) -> range:
         return range(count)
 
 
 KINDS = {kind.__name__: kind for kind in (Processes, MeanOfMeans, OwnNumbers)}
 
 
-def build(settings: dict[str, str], processes: Processes) -> StageA:
+def build(settings: dict[str, str], processes: Processes) -> StageATrainer:
     config = build_config({}, settings)
     base = load_base_model(config)
     if config.parallel.shard_base and not processes.is_alone:
-        shard_base(base, processes, torch.device("cpu"))
+        shard_base(base.model, base.decoder_layers, processes, torch.device("cpu"))
     model = attach(base, config)
-    return StageA(config, model, row_encoder(model), row_stream(load_rows(config), config), processes)
+    return StageATrainer(config, model, build_collator(model), build_sampler(load_examples(config), config), processes)
 
 
-def weights(stage: StageA, prefix: str) -> dict[str, Tensor]:
+def weights(stage: StageATrainer, prefix: str) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": p.detach().clone() for name, p in stage.model.trainable_parameters().items()}
 
 
-def outcome(stage: StageA) -> dict[str, Tensor]:
+def outcome(stage: StageATrainer) -> dict[str, Tensor]:
     state = {f"state/{name}": value.clone().contiguous() for name, value in stage.stack.state_dict().items()}
     return weights(stage, "weight") | state
 
@@ -75,7 +75,7 @@ def trained(settings: dict[str, str], processes: Processes) -> dict[str, Tensor]
     return found | outcome(stage) | held
 
 
-def held_by_layer(stage: StageA) -> list[int]:
+def held_by_layer(stage: StageATrainer) -> list[int]:
     """Elements of each decoder layer's frozen weights that this process holds between the steps."""
     return [
         sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in layer.parameters() if not p.requires_grad)
@@ -104,7 +104,7 @@ class SharedToy(ToyModel):
 
     def batch(self, seed: int, rows: int = ROWS) -> ToyBatch:
         whole = super().batch(seed, rows)
-        numbers = list(self.processes.share(range(rows)))
+        numbers = list(self.processes.shard(range(rows)))
         return ToyBatch(whole.inputs[numbers], whole.labels.view(rows, -1)[numbers].flatten())
 
 
@@ -127,7 +127,7 @@ def failures(settings: dict[str, str], processes: Processes) -> dict[str, list[A
     def raised(step: Callable[[], object]) -> str:
         try:
             step()
-        except (InputError, NonFiniteLossError, ToldByMainError) as error:
+        except (InputError, NonFiniteLossError, PeerRankError) as error:
             return f"{type(error).__name__}: {error}"
         return "nothing"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from safe_train.config import build_config
-from safe_train.plan import format_plan, plan_run
+from safe_train.estimate import format_plan, plan_run
 from tests.model.families import FAMILIES
 
 EVERYDAY = ("llava", "qwen2_5_vl")

@@ -14,15 +14,15 @@ from click.testing import CliRunner
 from bench.calibration import configuration_13b
 from bench.measure import peak_extra_bytes
 from bench.random_llava import LLAVA_13B
-from configs.gpus import GPUS
 from safe_train.cli import train
 from safe_train.config import build_config
+from safe_train.configs.gpus import GPUS
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
-from safe_train.plan import format_plan, plan_run, require_fit
-from safe_train.plan.speed import ASSUMED, GIB, speed_of, usable_bytes
-from safe_train.stage_a import StageA
+from safe_train.estimate import format_plan, plan_run, require_fit
+from safe_train.estimate.speed import ASSUMED, GIB, speed_of, usable_bytes
+from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.trainer import StageATrainer
 
 CLOSENESS = 0.15
 """How far a planned peak may be from the measured one: the promise of the dry run."""
@@ -42,15 +42,17 @@ def full(small_data):
     return plan_run(configuration(small_data))
 
 
-def run_up_to_calibration(config) -> StageA:
+def run_up_to_calibration(config) -> StageATrainer:
     model = attach(load_base_model(config), config)
-    stage = StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
+    stage = StageATrainer(
+        config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+    )
     while stage.step < 12:  # Fisher at a quarter of 40 steps
         stage.train_step(measure=False)
     return stage
 
 
-def bytes_held(stage: StageA) -> int:
+def bytes_held(stage: StageATrainer) -> int:
     """Storages of everything that lives between steps, gradients left out."""
     tensors = [*stage.model.base.model.parameters(), *stage.model.base.model.buffers()]
     tensors += [*stage.model.encoders.parameters(), *stage.model.encoders.buffers()]
@@ -101,7 +103,7 @@ def test_negative_control_a_plan_of_another_batch_size_misses_the_memory(small_d
 
 def test_decoder_flops_are_two_a_weight_and_position(small_data):
     """Without retention: audio rows forward, and backward through the layers behind the first fusion."""
-    plan = plan_run(configuration(small_data, variant="no_retention", data__image_share=0))
+    plan = plan_run(configuration(small_data, variant="no_retention", data__image_prob=0))
     base = load_base_model(plan.config)
     layers = [sum(p.numel() for p in layer.parameters() if p.dim() == 2) for layer in base.decoder_layers]
     forward = 2 * plan.tokens.audio * sum(layers)
@@ -136,7 +138,7 @@ def test_text_only_rows_are_counted_and_traced(full, small_data, tmp_path):
         (tmp_path / "text" / f"{split}.json").write_text(json.dumps(entries))
     plain, with_text = (
         plan_run(
-            configuration(tmp_path, data__train_text_source=source, data__length_buckets=True, data__text_share=0.5)
+            configuration(tmp_path, data__train_text_source=source, data__length_buckets=True, data__text_ratio=0.5)
         )
         for source in ("none", "text")
     )
@@ -200,7 +202,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_to_change(full):
     require_fit(full, GPUS["h100"])
 
 
-def way_out(plan, room: int) -> str:
+def hint(plan, room: int) -> str:
     """What is told for a GPU with so much room."""
     with pytest.raises(InputError) as caught:
         require_fit(plan, room_for(plan, room))
@@ -214,10 +216,10 @@ def settings_in(text: str) -> dict[str, str]:
 
 def test_the_way_out_fits(small_data, monkeypatch):
     """What is told is planned again here, as someone would who follows it; the rows of a step stay as they were."""
-    monkeypatch.setattr("safe_train.plan.fitting.GPUS", {})
+    monkeypatch.setattr("safe_train.estimate.fitting.GPUS", {})
     plain = plan_run(configuration(small_data, variant="no_retention", optimization__audio_batch_size=32))
     half = (plain.held_bytes + plain.step.peak) // 2
-    told = settings_in(way_out(plain, half))
+    told = settings_in(hint(plain, half))
     assert told["model.gradient_checkpointing"] == "true"
     rows, times = int(told["optimization.audio_batch_size"]), int(told["optimization.gradient_accumulation_steps"])
     assert rows * times == 32
@@ -227,36 +229,36 @@ def test_the_way_out_fits(small_data, monkeypatch):
 
 
 def test_checkpointing_comes_before_smaller_batches(small_data, monkeypatch):
-    monkeypatch.setattr("safe_train.plan.fitting.GPUS", {})
+    monkeypatch.setattr("safe_train.estimate.fitting.GPUS", {})
     settings = {"variant": "no_retention", "optimization__audio_batch_size": 32}
     plain, saving = (
         plan_run(configuration(small_data, model__gradient_checkpointing=flag, **settings)) for flag in (False, True)
     )
-    assert settings_in(way_out(plain, saving.peak_bytes)) == {"model.gradient_checkpointing": "true"}
+    assert settings_in(hint(plain, saving.peak_bytes)) == {"model.gradient_checkpointing": "true"}
 
 
 def test_a_null_space_alone_too_large_gets_less_memory_for_captures(small_data, monkeypatch):
     """The captures of all weights take 13 MB here."""
-    monkeypatch.setattr("safe_train.plan.fitting.GPUS", {})
+    monkeypatch.setattr("safe_train.estimate.fitting.GPUS", {})
     settings = {"variant": "nullspace_retention", "model__gradient_checkpointing": True}
     settings |= {"optimization__audio_batch_size": 1, "optimization__vl_batch_size": 1}
     settings |= {"retention__null_space_min_samples": 128, "optimization__max_steps": 4000}
     wide = plan_run(configuration(small_data, retention__null_space_memory_gib=0.012, **settings))
     assert wide.step.peak < wide.calibrations["null space"].peak == wide.peak_bytes
-    told = settings_in(way_out(wide, wide.peak_bytes - 2**19))
+    told = settings_in(hint(wide, wide.peak_bytes - 2**19))
     assert set(told) == {"retention.null_space_memory_gib"}
     assert 0.01 <= float(told["retention.null_space_memory_gib"]) < 0.012
 
 
 def test_what_is_held_is_made_smaller_by_other_dtypes(full, monkeypatch):
-    monkeypatch.setattr("safe_train.plan.fitting.GPUS", {})
-    assert "set precision=bf16, or set model.quantization=4bit" in way_out(full, full.held_bytes // 2)
+    monkeypatch.setattr("safe_train.estimate.fitting.GPUS", {})
+    assert "set precision=bf16, or set model.quantization=4bit" in hint(full, full.held_bytes // 2)
 
 
 def test_a_change_that_does_not_fit_is_not_told(full, monkeypatch):
-    monkeypatch.setattr("safe_train.plan.fitting.GPUS", {})
-    monkeypatch.setattr("safe_train.plan.fitting.plan_run", lambda _config: full)
-    assert "choose a smaller base" in way_out(full, (full.held_bytes + full.step.peak) // 2)
+    monkeypatch.setattr("safe_train.estimate.fitting.GPUS", {})
+    monkeypatch.setattr("safe_train.estimate.fitting.plan_run", lambda _config: full)
+    assert "choose a smaller base" in hint(full, (full.held_bytes + full.step.peak) // 2)
 
 
 def test_captures_that_are_repeated_count_like_captures_that_are_made(small_data, monkeypatch):
@@ -271,7 +273,7 @@ def test_captures_that_are_repeated_count_like_captures_that_are_made(small_data
         config = configuration(small_data, optimization__vl_batch_size=4, retention__null_space_memory_gib=gib, **sizes)
         repeated = plan_run(config).calibrations["null space"]
         with monkeypatch.context() as patched:
-            patched.setattr("safe_train.plan.plan.repeated_captures", all_of_them)
+            patched.setattr("safe_train.estimate.run_estimate.repeated_captures", all_of_them)
             made = plan_run(config).calibrations["null space"]
         assert repeated.cost == made.cost
         assert repeated.peak == pytest.approx(made.peak, rel=0.02)

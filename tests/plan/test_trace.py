@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import peak_extra_bytes
 from safe_kernels import linear_kl_divergence
-from safe_train.plan.speed import Speed
-from safe_train.plan.trace import Cost, MetaTrace, register_kernels
+from safe_train.estimate.speed import Speed
+from safe_train.estimate.trace import Cost, MetaTrace, register_kernels
 
 META = torch.device("meta")
 

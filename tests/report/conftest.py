@@ -13,20 +13,20 @@ import pytest
 import soundfile
 from PIL import Image
 
-from configs.retention_variants import get_variant_config
+from safe_train.audio.input import describe
 from safe_train.config import build_config
-from safe_train.data.audio_input import describe
-from safe_train.data.rows import DOCUMENT, Row
-from safe_train.environment import Machine
+from safe_train.configs.retention_variants import get_variant_config
+from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
 from safe_train.evaluation.figures import answer_result
+from safe_train.evaluation.predictions import BASE, Prediction, PredictionStore
 from safe_train.evaluation.results import DocumentResult, Evaluation
-from safe_train.evaluation.run_folder import base_store, safe_store, write_results
-from safe_train.evaluation.samples import BASE, Sample, SampleStore
+from safe_train.evaluation.stores import base_store, safe_store, write_results
 from safe_train.evaluation.summarize import summarize
-from safe_train.files import json_text, write_text
+from safe_train.io.files import json_text, write_text
 from safe_train.metrics.intervals import Estimate, cluster_bootstrap
-from safe_train.stage_a import TrainingOutcome
+from safe_train.runs.environment import Machine
+from safe_train.training.trainer import TrainingOutcome
 
 VL_ROWS, TEXT_ROWS, AUDIO_ROWS = 60, 60, 8
 PLAIN = ("bypass", "silence", "distractor")
@@ -80,41 +80,43 @@ MakeRun = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def vl_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def vl_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Two questions about each image; half of them have four answers, and the others four others."""
     folder = tmp_path_factory.mktemp("images")
     for number in range(VL_ROWS // 2):
         Image.new("RGB", (64, 48), (8 * number, 90, 160)).save(folder / f"{number}.png")
     return [
-        Row(f"v{number}", f"what is shown in {number}?", (str(number % 8),) * 10,
+        Example(f"v{number}", f"what is shown in {number}?", (str(number % 8),) * 10,
             folder / f"{number // 2}.png", None, "shape" if number % 2 else "count", str(number // 2))
         for number in range(VL_ROWS)
     ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def text_rows() -> list[Row]:
+def text_rows() -> list[Example]:
     """Questions without an image."""
     return [
-        Row(f"t{number}", f"what is {number} plus {number}?", (str(2 * number),), None, None, "sum", str(number))
+        Example(f"t{number}", f"what is {number} plus {number}?", (str(2 * number),), None, None, "sum", str(number))
         for number in range(TEXT_ROWS)
     ]
 
 
 @pytest.fixture(scope="session")
-def audio_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def audio_rows(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """A question about each clip."""
     folder = tmp_path_factory.mktemp("clips")
     for number in range(AUDIO_ROWS):
         soundfile.write(folder / f"{number}.wav", np.zeros(1_600), 16_000)
     return [
-        Row(f"a{number}", "what do you hear?", (f"{number} bells",), None, folder / f"{number}.wav", "", str(number))
+        Example(
+            f"a{number}", "what do you hear?", (f"{number} bells",), None, folder / f"{number}.wav", "", str(number)
+        )
         for number in range(AUDIO_ROWS)
     ]
 
 
 @pytest.fixture(scope="session")
-def make_run(vl_rows: list[Row], text_rows: list[Row], audio_rows: list[Row]) -> MakeRun:
+def make_run(vl_rows: list[Example], text_rows: list[Example], audio_rows: list[Example]) -> MakeRun:
     """Makes a finished run's folder, or adds an evaluation to one that is there."""
 
     def make(root: Path, variant: str = "full_retention", seed: int = 42, **made: Any) -> Path:
@@ -154,9 +156,9 @@ def make_run(vl_rows: list[Row], text_rows: list[Row], audio_rows: list[Row]) ->
 def _evaluate(
     folder: Path,
     how: Made,
-    vl_rows: list[Row],
-    text_rows: list[Row],
-    audio_rows: list[Row],
+    vl_rows: list[Example],
+    text_rows: list[Example],
+    audio_rows: list[Example],
     variant: str,
     seed: int,
     margin: float,
@@ -177,21 +179,21 @@ def _evaluate(
     base.complete("vl", BASE, vl_rows, lambda rows: said[: len(rows)], len(said))
     distractors = Distractors(audio_rows, seed)
 
-    def vl(name: str) -> list[Sample]:
+    def vl(name: str) -> list[Prediction]:
         condition = VL_CONDITIONS[name]
         rows = [row for draw in range(condition.draws) for row in condition.rows(vl_rows, distractors, draw)]
         lost = {row.row_id for row in vl_rows[: how.losses.get(name, 0)]}
 
-        def answer(batch: Any) -> list[Sample]:
+        def answer(batch: Any) -> list[Prediction]:
             return [_vl_sample(row, condition.attach, row.row_id in lost, how) for row in batch]
 
         return store.complete("vl", name, rows, answer, 1_000)
 
-    def audio(name: str) -> list[Sample]:
+    def audio(name: str) -> list[Prediction]:
         rows = AUDIO_CONDITIONS[name].rows(audio_rows, distractors, 0)
         right = {row.row_id for row in audio_rows[: how.heard]} if name == "matched" else set()
 
-        def answer(batch: Any) -> list[Sample]:
+        def answer(batch: Any) -> list[Prediction]:
             return [_audio_sample(row, row.row_id in right) for row in batch]
 
         return store.complete("audio", name, rows, answer, 1_000)
@@ -217,10 +219,10 @@ def _evaluate(
 def _with_text(
     evaluation: Evaluation,
     how: Made,
-    rows: list[Row],
+    rows: list[Example],
     distractors: Distractors,
-    base: SampleStore,
-    store: SampleStore,
+    base: PredictionStore,
+    store: PredictionStore,
     margin: float,
 ) -> Evaluation:
     """The evaluation with text-only questions, whose answers are kept beside the others."""
@@ -239,7 +241,7 @@ def _with_text(
         heard = [row for draw in range(condition.draws) for row in condition.rows(rows, distractors, draw)]
         lost = {row.row_id for row in rows[: lost_by.get(name, 0)]}
 
-        def answer(batch: Any, attached: bool = condition.attach, lost: set[str] = lost) -> list[Sample]:
+        def answer(batch: Any, attached: bool = condition.attach, lost: set[str] = lost) -> list[Prediction]:
             return [_vl_sample(row, attached, row.row_id in lost, how) for row in batch]
 
         samples = store.complete("text", name, heard, answer, 1_000)
@@ -272,12 +274,12 @@ def _with_documents(evaluation: Evaluation, how: Made) -> Evaluation:
     return replace(evaluation, documents=results, base_bits_per_byte=Estimate(1.5, 1.4, 1.6))
 
 
-def _as_the_base(row: Row, how: Made) -> Sample:
+def _as_the_base(row: Example, how: Made) -> Prediction:
     answer = how.base_says or row.answers[0]
-    return Sample(row.row_id, answer, 0.0 if how.base_says else 1.0, logits_sha256=row.row_id)
+    return Prediction(row.row_id, answer, 0.0 if how.base_says else 1.0, logits_sha256=row.row_id)
 
 
-def _vl_sample(row: Row, attached: bool, lost: bool, how: Made) -> Sample:
+def _vl_sample(row: Example, attached: bool, lost: bool, how: Made) -> Prediction:
     said = _as_the_base(row, how)
     if not attached:
         return said if how.bypass_equal else replace(said, logits_sha256="another")
@@ -287,6 +289,6 @@ def _vl_sample(row: Row, attached: bool, lost: bool, how: Made) -> Sample:
     return replace(sample, answer=how.answer, score=0.0, kl=2.0) if lost else sample
 
 
-def _audio_sample(row: Row, right: bool) -> Sample:
+def _audio_sample(row: Example, right: bool) -> Prediction:
     answer = row.answers[0] if right else "silence"
-    return Sample(row.row_id, answer, float(right), float(right), heard=describe(row.audio), updates=(0.5, 0.5))
+    return Prediction(row.row_id, answer, float(right), float(right), heard=describe(row.audio), updates=(0.5, 0.5))

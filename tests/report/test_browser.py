@@ -28,7 +28,7 @@ def report_page(make_run, tmp_path_factory):
     whole = {"conditions": tuple(VL_CONDITIONS), "audio_conditions": tuple(AUDIO_CONDITIONS)}
     losses = dict.fromkeys(list(VL_CONDITIONS)[1:], 7)
     words = "<script>throw 1</script>" + 60 * "longword"
-    settings = {"data.silence_share": "0.15", "data.loud_share": "0.15", "retention.null_space_projects": "update"}
+    settings = {"data.silence_prob": "0.15", "data.loud_prob": "0.15", "retention.null_space_target": "update"}
     make_run(root, "no_retention", losses=losses, answer=words, **whole)
     make_run(root, "full_retention", text_losses=dict.fromkeys(losses, 9), bits={"noise": 0.2}, **whole)
     make_run(root, "full_retention", settings=settings, **whole)

@@ -8,7 +8,7 @@ from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.results import retention_figures
 from safe_train.report import read_runs, write_report
-from safe_train.summary import draw_picture, format_table
+from safe_train.report.summary import draw_picture, format_table
 
 ALONE = [[name] for name in dict.fromkeys([*VL_CONDITIONS, *AUDIO_CONDITIONS])]
 CHOICES = [([], False), (["silence"], False), *((names, True) for names in ([], *ALONE, ["loud", "noise"], ["all"]))]

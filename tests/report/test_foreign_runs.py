@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.digests import file_sha256
 from safe_train.errors import InputError
+from safe_train.io.fingerprints import file_sha256
 from safe_train.report import read_runs, write_report
 from safe_train.report.media import picture
 

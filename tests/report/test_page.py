@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from safe_train.cli import safe
-from safe_train.digests import file_sha256
 from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.io.fingerprints import file_sha256
 from safe_train.report import read_runs, write_report
 from safe_train.report.charts.panel import APART, COLORS, Look, Panel, Point
 from safe_train.report.charts.scales import linear

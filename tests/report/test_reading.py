@@ -10,7 +10,7 @@ import pytest
 
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
-from safe_train.plain import from_plain
+from safe_train.io.records import from_plain
 from safe_train.report import read_runs
 from safe_train.report.grouping import group_runs
 from safe_train.report.runs import fullest
@@ -105,7 +105,7 @@ def test_seeds_of_equal_settings_are_one_arm_in_the_order_of_the_registry(make_r
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"data.silence_share": "0.25"}, "full_retention (silence_share 0.25)"),
+        ({"data.silence_prob": "0.25"}, "full_retention (silence_prob 0.25)"),
         ({"evaluation.margin": "0.01"}, "full_retention (margin 0.01)"),
     ],
 )

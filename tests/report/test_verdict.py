@@ -12,8 +12,8 @@ from safe_train.report.charts.figures import pareto
 from safe_train.report.charts.panel import Look
 from safe_train.report.examples import CHANGED_TEXT, choose_examples
 from safe_train.report.grouping import group_runs
+from safe_train.report.summary import DOCUMENTS_HEADER, HEADER, SOURCE_HEADER, TEXT_HEADER, draw_picture, format_table
 from safe_train.report.verdict import keeps, notes, verdict, warnings
-from safe_train.summary import DOCUMENTS_HEADER, HEADER, SOURCE_HEADER, TEXT_HEADER, draw_picture, format_table
 from tests.files import results_of
 from tests.report.conftest import EVERY
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
-from safe_train.config import RetentionSettings
-from safe_train.parallel import Processes
+from safe_train.configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
+from safe_train.distributed.processes import Processes
 from safe_train.retention import (
     Distillation,
     ElasticWeightConsolidation,
@@ -16,8 +15,9 @@ from safe_train.retention import (
     RetentionStack,
     build_mechanisms,
 )
-from safe_train.retention.compose import effective_retention, resolved_variant
 from safe_train.retention.replay import Replay
+from safe_train.retention.settings import RetentionSettings
+from safe_train.retention.stack import effective_retention, resolved_variant
 from tests.retention.toy import ToyModel
 
 # Weights whose products tell which factors are in them.
@@ -68,7 +68,7 @@ def test_the_scale_scales_the_gradient_of_every_loss_and_the_observed_values_not
         variant = dataclasses.replace(VARIANT, enable_null_space=False, **off)
         pulls = []
         for scale in (1.0, 4.0):
-            model, stack = build(RetentionSettings(retention_scale=scale, fisher_at=0.0), variant)
+            model, stack = build(RetentionSettings(retention_scale=scale, fisher_start_ratio=0.0), variant)
             stack.before_step(0, 0)
             model.first.weight.data.mul_(1.01)
             for parameter in model.parameters():
@@ -88,8 +88,8 @@ SETTINGS = [
     ({"fisher_trace": 17.0}, ElasticWeightConsolidation, "trace", 17.0),
     ({"fisher_samples": 18}, ElasticWeightConsolidation, "num_samples", 18),
     ({"fisher_labels": "empirical"}, ElasticWeightConsolidation, "labels", "empirical"),
-    ({"fisher_at": 0.4}, ElasticWeightConsolidation, "calibrate_at", 40),
-    ({"null_space_projects": "update"}, NullSpaceProjection, "projects", "update"),
+    ({"fisher_start_ratio": 0.4}, ElasticWeightConsolidation, "calibrate_at", 40),
+    ({"null_space_target": "update"}, NullSpaceProjection, "projects", "update"),
     ({"null_space_one_sided": False}, NullSpaceProjection, "one_sided", False),
     ({"null_space_subspace": "activation", "null_space_one_sided": False}, NullSpaceProjection, "subspace",
      "activation"),
@@ -122,10 +122,10 @@ def test_a_setting_of_the_run_replaces_the_variants(field):
 
 def test_seed_and_processes_reach_the_mechanisms():
     processes = Processes()
-    _, stack = build(RetentionSettings(), seed=23, processes=processes)
+    _, stack = build(RetentionSettings(), seed=23, collectives=processes)
     assert [m.seed for m in stack.mechanisms if isinstance(m, ElasticWeightConsolidation)] == [23]
-    assert all(m.processes is processes for m in stack.mechanisms)
-    assert stack.processes is processes
+    assert all(m.collectives is processes for m in stack.mechanisms)
+    assert stack.collectives is processes
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_every_hook_reaches_every_mechanism():
     calls: list[tuple[int, str]] = []
     hooks = {
         "before_step": (3, 18),
-        "after_audio_backward": (),
+        "after_task_backward": (),
         "after_retention_backward": (),
         "before_optimizer_step": (0.5,),
         "after_optimizer_step": (),
@@ -182,5 +182,5 @@ def test_every_hook_reaches_every_mechanism():
         getattr(stack, name)(*arguments)
     assert calls == [(number, name) for name in hooks for number in range(len(stack.mechanisms))]
     for wanted in (False, True):
-        stack.observe(wanted)
-        assert {mechanism.observed for mechanism in stack.mechanisms} == {wanted}
+        stack.record_metrics(wanted)
+        assert {mechanism.records_metrics for mechanism in stack.mechanisms} == {wanted}

@@ -51,7 +51,7 @@ def test_value_and_gradient_are_those_of_the_definition(divergence, temperature,
     loss = distillation.loss(states, teacher)
     value = reference(logits(states.hidden, model.head), logits(teacher, model.head), temperature, divergence)
     assert relative_error(loss, 0.2 * value) < DIVERGENCE_VALUE[torch.float32]
-    assert distillation.observations()["kl"] == pytest.approx(value.item(), rel=DIVERGENCE_VALUE[torch.float32])
+    assert distillation.metrics()["kl"] == pytest.approx(value.item(), rel=DIVERGENCE_VALUE[torch.float32])
     found = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
     for gradient, wanted in zip(found, torch.autograd.grad(0.2 * value, model.parameters()), strict=True):
         assert relative_error(gradient, wanted) < DIVERGENCE_GRADIENT[torch.float32]
@@ -96,9 +96,9 @@ def test_it_is_zero_exactly_when_the_student_is_the_teacher():
     batch = model.batch(0)
     distillation = Distillation(model.head, weight=1.0)
     distillation.loss(model.student(batch), model.teacher(batch))
-    assert distillation.observations() == {"kl": 0.0}
+    assert distillation.metrics() == {"kl": 0.0}
     assert not distillation.was_active
     model.second.weight.data.fill_(0.01)
     distillation.loss(model.student(batch), model.teacher(batch))
-    assert distillation.observations()["kl"] > 0.0
+    assert distillation.metrics()["kl"] > 0.0
     assert distillation.was_active

@@ -5,7 +5,7 @@ import torch
 
 from safe_train.model.base import OutputHead
 from safe_train.retention import AnswerStates, ElasticWeightConsolidation
-from safe_train.retention.elastic import accumulate_fisher
+from safe_train.retention.ewc import accumulate_fisher
 from safe_train.retention.mechanism import draw_labels
 from tests.retention.toy import ROWS, TOKENS, ToyModel, per_row_gradients
 from tests.tolerances import EWC_GRADIENT, FISHER, relative_error
@@ -100,7 +100,7 @@ def test_penalty_pulls_towards_the_initial_weights():
     start = model.first.weight.detach().clone()
     ewc.calibrate()
     ewc.after_retention_backward()
-    assert ewc.observations()["ewc"] == 0.0
+    assert ewc.metrics()["ewc"] == 0.0
     assert torch.count_nonzero(model.first.weight.grad) == 0
 
     moved = torch.randn(start.shape, generator=torch.Generator().manual_seed(1))
@@ -110,7 +110,7 @@ def test_penalty_pulls_towards_the_initial_weights():
     expected = 0.3 * ewc.fishers["first"] * (model.first.weight.detach() - start)
     assert relative_error(model.first.weight.grad, expected) < EWC_GRADIENT[torch.float32]
     value = 0.5 * 0.3 * (ewc.fishers["first"].double() * (model.first.weight.detach() - start).double() ** 2).sum()
-    assert ewc.observations()["ewc"] == pytest.approx(value.item(), rel=1e-5)
+    assert ewc.metrics()["ewc"] == pytest.approx(value.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -137,7 +137,7 @@ def test_before_calibration_there_is_no_penalty_and_it_counts_as_inactive():
     ewc.after_retention_backward()
     assert model.first.weight.grad is None
     assert not ewc.was_active
-    assert ewc.observations() == {}
+    assert ewc.metrics() == {}
 
 
 def test_a_zero_fisher_is_an_error_and_never_a_uniform_penalty():

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from configs.retention_variants import get_variant_config
 from safe_kernels import Basis, FrequentDirections
-from safe_train.config import RetentionSettings
+from safe_train.configs.retention_variants import get_variant_config
 from safe_train.retention import Distillation, NullSpaceProjection, RetentionStack, build_mechanisms, subspace
-from safe_train.retention.compose import effective_retention
+from safe_train.retention.settings import RetentionSettings
+from safe_train.retention.stack import effective_retention
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
 from tests.retention.toy import ToyModel, per_row_gradients
 from tests.tolerances import LEAKAGE, SUBSPACE, relative_error
@@ -32,7 +32,7 @@ def step(model, optimizer, stack, number, *, retain=True, clip=1.0, micro_batche
     optimizer.zero_grad()
     for part in range(micro_batches):
         (model.audio_loss(number * micro_batches + part) / micro_batches).backward()
-    stack.after_audio_backward()
+    stack.after_task_backward()
     if retain:
         stack.loss(model.batch(3000 + number)).backward()
     stack.after_retention_backward()
@@ -85,7 +85,7 @@ def test_projected_updates_stay_outside_under_momentum():
     assert leakages("update", optimizer_class=sgd) < LEAKAGE
 
 
-@pytest.mark.parametrize("projects", ["total_gradient", "audio_gradient"])
+@pytest.mark.parametrize("projects", ["total_gradient", "task_gradient"])
 def test_negative_control_projecting_the_gradient_alone_leaks(projects):
     assert leakages(projects, retain=False) > 1000 * LEAKAGE
 
@@ -99,7 +99,7 @@ def test_audio_part_of_every_update_stays_outside(one_sided):
     """The retention losses' part is found by a second run of AdamW's arithmetic in float64."""
     model = ToyModel(dtype=torch.float64)
     optimizer = adamw(model)
-    null_space = build(model, optimizer, projects="audio_update", one_sided=one_sided)
+    null_space = build(model, optimizer, projects="task_update", one_sided=one_sided)
     stack = stack_of(model, null_space)
     retention_moments = {name: torch.zeros_like(module.weight) for name, module in model.linears.items()}
     worst = 0.0
@@ -135,7 +135,7 @@ def _retention_gradient(model, weights, number, clip=1.0):
 def test_the_audio_part_is_all_of_the_update_when_nothing_else_acts():
     whole, part = ToyModel(), ToyModel()
     runs = []
-    for model, projects in ((whole, "update"), (part, "audio_update")):
+    for model, projects in ((whole, "update"), (part, "task_update")):
         optimizer = adamw(model)
         null_space = build(model, optimizer, projects=projects)
         for number in range(STEPS):
@@ -146,7 +146,7 @@ def test_the_audio_part_is_all_of_the_update_when_nothing_else_acts():
 
 def test_without_a_subspace_it_is_the_plain_optimizer_bit_for_bit():
     weights = []
-    for projects in (None, "update", "audio_update", "total_gradient", "audio_gradient"):
+    for projects in (None, "update", "task_update", "total_gradient", "task_gradient"):
         model = ToyModel()
         optimizer = adamw(model)
         mechanisms = [Distillation(model.head, weight=0.5)]
@@ -333,13 +333,13 @@ def test_what_cannot_be_done_is_refused():
     with pytest.raises(ValueError, match="carry no sign"):
         build(model, adamw(model), subspace="activation", one_sided=True)
     with pytest.raises(ValueError, match=r"expected torch\.optim\.AdamW"):
-        build(model, sgd(model.parameters()), projects="audio_update")
+        build(model, sgd(model.parameters()), projects="task_update")
 
 
 def test_state_goes_on_with_the_same_bits():
     straight, resumed = ToyModel(), ToyModel()
     optimizer = adamw(straight)
-    null_space = build(straight, optimizer, projects="audio_update", refresh_interval=40)
+    null_space = build(straight, optimizer, projects="task_update", refresh_interval=40)
     for number in range(20):
         step(straight, optimizer, stack_of(straight, null_space), number)
         if number == 9:
@@ -349,7 +349,7 @@ def test_state_goes_on_with_the_same_bits():
     resumed.second.load_state_dict(saved[1])
     other = adamw(resumed)
     other.load_state_dict(saved[2])
-    continued = build(resumed, other, projects="audio_update", refresh_interval=40)
+    continued = build(resumed, other, projects="task_update", refresh_interval=40)
     continued.load_state_dict(state)
     for number in range(10, 20):
         step(resumed, other, stack_of(resumed, continued), number)

@@ -38,10 +38,10 @@ def test_it_says_what_it_did():
     head, student = states()
     replay = Replay(head, weight=0.3)
     assert not replay.was_active
-    assert replay.observations() == {}
+    assert replay.metrics() == {}
     value = replay.loss(student, None)
     assert replay.was_active
-    assert abs(replay.observations()["replay_loss"] - value.item() / 0.3) < 1e-12
+    assert abs(replay.metrics()["replay_loss"] - value.item() / 0.3) < 1e-12
 
 
 def test_it_tells_the_mean_over_a_steps_tokens():
@@ -53,6 +53,6 @@ def test_it_tells_the_mean_over_a_steps_tokens():
         replay.head = head
         parts.append((replay.loss(student, None).item(), count))
     expected = sum(value * count for value, count in parts) / 9
-    assert abs(replay.observations()["replay_loss"] - expected) < 1e-12
+    assert abs(replay.metrics()["replay_loss"] - expected) < 1e-12
     replay.before_step(1, 9)
-    assert replay.observations() == {}
+    assert replay.metrics() == {}

@@ -13,15 +13,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.measure import peak_extra_bytes
 from safe_kernels import Basis, EwcPlan
-from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection, RetentionStack, audio_share
-from safe_train.retention import elastic as elastic_module
+from safe_train.retention import (
+    ElasticWeightConsolidation,
+    NullSpaceProjection,
+    RetentionStack,
+)
+from safe_train.retention import ewc as elastic_module
 from safe_train.retention import null_space as null_space_module
-from safe_train.retention.audio_share import AudioShare
+from safe_train.retention import (
+    task_update as audio_share,
+)
+from safe_train.retention.task_update import TaskUpdate
 from tests.retention.test_null_space import build, stack_of, step
 from tests.retention.toy import ToyModel
 from tests.tolerances import relative_error
 
-PROJECTS = ["audio_gradient", "total_gradient", "audio_update", "update"]
+PROJECTS = ["task_gradient", "total_gradient", "task_update", "update"]
 WAITS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal, torch.ops.aten.is_nonzero}
 """Operators whose result the host needs before it can go on."""
 
@@ -68,7 +75,7 @@ def hooks(mechanism: Any, linears: dict[str, nn.Linear], mode: Any) -> None:
     """One step; only the mechanism's own operations are dispatched through the mode."""
     set_gradients(linears)
     with mode:
-        mechanism.after_audio_backward()
+        mechanism.after_task_backward()
         mechanism.after_retention_backward()
         mechanism.before_optimizer_step(0.5)
     if hasattr(mechanism, "optimizer"):
@@ -95,24 +102,25 @@ def no_launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return called
 
 
-def operators_of_a_step(make: Callable[[dict[str, nn.Linear]], Any], count: int, observed: bool) -> Dispatched:
+def operators_of_a_step(make: Callable[[dict[str, nn.Linear]], Any], count: int, records_metrics: bool) -> Dispatched:
     """Of the second step: the first makes the moments."""
     linears = layers(count)
     mechanism = make(linears)
-    mechanism.observed = observed
+    mechanism.records_metrics = records_metrics
     hooks(mechanism, linears, Dispatched())
     mode = Dispatched()
     hooks(mechanism, linears, mode)
-    if observed:
+    if records_metrics:
         with mode:
-            mechanism.observations()
+            mechanism.metrics()
     return mode
 
 
 @pytest.mark.parametrize("projects", PROJECTS)
 def test_an_unlogged_step_is_as_many_operations_for_many_tensors(no_launches: list[str], projects: str) -> None:
     few, many = (
-        operators_of_a_step(lambda linears: projection(linears, projects), count, observed=False) for count in (2, 24)
+        operators_of_a_step(lambda linears: projection(linears, projects), count, records_metrics=False)
+        for count in (2, 24)
     )
     assert len(no_launches) == 4
     assert few.operators == many.operators
@@ -131,7 +139,7 @@ def test_an_observed_step_waits_only_when_it_is_asked(no_launches: list[str], pr
     assert mode.waits == 0
     assert sum(mode.operators.values()) > 14
     with mode:
-        found = mechanism.observations()
+        found = mechanism.metrics()
     assert mode.waits == 2
     assert set(found) == {"null_space_removed", "null_space_leakage", "null_space_energy"}
 
@@ -144,7 +152,7 @@ def elastic(linears: dict[str, nn.Linear]) -> Any:
 
 def test_the_penalty_starts_nothing_but_its_plan(no_launches: list[str]) -> None:
     for count in (2, 24):
-        mode = operators_of_a_step(elastic, count, observed=False)
+        mode = operators_of_a_step(elastic, count, records_metrics=False)
         # The stub's own zeros.
         assert mode.operators == Counter({torch.ops.aten.zeros: 1})
 
@@ -173,7 +181,7 @@ def test_the_penalty_of_real_plans_has_the_reference_value() -> None:
         for (_, _, module), want in zip(pairs, wants, strict=True):
             assert relative_error(module.weight.grad, want) < 1e-6
         value = sum(0.5 * (mechanism.fishers[name].double() * offset.square()).sum() for offset, name, _ in pairs)
-        assert mechanism.observations()["ewc"] == pytest.approx(float(value), rel=1e-6)
+        assert mechanism.metrics()["ewc"] == pytest.approx(float(value), rel=1e-6)
         other = elastic(linears)
         mechanism.load_state_dict(other.state_dict())
 
@@ -200,7 +208,7 @@ def test_the_part_is_the_whole_step_when_the_audio_loss_is_all_there_is(
         {"params": weights[2:], "lr": 3e-3, "weight_decay": 0.0, "betas": (0.8, 0.999), "eps": 1e-4},
     ]
     optimizer = torch.optim.AdamW(groups, **OPTIMIZERS[kind])
-    share = AudioShare(optimizer, weights)
+    share = TaskUpdate(optimizer, weights)
     for number in range(6):
         set_gradients(linears)
         if number == 0:  # it takes its first step before the mechanism is there
@@ -228,7 +236,7 @@ def test_the_chunks_of_the_part_are_told_apart_by_their_number_of_steps() -> Non
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
     for weight, count in zip(weights, (5.0, 1.0), strict=True):
         optimizer.state[weight] = {"step": torch.tensor(count), "exp_avg_sq": torch.ones_like(weight)}
-    share = AudioShare(optimizer, weights)
+    share = TaskUpdate(optimizer, weights)
     assert [(chunk.count, chunk.indices) for chunk in share._chunks()] == [(5.0, [0]), (1.0, [1])]
 
 
@@ -237,7 +245,7 @@ def test_settings_and_counts_are_those_of_a_state_that_was_loaded_later() -> Non
     linears = layers(2)
     weights = [module.weight for module in linears.values()]
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
-    share = AudioShare(optimizer, weights)
+    share = TaskUpdate(optimizer, weights)
     other = torch.optim.AdamW([torch.nn.Parameter(weight.detach().clone()) for weight in weights], lr=5e-2)
     for parameter in other.param_groups[0]["params"]:
         parameter.grad = torch.randn_like(parameter)
@@ -273,7 +281,7 @@ def test_observations_are_the_shares_by_their_definition(projects: str, one_side
     before, after = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in seen)
     inside = torch.cat([u.T @ tensor.flatten() for tensor, u in zip(seen[1], vectors, strict=True)])
     inside = inside.clamp_min(0.0) if one_sided else inside
-    found = mechanism.observations()
+    found = mechanism.metrics()
     assert found["null_space_removed"] == pytest.approx(float((before - after).norm() / before.norm()), rel=1e-5)
     assert 0.01 < found["null_space_removed"] < 1.0
     # Rounding is all that is left, in the mechanism's float32 and in the product here.
@@ -295,29 +303,29 @@ def test_what_a_gradient_loses_points_along_the_negative_gradient() -> None:
 
 def test_a_step_that_nobody_observes_leaves_no_shares() -> None:
     linears = layers(2)
-    mechanism = projection(linears, "audio_update")
+    mechanism = projection(linears, "task_update")
     stack = RetentionStack(None, [mechanism])
     for wanted in (False, True, False):
-        stack.observe(wanted)
+        stack.record_metrics(wanted)
         hooks(mechanism, linears, Dispatched())
-        assert ("null_space_removed" in stack.observations()) == wanted
+        assert ("null_space_removed" in stack.metrics()) == wanted
 
 
 @pytest.mark.parametrize("projects", PROJECTS)
 def test_observing_changes_no_bit(projects: str) -> None:
     weights = []
-    for observed in (True, False):
+    for records_metrics in (True, False):
         model = ToyModel()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         stack = stack_of(model, build(model, optimizer, projects=projects))
-        stack.observe(observed)
+        stack.record_metrics(records_metrics)
         for number in range(8):
             step(model, optimizer, stack, number)
         weights.append(model.first.weight.detach())
     assert torch.equal(*weights)
 
 
-COPIES = {"audio_update": 1.0, "update": 1.0, "audio_gradient": 0.0, "total_gradient": 0.0}
+COPIES = {"task_update": 1.0, "update": 1.0, "task_gradient": 0.0, "total_gradient": 0.0}
 """Of the trained parameters, held during a step beside the moments."""
 
 
@@ -327,13 +335,13 @@ def test_a_step_holds_one_copy_beside_the_moments(projects: str, monkeypatch: py
     monkeypatch.setattr(audio_share, "_INTERMEDIATE_ELEMENTS", size**2)
     linears = layers(count, size)
     mechanism = projection(linears, projects)
-    mechanism.observed = False
+    mechanism.records_metrics = False
     mechanism.bases = {name: rotation(size, 2) for name in linears}
     optimizer = mechanism.optimizer
     set_gradients(linears)
 
     def hooks_alone() -> None:
-        mechanism.after_audio_backward()
+        mechanism.after_task_backward()
         mechanism.after_retention_backward()
         mechanism.before_optimizer_step(0.5)
         mechanism.after_optimizer_step()

@@ -165,7 +165,7 @@ OVERFITTING = {
     "MODEL_CONFIG": ("model_config", "full"), "MAX_EVAL_BATCHES": ("max_eval_batches", "4"),
     "GEN_MAX_NEW_TOKENS": ("generation_max_new_tokens", "8"), "DATA_ROOT": ("data_path", "{folder}"),
     "PACK_ROOT": ("pack_root", "{folder}"), "OUTPUT_ROOT": ("output_root", "{folder}/out"),
-    "TEXT_SOURCE": ("text_source", "none"), "TEXT_SHARE": ("text_share", "0.5"),
+    "TEXT_SOURCE": ("text_source", "none"), "TEXT_SHARE": ("text_ratio", "0.5"),
     "MAX_TEXT_VAL_SAMPLES": ("text_val_size", "3"),
 }  # fmt: skip
 FULL = {
@@ -179,7 +179,7 @@ FULL = {
     "NULL_SPACE_REFRESH": ("retention.null_space_refresh_interval", "2000"),
     "GRADIENT_ACCUMULATION_STEPS": ("optimization.gradient_accumulation_steps", "3"),
     "MAX_AUDIO_VAL_SAMPLES": ("evaluation.max_audio", "11"), "MAX_VQA_VAL_SAMPLES": ("evaluation.max_vl", "12"),
-    "MAX_TEXT_VAL_SAMPLES": ("evaluation.max_text", "13"), "TEXT_SHARE": ("data.text_share", "0.5"),
+    "MAX_TEXT_VAL_SAMPLES": ("evaluation.max_text", "13"), "TEXT_SHARE": ("data.text_ratio", "0.5"),
 }  # fmt: skip
 
 

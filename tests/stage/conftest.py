@@ -6,8 +6,8 @@ import pytest
 
 from safe_train.config import StageAConfig, build_config
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
-from safe_train.stage_a import StageA
+from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.trainer import StageATrainer
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def configure(data_folder):
     def build(**settings) -> StageAConfig:
         defaults = {
             "data.root": data_folder, "optimization.max_steps": 8, "optimization.audio_batch_size": 4,
-            "optimization.vl_batch_size": 4, "optimization.gate_warmup_share": 0, "checkpoint_every": 4,
+            "optimization.vl_batch_size": 4, "optimization.gate_warmup_ratio": 0, "checkpoint_every": 4,
             "retention.fisher_samples": 8, "log_every": 1,
         }  # fmt: skip
         changes = {key.replace("__", "."): value for key, value in settings.items()}
@@ -60,8 +60,10 @@ def configure(data_folder):
 def prepare():
     """Stage A of a configuration, not yet started."""
 
-    def build(config: StageAConfig) -> StageA:
+    def build(config: StageAConfig) -> StageATrainer:
         model = attach(load_base_model(config), config)
-        return StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
+        return StageATrainer(
+            config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+        )
 
     return build

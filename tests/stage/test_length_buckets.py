@@ -2,7 +2,8 @@
 
 import torch
 
-from safe_train.data.rows import Row, length_buckets
+from safe_train.data.example import Example
+from safe_train.data.sampler import length_buckets
 from tests.tolerances import relative_error
 
 
@@ -13,7 +14,7 @@ def padding_of(batches) -> tuple[int, int]:
 
 
 def test_every_row_is_in_one_group_in_its_order(tmp_path):
-    rows = [Row(str(n), "what?", ("x",), image=tmp_path if n in (1, 2, 5) else None) for n in range(6)]
+    rows = [Example(str(n), "what?", ("x",), image=tmp_path if n in (1, 2, 5) else None) for n in range(6)]
     assert [[row.row_id for row in group] for group in length_buckets(rows)] == [["0", "3", "4"], ["1", "2", "5"]]
     assert length_buckets(rows[1:3]) == [rows[1:3]]
     assert length_buckets([]) == []
@@ -24,7 +25,7 @@ def test_same_rows_less_padding_and_the_same_gradient(configure, prepare):
     for flag in (False, True):
         stage = prepare(configure(variant="no_retention", data__length_buckets=flag, optimization__audio_batch_size=16))
         batches = stage._audio_batches(0)
-        losses = stage.losses_and_gradient(batches, [])
+        losses = stage.compute_gradient(batches, [])
         gradient = torch.cat([p.grad.flatten() for p in stage.model.trainable_parameters().values()])
         found.append((batches, losses["audio_loss"], gradient))
     (whole, loss, gradient), (apart, loss_apart, gradient_apart) = found

@@ -6,12 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from safe_train.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
-from safe_train.config import OptimizationSettings
-from safe_train.data.batch import Batch
+from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError, NonFiniteLossError
-from safe_train.parallel import Processes
-from safe_train.stage_a import StageA, _padded, gate_at, learning_rate_scale
+from safe_train.model.batch import Batch
+from safe_train.runs.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
+from safe_train.training.settings import OptimizationSettings
+from safe_train.training.trainer import StageATrainer, _padded, gate_schedule, learning_rate_schedule
 from tests.tolerances import LEAKAGE, relative_error
 
 
@@ -20,8 +20,8 @@ def weights_of(stage):
 
 
 def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
-    settings = OptimizationSettings(max_steps=100, warmup_share=0.1)
-    scales = [learning_rate_scale(step, settings) for step in range(100)]
+    settings = OptimizationSettings(max_steps=100, warmup_ratio=0.1)
+    scales = [learning_rate_schedule(step, settings) for step in range(100)]
     assert scales[0] == pytest.approx(0.1)
     assert scales[9] == scales[10] == 1.0
     assert scales[55] == pytest.approx(0.5)
@@ -30,17 +30,17 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
 
 def test_the_schedule_of_a_run_that_is_all_warmup_has_an_end():
     """The optimizer asks for the step after the last one, too."""
-    assert learning_rate_scale(0, OptimizationSettings(max_steps=1)) == learning_rate_scale(
+    assert learning_rate_schedule(0, OptimizationSettings(max_steps=1)) == learning_rate_schedule(
         1, OptimizationSettings(max_steps=1)
     )
-    whole = OptimizationSettings(max_steps=10, warmup_share=1.0)
-    assert learning_rate_scale(9, whole) == learning_rate_scale(10, whole) == 1.0
+    whole = OptimizationSettings(max_steps=10, warmup_ratio=1.0)
+    assert learning_rate_schedule(9, whole) == learning_rate_schedule(10, whole) == 1.0
 
 
 def test_gate_opens_linearly_and_stays_open():
-    settings = OptimizationSettings(max_steps=100, gate_warmup_share=0.04)
-    assert [gate_at(step, settings) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert gate_at(0, OptimizationSettings(max_steps=100, gate_warmup_share=0.0)) == 1.0
+    settings = OptimizationSettings(max_steps=100, gate_warmup_ratio=0.04)
+    assert [gate_schedule(step, settings) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert gate_schedule(0, OptimizationSettings(max_steps=100, gate_warmup_ratio=0.0)) == 1.0
 
 
 def test_the_audio_loss_falls(configure, prepare):
@@ -56,7 +56,7 @@ def test_accumulation_equals_one_large_batch(configure, prepare):
         stage = prepare(
             configure(
                 variant="soft_retention", optimization__audio_batch_size=size, optimization__vl_batch_size=size,
-                optimization__gradient_accumulation_steps=count, data__image_share=0.0, data__silence_share=0.0,
+                optimization__gradient_accumulation_steps=count, data__image_prob=0.0, data__silence_prob=0.0,
             )
         )  # fmt: skip
         stage.train_step()
@@ -126,7 +126,7 @@ def test_what_is_not_finite_stops_the_run_before_the_step(tmp_path, configure, p
 
 @pytest.mark.parametrize(("every", "expected"), [(0, []), (1, [1, 2]), (2, [2]), (3, [])])
 def test_an_evaluation_follows_every_so_many_steps_but_not_the_last(tmp_path, configure, prepare, every, expected):
-    stage = prepare(configure(variant="no_retention", optimization__max_steps=3, evaluation__every=every))
+    stage = prepare(configure(variant="no_retention", optimization__max_steps=3, evaluation__eval_steps=every))
     told = []
     stage.train(tmp_path, on_interval=told.append)
     assert told == expected
@@ -137,7 +137,7 @@ def test_more_processes_than_rows_are_refused(configure, name):
     """Whoever builds the stage: some process would have no row."""
     config = configure(variant="no_retention", **{f"optimization__{name}": 2})
     with pytest.raises(InputError, match=f"optimization.{name}: expected a row for each of 3 processes, got 2"):
-        StageA(config, None, None, None, Processes(0, 3))
+        StageATrainer(config, None, None, None, Processes(0, 3))
 
 
 def test_batches_of_a_calibration_are_padded_to_one_length_by_what_means_nothing():

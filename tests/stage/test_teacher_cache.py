@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from safe_train.checkpoint import latest_checkpoint
-from safe_train.data.rows import DOCUMENT, Row
-from safe_train.data.tensor_store import TensorStore
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, tensor_store
-from safe_train.protected import ProtectedSafeModel
-from safe_train.teacher_cache import TeacherCache
+from safe_train.data.cache.teacher_states import TeacherCache
+from safe_train.data.cache.tensor_store import TensorStore
+from safe_train.data.example import DOCUMENT, Example
+from safe_train.model.retention_model import SafeRetentionModel
+from safe_train.runs.checkpoint import latest_checkpoint
+from safe_train.training.build import attach, build_collator, load_base_model, load_examples, tensor_store
 from tests.tolerances import LOGITS, relative_error
 
 
@@ -19,7 +19,7 @@ from tests.tolerances import LOGITS, relative_error
 def prepared(configure):
     config = configure(variant="soft_retention")
     model = attach(load_base_model(config), config)
-    return model, row_encoder(model, config.data), load_rows(config).train_vl[:6]
+    return model, build_collator(model, config.data), load_examples(config).train_vl[:6]
 
 
 def new_cache(model, encoder) -> TeacherCache:
@@ -37,10 +37,10 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 def test_states_are_those_of_the_bypass_in_the_batch_up_to_rounding(prepared):
     model, encoder, rows = prepared
     batch = encoder.training_batch(rows)
-    found = ProtectedSafeModel(model, new_cache(model, encoder)).teacher(batch)
-    expected = ProtectedSafeModel(model).teacher(batch)
+    found = SafeRetentionModel(model, new_cache(model, encoder)).teacher(batch)
+    expected = SafeRetentionModel(model).teacher(batch)
     assert relative_error(found, expected) < LOGITS[torch.float32]
-    one_off = ProtectedSafeModel(model).teacher(replace(batch, token_positions=batch.token_positions - 1))
+    one_off = SafeRetentionModel(model).teacher(replace(batch, token_positions=batch.token_positions - 1))
     assert relative_error(one_off, expected) > 0.01  # negative control
 
 
@@ -57,15 +57,15 @@ def test_a_rows_bits_do_not_depend_on_its_batch_or_on_what_was_kept(prepared):
 def test_states_of_a_document_are_those_of_the_tokens_that_stand_for_it(prepared):
     model, encoder, rows = prepared
     encoder.document_tokens = 4
-    document = Row("d", "", ("two red stars and one small blue circle in the top left",), kind=DOCUMENT)
+    document = Example("d", "", ("two red stars and one small blue circle in the top left",), kind=DOCUMENT)
     batch = encoder.training_batch([rows[0], document, rows[1]], protected=True)
-    found = ProtectedSafeModel(model, new_cache(model, encoder)).teacher(batch)
-    assert relative_error(found, ProtectedSafeModel(model).teacher(batch)) < LOGITS[torch.float32]
+    found = SafeRetentionModel(model, new_cache(model, encoder)).teacher(batch)
+    assert relative_error(found, SafeRetentionModel(model).teacher(batch)) < LOGITS[torch.float32]
 
 
 def test_negative_control_states_computed_in_a_batch_depend_on_it(prepared):
     model, encoder, rows = prepared
-    protected = ProtectedSafeModel(model)
+    protected = SafeRetentionModel(model)
     together = protected.teacher(encoder.training_batch(rows))
     alone = torch.cat([protected.teacher(encoder.training_batch([row])) for row in rows])
     assert not torch.equal(together, alone)
@@ -127,9 +127,9 @@ def test_another_base_or_precision_is_another_key(configure, tmp_path):
     def stored(**settings) -> TeacherCache:
         config = configure(variant="soft_retention", data__cache_root=tmp_path, **settings)
         model = attach(load_base_model(config), config)
-        encoder = row_encoder(model, config.data)
+        encoder = build_collator(model, config.data)
         cache = TeacherCache(model, encoder, tensor_store(config.data, "teacher-states"))
-        cache.states(load_rows(config).train_vl[:2])
+        cache.states(load_examples(config).train_vl[:2])
         return cache
 
     assert (stored().store.computed, stored().store.computed) == (2, 0)

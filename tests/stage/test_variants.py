@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from configs import retention_variants
-from configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
 from safe_train import config as config_module
-from safe_train import stage_a as stage_a_module
+from safe_train.configs import retention_variants
+from safe_train.configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
 from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
+from safe_train.training import trainer as stage_a_module
 from tests.tolerances import relative_error
 
 FULL = RETENTION_VARIANTS["full_retention"]
@@ -52,7 +52,7 @@ def test_order_and_initialization_are_the_same_for_every_variant(configure, prep
         stage = prepare(configure(variant=variant))
         rows = (
             [stage.stream.audio_batch(n, 4) for n in range(20)],
-            [stage.stream.protected_batch(n, 4) for n in range(20)],
+            [stage.stream.retention_batch(n, 4) for n in range(20)],
         )
         drawn.append((rows, {name: p.detach().clone() for name, p in stage.model.trainable_parameters().items()}))
     for rows, parameters in drawn[1:]:
@@ -87,7 +87,7 @@ def test_distillation_weight_scales_the_kl_gradient_and_nothing_else(trace):
 
 
 def test_fisher_weight_scales_the_penalty_gradient_and_nothing_else(trace):
-    settings = {"retention__fisher_at": 0.5}
+    settings = {"retention__fisher_start_ratio": 0.5}
     base, once, twice = (
         trace(changed(distillation_weight=0.0, fisher_weight=weight, enable_null_space=False), steps=5, **settings)
         for weight in (0.0, 1.0, 2.0)
@@ -145,17 +145,17 @@ def test_a_new_variant_is_one_constant_and_one_entry(trace):
 
 
 def test_a_mechanism_that_never_acts_is_named(trace):
-    run = trace(changed(enable_null_space=False), steps=2, retention__fisher_at=0.9)
+    run = trace(changed(enable_null_space=False), steps=2, retention__fisher_start_ratio=0.9)
     assert run["stage"].stack.inactive() == ["Fisher"]
 
 
 def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
-    stage = prepare(configure(variant="full_retention", data__silence_share=1.0))
+    stage = prepare(configure(variant="full_retention", data__silence_prob=1.0))
     batch = next(stage._calibration_batches(4))
     silence = stage.encoder.features.get([None])[0].values
     assert torch.equal(batch.features[0].values, silence.expand_as(batch.features[0].values))
-    stream = prepare(configure(data__silence_share=0.3)).stream
-    rows = [row for number in range(50) for row in stream.protected_batch(number, 4)]
+    stream = prepare(configure(data__silence_prob=0.3)).stream
+    rows = [row for number in range(50) for row in stream.retention_batch(number, 4)]
     assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from safe_train.config import StageAConfig, build_config
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
-from safe_train.stage_a import StageA
+from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.trainer import StageATrainer
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def settings(small_data) -> dict[str, str]:
     """Eight short steps with all mechanisms."""
     return {
         "data.root": str(small_data), "optimization.max_steps": "8", "optimization.audio_batch_size": "4",
-        "optimization.vl_batch_size": "4", "optimization.gate_warmup_share": "0", "checkpoint_every": "2",
+        "optimization.vl_batch_size": "4", "optimization.gate_warmup_ratio": "0", "checkpoint_every": "2",
         "retention.fisher_samples": "8", "log_every": "1",
     }  # fmt: skip
 
@@ -33,8 +33,10 @@ def configure(settings):
 def prepare():
     """Stage A of a configuration, not yet started."""
 
-    def build(config: StageAConfig) -> StageA:
+    def build(config: StageAConfig) -> StageATrainer:
         model = attach(load_base_model(config), config)
-        return StageA(config, model, row_encoder(model, config.data), row_stream(load_rows(config), config))
+        return StageATrainer(
+            config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+        )
 
     return build

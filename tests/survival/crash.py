@@ -19,23 +19,23 @@ from typing import Any
 import torch
 from safetensors import torch as safetensors_torch
 
-from safe_train import checkpoint as checkpoint_module
-from safe_train import tensor_files
-from safe_train.checkpoint import latest_checkpoint, save_checkpoint
 from safe_train.config import build_config
-from safe_train.experiment import attach, load_base_model, load_rows, row_encoder, row_stream
-from safe_train.stage_a import StageA
+from safe_train.io import tensor_files
+from safe_train.runs import checkpoint as checkpoint_module
+from safe_train.runs.checkpoint import latest_checkpoint, save_checkpoint
+from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.trainer import StageATrainer
 
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir"}
 
 
-def build(settings: dict[str, str]) -> StageA:
+def build(settings: dict[str, str]) -> StageATrainer:
     config = build_config({}, settings)
     model = attach(load_base_model(config), config)
-    return StageA(config, model, row_encoder(model), row_stream(load_rows(config), config))
+    return StageATrainer(config, model, build_collator(model), build_sampler(load_examples(config), config))
 
 
-def state_of(stage: StageA) -> dict[str, torch.Tensor]:
+def state_of(stage: StageATrainer) -> dict[str, torch.Tensor]:
     """Weights, the optimizer's moments and the mechanisms' state."""
     found = {f"weight/{name}": p.detach().clone() for name, p in stage.model.trainable_parameters().items()}
     for name, parameter in stage.model.trainable_parameters().items():
@@ -117,7 +117,7 @@ def main(folder: Path, settings: dict[str, str]) -> None:
     (folder / "found.json").write_text(json.dumps(found))
 
 
-def _what_is_there(run: Path, fresh: StageA, states: dict[int, Any], step: int) -> list[Any]:
+def _what_is_there(run: Path, fresh: StageATrainer, states: dict[int, Any], step: int) -> list[Any]:
     """The newest checkpoint that is whole, and whether its state is the one of its step."""
     if not (run / "checkpoints").is_dir() or not checkpoint_module.list_checkpoints(run / "checkpoints"):
         return [None, True]

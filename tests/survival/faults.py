@@ -23,10 +23,11 @@ import torch
 from click.testing import CliRunner
 from safetensors import SafetensorError
 
-from configs.model_configs import EMBEDDED
-from safe_train import tensor_files
 from safe_train.cli import safe
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.io import tensor_files
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
 
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "os.chmod"}
 WRITES = {"open", "os.rename", "os.mkdir", "os.chmod"}
@@ -176,7 +177,11 @@ def attempt(folder: Path, words: list[str], kind: str, k: int, expected: dict[st
 def main(folder: Path, settings: dict[str, str], kind: str, stride: int) -> None:
     """Every ``stride``-th operation."""
     torch.set_num_threads(1)
-    for name in ("safe_train.run", "safe_train.console", "matplotlib.pyplot"):  # most of a short run goes into imports
+    for name in (
+        "safe_train.training.run",
+        "safe_train.cli.callbacks",
+        "matplotlib.pyplot",
+    ):  # most of a short run goes into imports
         importlib.import_module(name)
     load_audio_encoder(EMBEDDED)
     load_base(EMBEDDED)

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from safe_train.checkpoint import list_checkpoints
+from safe_train.runs.checkpoint import list_checkpoints
 from tests.survival.runs import SETTINGS, Process, differences, end_of, resume, start, write_data
 
 ANY, LOADED, CHECKPOINT, EVALUATION = "any moment", "after loading", "checkpoint", "evaluation"
@@ -199,7 +199,7 @@ def report(trials: Trials, seed: int) -> dict[str, Any]:
 
 def preload() -> None:
     """Imports what a run needs."""
-    for name in ("safe_train.run", "safe_train.console", "peft", "scipy.stats", "matplotlib.pyplot"):
+    for name in ("safe_train.training.run", "safe_train.cli.callbacks", "peft", "scipy.stats", "matplotlib.pyplot"):
         importlib.import_module(name)
     for family in ("llava", "clip", "llama", "clap"):
         importlib.import_module(f"transformers.models.{family}.modeling_{family}")

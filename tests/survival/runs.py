@@ -10,16 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safe_train.checkpoint import list_checkpoints
 from safe_train.cli import train
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
+from safe_train.runs.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 24, 3
 SIZES = DatasetSizes(train_questions=60, val_questions=20, train_clips=40, val_clips=12)
 SETTINGS = {
     "optimization.max_steps": STEPS, "optimization.audio_batch_size": 4, "optimization.vl_batch_size": 4,
-    "retention.fisher_samples": 8, "checkpoint_every": EVERY, "log_every": 1, "evaluation.every": 2 * EVERY,
+    "retention.fisher_samples": 8, "checkpoint_every": EVERY, "log_every": 1, "evaluation.eval_steps": 2 * EVERY,
     "evaluation.batch_size": 10,
 }  # fmt: skip
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from safe_train.checkpoint import (
+from safe_train.errors import InputError
+from safe_train.runs.checkpoint import (
     MANIFEST,
     latest_checkpoint,
     list_checkpoints,
@@ -18,7 +19,6 @@ from safe_train.checkpoint import (
     save_checkpoint,
     verify_files,
 )
-from safe_train.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FILES = ["adapter.safetensors", "adapter_config.json", "optimizer.safetensors", "retention.safetensors", "state.json"]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from safe_train.checkpoint import latest_checkpoint
 from safe_train.cli import safe
 from safe_train.errors import InputError
+from safe_train.runs.checkpoint import latest_checkpoint
 
 FULL = Path("/dev/full")  # takes nothing: every write fails as on a full disk
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_when_answers_are_written(tmp_path, settings):
 def test_a_file_that_vanishes_in_the_middle_is_named(tmp_path, small_data, configure, prepare, num_workers):
     """Whichever thread reads it: an error in a worker is the run's, and nothing waits for it."""
     data = Path(shutil.copytree(small_data, tmp_path / "data"))
-    config = configure(data__root=data, data__num_workers=num_workers, data__image_share=1.0)
+    config = configure(data__root=data, data__num_workers=num_workers, data__image_prob=1.0)
     stage = prepare(config)
     run = tmp_path / "run"
 

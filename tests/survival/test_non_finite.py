@@ -10,13 +10,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from safe_train.checkpoint import MANIFEST, latest_checkpoint, verify_files, write_state
 from safe_train.cli import safe
 from safe_train.errors import InputError, NonFiniteLossError
-from safe_train.files import json_text, write_text
-from safe_train.non_finite import keep_for_replay
-from safe_train.run import CONFIG
-from safe_train.step_replay import replay
+from safe_train.io.files import json_text, write_text
+from safe_train.runs.checkpoint import MANIFEST, latest_checkpoint, verify_files, write_state
+from safe_train.runs.layout import RunFolder
+from safe_train.training.failed_step import dump_failed_step
+from safe_train.training.rerun_step import replay
 
 
 def invoke(*arguments):
@@ -88,10 +88,10 @@ def test_replay_gives_the_values_of_the_step_itself(tmp_path, configure, prepare
     """One that is finite, kept all the same: losses and gradient norm are those of the step, to the last bit."""
     config = configure(optimization__gradient_accumulation_steps=2, model__lora_rank=2)
     stage = prepare(config)
-    write_text(tmp_path / CONFIG, json_text(stage.described_configuration()))
+    write_text(RunFolder(tmp_path).config, json_text(stage.described_configuration()))
     for _ in range(4):  # no mechanism calibrates before the fifth, so what is kept here is its state
         stage.train_step()
-    keep_for_replay(stage, tmp_path)
+    dump_failed_step(stage, tmp_path)
     expected = stage.train_step()
     replayed = replay(tmp_path / "non_finite" / "step-0000005")
     assert replayed.is_finite
@@ -126,7 +126,7 @@ def test_a_kept_step_that_was_damaged_is_refused(kept):
 def test_a_calibration_that_meets_what_is_not_finite_is_told_the_same_way(tmp_path, configure, prepare, variant, due):
     config = configure(variant=variant, checkpoint_every=8)
     stage = prepare(config)
-    write_text(tmp_path / CONFIG, json_text(stage.described_configuration()))
+    write_text(RunFolder(tmp_path).config, json_text(stage.described_configuration()))
 
     def spoil(step, _metrics):
         if step == due - 1:

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from safe_train.checkpoint import latest_checkpoint
+from safe_train.runs.checkpoint import latest_checkpoint
 from tests.survival.crash import equal, state_of
 
 STEPS = 8
@@ -16,7 +16,7 @@ SETTINGS = {
     "one basis": {"variant": "full_retention", "retention__null_space_refresh_interval": 1000},
     "activation": {
         "variant": "nullspace_retention", "retention__null_space_subspace": "activation",
-        "retention__null_space_one_sided": False, "retention__null_space_projects": "update",
+        "retention__null_space_one_sided": False, "retention__null_space_target": "update",
     },
     "lora": {"variant": "full_retention", "model__lora_rank": 2, "optimization__gradient_accumulation_steps": 2},
     "replay": {"variant": "replay_only"},
@@ -66,7 +66,7 @@ def test_what_is_loaded_begins_in_memory_as_what_is_computed_does(tmp_path, conf
 
 def test_an_evaluation_on_the_way_that_was_cut_off_is_done_when_the_run_goes_on(tmp_path, configure, prepare):
     """The checkpoint of a step is written first; what is killed between the two has no line of its evaluation."""
-    config = configure(variant="no_retention", evaluation__every=4, checkpoint_every=2)
+    config = configure(variant="no_retention", evaluation__eval_steps=4, checkpoint_every=2)
 
     class Killed(Exception):
         pass

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from safe_train.checkpoint import latest_checkpoint, write_state
+from safe_train.cli.errors import one_line_errors
 from safe_train.config import build_config
 from safe_train.errors import InputError, StoppedError
-from safe_train.run import Observer, evaluate_run, resume_run, start_run
-from safe_train.usage import one_line_errors
+from safe_train.runs.checkpoint import latest_checkpoint, write_state
+from safe_train.training.run import RunCallbacks, evaluate_run, resume_run, start_run
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = {signal.SIGINT: 130, signal.SIGHUP: 75}
@@ -45,7 +45,7 @@ def small(settings):
 @pytest.fixture(scope="module")
 def finished(small, tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
-    return start_run(build_config({}, small | {"output_root": str(root)}), Observer()).folder
+    return start_run(build_config({}, small | {"output_root": str(root)}), RunCallbacks()).folder
 
 
 def evaluation_of(run):
@@ -57,7 +57,7 @@ def test_before_the_first_step_there_is_nothing_to_write(small, tmp_path, k):
     """Two batches of text and six of VL rows are answered by the base."""
     config = build_config({}, small | {"output_root": str(tmp_path)})
     with pytest.raises(StoppedError, match="stopped before the first step; nothing was written"):
-        start_run(config, Observer(should_stop=Asked(k)))
+        start_run(config, RunCallbacks(should_stop=Asked(k)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,7 +76,7 @@ def test_what_is_not_there_is_told_before_the_base_answers(small, tmp_path, name
     told = []
     config = build_config({}, small | {"output_root": str(tmp_path), name: value})
     with pytest.raises(InputError, match=words):
-        start_run(config, Observer(stage=told.append))
+        start_run(config, RunCallbacks(stage=told.append))
     assert told == ["loading"]
 
 
@@ -91,21 +91,23 @@ def test_a_disk_that_is_full_leaves_a_run_with_a_checkpoint_and_no_other(small, 
         written.append(step)
         write_state(folder, step, *arguments)
 
-    monkeypatch.setattr("safe_train.checkpoint.write_state", full)
+    monkeypatch.setattr("safe_train.runs.checkpoint.write_state", full)
     with pytest.raises(InputError, match="expected room for a checkpoint"):
-        start_run(build_config({}, small | {"output_root": str(tmp_path), "checkpoint_every": "1"}), Observer())
+        start_run(build_config({}, small | {"output_root": str(tmp_path), "checkpoint_every": "1"}), RunCallbacks())
     assert [latest_checkpoint(run).step for run in tmp_path.iterdir()] == [1][: failing - 1]
 
 
 def test_stopped_at_any_batch_of_its_evaluation_a_run_goes_on_to_the_same_figures(small, tmp_path, finished):
     """A new process after every few batches, from the first step on."""
-    run = start_run(build_config({}, small | {"output_root": str(tmp_path)}), Observer(should_stop=Asked(12))).folder
+    run = start_run(
+        build_config({}, small | {"output_root": str(tmp_path)}), RunCallbacks(should_stop=Asked(12))
+    ).folder
     starts = 0
     while not (run / "metrics.json").exists():
         starts += 1
         asked = Asked(7)
         try:
-            resume_run(run, Observer(should_stop=asked))
+            resume_run(run, RunCallbacks(should_stop=asked))
         except StoppedError as error:
             assert "the same command goes on" in str(error)  # noqa: PT017
         assert starts < 20
@@ -119,7 +121,7 @@ def test_an_evaluation_that_is_stopped_keeps_its_answers(finished, tmp_path):
     stops = 0
     while True:
         try:
-            evaluation = evaluate_run(run, {}, Observer(should_stop=Asked(9)))
+            evaluation = evaluate_run(run, {}, RunCallbacks(should_stop=Asked(9)))
             break
         except StoppedError:
             stops += 1

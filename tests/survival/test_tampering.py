@@ -13,13 +13,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from safe_train.checkpoint import MANIFEST, Checkpoint, latest_checkpoint, require_settings
 from safe_train.cli import safe
 from safe_train.config import StageAConfig, build_config, known_keys
-from safe_train.digests import file_sha256
 from safe_train.errors import InputError
-from safe_train.files import json_text
-from safe_train.run_lock import locked
+from safe_train.io.files import json_text
+from safe_train.io.fingerprints import file_sha256
+from safe_train.runs.checkpoint import MANIFEST, Checkpoint, latest_checkpoint, require_settings
+from safe_train.runs.lock import locked
 
 PLACE = {"output_root", "label"}
 """What a checkpoint does not hold: where the run lies. One of another place has the same bytes."""
@@ -164,7 +164,7 @@ def test_forged_tensors_with_right_checksums_are_one_line(run, configure, prepar
 HOLD = """
 import sys
 from pathlib import Path
-from safe_train.run_lock import locked
+from safe_train.runs.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -209,7 +209,7 @@ def test_a_run_whose_folder_is_removed_ends_with_one_line_and_is_not_made_again(
 
 def test_a_command_whose_run_is_removed_ends_with_one_line(tmp_path, settings, monkeypatch):
     """Also before the first checkpoint, when what is left of a run is removed."""
-    import safe_train.run as run_module
+    import safe_train.training.run as run_module
 
     describe = run_module._describe
 
@@ -235,12 +235,12 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_tells_to_start_again(
         raise OSError(28, "No space left on device")
 
     stage = prepare(configure(variant="no_retention", checkpoint_every=2))
-    monkeypatch.setattr("safe_train.checkpoint.save_tensors", full)
+    monkeypatch.setattr("safe_train.runs.checkpoint.save_tensors", full)
     with pytest.raises(InputError, match="make room, then start the run again"):
         stage.train(tmp_path)
     monkeypatch.undo()
     stage.train(tmp_path, should_stop=lambda: stage.step == 4)
-    monkeypatch.setattr("safe_train.checkpoint.save_tensors", full)
+    monkeypatch.setattr("safe_train.runs.checkpoint.save_tensors", full)
     with pytest.raises(InputError, match=f"make room, then go on with: safe-train --resume {tmp_path}"):
         stage.train(tmp_path)
 

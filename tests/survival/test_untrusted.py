@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from safe_train.cli import safe
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.model import load_audio_encoder, load_base
+from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.loading import load_base
 
 FOLDERS = {"base": weights.base_folder, "audio encoder": weights.audio_encoder_folder}
 LOADERS = {"base": load_base, "audio encoder": load_audio_encoder}
@@ -50,7 +51,7 @@ def never(*_arguments, **_options):
 def test_training_resuming_evaluating_and_asking_unpickle_nothing(settings, tmp_path, witness, monkeypatch):
     changed = settings | {
         "output_root": tmp_path, "optimization.max_steps": 4, "evaluation.max_vl": 4, "evaluation.max_audio": 4,
-        "evaluation.every": 2, "data.cache_root": tmp_path / "cache", "retention.teacher_cache": "true",
+        "evaluation.eval_steps": 2, "data.cache_root": tmp_path / "cache", "retention.teacher_cache": "true",
     }  # fmt: skip
     words = [word for key, value in changed.items() for word in ("--set", f"{key}={value}")]
     monkeypatch.setattr(torch, "load", never)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from safe_train.data.audio_input import LOUD_DB
+from safe_train.audio.input import LOUD_DB
 from safe_train.evaluation.conditions import GAINS_DB, GATES
 from safe_train.report.arms import AnswerCell, Arm, AudioCell
 from safe_train.report.charts.panel import APART, Look, Panel, Point

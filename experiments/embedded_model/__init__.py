@@ -1,0 +1,1 @@
+"""How the embedded model was made: ``python -m experiments.embedded_model.recipe``."""

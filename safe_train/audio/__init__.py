@@ -1,0 +1,1 @@
+"""Audio files of any common format, decoded to mono waveforms."""

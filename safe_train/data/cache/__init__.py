@@ -1,0 +1,1 @@
+"""Frozen results that are computed once: audio features and the teacher's hidden states."""

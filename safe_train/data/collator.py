@@ -1,0 +1,160 @@
+"""From rows to tensors: prompts by the base's chat template, answer positions, audio features."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safe_train.audio.input import describe
+from safe_train.data.cache.features import FeatureCache, ordered_map
+from safe_train.data.example import Example
+from safe_train.data.image import load_image
+from safe_train.errors import InputError
+from safe_train.model.audio.encoder import AudioFeatures
+from safe_train.model.base import in_precision
+from safe_train.model.batch import Batch
+from safe_train.model.prompting import Document, Turn, placeholder_in, prompts_of
+
+
+class Collator:
+    """Encodes rows with the base's processor and the audio encoders."""
+
+    def __init__(
+        self,
+        processor: Any,
+        features: FeatureCache,
+        device: str | torch.device = "cpu",
+        num_workers: int = 0,
+        *,
+        dtype: torch.dtype | None = None,
+        max_positions: int | None = None,
+        document_tokens: int | None = None,
+    ) -> None:
+        """Takes what a base reads with.
+
+        Args:
+            processor: the base's.
+            features: audio features of clips.
+            device: where the tensors go.
+            num_workers: threads that decode images.
+            dtype: precision of the pixels; None leaves them as the processor gives them.
+            max_positions: positions of the base, which no document may exceed; None if there is no limit.
+            document_tokens: tokens that stand for a document among protected rows; None for all.
+        """
+        self.prompts = prompts_of(processor)
+        self.processor = processor
+        self.features = features
+        self.dtype = dtype
+        self.device, self.max_positions, self.document_tokens = device, max_positions, document_tokens
+        self._map = ordered_map(num_workers)
+        self._answers: dict[Turn | Document, list[int]] = {}
+
+    def training_batch(self, rows: Sequence[Example], *, protected: bool = False) -> Batch:
+        """Prompts with their first answer, right-padded, with clips attached where the rows have them.
+
+        Every token of a document is an answer token, but for the one that begins it; with ``protected`` only those of
+        :meth:`retained_tokens`.
+
+        Raises:
+            InputError: a file of a row cannot be read, a text holds the processor's placeholder of an image, or a
+                document has more tokens than the base has positions.
+        """
+        turns = [self._turn(row, row.answers[0]) for row in rows]
+        inputs = self._process(turns, rows, padding_side="right")
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        token_rows, positions, labels = [], [], []
+        for index, (row, turn, length) in enumerate(zip(rows, turns, lengths, strict=True)):
+            answer = self._answer_ids(turn)
+            tail = inputs["input_ids"][index, length - len(answer) : length].tolist()
+            if row.is_document and self.max_positions is not None and length > self.max_positions:
+                expected = f"a document of at most {self.max_positions} tokens, as the base takes"
+                raise InputError(f"row {row.row_id}", expected, str(length), "split it into shorter ones")
+            if tail != answer:
+                raise RuntimeError(f"row {row.row_id}: the encoded row does not end in its answer, {tail} != {answer}")
+            chosen = self.retained_tokens(row, len(answer)) if protected else range(len(answer))
+            token_rows += [index] * len(chosen)
+            positions += [length - len(answer) - 1 + place for place in chosen]
+            labels += [answer[place] for place in chosen]
+        columns = (torch.tensor(column, device=self.device) for column in (token_rows, positions, labels))
+        return Batch(inputs, self._features(rows), *columns, rows=tuple(rows))
+
+    def retained_tokens(self, row: Example, num_tokens: int) -> Sequence[int]:
+        """Places of the answer tokens that a protected row brings into the retention loss.
+
+        That loss is a mean over answer tokens. An answer has two or three and a document hundreds: whole documents
+        would leave the answers next to no weight. So a document brings ``document_tokens`` of its tokens, drawn by
+        its id and by what it hears, thus others at each of its turns.
+        """
+        if not row.is_document or self.document_tokens is None or num_tokens <= self.document_tokens:
+            return range(num_tokens)
+        names = (row.row_id, describe(row.audio).rpartition("/")[2])  # no folder: the draw is the same on any machine
+        rng = np.random.default_rng([zlib.crc32(name.encode()) for name in names])
+        return sorted(rng.choice(num_tokens, size=self.document_tokens, replace=False).tolist())
+
+    def prompt_batch(self, rows: Sequence[Example]) -> Batch:
+        """Prompts that wait for an answer, left-padded for generation.
+
+        Raises:
+            InputError: as :meth:`training_batch`.
+            ValueError: a row is a document, which nothing is asked before.
+        """
+        if documents := [row.row_id for row in rows if row.is_document]:
+            raise ValueError(f"rows must be questions, got the document {documents[0]}")
+        inputs = self._process([self._turn(row) for row in rows], rows, padding_side="left")
+        empty = torch.empty(0, dtype=torch.int64, device=self.device)
+        return Batch(inputs, self._features(rows), empty, empty, empty, rows=tuple(rows))
+
+    def decode(self, generated: Tensor) -> list[str]:
+        """Answers as text, without special tokens and outer white space."""
+        return [text.strip() for text in self.processor.batch_decode(generated, skip_special_tokens=True)]
+
+    def features_of(self, rows: Sequence[Example]) -> tuple[AudioFeatures, ...]:
+        """Audio features of the rows' clips; a row without one hears silence."""
+        return tuple(features.to(self.device) for features in self.features.get([row.audio for row in rows]))
+
+    def _features(self, rows: Sequence[Example]) -> tuple[AudioFeatures, ...] | None:
+        return None if all(row.audio is None for row in rows) else self.features_of(rows)
+
+    def _process(
+        self, turns: Sequence[Turn | Document], rows: Sequence[Example], *, padding_side: str
+    ) -> dict[str, Tensor]:
+        images = iter(list(self._map(load_image, [row.image for row in rows if row.image is not None])))
+        per_row = [[] if row.image is None else [next(images)] for row in rows]
+        encoded = self.prompts.encode(turns, per_row, padding_side)
+        if self.dtype is not None:
+            encoded = {name: in_precision(value, self.dtype) for name, value in encoded.items()}
+        return {name: value.to(self.device) for name, value in encoded.items()}
+
+    def _turn(self, row: Example, answer: str | None = None) -> Turn | Document:
+        _require_plain(self.processor, row, (row.question, answer or ""))
+        return Document(row.answers[0]) if row.is_document else Turn(row.question, int(row.image is not None), answer)
+
+    def _answer_ids(self, turn: Turn | Document) -> list[int]:
+        """The tokens that follow the prompt: the answer and what ends it."""
+        text_alone = replace(turn, num_images=0) if isinstance(turn, Turn) else turn
+        if text_alone not in self._answers:
+            self._answers[text_alone] = self.prompts.answer_ids(turn)
+        return self._answers[text_alone]
+
+
+def require_plain_text(processor: Any, rows: Iterable[Example]) -> None:
+    """Finds out before the work whether every text that is to be read can be; readers of lists know no processor.
+
+    Raises:
+        InputError: a question, or an answer that is trained on, holds one of the processor's placeholders.
+    """
+    for row in rows:
+        _require_plain(processor, row, (row.question, *row.answers[:1]))
+
+
+def _require_plain(processor: Any, row: Example, texts: Iterable[str]) -> None:
+    for text in texts:
+        if found := placeholder_in(processor, text):
+            expected = "text without the processor's placeholders"
+            raise InputError(f"row {row.row_id}", expected, repr(found), "remove it; images are files of a row")

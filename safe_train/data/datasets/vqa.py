@@ -1,0 +1,222 @@
+"""Visual questions: the official VQA v2 files, or a manifest with one entry for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_train.data.datasets.manifest import (
+    Record,
+    as_record,
+    find_manifest,
+    manifest_names,
+    read_json,
+    read_records,
+    resolve,
+    set_folder,
+    without_placeholder,
+)
+from safe_train.errors import InputError
+from safe_train.io.files import file_problem
+from safe_train.io.messages import shortened, value_shown
+
+_SET = "vqa"
+_IMAGE_SUFFIXES = (".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class VQARecord:
+    """A question about an image.
+
+    Attributes:
+        question_id: unique in its split; a number, or a name in lists of one's own.
+        image_id: equal for questions about the same image; intervals are bootstrapped by it.
+        question: the question.
+        answers: all reference answers, ten in the official data; empty where the split has no annotations.
+        image_path: the image, which exists.
+        question_type: the first words of the question in the official data; empty if a manifest does not tell.
+        answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest does not tell.
+    """
+
+    question_id: int | str
+    image_id: int | str
+    question: str
+    answers: tuple[str, ...]
+    image_path: Path
+    question_type: str
+    answer_type: str
+
+
+def load_vqa(root: Path, split: str) -> list[VQARecord]:
+    """Reads the questions of a split, in the order of the file.
+
+    Tried in turn in ``root/vqa/``: the official pair ``v2_OpenEnded_mscoco_val2014_questions.json`` and
+    ``v2_mscoco_val2014_annotations.json``, with images ``val2014/COCO_val2014_000000000042.jpg`` or ``.png``; then
+    ``vqa_val.jsonl``, ``vqa_val.json``, ``val.jsonl``, ``val.json``. The test splits of VQA v2 are of 2015 and have no
+    public annotations; every other official split must have its annotations.
+
+    A manifest entry has ``question_id`` or ``id``; ``question`` or ``question_text``; ``answers`` or ``answer``;
+    ``image`` or ``image_path``, relative to the root or to ``root/vqa/``; and, if it likes, ``image_id``,
+    ``question_type`` and ``answer_type``. Without ``image_id`` the images are numbered as they first appear.
+
+    Raises:
+        InputError: a file, image or field is missing, a file is malformed, a question id appears twice, a question has
+            no annotation, or a path leaves the root.
+    """
+    folder = set_folder(root, _SET)
+    questions_path = folder / f"v2_OpenEnded_mscoco_{_official_name(split)}_questions.json"
+    if file_problem(questions_path) is None:
+        examples = read_official(questions_path, _annotations_path(folder, split))
+    elif manifest := find_manifest(folder, _SET, split):
+        examples = _load_manifest(root, folder, manifest)
+    else:
+        expected = " or ".join((questions_path.name, *manifest_names(_SET, split)))
+        raise InputError(folder, expected, "none of them", f"put one there or name a split other than {split!r}")
+    _require_images(examples)
+    return examples
+
+
+def _official_name(split: str) -> str:
+    return f"{split}{2015 if split.startswith('test') else 2014}"
+
+
+def read_official(questions_path: Path, annotations_path: Path | None) -> list[VQARecord]:
+    """Reads an official pair of files, in the order of the questions; whether the images exist is not looked at.
+
+    Images are taken to lie beside the questions, in the folder that their ``data_subtype`` names. Without
+    annotations the answers are empty.
+
+    Raises:
+        InputError: a file or field is missing or malformed, a question id appears twice, or a question has no
+            annotation.
+    """
+    header, questions = _read_entries(questions_path, "questions")
+    images = questions_path.parent / _folder_name(header)
+    annotations = _read_entries(annotations_path, "annotations")[1] if annotations_path else None
+    paths: dict[int, Path] = {}
+    examples = []
+    for question_id, question in questions.items():
+        image_id = question.integer("image_id")
+        if image_id not in paths:
+            paths[image_id] = _official_image(images, image_id)
+        annotation = _annotation_of(question_id, image_id, question, annotations)
+        examples.append(
+            VQARecord(
+                question_id=question_id,
+                image_id=image_id,
+                question=question.question("question", has_image=True),
+                answers=_official_answers(annotation) if annotation else (),
+                image_path=paths[image_id],
+                question_type=annotation.text("question_type") if annotation else "",
+                answer_type=annotation.text("answer_type") if annotation else "",
+            )
+        )
+    return examples
+
+
+def _read_entries(path: Path, key: str) -> tuple[Record, dict[int | str, Record]]:
+    """The file's header, and the entries of its list ``key`` by question id."""
+    header = as_record(read_json(path), str(path))
+    entries = header.required(key)
+    if not isinstance(entries, list) or not entries:
+        raise InputError(path, f"{key} to be a non-empty list", value_shown(entries), "fetch the official file again")
+    records = [as_record(entry, f"{path}: {key}[{index}]") for index, entry in enumerate(entries)]
+    return header, _by_question_id(records, "question_id")
+
+
+def _by_question_id(records: Iterable[Record], *names: str) -> dict[int | str, Record]:
+    by_id: dict[int | str, Record] = {}
+    for record in records:
+        question_id = record.number_or_name(*names)
+        if question_id in by_id:
+            got = f"{shortened(str(question_id))} again, first at {by_id[question_id].where}"
+            raise InputError(record.where, "a question id of its own", got, "remove or renumber one of the two")
+        by_id[question_id] = record
+    return by_id
+
+
+def _folder_name(header: Record) -> str:
+    name = header.text("data_subtype")
+    if name != Path(name).name:
+        raise InputError(
+            header.where, "data_subtype to be a folder's name", repr(shortened(name)), "write it as in val2014"
+        )
+    return name
+
+
+def _annotations_path(folder: Path, split: str) -> Path | None:
+    path = folder / f"v2_mscoco_{_official_name(split)}_annotations.json"
+    if file_problem(path) is None:
+        return path
+    if split.startswith("test"):
+        return None
+    raise InputError(path, "the annotations of the questions", "no such file", "put the official file there")
+
+
+def _annotation_of(
+    question_id: int | str, image_id: int, question: Record, annotations: dict[int | str, Record] | None
+) -> Record | None:
+    if annotations is None:
+        return None
+    annotation = annotations.get(question_id)
+    if annotation is None:
+        hint = "use questions and annotations of the same split"
+        name = shortened(str(question_id))
+        raise InputError(question.where, f"an annotation of question {name}", "none", hint)
+    if annotation.integer("image_id") != image_id:
+        got = shortened(str(annotation.integer("image_id")))
+        raise InputError(annotation.where, f"image_id {image_id}, as in the question", got, "use files of one release")
+    return annotation
+
+
+def _official_answers(annotation: Record) -> tuple[str, ...]:
+    answers = annotation.required("answers")
+    if not isinstance(answers, list) or not answers:
+        raise InputError(annotation.where, "answers to be a non-empty list", value_shown(answers), "mend the entry")
+    records = [as_record(answer, f"{annotation.where}.answers[{index}]") for index, answer in enumerate(answers)]
+    return tuple(without_placeholder(record.text("answer"), record.where) for record in records)
+
+
+def _official_image(folder: Path, image_id: int) -> Path:
+    """The image's path with the suffix that exists, or else with the official suffix."""
+    stem = f"COCO_{folder.name}_{image_id:012d}"
+    candidates = [folder / f"{stem}{suffix}" for suffix in _IMAGE_SUFFIXES]
+    return next((path for path in candidates if file_problem(path) is None), candidates[0])
+
+
+def _load_manifest(root: Path, folder: Path, manifest: Path) -> list[VQARecord]:
+    records = _by_question_id(read_records(manifest), "question_id", "id")
+    paths = {
+        question_id: resolve(root, folder, record.text("image", "image_path"), record.where)
+        for question_id, record in records.items()
+    }
+    image_ids = _image_ids(records, paths)
+    return [
+        VQARecord(
+            question_id=question_id,
+            image_id=image_ids[question_id],
+            question=record.question("question", "question_text", has_image=True),
+            answers=record.references("answers", "answer"),
+            image_path=paths[question_id],
+            question_type=record.optional_text("question_type") or "",
+            answer_type=record.optional_text("answer_type") or "",
+        )
+        for question_id, record in records.items()
+    ]
+
+
+def _image_ids(records: dict[int | str, Record], paths: dict[int | str, Path]) -> dict[int | str, int | str]:
+    """The image id of each question: as written, or numbered by path if no entry writes one."""
+    if any(record.optional("image_id") is not None for record in records.values()):
+        return {question_id: record.number_or_name("image_id") for question_id, record in records.items()}
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths.values()))}
+    return {question_id: numbers[path] for question_id, path in paths.items()}
+
+
+def _require_images(examples: list[VQARecord]) -> None:
+    paths = dict.fromkeys(example.image_path for example in examples)
+    missing = {path: problem for path in paths if (problem := file_problem(path)) is not None}
+    for path, problem in missing.items():
+        got = f"{problem}, and so for {len(missing)} of {len(paths)} images"
+        raise InputError(path, "an image", got, "put the images there or remove their questions")

@@ -1,0 +1,42 @@
+"""What Stage A trains and evaluates on: a question with its references, an image or none, a clip or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_train.audio.input import AudioInput
+
+CAPTION, QUESTION = "caption", "question"
+"""Kinds of audio rows: what is heard is to be described, or a question about it answered."""
+
+DOCUMENT = "document"
+"""Kind of a text-only row without a question: its only answer is a text, scored in bits per byte."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its references, an image or none, a clip or none.
+
+    Attributes:
+        row_id: unique in its set.
+        question: the text put to the model.
+        answers: the references; the first is trained on.
+        image: path or None.
+        audio: path, altered clip or noise, or None.
+        kind: the question type, by which accuracies are broken down.
+        cluster: rows that share it are not independent (questions about one image).
+    """
+
+    row_id: str
+    question: str
+    answers: tuple[str, ...]
+    image: Path | None = None
+    audio: AudioInput | None = None
+    kind: str = ""
+    cluster: str = ""
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a text that nothing was asked for; a question may have any type, even ``document``."""
+        return self.kind == DOCUMENT and not self.question and self.image is None

@@ -1,0 +1,204 @@
+"""Which examples come in which order: a function of the seed and the step alone, so that resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from safe_train.audio.input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
+from safe_train.data.example import Example
+from safe_train.errors import InputError
+
+# Streams of random numbers that must not depend on each other.
+(
+    _AUDIO_ORDER,
+    _VL_ORDER,
+    _DISTRACTORS,
+    _IMAGES,
+    _SUBSET,
+    _SPLIT,
+    _SHUFFLE,
+    _TEXT_ORDER,
+    _AUDIO_GAINS,
+    _PROTECTED_GAINS,
+) = range(10)
+
+
+def draw_subset(rows: Sequence[Example], limit: int | None, seed: int) -> tuple[list[Example], list[int]]:
+    """At most ``limit`` rows and their indices, ascending; the same for every variant of a seed."""
+    if limit is None or limit >= len(rows):
+        return list(rows), list(range(len(rows)))
+    indices = np.sort(np.random.default_rng([seed, _SUBSET]).permutation(len(rows))[:limit]).tolist()
+    return [rows[index] for index in indices], indices
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Rows and where they stand among all rows of their source.
+
+    Attributes:
+        rows: the rows.
+        indices: one a row, ascending.
+    """
+
+    rows: list[Example]
+    indices: list[int]
+
+    @classmethod
+    def whole(cls, rows: list[Example]) -> Subset:
+        """All rows."""
+        return cls(rows, list(range(len(rows))))
+
+    def draw(self, limit: int | None, seed: int) -> Subset:
+        """At most ``limit`` of the rows; see :func:`draw_subset`."""
+        rows, chosen = draw_subset(self.rows, limit, seed)
+        return Subset(rows, [self.indices[index] for index in chosen])
+
+    def split(self, share: float, *, of: str = "images") -> tuple[Subset, Subset]:
+        """Two parts without a common cluster: ``share`` of the clusters and the others, the same for every seed.
+
+        Args:
+            share: of the clusters, the first part's.
+            of: what the clusters are, for the error's message.
+
+        Raises:
+            InputError: there are fewer than two clusters.
+        """
+        clusters = sorted({row.cluster for row in self.rows})
+        if len(clusters) < 2:
+            hint = "give more rows, or take the two from different sources"
+            raise InputError("rows to protect and to evaluate", f"at least two {of}", str(len(clusters)), hint)
+        order = np.random.default_rng(_SPLIT).permutation(len(clusters))
+        first = {clusters[index] for index in order[: max(1, round(share * len(clusters)))]}
+        parts = [
+            [index for index, row in enumerate(self.rows) if (row.cluster in first) == wanted]
+            for wanted in (True, False)
+        ]
+        one, other = (Subset([self.rows[i] for i in part], [self.indices[i] for i in part]) for part in parts)
+        return one, other
+
+
+def length_buckets(rows: Sequence[Example]) -> list[list[Example]]:
+    """Rows without and rows with an image, which is hundreds of tokens of most bases; none for a group without rows."""
+    groups = ([row for row in rows if (row.image is not None) == shown] for shown in (False, True))
+    return [group for group in groups if group]
+
+
+@dataclass(frozen=True)
+class RetentionAudio:
+    """What protected rows hear; the rest hear an unrelated clip as it is.
+
+    Attributes:
+        silence: share that hears silence.
+        loud: share that hears an unrelated clip ``LOUD_DB`` louder.
+        noise: share that hears white noise of ``NOISE_DB``.
+    """
+
+    silence: float = 0.0
+    loud: float = 0.0
+    noise: float = 0.0
+
+    def choose(self, clip: AudioInput | None, draw: float, seed: int) -> AudioInput | None:
+        """What a row hears for a number drawn from [0, 1)."""
+        if draw < self.silence:
+            return None
+        if draw < self.silence + self.loud and isinstance(clip, Path):
+            return Amplified(clip, LOUD_DB)
+        if self.silence + self.loud <= draw < self.silence + self.loud + self.noise:
+            return WhiteNoise(NOISE_DB, seed % NOISE_SEEDS)
+        return clip
+
+
+class ExampleSampler:
+    """Batches of training rows as a pure function of seed and batch number, so that resuming needs no state.
+
+    Every epoch is a new permutation. Audio rows without an image get an unrelated one with probability
+    ``image_prob`` and, with ``shuffle_audio``, another row's clip; protected rows hear what ``retention_audio`` says.
+    With ``gains_db``, every clip that is not altered yet is played at its own level or at one of these gains, each as
+    often as the others.
+    """
+
+    def __init__(
+        self,
+        audio: Sequence[Example],
+        vl: Sequence[Example],
+        text: Sequence[Example] = (),
+        *,
+        seed: int,
+        image_prob: float,
+        text_ratio: float = 0.5,
+        retention_audio: RetentionAudio = RetentionAudio(),
+        gains_db: Sequence[float] = (),
+        shuffle_audio: bool = False,
+    ) -> None:
+        self.audio, self.vl, self.text = list(audio), list(vl), list(text)
+        self.seed, self.image_prob, self.retention_audio = seed, image_prob, retention_audio
+        self.text_ratio = text_ratio if self.text else 0.0
+        self.gains_db = (0.0, *gains_db)
+        if shuffle_audio:
+            order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.audio))
+            self.audio = [replace(row, audio=self.audio[i].audio) for row, i in zip(self.audio, order, strict=True)]
+
+    def first_rows(self, count: int) -> list[Example]:
+        """Of each kind the first ``count`` that training takes, or all of fewer; as they are, with no other's clip."""
+        kinds = (self.audio, _AUDIO_ORDER), (self.vl, _VL_ORDER)
+        return [row for rows, stream in kinds for row in self._take(rows, stream, 0, min(count, len(rows)))]
+
+    def audio_batch(self, number: int, size: int) -> list[Example]:
+        """The ``number``-th batch of audio rows."""
+        rows = self._take(self.audio, _AUDIO_ORDER, number * size, size)
+        rng = np.random.default_rng([self.seed, _IMAGES, number])
+        show = rng.random(size) < self.image_prob
+        lent = rng.integers(len(self.vl), size=size)
+        rows = [
+            replace(row, image=self.vl[other].image) if shown and row.image is None else row
+            for row, shown, other in zip(rows, show, lent, strict=True)
+        ]
+        return self._amplified(rows, _AUDIO_GAINS, number)
+
+    def retention_batch(self, number: int, size: int) -> list[Example]:
+        """The ``number``-th batch of protected rows with what they hear; none stands for silence.
+
+        Of all protected rows up to a batch's end, ``text_ratio`` are text-only, rounded to a whole row, so that a
+        batch too small for one has one now and then. VL rows come first.
+        """
+        text_start, text_end = self._text_rows_before(number * size), self._text_rows_before((number + 1) * size)
+        num_text = text_end - text_start
+        rows = self._take(self.vl, _VL_ORDER, number * size - text_start, size - num_text)
+        rows += self._take(self.text, _TEXT_ORDER, text_start, num_text)
+        rng = np.random.default_rng([self.seed, _DISTRACTORS, number])
+        lent = rng.integers(len(self.audio), size=size)
+        draws = rng.random(size)
+        hearing = [
+            replace(row, audio=self.retention_audio.choose(self.audio[other].audio, draw, int(other)))
+            for row, other, draw in zip(rows, lent, draws, strict=True)
+        ]
+        return self._amplified(hearing, _PROTECTED_GAINS, number)
+
+    def _text_rows_before(self, position: int) -> int:
+        """How many of the first so many protected rows are text-only."""
+        return math.floor(position * self.text_ratio + 0.5)
+
+    def _amplified(self, rows: list[Example], stream: int, number: int) -> list[Example]:
+        if len(self.gains_db) == 1:
+            return rows
+        drawn = np.random.default_rng([self.seed, stream, number]).integers(len(self.gains_db), size=len(rows))
+        gains = [self.gains_db[index] for index in drawn]
+        return [
+            replace(row, audio=Amplified(row.audio, gain)) if gain and isinstance(row.audio, Path) else row
+            for row, gain in zip(rows, gains, strict=True)
+        ]
+
+    def _take(self, rows: list[Example], stream: int, start: int, size: int) -> list[Example]:
+        orders: dict[int, np.ndarray] = {}
+        taken = []
+        for position in range(start, start + size):
+            epoch, offset = divmod(position, len(rows))
+            if epoch not in orders:
+                orders[epoch] = np.random.default_rng([self.seed, stream, epoch]).permutation(len(rows))
+            taken.append(rows[orders[epoch][offset]])
+        return taken

@@ -1,0 +1,1 @@
+"""``safe data check``: every file of a data folder, opened."""

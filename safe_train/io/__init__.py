@@ -1,0 +1,1 @@
+"""Files, checksums and text: what every other room stands on."""

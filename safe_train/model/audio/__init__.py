@@ -1,0 +1,1 @@
+"""Audio encoders, how their features are read, and the projector."""

@@ -1,0 +1,215 @@
+"""Frozen audio encoders: CLAP, Whisper, and any other audio model with a feature extractor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection, PreTrainedModel
+
+from safe_train.configs.model_configs import EMBEDDED
+from safe_train.embedded import weights
+from safe_train.errors import InputError
+from safe_train.model.audio.feature_readout import CLAP_TYPES, read, readout_of, window_of
+from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
+
+FeatureKind = Literal["pooled", "grid"]
+"""One feature a clip, or one for each stretch of time (and, in CLAP and AST, band of frequency)."""
+
+DEFAULT_SECONDS = 30.0
+
+SILENCE_RMS = 1e-5
+"""Root mean square, of full scale 1, below which a clip counts as silence and is left as it is: -100 dB, less than the
+rounding of 16-bit samples."""
+
+
+@dataclass(frozen=True)
+class AudioFeatures:
+    """What one encoder makes of a batch of clips.
+
+    Attributes:
+        values: [B, F, D], float32.
+        mask: bool [B, F]; False where a feature lies behind the end of the clip.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    def to(self, device: str | torch.device) -> AudioFeatures:
+        """The same features on another device."""
+        return AudioFeatures(self.values.to(device), self.mask.to(device))
+
+    def __getitem__(self, rows: Tensor | slice) -> AudioFeatures:
+        """The features of some of the clips."""
+        return AudioFeatures(self.values[rows], self.mask[rows])
+
+    @staticmethod
+    def cat(parts: list[AudioFeatures]) -> AudioFeatures:
+        """Joins batches along the clips."""
+        return AudioFeatures(torch.cat([p.values for p in parts]), torch.cat([p.mask for p in parts]))
+
+
+class AudioEncoder(nn.Module):
+    """A frozen encoder with its feature extractor.
+
+    Attributes:
+        source: the hub id or folder that it was loaded from.
+        sampling_rate: Hz of the waveforms it takes.
+        window: samples of a clip that are heard, from its start.
+        features: whether a clip gives one feature or a grid.
+        num_features: F, features a clip.
+        feature_size: D.
+        level_db: level that each clip is brought to before it is encoded, or None; see :func:`leveled`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        extractor: Any,
+        source: str,
+        *,
+        features: FeatureKind | None = None,
+        seconds: float = DEFAULT_SECONDS,
+        level_db: float | None = None,
+    ) -> None:
+        """Finds the number and the size of the features by encoding silence.
+
+        Args:
+            model: the encoder; a decoder that it may have is not used.
+            extractor: makes the model's inputs of waveforms.
+            source: where both were loaded from.
+            features: None for CLAP's embedding of a clip and the grid of every other model.
+            seconds: the window of a model whose extractor takes clips of any length.
+            level_db: level in dB of full scale that each clip is brought to; None leaves clips as loud as they are.
+
+        Raises:
+            InputError: the model gives the same number of features for clips of any length, and its extractor does not
+                say how long the stretch is that they stand for.
+        """
+        super().__init__()
+        self.model: Any = model.requires_grad_(False).eval()
+        self.extractor = extractor
+        self.source = source
+        self.level_db = level_db
+        self.sampling_rate: int = extractor.sampling_rate
+        self.features: FeatureKind = features or ("pooled" if model.config.model_type in CLAP_TYPES else "grid")
+        self._reading = readout_of(model, pooled=self.features == "pooled")
+        self.window, self._fixed = window_of(extractor, seconds)
+        self._grid_size, self.feature_size = self._read(torch.zeros(self.window)).shape
+        if not self._fixed and len(self._read(torch.zeros(self.window // 2))) == self._grid_size:
+            hint = "choose an encoder whose features grow with the clip"
+            raise InputError(source, "a feature extractor with n_samples", type(extractor).__name__, hint)
+        self.num_features = 1 if self.features == "pooled" else self._grid_size
+
+    @torch.no_grad()
+    def forward(self, waveforms: list[Tensor]) -> AudioFeatures:
+        """Encodes float32 mono waveforms [samples] at ``sampling_rate``.
+
+        Clips that are longer than the encoder's window are cropped to its start, never at random, so that the features
+        of a clip are always the same. For the same reason each clip is encoded by itself: in a batch, models without a
+        mask hear the padding, and normalize over it. A clip without samples has no feature that is not masked.
+        """
+        heard = (waveform[: self.window] for waveform in waveforms)
+        clips = heard if self.level_db is None else (leveled(clip, self.level_db) for clip in heard)
+        return AudioFeatures.cat([self._encode(clip) for clip in clips])
+
+    def _encode(self, clip: Tensor) -> AudioFeatures:
+        found = self._read(clip)
+        values = torch.zeros(1, self._grid_size, self.feature_size, device=found.device)
+        mask = torch.zeros(1, self._grid_size, dtype=torch.bool, device=found.device)
+        if len(found):
+            values[0, : len(found)] = found
+            mask[0, : len(found)] = self._begins_within(len(clip), len(found)).to(mask.device)
+        if self.features == "pooled" and self._grid_size > 1:
+            values = values[mask].mean(dim=0).view(1, 1, -1) if mask.any() else values[:, :1]
+            mask = mask.any(dim=1, keepdim=True)
+        return AudioFeatures(values, mask)
+
+    def _begins_within(self, num_samples: int, num_features: int) -> Tensor:
+        """Bool [num_features]: whether a feature's stretch of time begins before the clip's end."""
+        if not self._fixed:
+            return torch.ones(num_features, dtype=torch.bool)
+        moments = num_features // self._reading.per_moment
+        starts = torch.arange(moments, dtype=torch.float64) * (self.window / moments)
+        return (starts < num_samples).repeat_interleave(self._reading.per_moment)
+
+    def _read(self, clip: Tensor) -> Tensor:
+        return read(self.model, self.extractor, self._reading, clip)
+
+
+def leveled(clip: Tensor, level_db: float) -> Tensor:
+    """The clip times the factor that makes its root mean square ``10^(level_db / 20)`` of full scale 1.
+
+    A clip below ``SILENCE_RMS`` stays as it is, so that silence is not made noise. Samples that come to lie beyond full
+    scale are kept: no file is written of them, and cutting them would make loud clips sound otherwise than soft ones.
+    """
+    rms = clip.double().square().mean().sqrt().item() if clip.numel() else 0.0
+    return clip if rms < SILENCE_RMS else clip * (10.0 ** (level_db / 20.0) / rms)
+
+
+def load_audio_encoder(
+    source: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    features: FeatureKind | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    level_db: float | None = None,
+) -> AudioEncoder:
+    """Loads an audio encoder by local folder or hub id; ``"embedded"`` is the one in the package.
+
+    Raises:
+        InputError: the folder has no weights or no feature extractor, or the id cannot be fetched.
+    """
+    folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
+    check_folder(folder, "the audio encoder")
+    expected = "an audio encoder with safetensors weights and a feature extractor"
+    with told(folder, expected, "name a local folder with --audio-encoder, or a hub id that this machine can fetch"):
+        config = read_model_config(folder)
+        extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+        if not hasattr(extractor, "sampling_rate"):
+            raise InputError(folder, "a feature extractor of audio", type(extractor).__name__, "choose another encoder")
+        model_class, config = audio_model_class(config)
+        model, missing, _ = load_weights(model_class, folder, config, dtype=dtype)
+        _fill(model, missing, float("nan"))
+        nn.Module.to(model, device)
+        encoder = AudioEncoder(model, extractor, source, features=features, seconds=seconds, level_db=level_db)
+        if missing:
+            _require_unread(encoder, folder, missing)
+            _fill(model, missing, 0.0)  # transformers would leave another random value there in each process
+    return encoder
+
+
+def audio_model_class(config: Any) -> tuple[Any, Any]:
+    """The class that reads clips, and its part of a configuration: of CLAP the audio half with its projection."""
+    if config.model_type in CLAP_TYPES:
+        return ClapAudioModelWithProjection, getattr(config, "audio_config", config)
+    return AutoModel, config
+
+
+def _fill(model: nn.Module, names: list[str], value: float) -> None:
+    """Sets weights by name."""
+    weights_of = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+    with torch.no_grad():
+        for name in names:
+            if weights_of[name].is_floating_point():
+                weights_of[name].fill_(value)
+
+
+def _require_unread(encoder: AudioEncoder, folder: str, missing: list[str]) -> None:
+    """Of weights that were not stored, only those may be missing that no feature depends on.
+
+    There are such: what wav2vec 2.0 masks its training clips with, and Whisper's decoder. All that is missing is NaN
+    here, and so is every feature that is computed with any of it.
+
+    Raises:
+        InputError: features depend on some of them.
+    """
+    clip = 0.1 * torch.randn(encoder.sampling_rate, generator=torch.Generator().manual_seed(0))
+    heard = encoder([clip])
+    if not heard.values[heard.mask].isfinite().all():
+        raise missing_weights(folder, missing)

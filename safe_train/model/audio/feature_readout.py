@@ -1,0 +1,104 @@
+"""How the hidden states of an audio model are read as features in the order of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safe_train.audio.waveform import SHORTEST_SECONDS
+
+CLAP_TYPES = ("clap", "clap_audio_model")
+_PATCH_TYPE = "audio-spectrogram-transformer"
+_SUMMARY_TOKENS = 2  # AST's class and distillation tokens, which stand for no stretch of time
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Features of one clip.
+
+    Attributes:
+        features: gives [n, D] in the order of time, for a model and what its extractor made of one clip.
+        per_moment: features next to each other that belong to the same stretch of time (bands of frequency).
+    """
+
+    features: Callable[[Any, dict[str, Tensor]], Tensor]
+    per_moment: int = 1
+
+
+def readout_of(model: Any, *, pooled: bool) -> Readout:
+    """How a model is read: CLAP's embedding of the clip, or the grid of the last layer.
+
+    ``pooled`` makes a difference here for CLAP alone, which is trained to have an embedding.
+    """
+    model_type = model.config.model_type
+    if model_type in CLAP_TYPES:
+        return Readout(_clap_embedding) if pooled else Readout(_clap_grid, _clap_bands(model.config))
+    if model_type == _PATCH_TYPE:
+        return Readout(_patches, _patch_bands(model.config))
+    return Readout(_hidden_states)
+
+
+def _clap_embedding(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).audio_embeds
+
+
+def _clap_grid(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """HTSAT's last layer [1, D, bands, moments], its folded spectrogram put in a row again by the model itself."""
+    return model(**inputs).last_hidden_state[0].permute(2, 1, 0).flatten(0, 1)
+
+
+def _clap_bands(config: Any) -> int:
+    """Bands of frequency in the last layer: mel bins over the patch and a halving at each stage but the last."""
+    return config.num_mel_bins // (config.patch_stride[0] * 2 ** (len(config.depths) - 1))
+
+
+def _patches(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """AST's patches, which it keeps band by band."""
+    states = model(**inputs).last_hidden_state[0, _SUMMARY_TOKENS:]
+    return states.unflatten(0, (_patch_bands(model.config), -1)).transpose(0, 1).flatten(0, 1)
+
+
+def _patch_bands(config: Any) -> int:
+    return (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+
+
+def _hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The last layer of the model, or of its encoder if it has a decoder too."""
+    module = model.get_encoder() if model.config.is_encoder_decoder else model
+    return module(**inputs).last_hidden_state[0]
+
+
+def window_of(extractor: Any, otherwise_seconds: float) -> tuple[int, bool]:
+    """Samples that an extractor fits every clip into, and whether it says so; if not, the length of so many seconds."""
+    for name in ("nb_max_samples", "n_samples"):  # CLAP's and Whisper's
+        if getattr(extractor, name, None):
+            return getattr(extractor, name), True
+    if type(extractor).__name__ == "ASTFeatureExtractor":
+        return extractor.max_length * extractor.sampling_rate // 100, True  # a frame every 10 ms
+    return int(otherwise_seconds * extractor.sampling_rate), False
+
+
+def seconds_of(window: int, sampling_rate: int) -> float:
+    """Seconds that :func:`window_of` makes so many samples of; their quotient may be rounded to less."""
+    seconds = window / sampling_rate
+    return seconds if int(seconds * sampling_rate) == window else math.nextafter(seconds, math.inf)
+
+
+@torch.no_grad()
+def read(model: Any, extractor: Any, reading: Readout, clip: Tensor) -> Tensor:
+    """Features [n, D], float32, of one clip [samples]; none if it is shorter than ``SHORTEST_SECONDS``."""
+    if len(clip) < SHORTEST_SECONDS * extractor.sampling_rate:
+        return torch.empty(0, 0, device=model.device)
+    inputs = dict(extractor([clip.numpy()], sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+    if "attention_mask" in inputs and inputs["attention_mask"].all():
+        del inputs["attention_mask"]  # a clip alone is padded by few extractors; without padding it says nothing
+    on_device = {
+        name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+        for name, value in inputs.items()
+    }
+    return reading.features(model, on_device).float()

@@ -1,0 +1,43 @@
+"""The projector: audio features to audio tokens of the decoder's width."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safe_train.model.audio.encoder import AudioFeatures
+
+
+class AudioProjector(nn.Module):
+    """Makes ``k`` audio tokens [B, k, H] of features [B, F, D].
+
+    With more features than tokens, neighboring features are averaged into ``k`` segments (padding left out) and each
+    segment becomes one token; with fewer, each feature becomes ``k / F`` tokens. Between the two linear maps, without
+    biases so that every trained parameter is a matrix, lie a normalization without parameters and a GELU.
+
+    Raises:
+        ValueError: there are fewer features than tokens and F does not divide ``k``.
+    """
+
+    def __init__(self, num_features: int, feature_size: int, num_tokens: int, hidden: int, out_size: int) -> None:
+        super().__init__()
+        self.segments = min(num_features, num_tokens)
+        if num_tokens % self.segments:
+            raise ValueError(f"num_audio_tokens must be a multiple of {num_features} features, got {num_tokens}")
+        self.out_size = out_size
+        self.up = nn.Linear(feature_size, hidden, bias=False)
+        self.out = nn.Linear(hidden, num_tokens // self.segments * out_size, bias=False)
+
+    def forward(self, features: AudioFeatures) -> tuple[Tensor, Tensor]:
+        """Audio tokens [B, k, H] and their mask, bool [B, k]."""
+        mask = features.mask
+        # Filled, since a product (here, or of an attention weight of zero) would let NaN and infinity through.
+        values = features.values.masked_fill(~mask[..., None], 0.0)
+        if values.shape[1] > self.segments:
+            kept = F.adaptive_avg_pool1d(mask.to(values.dtype)[:, None], self.segments)
+            summed = F.adaptive_avg_pool1d(values.transpose(1, 2), self.segments)
+            values, mask = (summed / kept.clamp_min(1e-6)).transpose(1, 2), kept[:, 0] > 0
+        normalized = F.layer_norm(values, values.shape[-1:])
+        tokens = self.out(F.gelu(self.up(normalized)))
+        tokens = tokens.view(values.shape[0], -1, self.out_size)
+        return tokens, mask.repeat_interleave(tokens.shape[1] // mask.shape[1], dim=1)

@@ -1,0 +1,48 @@
+"""Settings of base, audio encoders and trained parts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safe_train.settings import Section
+
+
+class ModelSettings(Section):
+    """Base, audio encoders and the size of the trained parts; what is None comes from the model configuration.
+
+    Where another base than the embedded one is named and no model configuration, the sizes follow from the base.
+    """
+
+    config: str = "demo"
+    """Name of a model configuration."""
+    base_model: str | None = None
+    """Hub id or local folder of the base."""
+    audio_encoders: tuple[str, ...] | None = None
+    """Hub ids or local folders of the audio encoders."""
+    audio_features: tuple[Literal["pooled", "grid"], ...] | None = None
+    """For each audio encoder, one feature a clip, or one for each stretch of time; None for what suits the model."""
+    audio_seconds: float = Field(default=30.0, gt=0.0)
+    """Longest stretch of a clip that is heard by an audio encoder without a window of its own (wav2vec 2.0 and kin)."""
+    audio_level_db: float | None = -20.0
+    """Level (root mean square, dB of full scale) that a clip is brought to before an audio encoder hears it; None
+    leaves clips as loud as they are."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention of the base; ``auto`` is the fastest that transformers finds without further packages."""
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    """Weights of the frozen base in fewer bits, by the extra ``bitsandbytes``, on a GPU."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder's inner activations again in each backward pass: less memory, more time, the same result."""
+    num_audio_tokens: int | None = Field(default=None, ge=1)
+    """Audio tokens a clip."""
+    projector_hidden: int | None = Field(default=None, ge=1)
+    """Width of the projector's hidden layer."""
+    fusion_layers: int | None = Field(default=None, ge=1)
+    """Number of decoder layers with a fusion, spread evenly up to the last but one."""
+    fusion_dim: int | None = Field(default=None, ge=1)
+    """Width of the cross-attention."""
+    fusion_heads: int = Field(default=4, ge=1)
+    """Heads of the cross-attention."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Rank of LoRA on the decoder's attention; 0 for none."""
