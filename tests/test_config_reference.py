@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.config import StageAConfig, build_config, known_keys
 from safe_train.config_reference import format_settings, list_settings
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.errors import InputError
 from safe_train.settings import Section
 

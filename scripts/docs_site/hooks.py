@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Draws the diagrams, and brings linked files of the repository into the site."""
-    markdown = _FENCE.sub(lambda fence: flowchart.draw(fence[1], page.title or ""), markdown)
+    markdown = _FENCE.sub(lambda fence: flowchart.draw(fence[1], str(page.title)), markdown)
     return _LINK.sub(lambda link: link[1] + _into_site(link[2], page.file.src_uri, config, files) + link[3], markdown)
 
 

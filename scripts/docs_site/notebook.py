@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
-from jupyter_client import AsyncKernelManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -32,9 +32,11 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     with tempfile.TemporaryDirectory(prefix="safe-kernel-") as sockets:  # in place of ports
         kernel = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")
-        resources = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, km=kernel, timeout=CELL_SECONDS, resources=resources).execute(env=environment)
-    _drop_what_differs_between_runs(notebook)
+        client = NotebookClient(
+            notebook, km=kernel, timeout=CELL_SECONDS, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
+        )
+        client.execute(env=environment)
+    _drop_what_differs_between_runs(notebook, folder)
     notebook.metadata["sources_sha256"] = sources_sha256(notebook)
 
 
@@ -75,9 +77,13 @@ def _output(output: NotebookNode) -> str:
     raise ValueError(f"expected an output that is text or a PNG, got {output.output_type}; correct the cell")
 
 
-def _drop_what_differs_between_runs(notebook: NotebookNode) -> None:
+def _drop_what_differs_between_runs(notebook: NotebookNode, folder: Path) -> None:
+    """Times of cells, and the name of the temporary folder in what they printed."""
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = output.text.replace(str(folder), "/tutorial")
 
 
 def main() -> None:

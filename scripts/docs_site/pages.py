@@ -12,16 +12,16 @@ from safe_train.config_reference import SettingReference, list_settings
 
 _SETTINGS_HEAD = """# Settings
 
-Every setting of `safe train`, written from the program when this site is built. `--set key=value` sets one, `--config FILE` takes a
-YAML or JSON file of them ([an example](../../examples/settings.yaml)), and `safe train --help-settings` prints this list.
-Values are read as YAML; `null` stands for *none*.
+Every setting of `safe train`, written from the program when this site is built. `--set key=value` sets one,
+`--config FILE` takes a YAML or JSON file of them ([an example](../../examples/settings.yaml)), and
+`safe train --help-settings` prints this list. Values are read as YAML; `null` means *none*.
 """
 
 _COMMANDS_HEAD = """# Commands
 
-Every command with its options, written from the program when this site is built. Bad input is one line with the place, what was
-expected, what was given and what to do, exit code 2. A run that is stopped by SIGTERM, SIGUSR1 or SIGHUP exits with 75, after Ctrl-C
-with 130.
+Every command with its options, written from the program when this site is built. Bad input is one line with the place,
+what was expected, what was given and what to do, exit code 2. A run that is stopped by SIGTERM, SIGUSR1 or SIGHUP exits
+with 75, after Ctrl-C with 130.
 """
 
 
