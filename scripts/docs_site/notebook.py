@@ -33,7 +33,11 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="safe-kernel-") as sockets:  # in place of ports
         kernel = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")
         client = NotebookClient(
-            notebook, km=kernel, timeout=CELL_SECONDS, coalesce_streams=True, resources={"metadata": {"path": str(folder)}}
+            notebook,
+            km=kernel,
+            timeout=CELL_SECONDS,
+            coalesce_streams=True,
+            resources={"metadata": {"path": str(folder)}},
         )
         client.execute(env=environment)
     _drop_what_differs_between_runs(notebook, folder)

@@ -26,34 +26,29 @@ with 75, after Ctrl-C with 130.
 
 
 def settings_page() -> str:
-    """The reference of settings, a table for each section of the configuration."""
-    sections = [_SETTINGS_HEAD]
+    """The reference of settings, a heading for each section of the configuration and for each setting."""
+    parts = [_SETTINGS_HEAD]
     for section, settings in groupby(list_settings(), key=lambda setting: setting.name.rpartition(".")[0]):
-        sections.append(f"## {section or 'run'}\n\n" + "\n".join(_settings_table(list(settings))))
-    return "\n\n".join(sections) + "\n"
+        parts.append(f"## {section or 'run'}")
+        parts += [_setting(setting) for setting in settings]
+    return "\n\n".join(parts) + "\n"
 
 
-def _settings_table(settings: list[SettingReference]) -> Iterator[str]:
-    yield "| setting | values | default | meaning |"
-    yield "|---|---|---|---|"
-    for setting in settings:
-        name = setting.name.replace(".", "-")
-        # An anchor of its own, so that a page can link to a setting.
-        yield (
-            f'| <span id="{name}"></span>`{setting.name}` | {_values(setting)} | `{setting.default}` '
-            f"| {_cell(setting.meaning)}{_earlier(setting)} |"
-        )
-
-
-def _earlier(setting: SettingReference) -> str:
-    names = ", ".join(f"`{name}`" for name in setting.earlier_names)
-    return f" Earlier name: {names}." if names else ""
+def _setting(setting: SettingReference) -> str:
+    facts = [f"**Values:** {_values(setting)}", f"**Default:** `{setting.default}`"]
+    if setting.earlier_names:
+        facts.append(f"**Earlier name:** {_as_code(setting.earlier_names)}")
+    return f"### {setting.name} {{ #{setting.name} }}\n\n{setting.meaning}\n\n{'. '.join(facts)}."
 
 
 def _values(setting: SettingReference) -> str:
     if not setting.choices:
-        return _cell(setting.kind)
-    return ", ".join(f"`{choice}`" for choice in (*setting.choices, *(["null"] if setting.is_optional else [])))
+        return setting.kind
+    return _as_code((*setting.choices, "null") if setting.is_optional else setting.choices)
+
+
+def _as_code(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _cell(text: str) -> str:
@@ -69,7 +64,7 @@ def commands_page() -> str:
 
 
 def _command_sections(command: click.Command, path: str) -> Iterator[str]:
-    context = click.Context(command, info_name=path)
+    context = click.Context(command, info_name=path, **command.context_settings)
     yield "\n\n".join(_command_parts(command, path, context))
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
