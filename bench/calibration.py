@@ -168,7 +168,7 @@ def measured(name: str, config: StageAConfig, rounds: int) -> list[Calibration]:
     for _ in range(2):
         stage.train_step(measure=False)
     stage.optimizer.zero_grad(set_to_none=True)
-    null_space = next(m for m in stage.stack.mechanisms if isinstance(m, NullSpaceProjection))
+    null_space = next(m for m in stage.retention.mechanisms if isinstance(m, NullSpaceProjection))
     for _ in null_space.batches(SAMPLES):  # features of all clips
         pass
     ways, memory, found = arms(null_space), dict[str, int](), dict[str, Bases]()

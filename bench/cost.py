@@ -70,7 +70,7 @@ def step_arms(base: Base, data: Path, variants: tuple[str, ...], **settings: Any
     for variant in (*variants, FULL):
         arms[variant] = plain(prepared(variant))
     before = prepared(FULL)
-    before.stack.model = UnsharedModel(before.model)
+    before.retention.model = UnsharedModel(before.model)
     arms[f"{FULL}, two whole passes"] = plain(before)
     arms[f"{FULL}, kept teacher"] = plain(prepared(FULL, retention__teacher_cache=True))
     return arms
@@ -134,7 +134,7 @@ def features_table(base: Base, data: Path, folder: Path, rounds: int) -> dict[st
     device = base.model.device
     stage = stage_on(base, configuration(data, device=device))
     encoders: Any = list(stage.model.encoders)
-    clips: list[AudioInput | None] = [row.audio for row in stage.stream.audio[:16]]
+    clips: list[AudioInput | None] = [row.audio for row in stage.batches.sampler.audio[:16]]
 
     def cache(max_bytes: int, root: Path | None) -> FeatureCache:
         return FeatureCache(encoders, store=TensorStore(max_bytes, TensorFolder(root) if root else None))

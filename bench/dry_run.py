@@ -80,16 +80,14 @@ def compare(name: str, base: Base, config: StageAConfig, plan: Plan, before: int
     held = bytes_held(stage)
     calibrated = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     extra = peak_extra_bytes(lambda: stage.train_step(measure=False), device)
-    inputs = stage._retention_batches(0)[0].inputs
+    inputs = next(stage.batches.for_calibration(0, 1)).inputs
 
     @torch.no_grad()
     def bypass() -> None:
         stage.model.last_hidden_state(inputs, None)
 
     def encode() -> None:
-        stage._audio_batches(stage.step)
-        if stage.stack.adds_loss:
-            stage._retention_batches(stage.step)
+        stage.batches.at(stage.step)
 
     arms = {"bypass": bypass, "encode": encode, "step": lambda: stage.train_step(measure=False)}
     found = step_seconds(arms, rounds, device)
@@ -133,7 +131,7 @@ def bytes_held(stage: StageATrainer) -> int:
     """Storages of everything that lives between steps, gradients left out."""
     tensors: list[Tensor] = [*stage.model.base.model.parameters(), *stage.model.base.model.buffers()]
     tensors += [*stage.model.encoders.parameters(), *stage.model.encoders.buffers()]
-    tensors += [*stage.model.trainable_parameters().values(), *stage.stack.state_dict().values()]
+    tensors += [*stage.model.trainable_parameters().values(), *stage.retention.state_dict().values()]
     tensors += [v for state in stage.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 

@@ -18,7 +18,7 @@ from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.model.base import Base
 from safe_train.model.batch import Batch
 from safe_train.model.retention_model import SafeRetentionModel
-from safe_train.training.build import attach, build_collator, build_sampler, load_examples
+from safe_train.training.build import attach, build_batches, load_examples
 from safe_train.training.trainer import StageATrainer
 
 SIZES = DatasetSizes(train_questions=64, val_questions=20, train_clips=64, val_clips=12)
@@ -50,7 +50,9 @@ def stage_on(base: Base, config: StageAConfig) -> StageATrainer:
     """Stage A on a base that others may be attached to as well: only who has audio attached changes anything."""
     model = attach(base, config)
     return StageATrainer(
-        config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+        config,
+        model,
+        build_batches(config, model, load_examples(config)),
     )
 
 
@@ -65,7 +67,7 @@ class UnsharedModel(SafeRetentionModel):
 
 def train_on_vl_rows(stage: StageATrainer) -> None:
     """Forward and backward pass of the next step's protected rows under plain cross-entropy."""
-    for batch in stage._retention_batches(stage.step):
+    for batch in stage.batches.for_calibration(stage.step, stage.batches.retention_examples_per_step):
         hidden = stage.model.last_hidden_state(batch.inputs, batch.features)
         logits = stage.model.base.head(hidden[batch.token_rows, batch.token_positions])
         torch.nn.functional.cross_entropy(logits, batch.labels).backward()
@@ -131,15 +133,14 @@ def step_parts(stage: StageATrainer, rounds: int) -> dict[str, float]:
         return call
 
     def is_audio(_batches: object, loss_of: object) -> str:
-        return "audio pass" if loss_of == stage._audio_loss else "protected pass"
+        return "audio pass" if loss_of == stage._task_loss else "protected pass"
 
     hooks = ("after_task_backward", "after_retention_backward", "before_optimizer_step", "after_optimizer_step")
     parts: list[tuple[Any, str, Callable[..., str]]] = [
-        (stage, "_audio_batches", lambda *_: "data"),
-        (stage, "_retention_batches", lambda *_: "data"),
+        (stage.batches, "at", lambda *_: "data"),
         (stage, "_backward", is_audio),
         (stage.optimizer, "step", lambda *_: "optimizer"),
-        *((stage.stack, hook, lambda *_: "mechanisms") for hook in hooks),
+        *((stage.retention, hook, lambda *_: "mechanisms") for hook in hooks),
     ]
     found: list[dict[str, float]] = []
     with ExitStack() as patches:

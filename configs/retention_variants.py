@@ -10,8 +10,9 @@ so each weight is applied once. A new variant is one constant and one entry of `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from safe_train.configs.lookup import look_up
 
@@ -31,6 +32,8 @@ class RetentionVariantConfig:
         null_space_min_samples: samples that are gathered before the subspace is first computed.
         null_space_refresh_interval: samples between two recomputations of the subspace.
         replay_weight: weight of the cross-entropy of the protected rows' own answers, with audio attached.
+        extra_mechanisms: further mechanisms that are on, by the name under which they are registered, each with
+            settings of its own.
 
     Raises:
         ValueError: a weight is negative or not finite, or a null-space setting is below 1.
@@ -46,15 +49,16 @@ class RetentionVariantConfig:
     null_space_min_samples: int = 128
     null_space_refresh_interval: int = 4000
     replay_weight: float = 0.0
+    extra_mechanisms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Rejects weights and counts that no run could mean."""
-        for field in ("retention_loss_weight", "distillation_weight", "fisher_weight", "replay_weight"):
-            if not 0.0 <= getattr(self, field) < float("inf"):
-                raise ValueError(f"{self.name}: {field} must be finite and at least 0, got {getattr(self, field)}")
-        for field in ("null_space_rank", "null_space_min_samples", "null_space_refresh_interval"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{self.name}: {field} must be at least 1, got {getattr(self, field)}")
+        for name in ("retention_loss_weight", "distillation_weight", "fisher_weight", "replay_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{self.name}: {name} must be finite and at least 0, got {getattr(self, name)}")
+        for name in ("null_space_rank", "null_space_min_samples", "null_space_refresh_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def kl_coefficient(self) -> float:
@@ -73,21 +77,23 @@ class RetentionVariantConfig:
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
-        """The mechanisms that are on, of ``KL``, ``Fisher``, ``null space`` and ``replay``."""
+        """Names of the mechanisms that are on: ``KL``, ``Fisher``, ``null space``, ``replay`` and the extra ones."""
         switches = {
             "KL": self.kl_coefficient > 0,
             "Fisher": self.fisher_coefficient > 0,
             "null space": self.enable_null_space,
             "replay": self.replay_coefficient > 0,
         }
-        return tuple(mechanism for mechanism, is_on in switches.items() if is_on)
+        return (*(mechanism for mechanism, is_on in switches.items() if is_on), *self.extra_mechanisms)
 
-    def to_dict(self) -> dict[str, float | int | bool]:
+    def to_dict(self) -> dict[str, Any]:
         """The trainer's settings; ``compute_fisher_at_start`` is true exactly if ``fisher_weight`` is above 0.
 
-        A variant without replay has no ``replay_weight`` in it, as files of older runs have none.
+        A variant without replay has no ``replay_weight`` in it and one without extra mechanisms names none, as in files
+        of older runs.
         """
         replay = {"replay_weight": self.replay_weight} if self.replay_weight else {}
+        extra = {"extra_mechanisms": {k: dict(v) for k, v in self.extra_mechanisms.items()}}
         return {
             "retention_loss_weight": self.retention_loss_weight,
             "distillation_weight": self.distillation_weight,
@@ -98,6 +104,7 @@ class RetentionVariantConfig:
             "null_space_refresh_interval": self.null_space_refresh_interval,
             "compute_fisher_at_start": self.fisher_weight > 0,
             **replay,
+            **(extra if self.extra_mechanisms else {}),
         }
 
 
@@ -223,5 +230,9 @@ def _describe_mechanisms(variant: RetentionVariantConfig) -> str:
         "Fisher": f"{variant.fisher_coefficient:g}",
         "null space": f"rank {variant.null_space_rank}, {variant.null_space_min_samples} samples",
         "replay": f"{variant.replay_coefficient:g}",
+    }
+    settings |= {
+        name: ", ".join(f"{key} {value}" for key, value in own.items())
+        for name, own in variant.extra_mechanisms.items()
     }
     return ", ".join(f"{mechanism} ({settings[mechanism]})" for mechanism in variant.mechanisms) or "none"

@@ -27,7 +27,8 @@ from safe_train.errors import InputError
 from safe_train.io.files import json_text, write_text
 from safe_train.runs.checkpoint import list_checkpoints
 from safe_train.runs.layout import RunFolder
-from safe_train.training.run import RunCallbacks, evaluate_run, start_run
+from safe_train.training.callbacks import RunCallbacks
+from safe_train.training.run import evaluate_run, start_run
 
 SEARCH = "search"
 """Folder of the training and of its checkpoints' evaluations, removed when the choice is made."""

@@ -18,8 +18,9 @@ from safe_train.data.validation.check import check_audio, check_image
 from safe_train.distributed.processes import ALONE
 from safe_train.errors import InputError, StoppedError
 from safe_train.training.build import load_examples
+from safe_train.training.callbacks import RunCallbacks
 from safe_train.training.preflight import MOST_TRAINED, file_checks, run_checks
-from safe_train.training.run import RunCallbacks, start_run
+from safe_train.training.run import start_run
 
 ENCODERS = [SimpleNamespace(sampling_rate=16_000, window=16_000), SimpleNamespace(sampling_rate=48_000, window=24_000)]
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)

@@ -25,7 +25,8 @@ from safe_train.evaluation.evaluator import Evaluator
 from safe_train.report.summary import HEADER, read_summary
 from safe_train.runs.layout import read_config
 from safe_train.training.build import load_examples
-from safe_train.training.run import RunCallbacks, resume_run, start_run
+from safe_train.training.callbacks import RunCallbacks
+from safe_train.training.run import resume_run, start_run
 from tests.conftest import SMALL_SIZES
 from tests.files import drop_keys
 

@@ -24,6 +24,7 @@ for _command in (
     evaluate.evaluate,
     report.report,
     ask.ask,
+    rerun_step.rerun_step,
     rerun_step.replay,
     export.export,
     env.env,

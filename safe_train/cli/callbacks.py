@@ -13,7 +13,7 @@ from types import FrameType
 from safe_train.cli.progress import display, write_stopping
 from safe_train.distributed.launch import find_launch
 from safe_train.errors import StoppedError
-from safe_train.training.run import RunCallbacks
+from safe_train.training.callbacks import RunCallbacks
 
 STOP_FILE_VARIABLE = "SAFE_STOP_FILE"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)

@@ -11,7 +11,7 @@ from safe_train.errors import InputError
 from safe_train.estimate.run_estimate import Plan, plan_run
 from safe_train.estimate.speed import GIB, usable_bytes
 from safe_train.retention import NullSpaceProjection
-from safe_train.retention.stack import resolved_variant
+from safe_train.retention.stack import resolve_variant
 from safe_train.retention.subspace import captured_memory
 
 Changes = dict[str, object]
@@ -92,7 +92,7 @@ def _fewer_rows(plan: Plan) -> Iterator[Changes]:
 
 
 def _rank(plan: Plan) -> int:
-    return resolved_variant(get_variant_config(plan.config.variant), plan.config.retention).null_space_rank
+    return resolve_variant(get_variant_config(plan.config.variant), plan.config.retention).null_space_rank
 
 
 def _capture_bytes(plan: Plan) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from safe_train.model.base import Base
 from safe_train.model.batch import Batch
 from safe_train.model.folders import check_folder, read_model_config, told
 from safe_train.model.retention_model import SafeRetentionModel
-from safe_train.training.trainer import StageATrainer
+from safe_train.training.batches import StepBatches
+from safe_train.training.failed_step import RETENTION, TASK
 
 META = torch.device("meta")
 _HINT = "name a local folder, or a hub id that this machine can fetch"
@@ -119,35 +120,41 @@ class FeatureShapes(FeatureCache):
         )
 
 
-class MetaTrainer(StageATrainer):
-    """Stage A whose batches are encoded as ever and then stripped of their values.
+class MetaBatches(StepBatches):
+    """The batches of a training, encoded as ever and then stripped of their values.
 
     Attributes:
         encoded: of each batch so far its kind, its positions, and how many of them are no padding.
         encoding_seconds: time that the encoding has taken so far.
     """
 
-    encoding_seconds = 0.0
-
-    def __init__(self, *arguments: Any) -> None:
-        """Takes what Stage A takes."""
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Takes what ``StepBatches`` takes."""
+        super().__init__(*arguments, **options)
         self.encoded: list[tuple[str, int, int]] = []
-        super().__init__(*arguments)
+        self.encoding_seconds = 0.0
 
-    def encode(self, kind: str, rows: Sequence[Example]) -> Batch:
+    def encode_task(self, examples: Sequence[Example]) -> Batch:
         """A batch on the meta device."""
+        return self._stripped(TASK, super().encode_task, examples)
+
+    def encode_retention(self, examples: Sequence[Example]) -> Batch:
+        """A batch on the meta device."""
+        return self._stripped(RETENTION, super().encode_retention, examples)
+
+    def retention_batch(self) -> Batch:
+        """A micro-batch of retention examples, as a calibration gets it."""
+        return next(self.for_calibration(0, 1))
+
+    def _stripped(self, kind: str, encode: Callable[[Sequence[Example]], Batch], examples: Sequence[Example]) -> Batch:
         start = time.perf_counter()
-        batch = super().encode(kind, rows)
+        batch = encode(examples)
         self.encoding_seconds += time.perf_counter() - start
         mask = batch.inputs["attention_mask"]
         self.encoded.append((kind, mask.numel(), int(mask.sum())))
         features = None if batch.features is None else tuple(part.to(META) for part in batch.features)
         columns = (batch.token_rows.to(META), batch.token_positions.to(META), batch.labels.to(META))
         return Batch({name: value.to(META) for name, value in batch.inputs.items()}, features, *columns)
-
-    def retention_batch(self) -> Batch:
-        """A micro-batch of protected rows, as a calibration gets it."""
-        return self.encode("vl", self._retention_examples(0))
 
 
 class KeptTeacher(SafeRetentionModel):

@@ -10,7 +10,6 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from safe_kernels import Basis
 from safe_train.config import StageAConfig
 from safe_train.configs.model_configs import get_model_config
 from safe_train.data.collator import Collator
@@ -18,7 +17,7 @@ from safe_train.estimate.captures import repeated_captures
 from safe_train.estimate.meta_model import (
     FeatureShapes,
     KeptTeacher,
-    MetaTrainer,
+    MetaBatches,
     meta_audio_encoder,
     meta_base,
     vision_takes_values,
@@ -27,7 +26,7 @@ from safe_train.estimate.speed import Speed
 from safe_train.estimate.trace import Cost, MetaTrace, Phase, register_kernels
 from safe_train.model.batch import Batch
 from safe_train.model.safe_model import SafeModel
-from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
+from safe_train.retention.mechanism import Calibration, Mechanism, RunLength
 from safe_train.training.build import (
     Rows,
     adapter_config,
@@ -36,8 +35,8 @@ from safe_train.training.build import (
     load_examples,
     precision_dtype,
 )
+from safe_train.training.trainer import StageATrainer
 
-_NEVER = 2**62
 _TRACED_BATCHES = 2  # of a calibration that keeps sums alone: with the second, the first's captures are still there
 # Bytes a weight of what bitsandbytes quantizes: NormalFloat-4 with quantized scales, and 8 bits (arXiv:2305.14314).
 _QUANTIZED_BYTES = {"4bit": 0.516, "8bit": 1.0}
@@ -138,46 +137,48 @@ def plan_run(config: StageAConfig) -> Plan:
     register_kernels()
     rows = load_examples(config)
     with MetaTrace() as trace:
-        stage, held = _meta_stage(config, rows)
-        _postpone_calibrations(stage)
-        stage.train_step(measure=False)  # the first makes the optimizer's state
-        tokens, encoding_seconds = _tokens(stage.encoded), stage.encoding_seconds
-        calibrations = _calibrated(stage, trace)
-        inputs = stage.retention_batch().inputs
+        trainer, batches, held = _meta_trainer(config, rows)
+        for mechanism in trainer.retention.mechanisms:
+            mechanism.calibrates = False  # of its own accord, in the steps that are traced
+        trainer.train_step(measure=False)  # the first makes the optimizer's state
+        tokens, encoding_seconds = _tokens(batches.encoded), batches.encoding_seconds
+        batch = batches.retention_batch()
+        calibrations = _calibrate(trainer, batch, trace)
         with trace.phase() as bypass, torch.no_grad():
-            stage.model.last_hidden_state(inputs, None)
-        stage.optimizer.zero_grad(set_to_none=True)
+            trainer.model.last_hidden_state(batch.inputs, None)
+        trainer.optimizer.zero_grad(set_to_none=True)
         with trace.phase() as step:
-            stage.train_step(measure=False)
-        held["optimizer"] = _optimizer_bytes(stage.optimizer)
-        held["retention"] = _num_bytes(stage.stack.state_dict().values())
-    smaller = _saved_by_quantization(stage.model, config)
+            trainer.train_step(measure=False)
+        held["optimizer"] = _optimizer_bytes(trainer.optimizer)
+        held["retention"] = _num_bytes(trainer.retention.state_dict().values())
+    smaller = _saved_by_quantization(trainer.model, config)
     held["frozen base"] -= smaller
     for phase in (step, bypass, *calibrations.values()):
         phase.peak -= smaller
-    frozen = [stage.model.base.model, stage.model.encoders]
+    retention = batches.examples(trainer.step).retention
+    frozen = [trainer.model.base.model, trainer.model.encoders]
     return Plan(
         config=config,
-        trained=sum(p.numel() for p in stage.model.trainable_parameters().values()),
+        trained=sum(p.numel() for p in trainer.model.trainable_parameters().values()),
         frozen=sum(p.numel() for part in frozen for p in part.parameters() if not p.requires_grad),
         held=held,
         step=step,
         calibrations=calibrations,
-        num_calibrations=_num_calibrations(stage),
+        num_calibrations={mechanism.name: each.count for mechanism, each in _calibrations(trainer).items()},
         bypass=bypass,
         tokens=tokens,
-        vision_is_estimated=vision_takes_values(inputs),
+        vision_is_estimated=vision_takes_values(batch.inputs),
         encoding_seconds=encoding_seconds,
         num_audio_rows=len(rows.train_audio),
         num_vl_rows=len(rows.train_vl),
         num_text_rows=len(rows.train_text),
         num_documents=sum(row.is_document for row in rows.train_text),
-        text_rows_a_batch=sum(row.image is None for row in stage.step_rows()["vl"][0]) if stage.stack.adds_loss else 0,
+        text_rows_a_batch=sum(row.image is None for row in retention[0]) if retention else 0,
     )
 
 
-def _meta_stage(config: StageAConfig, rows: Rows) -> tuple[MetaTrainer, dict[str, int]]:
-    """Stage A on the meta device, and the bytes of the base, the encoders and the trained parts."""
+def _meta_trainer(config: StageAConfig, rows: Rows) -> tuple[StageATrainer, MetaBatches, dict[str, int]]:
+    """A trainer on the meta device, its batches, and the bytes of the base, the encoders and the trained parts."""
     source = config.model.base_model or get_model_config(config.model.config).base_model
     base = meta_base(source, precision_dtype(config))
     encoders = load_audio_encoders(config, meta_audio_encoder)
@@ -187,67 +188,43 @@ def _meta_stage(config: StageAConfig, rows: Rows) -> tuple[MetaTrainer, dict[str
         model.checkpoint_gradients()
     held["trained parts"] = _num_bytes(model.trainable_parameters().values())
     encoder = Collator(base.processor, FeatureShapes(encoders), num_workers=config.data.num_workers)
-    stage = MetaTrainer(config, model, encoder, build_sampler(rows, config))
+    batches = MetaBatches(config, encoder, build_sampler(rows, config))
+    trainer = StageATrainer(config, model, batches)
     if config.retention.teacher_cache:
-        stage.stack.model = KeptTeacher(model)
-    return stage, held
+        trainer.retention.model = KeptTeacher(model)
+    return trainer, batches, held
 
 
-def _postpone_calibrations(stage: MetaTrainer) -> None:
-    """Keeps the steps that are traced from calibrating of their own accord."""
-    for mechanism in stage.stack.mechanisms:
-        if isinstance(mechanism, ElasticWeightConsolidation):
-            mechanism.calibrate_at = _NEVER
-        elif isinstance(mechanism, NullSpaceProjection):
-            mechanism.computed_at = _NEVER
-
-
-def _calibrated(stage: MetaTrainer, trace: MetaTrace) -> dict[str, Phase]:
-    """Calibrates every mechanism that has something to calibrate, on the same protected rows again and again."""
+def _calibrate(trainer: StageATrainer, batch: Batch, trace: MetaTrace) -> dict[str, Phase]:
+    """Calibrates every mechanism that has something to calibrate, on the same retention examples again and again."""
     found: dict[str, Phase] = {}
-    batch, size = stage.retention_batch(), stage.config.optimization.vl_batch_size
-    for mechanism in stage.stack.mechanisms:
-        if isinstance(mechanism, ElasticWeightConsolidation):
-            mechanism.labels = "empirical"  # to draw labels takes values; it costs a softmax of few tokens more
-            num_batches = -(-mechanism.num_samples // size)
-        elif isinstance(mechanism, NullSpaceProjection):
-            num_batches = -(-mechanism.min_samples // size)
-        else:
-            continue
-        if isinstance(mechanism, NullSpaceProjection) and mechanism.subspace == "gradient":
+    for mechanism, calibration in _calibrations(trainer).items():
+        mechanism.take_no_values()
+        num_batches = -(-calibration.num_examples // trainer.config.optimization.vl_batch_size)
+        if calibration.keeps_captures:
             with repeated_captures(batch, num_batches, trace) as batches, trace.phase() as phase:
-                mechanism.batches = batches
-                mechanism.calibrate()
+                mechanism.calibrate(batches)
         else:
             traced = min(num_batches, _TRACED_BATCHES)
-            mechanism.batches = partial(_repeated, batch, traced)
             with trace.phase() as phase:
-                mechanism.calibrate()
+                mechanism.calibrate(partial(_repeat, batch, traced))
             phase.cost *= num_batches / traced
         found[mechanism.name] = phase
-    for phase in found.values():  # when the Fisher diagonal is computed, or new bases are, the older bases are there
-        phase.peak += sum(basis.vectors.nbytes for basis in _bases(stage))
+    older = sum(tensor.nbytes for mechanism in trainer.retention.mechanisms for tensor in mechanism.calibrated())
+    for phase in found.values():  # while a mechanism calibrates, what others have calibrated before is there
+        phase.peak += older
     return found
 
 
-def _bases(stage: MetaTrainer) -> list[Basis]:
-    mechanisms = [m for m in stage.stack.mechanisms if isinstance(m, NullSpaceProjection)]
-    return [basis for mechanism in mechanisms for basis in mechanism.bases.values()]
+def _calibrations(trainer: StageATrainer) -> dict[Mechanism, Calibration]:
+    """What each mechanism calibrates in the run."""
+    length = RunLength(trainer.config.optimization.max_steps, trainer.batches.retention_examples_per_step)
+    found = {mechanism: mechanism.calibration(length) for mechanism in trainer.retention.mechanisms}
+    return {mechanism: calibration for mechanism, calibration in found.items() if calibration is not None}
 
 
-def _repeated(batch: Batch, times: int, _num_samples: int) -> Iterator[Batch]:
+def _repeat(batch: Batch, times: int, _num_samples: int) -> Iterator[Batch]:
     return repeat(batch, times)
-
-
-def _num_calibrations(stage: MetaTrainer) -> dict[str, int]:
-    """How often each mechanism calibrates in the run."""
-    effective, rows = stage.effective, stage.config.optimization.max_steps * stage.rows_per_step
-    refreshes = max(0, rows - 1 - effective.null_space_min_samples) // effective.null_space_refresh_interval
-    counts = {
-        ElasticWeightConsolidation.name: 1,
-        NullSpaceProjection.name: 1 + refreshes if rows > effective.null_space_min_samples else 0,
-    }
-    return {mechanism.name: counts[mechanism.name] for mechanism in stage.stack.mechanisms if mechanism.name in counts}
 
 
 def _tokens(encoded: Sequence[tuple[str, int, int]]) -> Tokens:

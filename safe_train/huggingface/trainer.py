@@ -28,8 +28,10 @@ from safe_train.huggingface.retention_examples import (
 )
 from safe_train.io.tensor_files import save_tensors
 from safe_train.retention import RetentionStack, build_mechanisms
+from safe_train.retention.mechanism import RunLength, TrainingContext
+from safe_train.retention.registry import enabled_mechanisms
 from safe_train.retention.settings import RetentionSettings
-from safe_train.retention.stack import EffectiveRetention, effective_retention, resolved_variant
+from safe_train.retention.stack import resolve_retention, resolve_variant
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Retention:
     def resolved(self) -> RetentionVariantConfig:
         """The variant, with the null-space settings of ``settings``."""
         variant = get_variant_config(self.variant) if isinstance(self.variant, str) else self.variant
-        return resolved_variant(variant, self.settings)
+        return resolve_variant(variant, self.settings)
 
 
 class RetentionCallback(TrainerCallback):
@@ -85,7 +87,7 @@ class RetentionCallback(TrainerCallback):
             ValueError: there are no protected rows, or they have no labels.
         """
         self.retention, self.collate = retention, collate
-        self.effective: EffectiveRetention | None = None
+        self.effective: dict[str, float | int] | None = None
         self.stack: RetentionStack | None = None
         self.resume_from: bool | str | None = None
         self._variant = retention.resolved
@@ -93,7 +95,7 @@ class RetentionCallback(TrainerCallback):
         _linears_for(self._variant, model)
         RetentionExamples(retention.protected, collate, batch_size=1, seed=0, device=torch.device("cpu"))
         self._teacher: nn.Module | None = None
-        if self._variant.kl_coefficient > 0 and not isinstance(model, PeftModel):
+        if any(kind.needs_teacher for kind in enabled_mechanisms(self._variant)) and not isinstance(model, PeftModel):
             self._teacher = copy.deepcopy(model).requires_grad_(False).eval()
         self._gradients_of_step: int | None = None
         self._gradient_norm = 0.0
@@ -116,24 +118,19 @@ class RetentionCallback(TrainerCallback):
         )
         if self._teacher is not None:
             self._teacher.to(args.device)
-        self.effective = effective_retention(
-            self._variant,
-            self.retention.settings,
-            max_steps=state.max_steps,
-            rows_per_step=self.retention.rows_per_step,
-        )
+        length = RunLength(state.max_steps, self.retention.rows_per_step)
+        self.effective = resolve_retention(self._variant, self.retention.settings, length)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._step = state.global_step
-        self.stack = build_mechanisms(
-            self._variant,
-            self.retention.settings,
-            self.effective,
+        context = TrainingContext(
             model=RetentionCausalLM(model, self._teacher, self._rows.batch(0)),
             linears=_linears_for(self._variant, model),
             batches=lambda num_rows: self._rows.coming(self._step, num_rows),
             optimizer=optimizer,
+            length=length,
             seed=self.retention.seed,
         )
+        self.stack = build_mechanisms(self._variant, self.retention.settings, context)
         if state.global_step:
             self._restore(Path(args.output_dir or "."), args.device)
 
@@ -246,12 +243,12 @@ class RetentionMixin:
 
 
 def _linears_for(variant: RetentionVariantConfig, model: nn.Module) -> dict[str, nn.Linear]:
-    """The trained linear layers, which Fisher and null space act on.
+    """The trained linear layers, which some mechanisms act on.
 
     Raises:
         InputError: the variant switches one of them on, and there are none, or their biases are trained too.
     """
-    if variant.fisher_coefficient == 0 and not variant.enable_null_space:
+    if not any(kind.needs_linears for kind in enabled_mechanisms(variant)):
         return {}
     found = {} if learns_prompts(model) else trained_linears(model)  # a prompt is no row's own, and has no gradient
     expected, hint = (

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from safe_train.retention.distillation import Distillation
     from safe_train.retention.ewc import ElasticWeightConsolidation
-    from safe_train.retention.mechanism import AnswerStates, Mechanism, RetentionModel
+    from safe_train.retention.mechanism import AnswerStates, Mechanism, RetentionModel, RunLength, TrainingContext
     from safe_train.retention.null_space import NullSpaceProjection
+    from safe_train.retention.registry import MECHANISMS
     from safe_train.retention.replay import Replay
     from safe_train.retention.stack import RetentionStack, build_mechanisms
 
 __all__ = [
+    "MECHANISMS",
     "AnswerStates",
     "Distillation",
     "ElasticWeightConsolidation",
@@ -30,10 +32,13 @@ __all__ = [
     "Replay",
     "RetentionModel",
     "RetentionStack",
+    "RunLength",
+    "TrainingContext",
     "build_mechanisms",
 ]
 
 _MODULES = {
+    "MECHANISMS": "registry",
     "AnswerStates": "mechanism",
     "Distillation": "distillation",
     "ElasticWeightConsolidation": "ewc",
@@ -42,6 +47,8 @@ _MODULES = {
     "RetentionModel": "mechanism",
     "Replay": "replay",
     "RetentionStack": "stack",
+    "RunLength": "mechanism",
+    "TrainingContext": "mechanism",
     "build_mechanisms": "stack",
 }
 

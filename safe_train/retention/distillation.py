@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from safe_kernels import linear_kl_divergence
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
-from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism
+from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, RunLength, TrainingContext
+from safe_train.retention.settings import RetentionSettings
 
 
 class Distillation(Mechanism):
@@ -22,6 +24,7 @@ class Distillation(Mechanism):
     name = "KL"
     adds_loss = True
     needs_teacher = True
+    curves: ClassVar = {"kl": "KL on protected rows, nats"}
 
     def __init__(
         self,
@@ -38,12 +41,32 @@ class Distillation(Mechanism):
         self._tokens = 0
         self._largest: Tensor | None = None
 
+    @classmethod
+    def resolve(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, length: RunLength
+    ) -> dict[str, float | int]:
+        """The coefficient of the divergence."""
+        return {"kl_coefficient": settings.retention_scale * variant.kl_coefficient}
+
+    @classmethod
+    def from_variant(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, context: TrainingContext
+    ) -> Distillation:
+        """See :class:`Mechanism`."""
+        return cls(
+            context.model.head,
+            weight=cls.resolve(variant, settings, context.length)["kl_coefficient"],
+            divergence=settings.divergence,
+            temperature=settings.temperature,
+            collectives=context.collectives,
+        )
+
     @property
     def was_active(self) -> bool:
         """Whether the divergence was ever above zero."""
         return self._acted or (self._largest is not None and self._largest.item() > 0.0)
 
-    def before_step(self, step: int, rows_seen: int) -> None:
+    def before_step(self, step: int, examples_seen: int) -> None:
         """Begins a new mean."""
         self._sum, self._tokens = None, 0
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from safe_kernels import EwcPlan, fisher_diagonal_
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.retention.capture import LinearCapture
 from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
 from safe_train.retention.mechanism import (
+    Calibration,
     CalibrationBatches,
     Mechanism,
     RetentionModel,
+    RunLength,
+    TrainingContext,
     draw_labels,
     negative_log_likelihood,
 )
+from safe_train.retention.settings import RetentionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,8 @@ class ElasticWeightConsolidation(Mechanism):
     """
 
     name = "Fisher"
+    needs_linears = True
+    curves: ClassVar = {"ewc": "EWC penalty"}
 
     def __init__(
         self,
@@ -59,13 +66,50 @@ class ElasticWeightConsolidation(Mechanism):
         self._plan: EwcPlan | None = None
         self._last: Tensor | None = None
 
-    def before_step(self, step: int, rows_seen: int) -> None:
+    @classmethod
+    def resolve(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, length: RunLength
+    ) -> dict[str, float | int]:
+        """The penalty's coefficient, and the step before which the Fisher diagonal is computed."""
+        return {
+            "fisher_coefficient": settings.retention_scale * variant.fisher_coefficient,
+            "fisher_step": round(settings.fisher_start_ratio * length.max_steps),
+        }
+
+    @classmethod
+    def from_variant(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, context: TrainingContext
+    ) -> ElasticWeightConsolidation:
+        """See :class:`Mechanism`."""
+        resolved = cls.resolve(variant, settings, context.length)
+        return cls(
+            context.model,
+            context.linears,
+            context.batches,
+            weight=resolved["fisher_coefficient"],
+            calibrate_at=int(resolved["fisher_step"]),
+            num_samples=settings.fisher_samples,
+            trace=settings.fisher_trace,
+            labels=settings.fisher_labels,
+            seed=context.seed,
+            collectives=context.collectives,
+        )
+
+    def calibration(self, length: RunLength) -> Calibration:
+        """The Fisher diagonal, once."""
+        return Calibration(self.num_samples, count=1)
+
+    def take_no_values(self) -> None:
+        """Takes the data's labels: to draw labels takes values, and costs a softmax of few tokens more."""
+        self.labels = "empirical"
+
+    def before_step(self, step: int, examples_seen: int) -> None:
         """Computes the Fisher diagonal once, at its step."""
-        if not self.fishers and step >= self.calibrate_at:
+        if self.calibrates and not self.fishers and step >= self.calibrate_at:
             self.calibrate()
             logger.info("Fisher diagonal at step %d: trace %.4g, scaled to %g", step, self.raw_trace, self.trace)
 
-    def calibrate(self) -> None:
+    def calibrate(self, batches: CalibrationBatches | None = None) -> None:
         """Computes and scales the Fisher diagonal at the present weights.
 
         Raises:
@@ -74,7 +118,7 @@ class ElasticWeightConsolidation(Mechanism):
         fishers, count = accumulate_fisher(
             self.model,
             self.linears,
-            self.batches(self.num_samples),
+            (batches or self.batches)(self.num_samples),
             labels=self.labels,
             seed=self.seed,
             collectives=self.collectives,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from safe_train.configs.retention_variants import RetentionVariantConfig
+from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
+from safe_train.retention.settings import RetentionSettings
 
 _LABELS = int.from_bytes(b"labels", "big")  # tells these random numbers from the others of a seed
 
@@ -73,29 +77,124 @@ CalibrationBatches = Callable[[int], Iterator[Any]]
 """Gives batches with at least this many protected rows in all, for calibration; of each, this process's share."""
 
 
+@dataclass(frozen=True)
+class RunLength:
+    """How long a training is, to which thresholds are fitted.
+
+    Attributes:
+        max_steps: optimizer steps.
+        examples_per_step: retention examples of all processes in a step.
+    """
+
+    max_steps: int
+    examples_per_step: int
+
+    @property
+    def num_examples(self) -> int:
+        """Retention examples that go by in the training, repetitions counted."""
+        return self.max_steps * self.examples_per_step
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a training gives the mechanisms that act in it.
+
+    Attributes:
+        model: student and teacher.
+        linears: the trained linear layers by the names of their weights.
+        batches: gives retention examples for calibration.
+        optimizer: trains the weights.
+        length: of the training.
+        seed: of whatever a mechanism draws.
+        collectives: of the processes that share each batch.
+    """
+
+    model: RetentionModel
+    linears: Mapping[str, nn.Linear]
+    batches: CalibrationBatches
+    optimizer: torch.optim.Optimizer
+    length: RunLength
+    seed: int = 0
+    collectives: Collectives = SINGLE_PROCESS
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a mechanism computes now and then from retention examples.
+
+    Attributes:
+        num_examples: how many it takes each time.
+        count: how often it comes in the training.
+        keeps_captures: whether memory grows with the number of examples, or sums alone are kept.
+    """
+
+    num_examples: int
+    count: int
+    keeps_captures: bool = False
+
+
 class Mechanism:
     """A retention mechanism; every hook does nothing unless a mechanism overrides it.
+
+    A new one is a subclass in a module of its own and a line of :data:`~safe_train.retention.registry.MECHANISMS`.
 
     Attributes:
         name: how logs and tables call it.
         adds_loss: whether it puts a loss on protected rows at each step.
         needs_teacher: whether that loss compares with the teacher.
+        needs_linears: whether it acts on trained linear layers, without which it could do nothing.
+        curves: what :meth:`metrics` gives by name, with a title for a plot.
+        calibrates: whether ``before_step`` calibrates when that is due.
         records_metrics: whether ``metrics`` of the step will be asked for; where not, what only they need is left out.
     """
 
     name = "mechanism"
     adds_loss = False
     needs_teacher = False
+    needs_linears = False
+    curves: ClassVar[Mapping[str, str]] = {}
+    calibrates = True
     records_metrics = True
     _acted = False
+
+    @classmethod
+    def resolve(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, length: RunLength
+    ) -> dict[str, float | int]:
+        """What variant and settings amount to in a training of this length, by name; also where the variant has it off.
+
+        Each coefficient once, thresholds fitted to the length; ``config.json`` of a run has them.
+        """
+        return {}
+
+    @classmethod
+    def from_variant(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, context: TrainingContext
+    ) -> Mechanism:
+        """The mechanism as a variant that has it on asks for it."""
+        raise NotImplementedError(f"{cls.__name__}.from_variant")
+
+    def calibration(self, length: RunLength) -> Calibration | None:
+        """What it calibrates in a training of this length, None if nothing."""
+        return None
+
+    def calibrate(self, batches: CalibrationBatches | None = None) -> None:
+        """Calibrates at the present weights; from other batches than the training's, if any are given."""
+
+    def calibrated(self) -> list[Tensor]:
+        """What the last calibration left and the next replaces: it is there while the next is computed."""
+        return []
+
+    def take_no_values(self) -> None:
+        """Prepares for tensors without values, such as those of the meta device, on which costs are estimated."""
 
     @property
     def was_active(self) -> bool:
         """Whether it has had any effect so far."""
         return self._acted
 
-    def before_step(self, step: int, rows_seen: int) -> None:
-        """Before a step's first forward pass: calibrate if due. ``rows_seen`` counts protected rows up to here."""
+    def before_step(self, step: int, examples_seen: int) -> None:
+        """Before a step's first forward pass; ``examples_seen`` counts the retention examples of the steps before."""
 
     def loss(self, student: AnswerStates, teacher_hidden: Tensor | None) -> Tensor | None:
         """A weighted term of the retention loss, or None; the teacher's states come if any mechanism needs them."""

@@ -5,14 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from safe_kernels import Basis, ProjectionPlan
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
-from safe_train.retention.mechanism import CalibrationBatches, Mechanism, RetentionModel, gradient_of
+from safe_train.retention.mechanism import (
+    Calibration,
+    CalibrationBatches,
+    Mechanism,
+    RetentionModel,
+    RunLength,
+    TrainingContext,
+    gradient_of,
+)
+from safe_train.retention.settings import RetentionSettings
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
 from safe_train.retention.task_update import MULTI, TaskUpdate
 
@@ -41,6 +51,12 @@ class NullSpaceProjection(Mechanism):
     """
 
     name = "null space"
+    needs_linears = True
+    curves: ClassVar = {
+        "null_space_energy": "gradient energy captured",
+        "null_space_removed": "share of the update removed",
+        "null_space_leakage": "share left inside (leakage)",
+    }
 
     def __init__(
         self,
@@ -84,24 +100,78 @@ class NullSpaceProjection(Mechanism):
         self._plan: ProjectionPlan | None = None
         self._last: dict[str, Tensor] = {}
 
-    def before_step(self, step: int, rows_seen: int) -> None:
+    @classmethod
+    def resolve(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, length: RunLength
+    ) -> dict[str, float | int]:
+        """Examples before the bases are first computed, and between two computations, fitted to the training's length.
+
+        A training too short for the registered values would never compute or never refresh its bases: the first
+        estimate comes after a tenth of the examples at the latest, and a refresh after every quarter.
+        """
+        examples = length.num_examples
+        min_samples = min(variant.null_space_min_samples, max(length.examples_per_step, examples // 10))
+        refresh_interval = min(variant.null_space_refresh_interval, max(min_samples, examples // 4))
+        return {"null_space_min_samples": min_samples, "null_space_refresh_interval": refresh_interval}
+
+    @classmethod
+    def from_variant(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, context: TrainingContext
+    ) -> NullSpaceProjection:
+        """See :class:`Mechanism`."""
+        resolved = cls.resolve(variant, settings, context.length)
+        for name, fitted in resolved.items():
+            if fitted != (registered := getattr(variant, name)):
+                examples = context.length.num_examples
+                logger.info(
+                    "%s: %d instead of %d, since only %d protected rows go by", name, fitted, registered, examples
+                )
+        memory = settings.null_space_memory_gib
+        return cls(
+            context.model,
+            context.linears,
+            context.batches,
+            context.optimizer,
+            rank=variant.null_space_rank,
+            min_samples=int(resolved["null_space_min_samples"]),
+            refresh_interval=int(resolved["null_space_refresh_interval"]),
+            subspace=settings.null_space_subspace,
+            projects=settings.null_space_target,
+            one_sided=settings.null_space_one_sided,
+            energy=settings.null_space_energy,
+            memory=None if memory is None else int(memory * 2**30),
+            collectives=context.collectives,
+        )
+
+    def calibration(self, length: RunLength) -> Calibration:
+        """The bases, once there are enough examples and after every refresh interval."""
+        refreshes = max(0, length.num_examples - 1 - self.min_samples) // self.refresh_interval
+        count = 1 + refreshes if length.num_examples > self.min_samples else 0
+        return Calibration(self.min_samples, count, keeps_captures=self.subspace == "gradient")
+
+    def calibrated(self) -> list[Tensor]:
+        """The bases."""
+        return [basis.vectors for basis in self.bases.values()]
+
+    def before_step(self, step: int, examples_seen: int) -> None:
         """Computes the bases when enough protected rows have gone by, and again after every refresh interval."""
         due = self.min_samples if self.computed_at < 0 else self.computed_at + self.refresh_interval
-        if rows_seen < due:
+        if not self.calibrates or examples_seen < due:
             return
         self.calibrate()
-        self.computed_at = rows_seen
+        self.computed_at = examples_seen
         energies = [basis.captured_energy for basis in self.bases.values()]
         logger.info("null space at step %d: captured energy %.2f to %.2f", step, min(energies), max(energies))
 
-    def calibrate(self) -> None:
+    def calibrate(self, batches: CalibrationBatches | None = None) -> None:
         """Estimates the subspaces at the present weights."""
         self._plan = None
+        batches = batches or self.batches
         if self.subspace == "gradient":
             bases = gradient_subspace(
                 self.model,
                 self.linears,
-                self.batches,
+                batches,
                 num_samples=self.min_samples,
                 rank=self.rank,
                 energy=self.energy,
@@ -112,7 +182,7 @@ class NullSpaceProjection(Mechanism):
             bases = activation_subspace(
                 self.model,
                 self.linears,
-                self.batches(self.min_samples),
+                batches(self.min_samples),
                 rank=self.rank,
                 energy=self.energy,
                 collectives=self.collectives,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
-from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, negative_log_likelihood
+from safe_train.retention.mechanism import (
+    AnswerStates,
+    LogitHead,
+    Mechanism,
+    RunLength,
+    TrainingContext,
+    negative_log_likelihood,
+)
+from safe_train.retention.settings import RetentionSettings
 
 
 class Replay(Mechanism):
@@ -18,18 +29,34 @@ class Replay(Mechanism):
 
     name = "replay"
     adds_loss = True
+    curves: ClassVar = {"replay_loss": "replay loss, nats"}
 
     def __init__(self, head: LogitHead, *, weight: float, collectives: Collectives = SINGLE_PROCESS) -> None:
         self.head, self.weight, self.collectives = head, weight, collectives
         self._sum: Tensor | None = None
         self._tokens = 0
 
+    @classmethod
+    def resolve(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, length: RunLength
+    ) -> dict[str, float | int]:
+        """The coefficient of the cross-entropy."""
+        return {"replay_coefficient": settings.retention_scale * variant.replay_coefficient}
+
+    @classmethod
+    def from_variant(
+        cls, variant: RetentionVariantConfig, settings: RetentionSettings, context: TrainingContext
+    ) -> Replay:
+        """See :class:`Mechanism`."""
+        weight = cls.resolve(variant, settings, context.length)["replay_coefficient"]
+        return cls(context.model.head, weight=weight, collectives=context.collectives)
+
     @property
     def was_active(self) -> bool:
         """Whether a protected row was ever trained on."""
         return self._acted
 
-    def before_step(self, step: int, rows_seen: int) -> None:
+    def before_step(self, step: int, examples_seen: int) -> None:
         """Begins a new mean."""
         self._sum, self._tokens = None, 0
 

@@ -27,6 +27,7 @@ from safe_train.data.sources import (
     split_pack_questions,
     split_pack_text,
 )
+from safe_train.distributed.processes import ALONE, Processes
 from safe_train.errors import InputError
 from safe_train.io.cache import cache_root
 from safe_train.model.audio.encoder import AudioEncoder, load_audio_encoder
@@ -34,6 +35,7 @@ from safe_train.model.base import Base
 from safe_train.model.loading import load_base
 from safe_train.model.safe_model import AdapterConfig, SafeModel
 from safe_train.model.settings import ModelSettings
+from safe_train.training.batches import StepBatches
 
 logger = logging.getLogger(__name__)
 
@@ -270,3 +272,8 @@ def build_sampler(rows: Rows, config: StageAConfig) -> ExampleSampler:
         gains_db=config.data.gains_db,
         shuffle_audio=config.data.shuffle_audio,
     )
+
+
+def build_batches(config: StageAConfig, model: SafeModel, rows: Rows, processes: Processes = ALONE) -> StepBatches:
+    """The batches of every step: examples drawn by the seed, encoded for this model."""
+    return StepBatches(config, build_collator(model, config.data), build_sampler(rows, config), processes)

@@ -1,7 +1,7 @@
 """What is kept of a step that met a loss or gradient that is not finite: enough to see it happen again.
 
-``RUN/non_finite/step-<step>/`` holds the state before the step, in the files of a checkpoint, every micro-batch as
-tensors, the rows that these were made of, and the names of the gradients and weights that are not finite.
+``RUN/non_finite/step-<step>/`` holds the state before the step, in the files of a checkpoint, every batch as
+tensors, the examples that these were made of, and the names of the gradients and weights that are not finite.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -20,37 +20,51 @@ from safe_train.io.files import json_text, staged_folder, write_text
 from safe_train.io.tensor_files import save_tensors
 from safe_train.model.audio.encoder import AudioFeatures
 from safe_train.model.batch import Batch
+from safe_train.model.safe_model import SafeModel
+from safe_train.retention import RetentionStack
 from safe_train.runs.checkpoint import write_state
 from safe_train.runs.layout import RunFolder
-
-if TYPE_CHECKING:
-    from safe_train.training.trainer import StageATrainer
+from safe_train.training.batches import StepBatches
 
 FOUND = "found.json"
 ROWS = "rows.json"
+TASK, RETENTION = "audio", "vl"
+"""Kinds of batches, by which their files are named: ``audio-0.safetensors``."""
 
 _INPUT, _FEATURES = "inputs/", "features/"
 _COLUMNS = ("token_rows", "token_positions", "labels")
 
 
-def dump_failed_step(stage: StageATrainer, run: Path) -> str:
+class FailedTraining(Protocol):
+    """What a training gives of the step that it could not take."""
+
+    step: int
+    model: SafeModel
+    optimizer: torch.optim.Optimizer
+    retention: RetentionStack
+    batches: StepBatches
+
+
+def dump_failed_step(training: FailedTraining, run: RunFolder) -> str:
     """Writes the step that was not taken; says in a few words where, or why it could not be written."""
-    folder = RunFolder(run).failed_step(stage.step + 1)
+    folder = run.failed_step(training.step + 1)
     try:
         with staged_folder(folder) as staging:
-            write_state(staging, stage.step, stage.model, stage.optimizer, stage.stack)
-            rows = stage.step_rows()
-            for kind, micro_batches in rows.items():
-                for number, batch_rows in enumerate(micro_batches):
-                    save_tensors(
-                        batch_tensors(stage.encode(kind, batch_rows)), staging / f"{kind}-{number}.safetensors"
-                    )
-            described = {kind: [[asdict(row) for row in batch] for batch in batches] for kind, batches in rows.items()}
+            write_state(staging, training.step, training.model, training.optimizer, training.retention)
+            whole, examples = training.batches.whole(training.step), training.batches.examples(training.step)
+            for kind, batches in ((TASK, whole.task), (RETENTION, whole.retention)):
+                for number, batch in enumerate(batches):
+                    save_tensors(batch_tensors(batch), staging / f"{kind}-{number}.safetensors")
+            described = {
+                kind: [[asdict(example) for example in micro_batch] for micro_batch in micro_batches]
+                for kind, micro_batches in ((TASK, examples.task), (RETENTION, examples.retention))
+            }
             write_text(staging / ROWS, json.dumps(described, indent=2, default=str, ensure_ascii=False) + "\n")
-            write_text(staging / FOUND, json_text({"step": stage.step + 1, "not_finite": _not_finite(stage)}))
+            found = {"step": training.step + 1, "not_finite": _not_finite(training.model.trainable_parameters())}
+            write_text(staging / FOUND, json_text(found))
     except (InputError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        return f"the step could not be kept for replay ({error})"
-    return f"see it again with: safe replay {folder}"
+        return f"the step could not be dumped ({error})"
+    return f"see it again with: safe rerun-step {folder}"
 
 
 def batch_tensors(batch: Batch) -> dict[str, Tensor]:
@@ -74,9 +88,8 @@ def batch_of(tensors: Mapping[str, Tensor]) -> Batch:
     return Batch(inputs, features or None, token_rows, token_positions, labels)
 
 
-def _not_finite(stage: StageATrainer) -> dict[str, list[str]]:
+def _not_finite(parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Names of the trained parameters whose weights, and of those whose gradients, are not finite."""
-    parameters = stage.model.trainable_parameters()
     gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     return {
         "weights": [name for name, p in parameters.items() if not p.detach().isfinite().all()],

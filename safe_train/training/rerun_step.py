@@ -1,4 +1,4 @@
-"""Runs a kept step again: the same state, the same batches, no data set."""
+"""Runs a failed step again from its dump: the same state, the same batches, no data set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from safe_train.io.files import read_object
 from safe_train.model.batch import Batch
 from safe_train.runs.checkpoint import Checkpoint, load_checkpoint, verify_files
 from safe_train.runs.layout import read_config
+from safe_train.training.batches import StepBatches
 from safe_train.training.build import attach, build_collator, load_base_model
-from safe_train.training.failed_step import FOUND, batch_of
+from safe_train.training.failed_step import FOUND, RETENTION, TASK, batch_of
 from safe_train.training.trainer import StageATrainer
 
 
@@ -41,7 +42,7 @@ class RerunStep:
         return all(math.isfinite(value) for value in self.losses.values())
 
 
-def replay(folder: Path) -> RerunStep:
+def rerun_step(folder: Path) -> RerunStep:
     """Computes the losses and the gradient of a step that a run has kept.
 
     One process computes what several did together, rounding aside.
@@ -53,7 +54,7 @@ def replay(folder: Path) -> RerunStep:
         InputError: the folder is not one of these, or a file in it is damaged.
     """
     path = folder / FOUND
-    expected, hint = "a step kept for replay", "name a folder such as RUN/non_finite/step-0000012"
+    expected, hint = "the dump of a failed step", "name a folder such as RUN/non_finite/step-0000012"
     found = read_object(path, expected, hint)
     try:
         step, weights = int(found["step"]), list(found["not_finite"]["weights"])
@@ -61,18 +62,19 @@ def replay(folder: Path) -> RerunStep:
         raise InputError(path, expected, " ".join(str(error).split()), hint) from error
     verify_files(folder)
     config = read_config(folder.absolute().parents[1])
-    stage = _stage(config)
-    load_checkpoint(Checkpoint(folder, step - 1), stage.model, stage.optimizer, stage.stack, as_found=True)
-    stage.step = step - 1
-    device = stage.model.base.model.device
-    audio, vl = (_batches(folder, kind, str(device)) for kind in ("audio", "vl"))
-    return RerunStep(step, stage.compute_gradient(audio, vl), weights)
+    trainer = _trainer(config)
+    load_checkpoint(Checkpoint(folder, step - 1), trainer.model, trainer.optimizer, trainer.retention, as_found=True)
+    trainer.step = step - 1
+    device = trainer.model.base.model.device
+    task, retention = (_batches(folder, kind, str(device)) for kind in (TASK, RETENTION))
+    return RerunStep(step, trainer.compute_gradient(task, retention), weights)
 
 
-def _stage(config: StageAConfig) -> StageATrainer:
-    """The training of a run, without its rows."""
+def _trainer(config: StageAConfig) -> StageATrainer:
+    """The trainer of a run, without its examples."""
     model = attach(load_base_model(config), config)
-    return StageATrainer(config, model, build_collator(model), ExampleSampler([], [], seed=config.seed, image_prob=0.0))
+    no_examples = ExampleSampler([], [], seed=config.seed, image_prob=0.0)
+    return StageATrainer(config, model, StepBatches(config, build_collator(model), no_examples))
 
 
 def _batches(folder: Path, kind: str, device: str) -> list[Batch]:

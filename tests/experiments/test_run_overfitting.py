@@ -11,7 +11,13 @@ from experiments.overfitting.run_overfitting import build_parser, configure, mai
 from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
 from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions
 from safe_train.runs.layout import read_config
-from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.build import (
+    attach,
+    build_batches,
+    build_sampler,
+    load_base_model,
+    load_examples,
+)
 from safe_train.training.trainer import StageATrainer
 
 SHORT = (
@@ -111,8 +117,8 @@ def test_the_mechanisms_are_those_of_the_variant(runs):
 def test_null_space_options_reach_the_mechanism(pack):
     config = short_configuration(pack, "full_safe", 1)
     model = attach(load_base_model(config), config)
-    stage = StageATrainer(config, model, build_collator(model), build_sampler(load_examples(config), config))
-    assert stage.stack.mechanisms[-1].rank == 3
+    stage = StageATrainer(config, model, build_batches(config, model, load_examples(config)))
+    assert stage.retention.mechanisms[-1].rank == 3
     assert stage.described_configuration()["effective"]["retention_variant"]["null_space_min_samples"] == 8
 
 

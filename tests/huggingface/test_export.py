@@ -22,7 +22,8 @@ from safe_train.model.audio.encoder import load_audio_encoder
 from safe_train.model.loading import load_base
 from safe_train.runs.layout import read_config
 from safe_train.training.build import attach, build_collator, load_base_model
-from safe_train.training.run import RunCallbacks, load_trained, start_run
+from safe_train.training.callbacks import RunCallbacks
+from safe_train.training.run import load_trained, start_run
 from tests.files import results_of
 from tests.huggingface.made import conversation
 

@@ -26,9 +26,9 @@ from safe_train.huggingface import Retention, RetentionCallback
 from safe_train.huggingface.retention_examples import RetentionExamples, TextBatch, trained_linears
 from safe_train.huggingface.trainer import _require_one_process
 from safe_train.model.base import OutputHead
-from safe_train.retention import AnswerStates, build_mechanisms
+from safe_train.retention import AnswerStates, RunLength, TrainingContext, build_mechanisms
 from safe_train.retention.settings import RetentionSettings
-from safe_train.retention.stack import effective_retention, resolved_variant
+from safe_train.retention.stack import resolve_variant
 from tests.huggingface.tiny_text import (
     SETTINGS,
     RetentiveTrainer,
@@ -86,19 +86,16 @@ def train_by_hand(model, batches, args, retention, *, tells_clipping=True):
         retention.protected, collate, batch_size=retention.rows_per_step, seed=retention.seed, device=model.device
     )
     step = 0
-    variant = resolved_variant(get_variant_config(retention.variant), retention.settings)
-    stack = build_mechanisms(
-        variant,
-        retention.settings,
-        effective_retention(
-            variant, retention.settings, max_steps=args.max_steps, rows_per_step=retention.rows_per_step
-        ),
+    variant = resolve_variant(get_variant_config(retention.variant), retention.settings)
+    context = TrainingContext(
         model=ByHand(model, text_model(adapter=False)),
         linears=trained_linears(model),
         batches=lambda count: protected.coming(step, count),
         optimizer=optimizer,
+        length=RunLength(args.max_steps, retention.rows_per_step),
         seed=retention.seed,
     )
+    stack = build_mechanisms(variant, retention.settings, context)
     for step in range(args.max_steps):
         stack.before_step(step, step * retention.rows_per_step)
         optimizer.zero_grad()

@@ -28,6 +28,7 @@ from safe_train.model.generation import greedy
 from safe_train.model.loading import load_base
 from safe_train.model.prompting import Turn, prompts_of
 from safe_train.model.safe_model import AdapterConfig, SafeModel
+from safe_train.training.batches import StepBatches
 from safe_train.training.trainer import StageATrainer
 from tests.model.families import FAMILIES, TEXT_LAYERS
 from tests.tolerances import LOGITS, relative_error
@@ -261,7 +262,7 @@ def test_training_step(attach, untouched, rows, learning_rate):
     )  # fmt: skip
     protected = [row for row in rows if row.image is not None]
     stream = ExampleSampler(rows, protected, seed=0, image_prob=0.0)
-    stage = StageATrainer(config, hearing.model, hearing.encoder, stream)
+    stage = StageATrainer(config, hearing.model, StepBatches(config, hearing.encoder, stream))
     batch = hearing.encoder.training_batch(rows)
     before = answer_loss(hearing.model, batch)
     metrics = stage.train_step()

@@ -22,7 +22,12 @@ from safe_train.distributed.processes import Processes, connected
 from safe_train.errors import InputError, NonFiniteLossError, PeerRankError
 from safe_train.retention.ewc import accumulate_fisher
 from safe_train.runs.checkpoint import latest_checkpoint
-from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.build import (
+    attach,
+    build_batches,
+    load_base_model,
+    load_examples,
+)
 from safe_train.training.trainer import StageATrainer
 from tests.retention.toy import ROWS, ToyBatch, ToyModel
 
@@ -52,7 +57,11 @@ def build(settings: dict[str, str], processes: Processes) -> StageATrainer:
     if config.parallel.shard_base and not processes.is_alone:
         shard_base(base.model, base.decoder_layers, processes, torch.device("cpu"))
     model = attach(base, config)
-    return StageATrainer(config, model, build_collator(model), build_sampler(load_examples(config), config), processes)
+    return StageATrainer(
+        config,
+        model,
+        build_batches(config, model, load_examples(config), processes),
+    )
 
 
 def weights(stage: StageATrainer, prefix: str) -> dict[str, Tensor]:
@@ -60,7 +69,7 @@ def weights(stage: StageATrainer, prefix: str) -> dict[str, Tensor]:
 
 
 def outcome(stage: StageATrainer) -> dict[str, Tensor]:
-    state = {f"state/{name}": value.clone().contiguous() for name, value in stage.stack.state_dict().items()}
+    state = {f"state/{name}": value.clone().contiguous() for name, value in stage.retention.state_dict().items()}
     return weights(stage, "weight") | state
 
 
@@ -135,10 +144,10 @@ def failures(settings: dict[str, str], processes: Processes) -> dict[str, list[A
     for name in ("unreadable", "not finite"):
         stage = build(settings, processes)
         if is_last and name == "unreadable":
-            stage.encoder.training_batch = unreadable  # type: ignore[method-assign]
+            stage.batches.collator.training_batch = unreadable  # type: ignore[method-assign]
         if is_last and name == "not finite":
-            audio_loss = stage._audio_loss
-            stage._audio_loss = lambda *given, loss=audio_loss: loss(*given) * float("nan")  # type: ignore
+            audio_loss = stage._task_loss
+            stage._task_loss = lambda *given, loss=audio_loss: loss(*given) * float("nan")  # type: ignore
         found[name] = [raised(stage.train_step), stage.step]
     return found
 

@@ -21,7 +21,12 @@ from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.estimate import format_plan, plan_run, require_fit
 from safe_train.estimate.speed import ASSUMED, GIB, speed_of, usable_bytes
-from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.build import (
+    attach,
+    build_batches,
+    load_base_model,
+    load_examples,
+)
 from safe_train.training.trainer import StageATrainer
 
 CLOSENESS = 0.15
@@ -45,7 +50,9 @@ def full(small_data):
 def run_up_to_calibration(config) -> StageATrainer:
     model = attach(load_base_model(config), config)
     stage = StageATrainer(
-        config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+        config,
+        model,
+        build_batches(config, model, load_examples(config)),
     )
     while stage.step < 12:  # Fisher at a quarter of 40 steps
         stage.train_step(measure=False)
@@ -56,7 +63,7 @@ def bytes_held(stage: StageATrainer) -> int:
     """Storages of everything that lives between steps, gradients left out."""
     tensors = [*stage.model.base.model.parameters(), *stage.model.base.model.buffers()]
     tensors += [*stage.model.encoders.parameters(), *stage.model.encoders.buffers()]
-    tensors += [*stage.model.trainable_parameters().values(), *stage.stack.state_dict().values()]
+    tensors += [*stage.model.trainable_parameters().values(), *stage.retention.state_dict().values()]
     tensors += [v for state in stage.optimizer.state.values() for v in state.values()]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
@@ -83,7 +90,7 @@ def test_memory_of_the_calibrations_is_that_of_the_run(full, small_data):
     stage = run_up_to_calibration(full.config)
     stage.optimizer.zero_grad(set_to_none=True)
     held = bytes_held(stage)
-    for mechanism in stage.stack.mechanisms[1:]:
+    for mechanism in stage.retention.mechanisms[1:]:
         extra = peak_extra_bytes(mechanism.calibrate, torch.device("cpu"))
         gradients = full.held["trained parts"]  # alive in a run, left out here since the profiler misses their end
         measured = held + gradients + extra

@@ -13,11 +13,13 @@ from safe_train.retention import (
     ElasticWeightConsolidation,
     NullSpaceProjection,
     RetentionStack,
+    RunLength,
+    TrainingContext,
     build_mechanisms,
 )
 from safe_train.retention.replay import Replay
 from safe_train.retention.settings import RetentionSettings
-from safe_train.retention.stack import effective_retention, resolved_variant
+from safe_train.retention.stack import resolve_retention, resolve_variant
 from tests.retention.toy import ToyModel
 
 # Weights whose products tell which factors are in them.
@@ -39,20 +41,18 @@ def build(
     settings: RetentionSettings, variant: RetentionVariantConfig = VARIANT, **options: Any
 ) -> tuple[ToyModel, RetentionStack]:
     model = ToyModel()
-    effective = effective_retention(variant, settings, max_steps=100, rows_per_step=6)
-    stack = build_mechanisms(
-        variant, settings, effective, model=model, linears=model.linears, batches=model.batches,
-        optimizer=torch.optim.AdamW(model.parameters()), **({"seed": 0} | options),
-    )  # fmt: skip
-    return model, stack
+    context = TrainingContext(
+        model, model.linears, model.batches, torch.optim.AdamW(model.parameters()), RunLength(100, 6), **options
+    )
+    return model, build_mechanisms(variant, settings, context)
 
 
 @pytest.mark.parametrize("scale", [1.0, 13.0, 0.25])
 def test_the_scale_and_the_loss_weight_multiply_every_term_once(scale):
-    effective = effective_retention(VARIANT, RetentionSettings(retention_scale=scale), max_steps=100, rows_per_step=6)
-    assert effective.kl_coefficient == pytest.approx(scale * 3 * 5)
-    assert effective.fisher_coefficient == pytest.approx(scale * 3 * 7)
-    assert effective.replay_coefficient == pytest.approx(scale * 3 * 11)
+    effective = resolve_retention(VARIANT, RetentionSettings(retention_scale=scale), RunLength(100, 6))
+    assert effective["kl_coefficient"] == pytest.approx(scale * 3 * 5)
+    assert effective["fisher_coefficient"] == pytest.approx(scale * 3 * 7)
+    assert effective["replay_coefficient"] == pytest.approx(scale * 3 * 11)
     _, stack = build(RetentionSettings(retention_scale=scale))
     assert {type(m): m.weight for m in stack.mechanisms if hasattr(m, "weight")} == {
         Distillation: pytest.approx(scale * 15),
@@ -112,9 +112,9 @@ def test_every_setting_reaches_its_mechanism(settings, mechanism, attribute, exp
 @pytest.mark.parametrize("field", ["null_space_rank", "null_space_min_samples", "null_space_refresh_interval"])
 def test_a_setting_of_the_run_replaces_the_variants(field):
     settings = RetentionSettings(**{field: 19})
-    resolved = resolved_variant(VARIANT, settings)
+    resolved = resolve_variant(VARIANT, settings)
     assert resolved == dataclasses.replace(VARIANT, **{field: 19})
-    assert resolved_variant(VARIANT, RetentionSettings()) == VARIANT
+    assert resolve_variant(VARIANT, RetentionSettings()) == VARIANT
     _, stack = build(settings, resolved)
     (null_space,) = [m for m in stack.mechanisms if isinstance(m, NullSpaceProjection)]
     assert getattr(null_space, field.removeprefix("null_space_")) == 19
@@ -138,9 +138,9 @@ def test_seed_and_processes_reach_the_mechanisms():
     ],
 )
 def test_thresholds_are_fitted_to_the_rows_of_the_run(steps, rows_per_step, min_samples, refresh):
-    effective = effective_retention(VARIANT, RetentionSettings(), max_steps=steps, rows_per_step=rows_per_step)
-    assert effective.null_space_min_samples == min_samples
-    assert effective.null_space_refresh_interval == refresh
+    effective = resolve_retention(VARIANT, RetentionSettings(), RunLength(steps, rows_per_step))
+    assert effective["null_space_min_samples"] == min_samples
+    assert effective["null_space_refresh_interval"] == refresh
 
 
 @pytest.mark.parametrize("name", list(RETENTION_VARIANTS))

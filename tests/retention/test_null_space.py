@@ -7,9 +7,16 @@ import torch
 
 from safe_kernels import Basis, FrequentDirections
 from safe_train.configs.retention_variants import get_variant_config
-from safe_train.retention import Distillation, NullSpaceProjection, RetentionStack, build_mechanisms, subspace
+from safe_train.retention import (
+    Distillation,
+    NullSpaceProjection,
+    RetentionStack,
+    RunLength,
+    TrainingContext,
+    build_mechanisms,
+    subspace,
+)
 from safe_train.retention.settings import RetentionSettings
-from safe_train.retention.stack import effective_retention
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
 from tests.retention.toy import ToyModel, per_row_gradients
 from tests.tolerances import LEAKAGE, SUBSPACE, relative_error
@@ -295,11 +302,8 @@ def test_the_setting_reaches_the_estimate():
     variant = get_variant_config("nullspace_retention")
     for gib, expected in ((None, None), (0.5, 2**29)):
         settings = RetentionSettings(null_space_memory_gib=gib)
-        effective = effective_retention(variant, settings, max_steps=100, rows_per_step=6)
-        stack = build_mechanisms(
-            variant, settings, effective, model=model, linears=model.linears, batches=model.batches,
-            optimizer=adamw(model), seed=0,
-        )  # fmt: skip
+        context = TrainingContext(model, model.linears, model.batches, adamw(model), RunLength(100, 6))
+        stack = build_mechanisms(variant, settings, context)
         assert [m.memory for m in stack.mechanisms if isinstance(m, NullSpaceProjection)] == [expected]
 
 

@@ -6,7 +6,12 @@ import pytest
 
 from safe_train.config import StageAConfig, build_config
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
-from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.build import (
+    attach,
+    build_batches,
+    load_base_model,
+    load_examples,
+)
 from safe_train.training.trainer import StageATrainer
 
 
@@ -63,7 +68,9 @@ def prepare():
     def build(config: StageAConfig) -> StageATrainer:
         model = attach(load_base_model(config), config)
         return StageATrainer(
-            config, model, build_collator(model, config.data), build_sampler(load_examples(config), config)
+            config,
+            model,
+            build_batches(config, model, load_examples(config)),
         )
 
     return build

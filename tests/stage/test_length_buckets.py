@@ -24,7 +24,7 @@ def test_same_rows_less_padding_and_the_same_gradient(configure, prepare):
     found = []
     for flag in (False, True):
         stage = prepare(configure(variant="no_retention", data__length_buckets=flag, optimization__audio_batch_size=16))
-        batches = stage._audio_batches(0)
+        batches = stage.batches.at(0).task
         losses = stage.compute_gradient(batches, [])
         gradient = torch.cat([p.grad.flatten() for p in stage.model.trainable_parameters().values()])
         found.append((batches, losses["audio_loss"], gradient))
@@ -40,10 +40,10 @@ def test_same_rows_less_padding_and_the_same_gradient(configure, prepare):
 
 def test_negative_control_a_mean_of_the_groups_means_is_another_loss(configure, prepare):
     stage = prepare(configure(variant="no_retention", data__length_buckets=True, optimization__audio_batch_size=16))
-    batches = stage._audio_batches(0)
+    batches = stage.batches.at(0).task
     tokens = sum(len(batch.labels) for batch in batches)
     with torch.no_grad():
-        whole = sum(float(stage._audio_loss(batch, tokens)) for batch in batches)
-        means = sum(float(stage._audio_loss(batch, len(batch.labels))) for batch in batches) / 2
+        whole = sum(float(stage._task_loss(batch, tokens)) for batch in batches)
+        means = sum(float(stage._task_loss(batch, len(batch.labels))) for batch in batches) / 2
     assert len({len(batch.labels) for batch in batches}) == 2
     assert abs(means - whole) > 1e-4 * whole

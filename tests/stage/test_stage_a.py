@@ -10,8 +10,9 @@ from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError, NonFiniteLossError
 from safe_train.model.batch import Batch
 from safe_train.runs.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
+from safe_train.training.batches import StepBatches
 from safe_train.training.settings import OptimizationSettings
-from safe_train.training.trainer import StageATrainer, _padded, gate_schedule, learning_rate_schedule
+from safe_train.training.trainer import _padded, gate_schedule, learning_rate_schedule
 from tests.tolerances import LEAKAGE, relative_error
 
 
@@ -88,7 +89,7 @@ def test_negative_control_resuming_without_the_mechanisms_state_differs(tmp_path
     interrupted = prepare(config)
     interrupted.train(tmp_path / "interrupted", should_stop=lambda: interrupted.step == 5)
     resumed = prepare(config)
-    monkeypatch.setattr(type(resumed.stack), "load_state_dict", lambda _self, _state: None)
+    monkeypatch.setattr(type(resumed.retention), "load_state_dict", lambda _self, _state: None)
     resumed.resume(latest_checkpoint(tmp_path / "interrupted"), tmp_path / "interrupted")
     resumed.train(tmp_path / "interrupted")
     expected = weights_of(straight)
@@ -105,7 +106,7 @@ def test_lora_is_trained_and_protected_like_the_rest(configure, prepare):
     assert all(not torch.equal(value, start[name]) for name, value in weights_of(stage).items())
     assert metrics["null_space_leakage"] < LEAKAGE
     assert {"kl", "ewc"} <= set(metrics)
-    projection = next(m for m in stage.stack.mechanisms if m.name == "null space")
+    projection = next(m for m in stage.retention.mechanisms if m.name == "null space")
     assert set(factors) <= set(projection.bases)
     gradients = {name: p.grad.clone() for name, p in stage.model.trainable_parameters().items()}
     projection.calibrate()  # a calibration leaves gradients and training alone
@@ -137,7 +138,7 @@ def test_more_processes_than_rows_are_refused(configure, name):
     """Whoever builds the stage: some process would have no row."""
     config = configure(variant="no_retention", **{f"optimization__{name}": 2})
     with pytest.raises(InputError, match=f"optimization.{name}: expected a row for each of 3 processes, got 2"):
-        StageATrainer(config, None, None, None, Processes(0, 3))
+        StepBatches(config, None, None, Processes(0, 3))
 
 
 def test_batches_of_a_calibration_are_padded_to_one_length_by_what_means_nothing():
@@ -159,7 +160,7 @@ def test_the_newest_two_checkpoints_are_kept_and_a_partial_one_is_ignored(tmp_pa
     stage = prepare(configure(variant="no_retention"))
     stage.train_step()
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, stage.model, stage.optimizer, stage.stack)
+        save_checkpoint(tmp_path, step, stage.model, stage.optimizer, stage.retention)
     (tmp_path / ".step-0000004.partial").mkdir()
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == [2, 3]
 

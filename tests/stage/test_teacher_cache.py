@@ -108,7 +108,7 @@ def test_resuming_gives_the_same_bits(tmp_path: Path, configure, prepare, on_dis
     again = prepare(config)
     again.train(tmp_path / "again")
     assert same(weights_of(again), weights_of(straight))
-    store = again.stack.model.teacher_cache.store
+    store = again.retention.model.teacher_cache.store
     assert (store.computed == 0) == on_disk
     assert (store.found_on_disk > 0) == on_disk
 
@@ -116,8 +116,8 @@ def test_resuming_gives_the_same_bits(tmp_path: Path, configure, prepare, on_dis
 def test_the_setting_changes_who_computes_and_not_what_is_learned(configure, prepare):
     runs = [prepare(configure(variant="soft_retention", retention__teacher_cache=flag)) for flag in (False, True)]
     metrics = [[run.train_step() for _ in range(3)] for run in runs]
-    assert runs[0].stack.model.teacher_cache is None
-    assert runs[1].stack.model.teacher_cache.store.computed > 0
+    assert runs[0].retention.model.teacher_cache is None
+    assert runs[1].retention.model.teacher_cache.store.computed > 0
     first, second = (torch.cat([w.flatten() for w in weights_of(run).values()]) for run in runs)
     assert relative_error(second, first) < LOGITS[torch.float32]
     assert metrics[0][-1]["kl"] > 0

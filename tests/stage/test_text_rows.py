@@ -16,7 +16,7 @@ def gradient_of(stage) -> torch.Tensor:
 
 
 def protected(stage) -> list[Example]:
-    return stage.stream.retention_batch(0, stage.config.optimization.vl_batch_size)
+    return stage.batches.sampler.retention_batch(0, stage.config.optimization.vl_batch_size)
 
 
 def opened(stage):
@@ -32,7 +32,7 @@ def test_a_step_protects_questions_about_images_questions_and_documents(text_fol
     rows = protected(stage)
     assert [row.image is None for row in rows] == [False] * 8 + [True] * 8
     assert {row.is_document for row in rows[8:]} == {True, False}
-    (batch,) = stage._retention_batches(0)
+    (batch,) = stage.batches.at(0).retention
     assert set(batch.token_rows.tolist()) == set(range(16))
     assert all(features.values.shape[0] == 16 for features in batch.features)
     assert stage.train_step()["kl"] >= 0.0
@@ -51,10 +51,10 @@ def test_protected_rows_with_and_without_an_image_apart_are_less_padding_and_the
                 )
             )
         )  # fmt: skip
-        batches = stage._retention_batches(0)
-        stage.stack.before_step(0, 0)
+        batches = stage.batches.at(0).retention
+        stage.retention.before_step(0, 0)
         losses = stage.compute_gradient([], batches)
-        found.append((batches, losses["retention_loss"], gradient_of(stage), stage.stack.metrics()["kl"]))
+        found.append((batches, losses["retention_loss"], gradient_of(stage), stage.retention.metrics()["kl"]))
     (whole, loss, gradient, kl), (apart, loss_apart, gradient_apart, kl_apart) = found
     assert [len(batches) for batches in (whole, apart)] == [1, 2]
     assert [{row.image is None for row in batch.rows} for batch in apart] == [{True}, {False}]
@@ -68,12 +68,12 @@ def test_protected_rows_with_and_without_an_image_apart_are_less_padding_and_the
 def test_the_retention_loss_is_a_mean_over_the_steps_tokens_not_over_each_batchs(text_folder, configure, prepare):
     """By the definition: the sum of every token's divergence over the number of tokens of both batches."""
     stage = opened(prepare(configure(variant="soft_retention", data__root=text_folder, data__text_ratio=0.5)))
-    batches = [stage._retention_batches(number)[0] for number in (0, 1)]
+    batches = [stage.batches.at(number).retention[0] for number in (0, 1)]
     sizes = [len(batch.labels) for batch in batches]
     assert sizes[0] != sizes[1]
     model = SafeRetentionModel(stage.model)
     sums = [summed_divergence(model, batch) for batch in batches]
-    weight = stage.effective.kl_coefficient
+    weight = stage.effective["kl_coefficient"]
     losses = stage.compute_gradient([], batches)
     expected = weight * sum(sums) / sum(sizes)
     assert losses["retention_loss"] == pytest.approx(expected, rel=1e-4)
@@ -92,7 +92,7 @@ def summed_divergence(model: SafeRetentionModel, batch) -> float:
 def divergence_on(stage, rows) -> float:
     """KL from the bypass, in nats a token, of rows that hear the training clips."""
     stage.model.gate = 1.0
-    batch = stage.encode("vl", rows)
+    batch = stage.batches.encode_retention(rows)
     return summed_divergence(SafeRetentionModel(stage.model), batch) / len(batch.labels)
 
 
@@ -105,7 +105,7 @@ def test_answers_without_an_image_stay_nearer_to_the_base_if_text_rows_are_prote
             optimization__audio_batch_size=8, optimization__vl_batch_size=8,
         )  # fmt: skip
         stage = prepare(config)
-        clips = [row.audio for row in stage.stream.audio]
+        clips = [row.audio for row in stage.batches.sampler.audio]
         rows = [replace(row, audio=clips[index]) for index, row in enumerate(held_back(config))]
         assert divergence_on(stage, rows) == pytest.approx(0.0, abs=1e-9)  # before the training
         for _ in range(40):
@@ -126,7 +126,8 @@ def test_calibrations_see_text_rows_from_the_coming_batch_on(text_folder, config
     for step in (0, 3):
         stage.step = step
         rows = [row for batch in stage._calibration_batches(12) for row in batch.rows]
-        expected = [row for number in (step, step + 1, step + 2) for row in stage.stream.retention_batch(number, 4)]
+        numbers = (step, step + 1, step + 2)
+        expected = [row for number in numbers for row in stage.batches.sampler.retention_batch(number, 4)]
         assert rows == expected
         assert sum(row.image is None for row in rows) == 6
 
@@ -135,7 +136,7 @@ def test_with_accumulation_calibrations_begin_with_the_steps_first_micro_batch(t
     stage = prepare(configure(data__root=text_folder, optimization__gradient_accumulation_steps=2))
     stage.step = 3
     rows = [row for batch in stage._calibration_batches(8) for row in batch.rows]
-    assert rows == stage.stream.retention_batch(6, 4) + stage.stream.retention_batch(7, 4)
+    assert rows == stage.batches.sampler.retention_batch(6, 4) + stage.batches.sampler.retention_batch(7, 4)
 
 
 def test_mechanisms_are_told_by_how_much_the_gradient_was_clipped(configure, prepare, monkeypatch):
@@ -143,7 +144,7 @@ def test_mechanisms_are_told_by_how_much_the_gradient_was_clipped(configure, pre
     for max_grad_norm in (1e-3, 1e6):
         stage = prepare(configure(variant="full_retention", optimization__max_grad_norm=max_grad_norm))
         told = []
-        monkeypatch.setattr(stage.stack, "before_optimizer_step", told.append)
+        monkeypatch.setattr(stage.retention, "before_optimizer_step", told.append)
         norm = stage.train_step()["gradient_norm"]
         assert told == [pytest.approx(min(1.0, max_grad_norm / norm), rel=1e-4)]
         assert (told[0] == 1.0) == (max_grad_norm > 1.0)
@@ -154,11 +155,11 @@ def test_teacher_states_of_text_rows_are_kept_apart(text_folder, configure, prep
     stage = prepare(
         configure(variant="soft_retention", data__root=text_folder, data__text_ratio=0.5, retention__teacher_cache=True)
     )
-    cache = stage.stack.model.teacher_cache
+    cache = stage.retention.model.teacher_cache
     document = Example("d", "", ("a red star",), kind="document")
     question = Example("q", "a red star", ("a red star",), kind="document")
     rows = [*protected(stage), document, question]
-    batch = stage.encode("vl", rows)
+    batch = stage.batches.encode_retention(rows)
     expected = SafeRetentionModel(stage.model).teacher(batch)
     assert relative_error(cache.states(rows), expected) < LOGITS[torch.float32]
     assert torch.equal(cache.states(rows), cache.states(rows))
@@ -170,12 +171,12 @@ def test_teacher_states_of_text_rows_are_kept_apart(text_folder, configure, prep
 def test_the_divergence_of_a_step_is_a_mean_over_its_batches_tokens(configure, prepare):
     """Of both micro-batches, where the last one alone was told before; a new step begins a new mean."""
     stage = opened(prepare(configure(variant="soft_retention", optimization__gradient_accumulation_steps=2)))
-    batches = [stage._retention_batches(number)[0] for number in (0, 1)]
+    batches = [stage.batches.at(number).retention[0] for number in (0, 1)]
     model = SafeRetentionModel(stage.model)
     sums, sizes = [summed_divergence(model, b) for b in batches], [len(b.labels) for b in batches]
-    (kl,) = (mechanism for mechanism in stage.stack.mechanisms if isinstance(mechanism, Distillation))
+    (kl,) = (mechanism for mechanism in stage.retention.mechanisms if isinstance(mechanism, Distillation))
     for _ in range(2):
-        stage.stack.before_step(0, 0)
+        stage.retention.before_step(0, 0)
         stage.compute_gradient([], batches)
         assert kl.metrics()["kl"] == pytest.approx(sum(sums) / sum(sizes), rel=1e-4)
     assert abs(sums[1] / sizes[1] - sum(sums) / sum(sizes)) > 0.01 * sum(sums) / sum(sizes)

@@ -9,7 +9,7 @@ from safe_train import config as config_module
 from safe_train.configs import retention_variants
 from safe_train.configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
 from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
-from safe_train.training import trainer as stage_a_module
+from safe_train.training import trainer as trainer_module
 from tests.tolerances import relative_error
 
 FULL = RETENTION_VARIANTS["full_retention"]
@@ -23,7 +23,7 @@ def trace(configure, prepare, monkeypatch):
         registry = {"probe": dataclasses.replace(variant, name="probe")}
         for module in (retention_variants, config_module):
             monkeypatch.setattr(module, "RETENTION_VARIANTS", registry)
-        monkeypatch.setattr(stage_a_module, "get_variant_config", lambda _name: registry["probe"])
+        monkeypatch.setattr(trainer_module, "get_variant_config", lambda _name: registry["probe"])
         stage = prepare(configure(variant="probe", **settings))
         gradients = []
         clip = torch.nn.utils.clip_grad_norm_
@@ -51,8 +51,8 @@ def test_order_and_initialization_are_the_same_for_every_variant(configure, prep
     for variant in RETENTION_VARIANTS:
         stage = prepare(configure(variant=variant))
         rows = (
-            [stage.stream.audio_batch(n, 4) for n in range(20)],
-            [stage.stream.retention_batch(n, 4) for n in range(20)],
+            [stage.batches.sampler.audio_batch(n, 4) for n in range(20)],
+            [stage.batches.sampler.retention_batch(n, 4) for n in range(20)],
         )
         drawn.append((rows, {name: p.detach().clone() for name, p in stage.model.trainable_parameters().items()}))
     for rows, parameters in drawn[1:]:
@@ -66,7 +66,7 @@ def test_the_same_variant_twice_gives_the_same_bits(trace):
 
 def test_no_weights_and_no_projection_is_the_audio_loss_alone(trace):
     nothing = trace(RETENTION_VARIANTS["no_retention"])
-    assert nothing["stage"].stack.mechanisms == []
+    assert nothing["stage"].retention.mechanisms == []
     zeroed = trace(changed(retention_loss_weight=0.0, enable_null_space=False))
     assert torch.equal(nothing["weights"], zeroed["weights"])
     assert {"kl", "ewc", "null_space_removed"}.isdisjoint(nothing["metrics"][-1])
@@ -96,7 +96,7 @@ def test_fisher_weight_scales_the_penalty_gradient_and_nothing_else(trace):
     first, second = (run["gradients"][4] - base["gradients"][4] for run in (once, twice))
     assert first.norm() > 0
     assert relative_error(second, 2 * first) < 1e-4
-    mechanism = next(m for m in once["stage"].stack.mechanisms if isinstance(m, ElasticWeightConsolidation))
+    mechanism = next(m for m in once["stage"].retention.mechanisms if isinstance(m, ElasticWeightConsolidation))
     assert mechanism.weight == pytest.approx(1.0)
     assert "kl" not in once["metrics"][-1]
 
@@ -104,8 +104,8 @@ def test_fisher_weight_scales_the_penalty_gradient_and_nothing_else(trace):
 def test_retention_loss_weight_multiplies_both_losses_once(trace):
     for run, weight in ((trace(changed(retention_loss_weight=w)), w) for w in (1.0, 0.5)):
         effective = run["stage"].effective
-        assert effective.kl_coefficient == pytest.approx(weight * 0.2)
-        assert effective.fisher_coefficient == pytest.approx(weight * 0.1)
+        assert effective["kl_coefficient"] == pytest.approx(weight * 0.2)
+        assert effective["fisher_coefficient"] == pytest.approx(weight * 0.1)
         last = run["metrics"][-1]
         assert last["retention_loss"] == pytest.approx(weight * 0.2 * last["kl"], rel=1e-5)
 
@@ -122,7 +122,7 @@ def test_rank_min_samples_and_refresh_reach_the_mechanism(trace):
     run = trace(
         changed(null_space_rank=3, null_space_min_samples=3, null_space_refresh_interval=6), optimization__max_steps=40
     )
-    mechanism = next(m for m in run["stage"].stack.mechanisms if isinstance(m, NullSpaceProjection))
+    mechanism = next(m for m in run["stage"].retention.mechanisms if isinstance(m, NullSpaceProjection))
     assert {basis.rank for basis in mechanism.bases.values()} <= {1, 2, 3}
     assert max(basis.rank for basis in mechanism.bases.values()) == 3
     assert (mechanism.min_samples, mechanism.refresh_interval) == (3, 6)
@@ -132,7 +132,7 @@ def test_rank_min_samples_and_refresh_reach_the_mechanism(trace):
 def test_short_runs_shrink_the_thresholds_and_say_so(trace, caplog):
     caplog.set_level("INFO", logger="safe_train")
     effective = trace(FULL, steps=1)["stage"].effective
-    assert (effective.null_space_min_samples, effective.null_space_refresh_interval) == (4, 8)
+    assert (effective["null_space_min_samples"], effective["null_space_refresh_interval"]) == (4, 8)
     assert "null_space_min_samples: 4 instead of 128, since only 32 protected rows go by" in caplog.text
     assert "null_space_refresh_interval: 8 instead of 4000" in caplog.text
 
@@ -140,21 +140,21 @@ def test_short_runs_shrink_the_thresholds_and_say_so(trace, caplog):
 def test_a_new_variant_is_one_constant_and_one_entry(trace):
     only_null_space = changed(retention_loss_weight=0.0)
     run = trace(only_null_space)
-    assert [mechanism.name for mechanism in run["stage"].stack.mechanisms] == ["null space"]
+    assert [mechanism.name for mechanism in run["stage"].retention.mechanisms] == ["null space"]
     assert run["metrics"][-1]["null_space_leakage"] < 1e-5
 
 
 def test_a_mechanism_that_never_acts_is_named(trace):
     run = trace(changed(enable_null_space=False), steps=2, retention__fisher_start_ratio=0.9)
-    assert run["stage"].stack.inactive() == ["Fisher"]
+    assert run["stage"].retention.inactive() == ["Fisher"]
 
 
 def test_silent_protected_rows_still_have_audio_attached(configure, prepare):
     stage = prepare(configure(variant="full_retention", data__silence_prob=1.0))
     batch = next(stage._calibration_batches(4))
-    silence = stage.encoder.features.get([None])[0].values
+    silence = stage.batches.collator.features.get([None])[0].values
     assert torch.equal(batch.features[0].values, silence.expand_as(batch.features[0].values))
-    stream = prepare(configure(data__silence_prob=0.3)).stream
+    stream = prepare(configure(data__silence_prob=0.3)).batches.sampler
     rows = [row for number in range(50) for row in stream.retention_batch(number, 4)]
     assert 0.2 < sum(row.audio is None for row in rows) / len(rows) < 0.4
 
@@ -166,6 +166,6 @@ def test_no_teacher_is_asked(prepare, configure):
     def teacher(_batch):
         raise AssertionError("the teacher was asked")
 
-    stage.stack.model.teacher = teacher
+    stage.retention.model.teacher = teacher
     metrics = stage.train_step()
     assert metrics["replay_loss"] > 0

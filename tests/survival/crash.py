@@ -23,7 +23,12 @@ from safe_train.config import build_config
 from safe_train.io import tensor_files
 from safe_train.runs import checkpoint as checkpoint_module
 from safe_train.runs.checkpoint import latest_checkpoint, save_checkpoint
-from safe_train.training.build import attach, build_collator, build_sampler, load_base_model, load_examples
+from safe_train.training.build import (
+    attach,
+    build_batches,
+    load_base_model,
+    load_examples,
+)
 from safe_train.training.trainer import StageATrainer
 
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir"}
@@ -32,7 +37,7 @@ OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scan
 def build(settings: dict[str, str]) -> StageATrainer:
     config = build_config({}, settings)
     model = attach(load_base_model(config), config)
-    return StageATrainer(config, model, build_collator(model), build_sampler(load_examples(config), config))
+    return StageATrainer(config, model, build_batches(config, model, load_examples(config)))
 
 
 def state_of(stage: StageATrainer) -> dict[str, torch.Tensor]:
@@ -41,7 +46,7 @@ def state_of(stage: StageATrainer) -> dict[str, torch.Tensor]:
     for name, parameter in stage.model.trainable_parameters().items():
         for key, value in stage.optimizer.state.get(parameter, {}).items():
             found[f"{key}/{name}"] = torch.as_tensor(value).clone()
-    return found | {f"state/{name}": value.clone() for name, value in stage.stack.state_dict().items()}
+    return found | {f"state/{name}": value.clone() for name, value in stage.retention.state_dict().items()}
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -95,10 +100,10 @@ def main(folder: Path, settings: dict[str, str]) -> None:
     for step in (1, 2, 3, 4):
         stage.train_step()
         states[step] = state_of(stage)
-        save_checkpoint(folder / "made", step, stage.model, stage.optimizer, stage.stack, keep=9)
+        save_checkpoint(folder / "made", step, stage.model, stage.optimizer, stage.retention, keep=9)
 
     def save(root: Path, step: int) -> Callable[[], object]:
-        return lambda: save_checkpoint(root, step, stage.model, stage.optimizer, stage.stack)
+        return lambda: save_checkpoint(root, step, stage.model, stage.optimizer, stage.retention)
 
     found: dict[str, list[list[Any]]] = {}
     for name, kept, step in (("first", [], 4), ("next", [2, 3], 4), ("replaced", [3], 3)):

@@ -151,7 +151,7 @@ def test_what_a_crash_left_is_ignored_and_removed_with_the_next_checkpoint(train
     (root / ".step-0000009.partial" / "state.json").unlink()
     (root / "step-of-somebody").mkdir()
     assert [found.step for found in list_checkpoints(root)] == [4, 6]
-    save_checkpoint(root, 7, stage.model, stage.optimizer, stage.stack)
+    save_checkpoint(root, 7, stage.model, stage.optimizer, stage.retention)
     assert {path.name for path in root.iterdir()} == {"step-0000006", "step-0000007", "step-of-somebody"}
 
 

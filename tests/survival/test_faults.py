@@ -18,7 +18,8 @@ STRIDE = int(os.environ.get("SAFE_FAULT_STRIDE", "29"))  # 1 for every operation
 def short(settings):
     return settings | {
         "variant": "no_retention", "optimization.max_steps": "4", "evaluation.eval_steps": "2",
-        "evaluation.max_vl": "4", "evaluation.max_text": "4", "evaluation.max_audio": "4", "evaluation.conditions": "[]",
+        "evaluation.max_vl": "4", "evaluation.max_text": "4", "evaluation.max_audio": "4",
+        "evaluation.conditions": "[]",
     }  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def test_negative_control_with_finite_weights_the_step_is_finite(kept, configure
     for path in kept.glob("*.json"):
         if path.name in ("adapter_config.json", "state.json", MANIFEST):
             path.unlink()
-    write_state(kept, step - 1, stage.model, stage.optimizer, stage.stack)
+    write_state(kept, step - 1, stage.model, stage.optimizer, stage.retention)
     result = invoke("replay", kept)
     assert result.exit_code == 1
     assert "finite this time" in result.stderr

@@ -56,7 +56,9 @@ def test_what_is_loaded_begins_in_memory_as_what_is_computed_does(tmp_path, conf
     checkpoint = latest_checkpoint(tmp_path)
     resumed.resume(checkpoint, tmp_path)
     moments = [value for state in resumed.optimizer.state.values() for value in state.values()]
-    basis = [value.vectors for m in resumed.stack.mechanisms if m.name == "null space" for value in m.bases.values()]
+    basis = [
+        value.vectors for m in resumed.retention.mechanisms if m.name == "null space" for value in m.bases.values()
+    ]
     assert basis
     assert moments
     assert all(tensor.data_ptr() % ALIGNED == 0 and tensor.is_contiguous() for tensor in (*moments, *basis))

@@ -16,7 +16,8 @@ from safe_train.cli.errors import one_line_errors
 from safe_train.config import build_config
 from safe_train.errors import InputError, StoppedError
 from safe_train.runs.checkpoint import latest_checkpoint, write_state
-from safe_train.training.run import RunCallbacks, evaluate_run, resume_run, start_run
+from safe_train.training.callbacks import RunCallbacks
+from safe_train.training.run import evaluate_run, resume_run, start_run
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = {signal.SIGINT: 130, signal.SIGHUP: 75}

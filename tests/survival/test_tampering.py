@@ -211,13 +211,13 @@ def test_a_command_whose_run_is_removed_ends_with_one_line(tmp_path, settings, m
     """Also before the first checkpoint, when what is left of a run is removed."""
     import safe_train.training.run as run_module
 
-    describe = run_module._describe
+    describe = run_module.write_description
 
     def describe_and_remove(stage_a, rows, notes, folder):
         describe(stage_a, rows, notes, folder)
         shutil.rmtree(folder)
 
-    monkeypatch.setattr(run_module, "_describe", describe_and_remove)
+    monkeypatch.setattr(run_module, "write_description", describe_and_remove)
     words = [
         word for key, value in (settings | {"output_root": tmp_path}).items() for word in ("--set", f"{key}={value}")
     ]

@@ -1,0 +1,1 @@
+"""A run on disk: its files, checkpoints, metrics, lock, and the environment it was made in."""

@@ -1,0 +1,176 @@
+"""The batches of a step: which examples come, how they are encoded, and which of them are this process's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.nn.functional as F
+
+from safe_train.config import StageAConfig
+from safe_train.data.collator import Collator
+from safe_train.data.example import Example
+from safe_train.data.sampler import ExampleSampler, length_buckets
+from safe_train.distributed.processes import ALONE, Processes
+from safe_train.errors import InputError
+from safe_train.model.batch import Batch
+from safe_train.training.settings import OptimizationSettings
+
+
+@dataclass(frozen=True)
+class StepExamples:
+    """The examples of a step, of all processes.
+
+    Attributes:
+        task: audio examples of each micro-batch.
+        retention: retention examples of each micro-batch; no micro-batch where no mechanism adds a loss.
+    """
+
+    task: list[list[Example]]
+    retention: list[list[Example]]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The same, encoded. With length buckets, a micro-batch is several batches.
+
+    Attributes:
+        task: batches of audio examples.
+        retention: batches of retention examples.
+    """
+
+    task: list[Batch]
+    retention: list[Batch]
+
+
+class StepBatches:
+    """The batches of every step, a function of the step alone: a resumed or repeated step gets the same ones."""
+
+    def __init__(
+        self,
+        config: StageAConfig,
+        collator: Collator,
+        sampler: ExampleSampler,
+        processes: Processes = ALONE,
+        *,
+        with_retention: bool = True,
+    ) -> None:
+        """Takes what examples are drawn and encoded by.
+
+        Args:
+            config: sizes of the batches.
+            collator: encodes examples.
+            sampler: says which come.
+            processes: share the examples of each batch.
+            with_retention: whether a mechanism adds a loss on retention examples.
+
+        Raises:
+            InputError: there are more processes than examples in a batch.
+        """
+        require_examples_for_all_ranks(config.optimization, processes)
+        self.sampler, self.collator, self.processes = sampler, collator, processes
+        self.with_retention = with_retention
+        self._settings, self._has_buckets = config.optimization, config.data.length_buckets
+
+    @property
+    def retention_examples_per_step(self) -> int:
+        """Retention examples of all processes in a step."""
+        return self._settings.vl_batch_size * self._settings.gradient_accumulation_steps
+
+    def examples(self, step: int) -> StepExamples:
+        """The examples of a step, of all processes."""
+        numbers = self._micro_batches(step)
+        task = [self.sampler.audio_batch(number, self._settings.audio_batch_size) for number in numbers]
+        retention = [self._retention_examples(number) for number in numbers] if self.with_retention else []
+        return StepExamples(task, retention)
+
+    def at(self, step: int) -> StepBatch:
+        """This process's batches of a step.
+
+        Raises:
+            InputError: a file of an example cannot be read.
+        """
+        with self.processes.raise_on_any_rank():
+            examples = self.examples(step)
+            task, retention = (
+                [self.processes.shard(micro_batch) for micro_batch in micro_batches]
+                for micro_batches in (examples.task, examples.retention)
+            )
+            batch = self.encode(task, retention)
+        return batch
+
+    def whole(self, step: int) -> StepBatch:
+        """The batches of a step as one process would have them."""
+        examples = self.examples(step)
+        return self.encode(examples.task, examples.retention)
+
+    def encode(self, task: Sequence[Sequence[Example]], retention: Sequence[Sequence[Example]]) -> StepBatch:
+        """Encodes micro-batches."""
+        return StepBatch(
+            [self.encode_task(bucket) for micro_batch in task for bucket in self._buckets(micro_batch)],
+            [self.encode_retention(bucket) for micro_batch in retention for bucket in self._buckets(micro_batch)],
+        )
+
+    def encode_task(self, examples: Sequence[Example]) -> Batch:
+        """A batch of audio examples."""
+        return self.collator.training_batch(examples)
+
+    def encode_retention(self, examples: Sequence[Example]) -> Batch:
+        """A batch of retention examples; audio is attached to each, silence where it has no clip."""
+        batch = self.collator.training_batch(examples, protected=True)
+        return replace(batch, features=self.collator.features_of(examples))
+
+    def for_calibration(self, step: int, num_examples: int) -> Iterator[Batch]:
+        """The retention examples that come from a step on, at least so many of them in all processes.
+
+        The activation subspace counts the inputs at padding too, so a shard is padded as the whole batch would be, and
+        there are no length buckets.
+        """
+        first = self._micro_batches(step).start
+        for number in range(first, first + -(-num_examples // self._settings.vl_batch_size)):
+            with self.processes.raise_on_any_rank():
+                batch = self.encode_retention(self.processes.shard(self._retention_examples(number)))
+            lengths = self.processes.gather(batch.inputs["input_ids"].shape[1])
+            yield pad_to(batch, max(lengths), self.collator.processor.tokenizer.pad_token_id)
+
+    def _micro_batches(self, step: int) -> range:
+        """Numbers of a step's micro-batches."""
+        count = self._settings.gradient_accumulation_steps
+        return range(step * count, (step + 1) * count)
+
+    def _retention_examples(self, number: int) -> list[Example]:
+        return self.sampler.retention_batch(number, self._settings.vl_batch_size)
+
+    def _buckets(self, examples: Sequence[Example]) -> Sequence[Sequence[Example]]:
+        """With length buckets, examples with and without an image apart."""
+        return length_buckets(examples) if self._has_buckets else [examples]
+
+
+def pad_to(batch: Batch, length: int, pad_token_id: Any) -> Batch:
+    """The batch padded on the right to ``length`` tokens; what has a value for each token is padded with zeros."""
+    ids = batch.inputs["input_ids"]
+    if ids.shape[1] == length:
+        return batch
+    missing = (0, length - ids.shape[1])
+    inputs = {
+        name: F.pad(value, missing, value=pad_token_id if name == "input_ids" else 0)
+        if value.shape == ids.shape
+        else value
+        for name, value in batch.inputs.items()
+    }
+    return replace(batch, inputs=inputs)
+
+
+def require_examples_for_all_ranks(settings: OptimizationSettings, processes: Processes) -> None:
+    """Finds out whether every process has an example of each batch.
+
+    Raises:
+        InputError: there are more processes than examples.
+    """
+    for name in ("audio_batch_size", "vl_batch_size"):
+        size = getattr(settings, name)
+        if size < processes.world_size:
+            hint = "raise it, or start fewer processes: it counts the rows of all"
+            expected = f"a row for each of {processes.world_size} processes"
+            raise InputError(f"optimization.{name}", expected, str(size), hint)
