@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = {ROOT / "docs/reference/settings.md", ROOT / "docs/reference/commands.md"}
+"""Pages that are written when the site is built."""
 EXAMPLES = {
     page: examples
     for page in PAGES
+    if page.parent in (ROOT, ROOT / "docs")
     if (examples := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
 }
 
@@ -27,8 +30,9 @@ def test_examples_run(page, tmp_path, monkeypatch):
         exec(compile(example, f"{page.name}, example {number}", "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_exist(page):
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
-    assert missing == []
+    """Also where the pages are read as plain files."""
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()) if "://" not in link]
+    targets = {link: (page.parent / link).resolve() for link in links}
+    assert [link for link, target in targets.items() if not target.exists() and target not in GENERATED] == []

@@ -136,6 +136,18 @@ def test_every_public_name_is_on_an_api_page(module, page, pages):
     assert names - pages[f"api/{page}.html"].ids == set()
 
 
+def test_every_member_that_an_api_page_asks_for_is_there(pages):
+    asked = re.compile(r"^::: (\S+)\n(?:    .*\n)*?      members: \[(.*)\]", re.MULTILINE)
+    wanted = {
+        f"{module}.{member.strip()}": path.stem
+        for path in (ROOT / "docs/api").glob("*.md")
+        for module, members in asked.findall(path.read_text(encoding="utf-8"))
+        for member in members.split(",")
+    }
+    assert wanted
+    assert [name for name, page in wanted.items() if name not in pages[f"api/{page}.html"].ids] == []
+
+
 def test_every_setting_has_an_anchor(pages):
     assert set(known_keys()) - pages["reference/settings.html"].ids == set()
 
