@@ -17,10 +17,11 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from safe_train.retention import MECHANISMS
+
 _STANDARD_ERROR = 2
 _STOPPING = "stopping after this step or batch; a second Ctrl-C does not wait"
 
-_SHOWN = ("audio_loss", "kl", "ewc", "null_space_removed")
 _LINES = 10  # about so many lines of steps in a whole run
 _REFRESHES = 4  # a second
 
@@ -133,4 +134,5 @@ def _logging_to(console: Console) -> Iterator[None]:
 
 def format_metrics(metrics: dict[str, float]) -> str:
     """The most telling ones, in one line."""
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in _SHOWN if name in metrics)
+    shown = [m.key for mechanism in MECHANISMS.values() for m in mechanism.shown_metrics if m.in_progress]
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in ("audio_loss", *shown) if name in metrics)

@@ -10,7 +10,7 @@ from torch import Tensor
 from safe_kernels import linear_kl_divergence
 from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.retention.collectives import SINGLE_PROCESS, Collectives
-from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, RunLength, TrainingContext
+from safe_train.retention.mechanism import AnswerStates, LogitHead, Mechanism, MetricInfo, RunLength, TrainingContext
 from safe_train.retention.settings import RetentionSettings
 
 
@@ -24,7 +24,7 @@ class Distillation(Mechanism):
     name = "KL"
     adds_loss = True
     needs_teacher = True
-    curves: ClassVar = {"kl": "KL on protected rows, nats"}
+    shown_metrics: ClassVar = (MetricInfo("kl", "KL on retention examples, nats", in_progress=True),)
 
     def __init__(
         self,

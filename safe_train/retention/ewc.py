@@ -17,6 +17,7 @@ from safe_train.retention.mechanism import (
     Calibration,
     CalibrationBatches,
     Mechanism,
+    MetricInfo,
     RetentionModel,
     RunLength,
     TrainingContext,
@@ -40,7 +41,10 @@ class ElasticWeightConsolidation(Mechanism):
 
     name = "Fisher"
     needs_linears = True
-    curves: ClassVar = {"ewc": "EWC penalty"}
+    shown_metrics: ClassVar = (
+        MetricInfo("ewc", "EWC penalty", in_progress=True),
+        MetricInfo("fisher_trace", "trace of the Fisher diagonal"),
+    )
 
     def __init__(
         self,

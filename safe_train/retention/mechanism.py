@@ -119,6 +119,23 @@ class TrainingContext:
 
 
 @dataclass(frozen=True)
+class MetricInfo:
+    """How a metric of a mechanism is shown.
+
+    Attributes:
+        key: its name in :meth:`Mechanism.metrics` and in ``metrics.jsonl``.
+        title: of its plot.
+        is_ratio: whether its values lie between 0 and 1; if not, its axis is logarithmic.
+        in_progress: whether it stands beside the progress bar.
+    """
+
+    key: str
+    title: str
+    is_ratio: bool = False
+    in_progress: bool = False
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a mechanism computes now and then from retention examples.
 
@@ -143,7 +160,7 @@ class Mechanism:
         adds_loss: whether it puts a loss on protected rows at each step.
         needs_teacher: whether that loss compares with the teacher.
         needs_linears: whether it acts on trained linear layers, without which it could do nothing.
-        curves: what :meth:`metrics` gives by name, with a title for a plot.
+        shown_metrics: those of its metrics that reports plot, in their order.
         calibrates: whether ``before_step`` calibrates when that is due.
         records_metrics: whether ``metrics`` of the step will be asked for; where not, what only they need is left out.
     """
@@ -152,7 +169,7 @@ class Mechanism:
     adds_loss = False
     needs_teacher = False
     needs_linears = False
-    curves: ClassVar[Mapping[str, str]] = {}
+    shown_metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     calibrates = True
     records_metrics = True
     _acted = False

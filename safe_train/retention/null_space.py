@@ -17,6 +17,7 @@ from safe_train.retention.mechanism import (
     Calibration,
     CalibrationBatches,
     Mechanism,
+    MetricInfo,
     RetentionModel,
     RunLength,
     TrainingContext,
@@ -52,11 +53,11 @@ class NullSpaceProjection(Mechanism):
 
     name = "null space"
     needs_linears = True
-    curves: ClassVar = {
-        "null_space_energy": "gradient energy captured",
-        "null_space_removed": "share of the update removed",
-        "null_space_leakage": "share left inside (leakage)",
-    }
+    shown_metrics: ClassVar = (
+        MetricInfo("null_space_energy", "gradient energy captured", is_ratio=True),
+        MetricInfo("null_space_removed", "share of the update removed", is_ratio=True, in_progress=True),
+        MetricInfo("null_space_leakage", "share left inside (leakage)"),
+    )
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from safe_train.retention.mechanism import (
     AnswerStates,
     LogitHead,
     Mechanism,
+    MetricInfo,
     RunLength,
     TrainingContext,
     negative_log_likelihood,
@@ -29,7 +30,7 @@ class Replay(Mechanism):
 
     name = "replay"
     adds_loss = True
-    curves: ClassVar = {"replay_loss": "replay loss, nats"}
+    shown_metrics: ClassVar = (MetricInfo("replay_loss", "replay loss, nats"),)
 
     def __init__(self, head: LogitHead, *, weight: float, collectives: Collectives = SINGLE_PROCESS) -> None:
         self.head, self.weight, self.collectives = head, weight, collectives

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from safe_train.config import StageAConfig, current_settings
 from safe_train.errors import InputError
 from safe_train.io.files import flush, json_text, read_object
-from safe_train.model.safe_model import SafeModel
-from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from safe_train.runs.layout import RunFolder
-from safe_train.retention import RetentionStack
 from safe_train.io.tensor_files import save_tensors
+from safe_train.model.safe_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, SafeModel
+from safe_train.retention import RetentionStack
+from safe_train.runs.layout import RunFolder
 
 logger = logging.getLogger(__name__)
 

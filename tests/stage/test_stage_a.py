@@ -10,9 +10,9 @@ from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError, NonFiniteLossError
 from safe_train.model.batch import Batch
 from safe_train.runs.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
-from safe_train.training.batches import StepBatches
+from safe_train.training.batches import StepBatches, pad_to
+from safe_train.training.schedules import gate_schedule, learning_rate_schedule
 from safe_train.training.settings import OptimizationSettings
-from safe_train.training.trainer import _padded, gate_schedule, learning_rate_schedule
 from tests.tolerances import LEAKAGE, relative_error
 
 
@@ -148,12 +148,12 @@ def test_batches_of_a_calibration_are_padded_to_one_length_by_what_means_nothing
         "mm_token_type_ids": torch.tensor([[0, 1, 0]]), "pixel_values": torch.ones(1, 3, 2, 2),
     }  # fmt: skip
     batch = Batch(inputs, None, torch.tensor([0]), torch.tensor([1]), torch.tensor([6]))
-    padded = _padded(batch, 5, 9).inputs
+    padded = pad_to(batch, 5, 9).inputs
     assert padded["input_ids"].tolist() == [[5, 6, 7, 9, 9]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1, 0, 0]]
     assert padded["mm_token_type_ids"].tolist() == [[0, 1, 0, 0, 0]]
     assert padded["pixel_values"] is inputs["pixel_values"]
-    assert _padded(batch, 3, 9) is batch
+    assert pad_to(batch, 3, 9) is batch
 
 
 def test_the_newest_two_checkpoints_are_kept_and_a_partial_one_is_ignored(tmp_path, configure, prepare):

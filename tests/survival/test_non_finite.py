@@ -16,7 +16,7 @@ from safe_train.io.files import json_text, write_text
 from safe_train.runs.checkpoint import MANIFEST, latest_checkpoint, verify_files, write_state
 from safe_train.runs.layout import RunFolder
 from safe_train.training.failed_step import dump_failed_step
-from safe_train.training.rerun_step import replay
+from safe_train.training.rerun_step import rerun_step
 
 
 def invoke(*arguments):
@@ -49,7 +49,7 @@ def test_the_run_ends_with_one_line_that_says_how_to_see_it_again(exploded):
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
     assert result.exit_code == 1
     assert re.match(r"error: step \d+: expected finite values, got audio_loss (nan|inf)", line), line
-    assert line.endswith(f"see it again with: safe replay {next((run / 'non_finite').iterdir())}")
+    assert line.endswith(f"see it again with: safe rerun-step {next((run / 'non_finite').iterdir())}")
 
 
 def test_the_last_checkpoint_is_whole_and_finite(exploded):
@@ -79,24 +79,27 @@ def test_replay_meets_it_again_without_the_data(kept):
     config = json.loads((kept.parents[1] / "config.json").read_text())
     config["data"]["root"] = str(kept / "nowhere")
     (kept.parents[1] / "config.json").write_text(json.dumps(config))
-    result = invoke("replay", kept)
+    result = invoke("rerun-step", kept)
     assert result.exit_code == 0
     assert re.match(rf"step {int(kept.name[5:])}: audio_loss (nan|inf), ", result.stdout)
 
 
-def test_replay_gives_the_values_of_the_step_itself(tmp_path, configure, prepare):
-    """One that is finite, kept all the same: losses and gradient norm are those of the step, to the last bit."""
-    config = configure(optimization__gradient_accumulation_steps=2, model__lora_rank=2)
+@pytest.mark.parametrize("buckets", [False, True])
+def test_a_rerun_gives_the_values_of_the_step_itself(tmp_path, configure, prepare, buckets):
+    """One that is finite, dumped all the same: losses and gradient norm are those of the step, to the last bit."""
+    config = configure(optimization__gradient_accumulation_steps=2, model__lora_rank=2, data__length_buckets=buckets)
     stage = prepare(config)
     write_text(RunFolder(tmp_path).config, json_text(stage.described_configuration()))
     for _ in range(4):  # no mechanism calibrates before the fifth, so what is kept here is its state
         stage.train_step()
-    dump_failed_step(stage, tmp_path)
+    dump_failed_step(stage, RunFolder(tmp_path))
     expected = stage.train_step()
-    replayed = replay(tmp_path / "non_finite" / "step-0000005")
-    assert replayed.is_finite
-    assert replayed.step == 5
-    assert replayed.losses == {name: expected[name] for name in ("audio_loss", "retention_loss", "gradient_norm")}
+    found = rerun_step(tmp_path / "non_finite" / "step-0000005")
+    assert found.is_finite
+    assert found.step == 5
+    assert found.losses == {name: expected[name] for name in ("audio_loss", "retention_loss", "gradient_norm")}
+    dumped = list((tmp_path / "non_finite" / "step-0000005").glob("*-[0-9]*.safetensors"))
+    assert (len(dumped) > 4) == buckets
 
 
 def test_negative_control_with_finite_weights_the_step_is_finite(kept, configure, prepare):
@@ -107,7 +110,7 @@ def test_negative_control_with_finite_weights_the_step_is_finite(kept, configure
         if path.name in ("adapter_config.json", "state.json", MANIFEST):
             path.unlink()
     write_state(kept, step - 1, stage.model, stage.optimizer, stage.retention)
-    result = invoke("replay", kept)
+    result = invoke("rerun-step", kept)
     assert result.exit_code == 1
     assert "finite this time" in result.stderr
 
@@ -118,8 +121,8 @@ def test_a_kept_step_that_was_damaged_is_refused(kept):
     result = invoke("replay", kept)
     assert result.exit_code == 2
     assert "SHA-256" in result.stderr
-    with pytest.raises(InputError, match="a step kept for replay"):
-        replay(kept.parent)
+    with pytest.raises(InputError, match="the dump of a failed step"):
+        rerun_step(kept.parent)
 
 
 @pytest.mark.parametrize(("variant", "due"), [("fisher_retention", 3), ("nullspace_retention", 4)])
@@ -135,9 +138,9 @@ def test_a_calibration_that_meets_what_is_not_finite_is_told_the_same_way(tmp_pa
 
     with pytest.raises(NonFiniteLossError, match=rf"step {due}, calibration: .*expected .*finite.*; see it again"):
         stage.train(tmp_path, on_step=spoil)
-    replayed = replay(tmp_path / "non_finite" / f"step-{due:07d}")
-    assert not replayed.is_finite
-    assert replayed.weights == ["fusions.0.output.weight"]
+    found = rerun_step(tmp_path / "non_finite" / f"step-{due:07d}")
+    assert not found.is_finite
+    assert found.weights == ["fusions.0.output.weight"]
 
 
 def test_weights_that_are_not_finite_are_never_written_over_a_good_checkpoint(tmp_path, configure, prepare):

@@ -15,6 +15,7 @@ from safe_train.report.charts.scales import Scale, linear, logarithmic, points, 
 from safe_train.report.curves import CurvePoint, curve
 from safe_train.report.grouping import Group
 from safe_train.report.seeds import Interval
+from safe_train.retention import MECHANISMS
 
 Looks = Mapping[str, Look]
 """By the name of the arm."""
@@ -44,18 +45,19 @@ def _share_scale(_values: Sequence[float]) -> Scale:
     return shares()
 
 
-TRAINING_METRICS = (
-    TrainingMetric("audio_loss", "audio loss, nats", logarithmic),
-    TrainingMetric("retention_loss", "retention loss, weighted", logarithmic),
-    TrainingMetric("kl", "KL on protected rows, nats", logarithmic),
-    TrainingMetric("replay_loss", "replay loss, nats", logarithmic),
-    TrainingMetric("ewc", "EWC penalty", logarithmic),
-    TrainingMetric("fisher_trace", "trace of the Fisher diagonal", logarithmic),
-    TrainingMetric("null_space_energy", "gradient energy captured", _share_scale),
-    TrainingMetric("null_space_removed", "share of the update removed", _share_scale),
-    TrainingMetric("null_space_leakage", "share left inside (leakage)", logarithmic),
-    TrainingMetric("gradient_norm", "gradient norm", logarithmic),
-)
+def training_metrics() -> list[TrainingMetric]:
+    """The trainer's own metrics and those of every retention mechanism."""
+    of_mechanisms = (
+        TrainingMetric(metric.key, metric.title, _share_scale if metric.is_ratio else logarithmic)
+        for mechanism in MECHANISMS.values()
+        for metric in mechanism.shown_metrics
+    )
+    return [
+        TrainingMetric("audio_loss", "audio loss, nats", logarithmic),
+        TrainingMetric("retention_loss", "retention loss, weighted", logarithmic),
+        *of_mechanisms,
+        TrainingMetric("gradient_norm", "gradient norm", logarithmic),
+    ]
 
 
 def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
@@ -216,7 +218,7 @@ def training_curves(groups: Sequence[Group], looks: Looks) -> list[Markup]:
     """One chart a metric; mean over seeds, the band from the smallest seed to the largest."""
     charts: list[Markup] = []
     trained = [group for group in groups if not group.damage]
-    for metric in TRAINING_METRICS:
+    for metric in training_metrics():
         lines = {group.name: curve(group, metric.key) for group in trained}
         shown = [point for line in lines.values() for point in line]
         if any(point.high != 0.0 or point.low != 0.0 for point in shown):
