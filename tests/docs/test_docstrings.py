@@ -9,8 +9,11 @@ from scripts.docs_site.docstrings import to_markdown
     ("docstring", "expected"),
     [
         ("See :class:`Mechanism`.", "See `Mechanism`."),
-        ("See :func:`~safe_train.io.text_table.align`.", "See `align`."),
-        ("See :mod:`safe_train.report` and :meth:`Page.open`.", "See `safe_train.report` and `Page.open`."),
+        ("See :func:`~dataclasses.asdict` and :meth:`Page.open`.", "See `asdict` and `Page.open`."),
+        (
+            "See :func:`~safe_train.io.text_table.align`.",
+            'See <autoref identifier="safe_train.io.text_table.align" optional><code>align</code></autoref>.',
+        ),
         ("In this order::\n\n    a()\n", "In this order:\n\n    a()\n"),
         ("A dict ``{a: b}`` and a ratio 1:2.", "A dict ``{a: b}`` and a ratio 1:2."),
         ("C++ writes std::move in line.", "C++ writes std::move in line."),
