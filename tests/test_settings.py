@@ -1,6 +1,9 @@
-"""Settings that have had another name or other values: what was written with them is read, in every way of giving it."""
+"""Settings that have had another name or other values: both are read, wherever a setting is given."""
 
+import hashlib
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +18,10 @@ from safe_train.config import (
 from safe_train.data.settings import DataSettings
 from safe_train.errors import InputError
 from safe_train.retention.settings import RetentionSettings
+from safe_train.runs.checkpoint import MANIFEST, Checkpoint, require_settings
 from safe_train.runs.layout import RunFolder, read_config
+from safe_train.training.callbacks import RunCallbacks
+from safe_train.training.run import resume_run, start_run
 
 # The names of version 0.1.0 and what they are called now, with a value that is not the default.
 EARLIER = [
@@ -98,3 +104,50 @@ def test_an_older_runs_configuration_is_read(tmp_path):
     config = read_config(tmp_path)
     assert [value_of(config, name) for _, name, _ in EARLIER] == [value for *_, value in EARLIER]
     assert current_settings(described) == config.model_dump(mode="json")
+
+
+def in_earlier_names(settings: dict) -> dict:
+    """The settings of a configuration as version 0.1.0 wrote them."""
+    earlier = json.loads(json.dumps(settings))
+    for old, name, _ in EARLIER:
+        section, key = old.split(".")
+        earlier[section][key] = earlier[section].pop(name.split(".")[1])
+    target = earlier["retention"]["null_space_projects"]
+    earlier["retention"]["null_space_projects"] = target.replace("task_", "audio_")
+    return earlier
+
+
+def rewrite(path: Path, change) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_a_run_of_earlier_names_is_resumed_to_the_same_bits(small_data, tmp_path):
+    settings = {
+        "data.root": small_data, "output_root": tmp_path, "optimization.max_steps": 4, "checkpoint_every": 2,
+        "optimization.audio_batch_size": 4, "optimization.vl_batch_size": 4, "checkpoint_keep": 9,
+        "retention.fisher_samples": 4, "evaluation.max_vl": 2, "evaluation.max_audio": 2, "evaluation.max_text": 4,
+        "evaluation.conditions": "[silence]",
+    }  # fmt: skip
+    run = start_run(build_config({}, {key: str(value) for key, value in settings.items()}), RunCallbacks()).folder
+    older = tmp_path / "older"
+    shutil.copytree(run, older)
+    shutil.rmtree(older / "checkpoints" / "step-0000004")
+    rewrite(older / "config.json", in_earlier_names)
+    state = older / "checkpoints" / "step-0000002" / "state.json"
+    rewrite(state, lambda stored: stored | {"settings": in_earlier_names(stored["settings"])})
+    size, digest = state.stat().st_size, hashlib.sha256(state.read_bytes()).hexdigest()
+    manifest = state.with_name(MANIFEST)
+    rewrite(manifest, lambda m: {"files": m["files"] | {"state.json": {"bytes": size, "sha256": digest}}})
+    assert "warmup_share" in (older / "config.json").read_text()
+    resume_run(older, RunCallbacks())
+    for name in ("adapter.safetensors", "optimizer.safetensors", "retention.safetensors"):
+        one, other = (folder / "checkpoints" / "step-0000004" / name for folder in (run, older))
+        assert one.read_bytes() == other.read_bytes()
+
+    def changed(stored):
+        stored["settings"]["optimization"]["warmup_share"] = 0.5
+        return stored
+
+    rewrite(state, changed)  # negative control: the value under the earlier name is compared
+    with pytest.raises(InputError, match=r"optimization.warmup_ratio 0.05 in place of 0.5"):
+        require_settings(Checkpoint(state.parent, 2), read_config(run), run)
