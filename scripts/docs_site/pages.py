@@ -63,14 +63,14 @@ def commands_page() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _command_sections(command: click.Command, path: str) -> Iterator[str]:
-    context = click.Context(command, info_name=path, **command.context_settings)
+def _command_sections(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
+    context = click.Context(command, parent=parent, info_name=path, **command.context_settings)
     yield "\n\n".join(_command_parts(command, path, context))
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             child = command.get_command(context, name)
-            if child is not None:
-                yield from _command_sections(child, f"{path} {name}")
+            if child is not None and not child.hidden:
+                yield from _command_sections(child, f"{path} {name}", context)
 
 
 def _command_parts(command: click.Command, path: str, context: click.Context) -> Iterator[str]:
@@ -78,8 +78,7 @@ def _command_parts(command: click.Command, path: str, context: click.Context) ->
     yield inspect.cleandoc(command.help or "")
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"```\n{path} {usage}\n```"
-    rows = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    rows = [f"| `{record[0]}` | {_cell(record[1])} |" for record in records if record and record[1]]
     if rows:
-        yield "\n".join(
-            ["| option | does |", "|---|---|", *(f"| `{option}` | {_cell(text)} |" for option, text in rows)]
-        )
+        yield "\n".join(["| option | does |", "|---|---|", *rows])
