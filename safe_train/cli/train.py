@@ -106,19 +106,28 @@ def train(
         raise InputError("--gpu", "--dry-run beside it", "none", "add it: a run itself takes --device")
     if resume is not None:
         others = [*named, *assignments, *(["config"] if config_file else []), *(["dry run"] if dry_run else [])]
-        if others:
-            given = others[0]
-            hint = "drop it, or start a new run without --resume"
-            raise InputError("--resume", "no other settings: a run goes on as it was configured", given, hint)
-        _run(resume=resume)
-        return
+        _require_no_other_settings(others)
     values = read_config_file(config_file) if config_file else {}
     where = str(config_file) if config_file else "command line"
     config = build_config(values, assignments, where, options=named)
     if dry_run:
         _plan(config, gpu)
         return
-    _run(config=config)
+    quiet_libraries()
+    from safe_train.cli.callbacks import StopRequest, watching
+    from safe_train.training.run import resume_run, start_run
+
+    stop = StopRequest()
+    with stop.listening(), watching(stop) as callbacks:
+        outcome = start_run(config, callbacks) if resume is None else resume_run(resume, callbacks)
+    show_outcome(outcome, stop)
+
+
+def _require_no_other_settings(given: list[str]) -> None:
+    """A resumed run keeps its configuration."""
+    if given:
+        hint = "drop it, or start a new run without --resume"
+        raise InputError("--resume", "no other settings: a run resumes as it was configured", given[0], hint)
 
 
 def _plan(config: StageAConfig, gpu: str | None) -> None:
@@ -152,24 +161,10 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
     return named | ({"model.audio_encoders": options["audio_encoder"]} if options["audio_encoder"] else {})
 
 
-def _run(**source: Any) -> None:
-    """Starts or resumes a run, shows it, and leaves with its exit code."""
-    quiet_libraries()
-    from safe_train.cli.callbacks import StopRequest, watching
-    from safe_train.training.run import resume_run, start_run
-
-    stop = StopRequest()
-    with stop.listening(), watching(stop) as observer:
-        outcome = (
-            resume_run(source["resume"], observer) if "resume" in source else start_run(source["config"], observer)
-        )
-    show_outcome(outcome, stop)
-
-
 def show_outcome(outcome: RunOutcome, stop: StopRequest) -> None:
     """Prints the closing table of a run; one that was stopped ends the program with the exit code of its signal."""
     if outcome.table is None:
-        tell(f"stopped after step {outcome.training.steps}; go on with: safe-train --resume {outcome.folder}")
+        tell(f"stopped after step {outcome.training.steps}; resume with: safe-train --resume {outcome.folder}")
         sys.exit(EXIT_INTERRUPTED if stop.signal is signal.SIGINT else EXIT_REQUEUE)
     tell(outcome.table)
     tell(f"run folder: {outcome.folder}")

@@ -285,7 +285,7 @@ def _lost(rank: int, world_size: int, error: RuntimeError) -> ProcessLostError:
     detail = " ".join(str(error).split())
     return ProcessLostError(
         f"process {rank} of {world_size}: expected the others' answers, got {detail}; "
-        "see what the others said last, then go on with --resume"
+        "see what the others said last, then resume with --resume"
     )
 
 

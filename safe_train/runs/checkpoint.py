@@ -96,7 +96,7 @@ def save_checkpoint(
             _remove(old)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(staging, ignore_errors=True)
-        again = f"go on with: safe-train --resume {root.parent}" if list_checkpoints(root) else "start the run again"
+        again = f"resume with: safe-train --resume {root.parent}" if list_checkpoints(root) else "start the run again"
         raise InputError(
             root, "room for a checkpoint", " ".join(str(error).split()), f"make room, then {again}"
         ) from error

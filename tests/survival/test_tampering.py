@@ -241,7 +241,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_tells_to_start_again(
     monkeypatch.undo()
     stage.train(tmp_path, should_stop=lambda: stage.step == 4)
     monkeypatch.setattr("safe_train.runs.checkpoint.save_tensors", full)
-    with pytest.raises(InputError, match=f"make room, then go on with: safe-train --resume {tmp_path}"):
+    with pytest.raises(InputError, match=f"make room, then resume with: safe-train --resume {tmp_path}"):
         stage.train(tmp_path)
 
 
