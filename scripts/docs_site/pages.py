@@ -57,20 +57,29 @@ def _cell(text: str) -> str:
 
 def commands_page() -> str:
     """The reference of commands, a heading for each."""
+    from containers.cli import container
     from safe_train.cli import safe, train
 
-    sections = [_COMMANDS_HEAD, *_command_sections(safe, "safe"), *_command_sections(train, "safe-train")]
-    return "\n\n".join(sections) + "\n"
+    # What is behind ``safe container`` is read when it is called; here it stands in its place.
+    context = click.Context(safe, info_name="safe", **safe.context_settings)
+    sections = [_COMMANDS_HEAD, _section(safe, "safe", context)]
+    for name, command in sorted(safe.commands.items()):
+        sections += _command_sections(container if name == "container" else command, f"safe {name}", context)
+    return "\n\n".join([*sections, *_command_sections(train, "safe-train")]) + "\n"
 
 
 def _command_sections(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
+    if command.hidden:
+        return
     context = click.Context(command, parent=parent, info_name=path, **command.context_settings)
-    yield "\n\n".join(_command_parts(command, path, context))
+    yield _section(command, path, context)
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            if child is not None and not child.hidden:
-                yield from _command_sections(child, f"{path} {name}", context)
+        for name, child in sorted(command.commands.items()):
+            yield from _command_sections(child, f"{path} {name}", context)
+
+
+def _section(command: click.Command, path: str, context: click.Context) -> str:
+    return "\n\n".join(_command_parts(command, path, context))
 
 
 def _command_parts(command: click.Command, path: str, context: click.Context) -> Iterator[str]:
