@@ -64,7 +64,9 @@ def unknown(where: str, kind: str, name: str, known: Iterable[str]) -> InputErro
     """The error for a name that is not among the known ones."""
     names, noun = list(known), kind.partition(" ")[2]
     suggestion = nearest(name, names)
-    return InputError(where, kind, f"no such {noun}", f"did you mean {suggestion!r}?" if suggestion else _listed(names))
+    return InputError(
+        where, kind, f"no such {noun}", f"did you mean {suggestion!r}?" if suggestion else _list_known(names)
+    )
 
 
 def fail(error: InputError) -> NoReturn:
@@ -121,5 +123,5 @@ def one_line_errors(command: Callable[_Arguments, None]) -> Callable[_Arguments,
     return guarded
 
 
-def _listed(names: list[str]) -> str:
+def _list_known(names: list[str]) -> str:
     return f"known are {', '.join(names)}"

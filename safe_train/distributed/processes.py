@@ -91,13 +91,13 @@ class Processes:
 
     def sum(self, count: int) -> int:
         """Sum of a count over all processes."""
-        return count if self.is_alone else int(self._reduced(count, torch.int64))
+        return count if self.is_alone else int(self._reduce(count, torch.int64))
 
     def mean(self, value: float, count: int) -> float:
         """Mean over all processes of a mean over ``count`` items."""
         if self.is_alone:
             return value
-        return self._reduced(value * count, torch.float64) / self.sum(count)
+        return self._reduce(value * count, torch.float64) / self.sum(count)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -193,7 +193,7 @@ class Processes:
             if digest.hexdigest() != found[0]:
                 raise InputError(what, "the same bits in every process", "others", "use machines of one kind")
 
-    def _reduced(self, value: float, dtype: torch.dtype) -> float:
+    def _reduce(self, value: float, dtype: torch.dtype) -> float:
         tensor = torch.tensor([value], dtype=dtype, device=self._device)
         self._all_reduce(tensor)
         return tensor.item()

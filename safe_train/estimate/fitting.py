@@ -52,10 +52,10 @@ def first_that_fits(plan: Plan, room: int) -> Changes | None:
     What leaves the training as it is comes first: less memory for captures, gradient checkpointing, fewer rows in more
     micro-batches. A smaller null space comes last.
     """
-    return next((changes for changes in _proposals(plan, room) if _changed(plan, changes).peak_bytes <= room), None)
+    return next((changes for changes in _proposals(plan, room) if _replan(plan, changes).peak_bytes <= room), None)
 
 
-def _changed(plan: Plan, changes: Changes) -> Plan:
+def _replan(plan: Plan, changes: Changes) -> Plan:
     return plan_run(build_config(plan.config.model_dump(mode="json"), {}, options=changes))
 
 

@@ -136,17 +136,17 @@ class MetaBatches(StepBatches):
 
     def encode_task(self, examples: Sequence[Example]) -> Batch:
         """A batch on the meta device."""
-        return self._stripped(TASK, super().encode_task, examples)
+        return self._strip(TASK, super().encode_task, examples)
 
     def encode_retention(self, examples: Sequence[Example]) -> Batch:
         """A batch on the meta device."""
-        return self._stripped(RETENTION, super().encode_retention, examples)
+        return self._strip(RETENTION, super().encode_retention, examples)
 
     def retention_batch(self) -> Batch:
         """A micro-batch of retention examples, as a calibration gets it."""
         return next(self.for_calibration(0, 1))
 
-    def _stripped(self, kind: str, encode: Callable[[Sequence[Example]], Batch], examples: Sequence[Example]) -> Batch:
+    def _strip(self, kind: str, encode: Callable[[Sequence[Example]], Batch], examples: Sequence[Example]) -> Batch:
         start = time.perf_counter()
         batch = encode(examples)
         self.encoding_seconds += time.perf_counter() - start

@@ -62,7 +62,7 @@ def _seeing(figures: Figures) -> list[str]:
             "## Seeing: not a retention measurement",
             f"{_not_retention(means['not_retention'])} Without audio the model {bypass}.",
             _changes(found),
-            _measured(figures),
+            _describe_measured(figures),
         ]
     return [
         "## What hearing costs in seeing",
@@ -70,7 +70,7 @@ def _seeing(figures: Figures) -> list[str]:
         f"({_percent(figures['base_accuracy'])} right). Intervals are 95 %, clustered by image; {_margin(figures)} "
         f"Without audio the model {bypass}.",
         _losses(found),
-        _measured(figures),
+        _describe_measured(figures),
     ]
 
 
@@ -135,7 +135,7 @@ def _told(source: str) -> str:
     return "procedural data of SAFE" if source == PROCEDURAL else f"data in the format of {source}"
 
 
-def _measured(figures: Figures) -> str:
+def _describe_measured(figures: Figures) -> str:
     """Which conditions the figures are of, and of how many seeds."""
     means, gate = figures["meaning"], figures["gate"]
     left_out = f"; not measured: {', '.join(means['unmeasured'])}" if means["unmeasured"] else ""

@@ -57,19 +57,19 @@ def waveforms_of(clip: Clip, hearings: Sequence[Hearing], sampling_rate: int | N
         if is_url(clip):
             raise InputError(_WHERE, "a file or an array", str(clip)[:60], "fetch it first")
         return [load_waveform(Path(clip), rate, window) for rate, window in hearings]
-    mono, source_rate = _decoded(clip, sampling_rate, hearings)
+    mono, source_rate = _decode(clip, sampling_rate, hearings)
     return [
-        resampled(mono[: _needed(hearing, source_rate)], source_rate, hearing.rate)[: hearing.window]
+        resampled(mono[: _samples_needed(hearing, source_rate)], source_rate, hearing.rate)[: hearing.window]
         for hearing in hearings
     ]
 
 
-def _needed(hearing: Hearing, source_rate: int) -> int:
+def _samples_needed(hearing: Hearing, source_rate: int) -> int:
     """Samples of a clip of another rate that are heard."""
     return sys.maxsize if hearing.window is None else samples_needed(hearing.window, source_rate, hearing.rate)
 
 
-def _decoded(clip: Any, sampling_rate: int | None, hearings: Sequence[Hearing]) -> tuple[Tensor, int]:
+def _decode(clip: Any, sampling_rate: int | None, hearings: Sequence[Hearing]) -> tuple[Tensor, int]:
     """Mono samples, as many as are heard, and their rate."""
     if hasattr(clip, "get_all_samples"):
         decoded = clip.get_all_samples()
@@ -85,7 +85,7 @@ def _decoded(clip: Any, sampling_rate: int | None, hearings: Sequence[Hearing]) 
         raise InputError(_WHERE, HEARABLE_RATE, f"{sampling_rate} Hz", "give the array's own rate")
     samples = torch.as_tensor(np.asarray(clip) if not isinstance(clip, Tensor) else clip)
     if samples.ndim:
-        samples = samples[..., : max(_needed(hearing, int(sampling_rate)) for hearing in hearings)]
+        samples = samples[..., : max(_samples_needed(hearing, int(sampling_rate)) for hearing in hearings)]
     if samples.dtype in _FULL_SCALE:
         silence, full_scale = _FULL_SCALE[samples.dtype]
         samples = (samples.double() - silence) / full_scale

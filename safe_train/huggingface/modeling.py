@@ -197,7 +197,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs: whatever else the base takes, such as ``pixel_values``.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels} | inputs
-        with self._attached(audio_values, audio_lengths):
+        with self._attach(audio_values, audio_lengths):
             return self.vision_language_model(**self._cast(given))
 
     @torch.no_grad()
@@ -216,7 +216,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if generation_config is None:
             options.setdefault("eos_token_id", stop_tokens(self.safe_model.base))
-        with self._attached(audio_values, audio_lengths):
+        with self._attach(audio_values, audio_lengths):
             return self.vision_language_model.generate(inputs, generation_config, **self._cast(options))
 
     def audio_features(self, audio_values: Tensor, audio_lengths: Tensor) -> list[AudioFeatures]:
@@ -228,7 +228,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         ]
 
     @contextmanager
-    def _attached(self, audio_values: Tensor | None, audio_lengths: Tensor | None) -> Iterator[None]:
+    def _attach(self, audio_values: Tensor | None, audio_lengths: Tensor | None) -> Iterator[None]:
         if (audio_values is None) != (audio_lengths is None):
             raise ValueError("expected audio_values and audio_lengths together, got one of them")
         if audio_values is None or audio_lengths is None or not audio_lengths.any():

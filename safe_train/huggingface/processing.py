@@ -90,7 +90,7 @@ class SafeProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """What ``processor_config.json`` holds."""
-        return _described(self.config)
+        return _describe(self.config)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -262,11 +262,11 @@ def write_processor_config(folder: Path, config: SafeConfig) -> Path:
         InputError: the folder cannot be written.
     """
     path = folder / PROCESSOR_CONFIG
-    write_text(path, json_text(_described(config)))
+    write_text(path, json_text(_describe(config)))
     return path
 
 
-def _described(config: SafeConfig) -> dict[str, Any]:
+def _describe(config: SafeConfig) -> dict[str, Any]:
     return {"processor_class": SafeProcessor.__name__} | {name: getattr(config, name) for name in _CONFIGURED}
 
 

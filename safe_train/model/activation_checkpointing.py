@@ -26,10 +26,10 @@ def checkpoint_layers(layers: Iterable[nn.Module], state: State) -> None:
         state: called in the forward pass; gives a context in which the pass can be run again as it was.
     """
     for layer in layers:
-        layer.forward = partial(_checkpointed, layer.forward, state)
+        layer.forward = partial(_recompute, layer.forward, state)
 
 
-def _checkpointed(forward: Callable[..., Any], state: State, *arguments: Any, **keywords: Any) -> Any:
+def _recompute(forward: Callable[..., Any], state: State, *arguments: Any, **keywords: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*arguments, **keywords)
     again = state()

@@ -126,7 +126,7 @@ def _weight_files(folder: str) -> list[Path]:
         return sorted(Path(folder).glob("*.safetensors"))
     index = _index_of(folder)
     names = [_WEIGHTS] if index is None else _check_index(index)
-    files = [path for name in names if (path := _fetched(folder, name)) is not None]
+    files = [path for name in names if (path := _fetch(folder, name)) is not None]
     return files if len(files) == len(names) else []
 
 
@@ -155,10 +155,10 @@ def _index_of(folder: str) -> Path | None:
     if Path(folder).is_dir():
         path = Path(folder) / _INDEX
         return path if path.exists() else None
-    return _fetched(folder, _INDEX)
+    return _fetch(folder, _INDEX)
 
 
-def _fetched(hub_id: str, name: str) -> Path | None:
+def _fetch(hub_id: str, name: str) -> Path | None:
     """A file of the hub or its cache; None if it is not there, or cannot be had."""
     try:
         return Path(hf_hub_download(hub_id, name))

@@ -129,9 +129,9 @@ class ChatPrompts:
         if turn.answer is None:
             return prompt
         whole = self.processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
-        return self._ended(prompt + _behind(prompt, whole), len(prompt), turn.answer.strip())
+        return self._end(prompt + _behind(prompt, whole), len(prompt), turn.answer.strip())
 
-    def _ended(self, whole: str, prompt_length: int, answer: str) -> str:
+    def _end(self, whole: str, prompt_length: int, answer: str) -> str:
         """The conversation up to the marker that ends the answer, where a generation stops.
 
         What some templates write behind it, such as a line break, is no part of an answer.
@@ -174,9 +174,9 @@ class PrefixPrompts:
         suffixes = [[] if waiting else self.answer_ids(turn) for turn, waiting in zip(turns, waits, strict=True)]
         pad, rows = self.processor.tokenizer.pad_token_id, list(zip(prefixes, suffixes, strict=True))
         inputs = {
-            "input_ids": _padded([[*prefix, *suffix] for prefix, suffix in rows], pad, padding_side),
-            "attention_mask": _padded([[1] * len([*prefix, *suffix]) for prefix, suffix in rows], 0, padding_side),
-            "token_type_ids": _padded([[0] * len(p) + [1] * len(s) for p, s in rows], 0, padding_side),
+            "input_ids": _pad([[*prefix, *suffix] for prefix, suffix in rows], pad, padding_side),
+            "attention_mask": _pad([[1] * len([*prefix, *suffix]) for prefix, suffix in rows], 0, padding_side),
+            "token_type_ids": _pad([[0] * len(p) + [1] * len(s) for p, s in rows], 0, padding_side),
         }
         flat = [image for of_turn in images for image in of_turn]
         return inputs | (dict(self.processor.image_processor(flat, return_tensors="pt")) if flat else {})
@@ -232,7 +232,7 @@ def _with_documents(
         of_documents = {"input_ids": lambda text: text, "attention_mask": lambda text: [1] * len(text)}
         filled = of_documents.get(name, lambda text: [0] * len(text))
         rows = [next(conversations) if text is None else filled(text) for text in texts]
-        result[name] = _padded(rows, pad if name == "input_ids" else 0, side).to(value.dtype)
+        result[name] = _pad(rows, pad if name == "input_ids" else 0, side).to(value.dtype)
     return result
 
 
@@ -265,7 +265,7 @@ def _unstable() -> InputError:
     )
 
 
-def _padded(rows: list[list[int]], value: int, side: str) -> Tensor:
+def _pad(rows: list[list[int]], value: int, side: str) -> Tensor:
     """Rows of integers as one int64 tensor."""
     length = max(len(row) for row in rows)
     filled = [

@@ -250,14 +250,14 @@ class SafeModel(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.trainable_parameters().items()}
         save_tensors(tensors, folder / ADAPTER_WEIGHTS)
-        described = self._described() | {
+        described = self._describe() | {
             "base_model": self.base.source,
             "audio_encoders": [encoder.source for encoder in self.encoders],
             "gate": self.gate,
         }
         (folder / ADAPTER_CONFIG).write_text(json_text(described), encoding="utf-8")
 
-    def _described(self) -> dict[str, Any]:
+    def _describe(self) -> dict[str, Any]:
         """What the trained parts mean nothing without: sizes, and what is made of a clip before they get it."""
         described = dataclasses.asdict(self.config) | {
             "audio_features": [encoder.features for encoder in self.encoders],
@@ -290,15 +290,15 @@ class SafeModel(nn.Module):
                 f"other names or shapes ({differing[0]})",
                 hint,
             )
-        self._require_described(folder / ADAPTER_CONFIG, hint)
+        self._require_description(folder / ADAPTER_CONFIG, hint)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(stored[name])
 
-    def _require_described(self, path: Path, hint: str) -> None:
+    def _require_description(self, path: Path, hint: str) -> None:
         """Finds out whether the trained parts were trained for this; an earlier version did not write every part."""
         stored = read_object(path, "the description of the trained parts", hint)
-        for name, value in self._described().items():
+        for name, value in self._describe().items():
             if name in stored and stored[name] != value:
                 raise InputError(path, f"{name} {json.dumps(value)}", json.dumps(stored[name]), hint)
 

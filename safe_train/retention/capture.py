@@ -67,7 +67,7 @@ class LinearCapture:
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Inputs [N, T, d_in] and output gradients [N, T, d_out] of each layer that was used since the last call."""
         taken = {
-            name: (_joined([x for x, _ in uses]), _joined([g for _, g in uses]))
+            name: (_join([x for x, _ in uses]), _join([g for _, g in uses]))
             for name, uses in self._uses.items()
             if uses
         }
@@ -80,7 +80,7 @@ def per_sample_gradients(inputs: Tensor, grad_outputs: Tensor) -> Tensor:
     return torch.einsum("nto,nti->noi", grad_outputs.float(), inputs.float()).flatten(1)
 
 
-def _joined(uses: list[Tensor]) -> Tensor:
+def _join(uses: list[Tensor]) -> Tensor:
     """One after the other along t; of a layer that is used once, what was recorded and no copy."""
     return uses[0] if len(uses) == 1 else torch.cat(uses, dim=1)
 

@@ -125,7 +125,7 @@ def write_state(
     state: dict[str, Any] = {"step": step, "gate": model.gate}
     state |= {_SETTINGS: config.model_dump(mode="json", exclude=_PLACE)} if config is not None else {}
     (folder / _STATE).write_text(json_text(state), encoding="utf-8")
-    files = {name: _described(folder / name) for name in _FILES}
+    files = {name: _describe(folder / name) for name in _FILES}
     (folder / MANIFEST).write_text(json_text({"files": files}), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         flush(path)
@@ -193,12 +193,12 @@ def verify_files(folder: Path) -> None:
     for name in _FILES:
         path, expected = folder / name, listed.get(name)
         try:
-            found = _described(path)
+            found = _describe(path)
         except OSError as error:
             got = str(error.strerror or error)
             raise InputError(path, "a file of the checkpoint", got, _HINT) from error
         if found != expected:
-            raise InputError(path, _words(expected), _words(found), _HINT)
+            raise InputError(path, _describe_expected(expected), _describe_expected(found), _HINT)
 
 
 def require_settings(checkpoint: Checkpoint, config: StageAConfig, where: str | Path) -> None:
@@ -213,7 +213,7 @@ def require_settings(checkpoint: Checkpoint, config: StageAConfig, where: str | 
     stored = _read_state(checkpoint.folder).get(_SETTINGS)
     if not isinstance(stored, dict):
         return
-    now, then = (dict(_dotted(values)) for values in (config.model_dump(mode="json"), current_settings(stored)))
+    now, then = (dict(_flatten(values)) for values in (config.model_dump(mode="json"), current_settings(stored)))
     differing = [key for key in now if key in then and now[key] != then[key]]
     words = [f"{key} {json.dumps(now[key])} in place of {json.dumps(then[key])}" for key in differing]
     refused = [told for key, told in zip(differing, words, strict=True) if not key.startswith(_MAY_CHANGE)]
@@ -224,10 +224,10 @@ def require_settings(checkpoint: Checkpoint, config: StageAConfig, where: str | 
         logger.warning("%s was edited: %s", where, ", ".join(words))
 
 
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -256,8 +256,8 @@ def load_checkpoint(
     device = str(model.base.model.device)
     try:
         model.gate = _gate(checkpoint)
-        moments = _loaded(checkpoint.folder / _OPTIMIZER, device)
-        retention = _loaded(checkpoint.folder / _RETENTION, device)
+        moments = _load_tensors(checkpoint.folder / _OPTIMIZER, device)
+        retention = _load_tensors(checkpoint.folder / _RETENTION, device)
         if not as_found:
             _require_moments(model.trainable_parameters(), moments, checkpoint.step)
             _require_finite(retention)
@@ -302,13 +302,13 @@ def _remove_leftovers(root: Path) -> None:
             shutil.rmtree(replaced)
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
     """Size and checksum of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _loaded(path: Path, device: str) -> dict[str, Tensor]:
+def _load_tensors(path: Path, device: str) -> dict[str, Tensor]:
     """The tensors of a file, each in memory of its own.
 
     safetensors gives views of the file's bytes, which begin anywhere. Matrix products of such operands have other last
@@ -342,7 +342,7 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
     return manifest["files"]
 
 
-def _words(described: Any) -> str:
+def _describe_expected(described: Any) -> str:
     if not isinstance(described, dict) or set(described) != {"bytes", "sha256"}:
         return "a file that the manifest names"
     return f"{described['bytes']} bytes with SHA-256 {str(described['sha256'])[:16]}..."
