@@ -12,14 +12,16 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from safe_kernels.fisher import _diagonal_kernels as diagonal_kernels
-from safe_kernels.fisher import _kernels as fisher_kernels
-from safe_kernels.fisher import diagonal_triton as diagonal
-from safe_kernels.fisher import triton as fisher
-from safe_kernels.kl import _kernels as kl_kernels
-from safe_kernels.kl import triton as kl
-from safe_kernels.null_space import _kernels as null_space_kernels
-from safe_kernels.null_space import triton as null_space
+from safe_kernels._divergence import triton_impl as divergence
+from safe_kernels._elementwise import triton_impl as elementwise
+from safe_kernels.ewc_penalty.kernels import ewc_kernel
+from safe_kernels.fisher_diagonal import kernels as diagonal_kernels
+from safe_kernels.fisher_diagonal import triton_impl as diagonal
+from safe_kernels.kl import kernels as kl_kernels
+from safe_kernels.linear_kl import kernels as linear_kl_kernels
+from safe_kernels.project_null_space import kernels as projection_kernels
+from safe_kernels.project_null_space import triton_impl as projection
+from safe_kernels.squared_gradient_ema.kernels import squared_gradient_ema_kernel
 
 DTYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -67,21 +69,21 @@ def _divergences(backend: str) -> list[Configuration]:
     for dtype in DTYPES:
         pair = (f"*{dtype}", f"*{dtype}")
         everyday = dtype == "bf16"
-        for name, code in kl.DIVERGENCE_CODES.items():
-            block = kl.block_size(name, backend)
-            blocks = kl.block_count(152064, block)
+        for name, code in divergence.DIVERGENCE_CODES.items():
+            block = divergence.block_size(name, backend)
+            blocks = divergence.block_count(152064, block)
             constants = {"DIVERGENCE": code, "MASKED": True, "BLOCK": block}
             forward = (*pair, "*u8", "*fp32", "*fp32", "i32", "i32", "i32", "fp32", "fp32")
             backward = ("*fp32", *pair, "*u8", "*fp32", f"*{dtype}", "i32", "i32", "i32", "fp32", "fp32")
             found += [
                 Configuration(
                     f"kl logits forward {name} {dtype}", kl_kernels.logits_forward_kernel, forward,
-                    {**constants, "BLOCKS": blocks}, kl.WARPS, shipped=everyday and name == "jsd",
+                    {**constants, "BLOCKS": blocks}, divergence.WARPS, shipped=everyday and name == "jsd",
                     elements=constants["BLOCK"],
                 ),
                 Configuration(
                     f"kl logits backward {name} {dtype}", kl_kernels.logits_backward_kernel, backward, constants,
-                    kl.WARPS, shipped=everyday and name == "jsd", elements=constants["BLOCK"],
+                    divergence.WARPS, shipped=everyday and name == "jsd", elements=constants["BLOCK"],
                 ),
             ]  # fmt: skip
             options = ("", " softcap", " bias") if everyday or dtype == "fp32" else ("", " softcap")
@@ -89,9 +91,9 @@ def _divergences(backend: str) -> list[Configuration]:
                 _linear_divergence(f"linear kl {name}{option} {dtype}", dtype, {**constants, "BLOCKS": blocks}, option)
                 for option in options
             ]
-    block = kl.block_size("forward", backend)
+    block = divergence.block_size("forward", backend)
     two_heads = {"DIVERGENCE": 0, "MASKED": True, "BLOCK": block, "FROM_LOGITS": True}
-    two_heads["BLOCKS"] = kl.block_count(152064, block)
+    two_heads["BLOCKS"] = divergence.block_count(152064, block)
     return [*found, _linear_divergence("linear kl forward two heads", "fp32", two_heads, " bias"), *_slices(backend)]
 
 
@@ -99,23 +101,23 @@ def _slices(backend: str) -> list[Configuration]:
     """Heads whose classes are shared out among processes."""
     found = []
     rows, numbers = ("*bf16",) * 4, ("i32", "i32", "i32", "fp32", "fp32")
-    for name, code in kl.DIVERGENCE_CODES.items():
-        block = kl.block_size(name, backend)
+    for name, code in divergence.DIVERGENCE_CODES.items():
+        block = divergence.block_size(name, backend)
         constants = {"FROM_LOGITS": False, "BIAS": False, "MASKED": True, "SOFTCAP": False, "BLOCK": block}
         kernels: list[tuple[str, Any, tuple[str, ...], dict[str, int]]] = [
-            ("summary", kl_kernels.slice_summary_kernel, ("*u8", "*fp32", *numbers), {"BLOCKS": 32}),
+            ("summary", linear_kl_kernels.slice_summary_kernel, ("*u8", "*fp32", *numbers), {"BLOCKS": 32}),
             (
-                "gradient", kl_kernels.slice_gradient_kernel, ("*u8", "*fp32", "*fp32", "*fp32", *numbers, "fp32"),
-                {"DIVERGENCE": code},
+                "gradient", linear_kl_kernels.slice_gradient_kernel,
+                ("*u8", "*fp32", "*fp32", "*fp32", *numbers, "fp32"), {"DIVERGENCE": code},
             ),
         ]  # fmt: skip
         if name == "jsd":
             kernels.append(
-                ("mixture", kl_kernels.slice_mixture_kernel, ("*u8", "*fp32", "*fp32", *numbers, "fp32"), {})
+                ("mixture", linear_kl_kernels.slice_mixture_kernel, ("*u8", "*fp32", "*fp32", *numbers, "fp32"), {})
             )
         found += [
             Configuration(
-                f"linear kl slice {what} {name} bf16", kernel, (*rows, *types), {**constants, **more}, kl.WARPS,
+                f"linear kl slice {what} {name} bf16", kernel, (*rows, *types), {**constants, **more}, divergence.WARPS,
                 elements=block,
             )
             for what, kernel, types, more in kernels
@@ -127,7 +129,7 @@ def _linear_divergence(name: str, dtype: str, constants: dict[str, Any], option:
     types = (*(f"*{dtype}",) * 4, "*u8", "*fp32", "*fp32", "i32", "i32", "fp32", "fp32", "fp32")
     chosen = {"FROM_LOGITS": False, "BIAS": option == " bias", "SOFTCAP": option == " softcap", "WANT_GRADIENT": True}
     return Configuration(
-        name, kl_kernels.difference_kernel, types, {**chosen, **constants}, kl.WARPS,
+        name, linear_kl_kernels.difference_kernel, types, {**chosen, **constants}, divergence.WARPS,
         shipped=dtype == "bf16" and (constants["DIVERGENCE"] == 0 or option == " softcap"), elements=constants["BLOCK"],
     )  # fmt: skip
 
@@ -226,11 +228,11 @@ def _multi_tensor() -> list[Configuration]:
     found = []
     for aligned in (True, False):
         suffix = "" if aligned else " unaligned"
-        constants = {"ALIGNED": aligned, "ELEMENTS": fisher.ELEMENTS}
+        constants = {"ALIGNED": aligned, "ELEMENTS": elementwise.ELEMENTS}
         found += [
             Configuration(
-                f"squared-gradient average {name}{suffix}", fisher_kernels.squared_gradient_ema_kernel,
-                ("*i64", "*i64", "*i32", "fp32", "fp32"), {"GRAD": dtype, **constants}, fisher.WARPS, aligned,
+                f"squared-gradient average {name}{suffix}", squared_gradient_ema_kernel,
+                ("*i64", "*i64", "*i32", "fp32", "fp32"), {"GRAD": dtype, **constants}, elementwise.WARPS, aligned,
                 shipped=name == "bf16",
             )
             for name, dtype in DTYPES.items()
@@ -239,8 +241,8 @@ def _multi_tensor() -> list[Configuration]:
             dtypes = {"GRAD": DTYPES[grad], "PARAM": DTYPES[param], "ANCHOR": DTYPES[anchor]}
             found.append(
                 Configuration(
-                    f"ewc penalty {param}, gradient {grad}, anchor {anchor}{suffix}", fisher_kernels.ewc_kernel,
-                    ("*i64", "*i64", "*i32", "*fp32", "fp32"), {**dtypes, **constants}, fisher.WARPS, aligned,
+                    f"ewc penalty {param}, gradient {grad}, anchor {anchor}{suffix}", ewc_kernel,
+                    ("*i64", "*i64", "*i32", "*fp32", "fp32"), {**dtypes, **constants}, elementwise.WARPS, aligned,
                     shipped=(grad, param, anchor) in (("bf16", "bf16", "fp32"), ("fp32", "fp32", "fp32")),
                 )
             )  # fmt: skip
@@ -254,18 +256,18 @@ def _projections(precision: str, much_memory: bool) -> list[Configuration]:
 def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
     found = []
     for (name, dtype), rank, by_vector, aligned, long in product(
-        DTYPES.items(), null_space.ROW_RANKS, (True, False), (True, False), (False, True)
+        DTYPES.items(), projection.ROW_RANKS, (True, False), (True, False), (False, True)
     ):
         read = {"by_vector": by_vector, "aligned": aligned, "much_memory": much_memory}
-        length = null_space.LONG_ROWS["float32" if name == "fp32" else "half"]
-        tiles = [null_space.row_tile(TORCH_DTYPES[name], length + beyond, rank, **read) for beyond in (0, 1)]
+        length = projection.LONG_ROWS["float32" if name == "fp32" else "half"]
+        tiles = [projection.row_tile(TORCH_DTYPES[name], length + beyond, rank, **read) for beyond in (0, 1)]
         if long and tiles[0] == tiles[1]:
             continue
         tile = tiles[long]
         found.append(
             Configuration(
                 f"row projection {name} rank {rank}{' long' if long else ''}{_basis_suffix(by_vector, aligned)}",
-                null_space_kernels.row_projection_kernel,
+                projection_kernels.row_projection_kernel,
                 ("*i64", "*i64", "*i32"),
                 {
                     "X": dtype,
@@ -275,7 +277,7 @@ def _row_projections(precision: str, much_memory: bool) -> list[Configuration]:
                     "WIDEN": False,
                     "PRECISION": precision,
                     "RANK": rank,
-                    "INNER": max(rank, null_space.INNER_RANK),
+                    "INNER": max(rank, projection.INNER_RANK),
                     "ROWS": tile.rows,
                     "SLICES": tile.slices,
                     "COLUMNS": tile.columns,
@@ -294,22 +296,22 @@ def _flat_projections() -> list[Configuration]:
     found = []
     stored = ((torch.float32, True), (torch.float32, False), (torch.float16, True))
     for (name, dtype), (basis_dtype, by_vector), rank, aligned in product(
-        DTYPES.items(), stored, null_space.FLAT_RANKS, (True, False)
+        DTYPES.items(), stored, projection.FLAT_RANKS, (True, False)
     ):
         basis_name = "fp32" if basis_dtype == torch.float32 else "fp16"
-        step = null_space.flat_step(basis_dtype, by_vector, aligned, rank)
+        step = projection.flat_step(basis_dtype, by_vector, aligned, rank)
         constants = {
             "X": dtype,
             "BASIS": DTYPES[basis_name],
             "BY_VECTOR": by_vector,
             "ALIGNED": aligned,
             "RANK": rank,
-            "ELEMENTS": null_space.FLAT_ELEMENTS,
+            "ELEMENTS": projection.FLAT_ELEMENTS,
             "STEP": step,
         }
         for title, kernel in (
-            ("flat coefficients", null_space_kernels.flat_coefficients_kernel),
-            ("flat subtraction", null_space_kernels.flat_subtract_kernel),
+            ("flat coefficients", projection_kernels.flat_coefficients_kernel),
+            ("flat subtraction", projection_kernels.flat_subtract_kernel),
         ):
             found.append(
                 Configuration(
@@ -317,7 +319,7 @@ def _flat_projections() -> list[Configuration]:
                     kernel,
                     ("*i64", "*i64", "*i32", "*fp32"),
                     constants,
-                    null_space.FLAT_WARPS,
+                    projection.FLAT_WARPS,
                     vector_loads=aligned,
                     shipped=aligned and name == "bf16" and rank in (8, 64) and (basis_name == "fp32" or rank == 8),
                     elements=step,
@@ -330,14 +332,14 @@ def _flat_reductions() -> list[Configuration]:
     return [
         Configuration(
             f"flat reduction rank {rank}{' corrected' if corrected else ''}",
-            null_space_kernels.flat_reduce_kernel,
+            projection_kernels.flat_reduce_kernel,
             ("*fp32", "*i64", "*i64", "*fp32", "*fp32"),
-            {"ONE_SIDED": True, "CORRECTED": corrected, "RANK": rank, "PARTS": null_space.REDUCED // rank},
-            null_space.FLAT_WARPS,
+            {"ONE_SIDED": True, "CORRECTED": corrected, "RANK": rank, "PARTS": projection.REDUCED // rank},
+            projection.FLAT_WARPS,
             shipped=rank == 8 and corrected,
-            elements=null_space.REDUCED,
+            elements=projection.REDUCED,
         )
-        for rank, corrected in product(null_space.FLAT_RANKS, (True, False))
+        for rank, corrected in product(projection.FLAT_RANKS, (True, False))
     ]
 
 

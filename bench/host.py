@@ -148,8 +148,9 @@ def measure(count: int = COUNT, device: str = "cpu", repeats: int = 40) -> list[
     os.environ["SAFE_KERNELS_BACKEND"] = "triton"
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    import safe_kernels.fisher.triton
-    import safe_kernels.null_space.triton  # noqa: F401
+    import safe_kernels.ewc_penalty.triton_impl
+    import safe_kernels.project_null_space.triton_impl
+    import safe_kernels.squared_gradient_ema.triton_impl  # noqa: F401
 
     found = []
     with launches_left_out() as launched:

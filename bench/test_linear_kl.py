@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.measure import OURS, Row, Work, compiled, peer, relative_error, run
 from bench.rehearsal import sized
 from safe_kernels import linear_kl_divergence
-from safe_kernels.kl import reference
+from safe_kernels.linear_kl import reference
 
 pytestmark = pytest.mark.operation("linear_kl_divergence")
 

@@ -14,7 +14,7 @@ import safe_kernels
 from bench.measure import OURS, Row, Work, compiled, relative_error, run
 from bench.rehearsal import sized
 from safe_kernels import project_null_space_
-from safe_kernels.null_space import reference
+from safe_kernels.project_null_space import reference
 
 pytestmark = pytest.mark.operation("project_null_space_")
 

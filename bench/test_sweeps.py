@@ -74,47 +74,47 @@ def projection(rank: int, columns: int = 1024) -> Callable[[int | None], Case]:
 
 SWEEPS = [
     Sweep(CHUNK, sized((512, 1024, 2048, 4096, 8192), (1, 2, 4)), linear),  # first: it compiles one kernel
-    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(512)),
-    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(64)),
-    Sweep("safe_kernels.fisher.diagonal_triton:stages", (3, 4, 5, 6), fisher(512)),
-    Sweep("safe_kernels.fisher.diagonal_triton:stages", (3, 4, 5, 6), fisher(64)),
-    Sweep("safe_kernels.fisher.diagonal_triton:TOKENS", ((32,), (64,)), fisher(512), "fp32"),
-    Sweep("safe_kernels.kl.triton:WARPS", (4, 8, 16), logits),
-    Sweep("safe_kernels.kl.triton:_BLOCK", (2048, 4096, 8192), logits),
+    Sweep("safe_kernels.fisher_diagonal.triton_impl:TOKENS", ((32,), (64,)), fisher(512)),
+    Sweep("safe_kernels.fisher_diagonal.triton_impl:TOKENS", ((32,), (64,)), fisher(64)),
+    Sweep("safe_kernels.fisher_diagonal.triton_impl:stages", (3, 4, 5, 6), fisher(512)),
+    Sweep("safe_kernels.fisher_diagonal.triton_impl:stages", (3, 4, 5, 6), fisher(64)),
+    Sweep("safe_kernels.fisher_diagonal.triton_impl:TOKENS", ((32,), (64,)), fisher(512), "fp32"),
+    Sweep("safe_kernels._divergence.triton_impl:WARPS", (4, 8, 16), logits),
+    Sweep("safe_kernels._divergence.triton_impl:_BLOCK", (2048, 4096, 8192), logits),
     Sweep(
-        "safe_kernels.null_space.triton:HALF_TILES/8",
+        "safe_kernels.project_null_space.triton_impl:HALF_TILES/8",
         ((64, 1, 128, 4), (64, 1, 128, 3), (64, 1, 64, 4), (32, 2, 64, 4)),
         projection(8),
     ),
     Sweep(
-        "safe_kernels.null_space.triton:LONG_HALF_TILES/8",
+        "safe_kernels.project_null_space.triton_impl:LONG_HALF_TILES/8",
         ((16, 4, 128, 3), (32, 8, 64, 3), (32, 4, 64, 3), (64, 1, 128, 4)),
         projection(8, 4096),
     ),
     Sweep(
-        "safe_kernels.null_space.triton:FLOAT32_TILES/8",
+        "safe_kernels.project_null_space.triton_impl:FLOAT32_TILES/8",
         ((32, 4, 32, 4), (32, 4, 32, 3), (16, 4, 64, 2), (32, 1, 64, 4)),
         projection(8),
         "fp32",
     ),
     Sweep(
-        "safe_kernels.null_space.triton:LONG_FLOAT32_TILES/8",
+        "safe_kernels.project_null_space.triton_impl:LONG_FLOAT32_TILES/8",
         ((16, 4, 64, 4), (16, 4, 64, 3), (16, 8, 64, 3), (32, 4, 32, 4)),
         projection(8, 4096),
         "fp32",
     ),
-    Sweep("safe_kernels.null_space.triton:LONG_ROWS/float32", (512, 1024), projection(8), "fp32"),
-    Sweep("safe_kernels.null_space.triton:LONG_ROWS/float32", (1024, 2048), projection(8, 1536), "fp32"),
-    Sweep("safe_kernels.null_space.triton:LONG_ROWS/half", (1024, 2048), projection(8, 1536)),
-    Sweep("safe_kernels.null_space.triton:LONG_ROWS/half", (2048, 4096), projection(8, 3072)),
+    Sweep("safe_kernels.project_null_space.triton_impl:LONG_ROWS/float32", (512, 1024), projection(8), "fp32"),
+    Sweep("safe_kernels.project_null_space.triton_impl:LONG_ROWS/float32", (1024, 2048), projection(8, 1536), "fp32"),
+    Sweep("safe_kernels.project_null_space.triton_impl:LONG_ROWS/half", (1024, 2048), projection(8, 1536)),
+    Sweep("safe_kernels.project_null_space.triton_impl:LONG_ROWS/half", (2048, 4096), projection(8, 3072)),
     Sweep(
-        "safe_kernels.null_space.triton:FLOAT32_TILES/16",
+        "safe_kernels.project_null_space.triton_impl:FLOAT32_TILES/16",
         ((32, 4, 32, 4), (32, 1, 64, 4)),
         projection(16),
         "fp32",
     ),
     Sweep(
-        "safe_kernels.null_space.triton:FLOAT32_TILES/32",
+        "safe_kernels.project_null_space.triton_impl:FLOAT32_TILES/32",
         ((64, 1, 64, 3), (32, 4, 32, 3), (32, 4, 32, 2)),
         projection(32),
         "fp32",
@@ -127,7 +127,7 @@ def name_of(point: tuple[Sweep, Any]) -> str:
     """A row's name."""
     sweep, value = point
     module, _, constant = sweep.place.partition(":")
-    part = module.split(".")[1] if "." in module else module
+    part = module.split(".")[1].strip("_") if "." in module else module
     return f"{part} {constant} {value}, {sweep.case(None).name}, {sweep.dtype}"
 
 

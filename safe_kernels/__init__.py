@@ -14,18 +14,15 @@ implementation runs, and why.
 """
 
 from safe_kernels._backend import BackendInfo, BackendUnavailableError, backend_info
+from safe_kernels._divergence.masks import answer_mask
 from safe_kernels._tables import GraphCaptureError
-from safe_kernels.fisher import EwcPlan, SquaredGradientEmaPlan, ewc_penalty_, fisher_diagonal_, squared_gradient_ema_
-from safe_kernels.kl import answer_mask, kl_divergence, linear_kl_divergence
-from safe_kernels.null_space import (
-    Basis,
-    FrequentDirections,
-    LinearGradientGram,
-    ProjectionPlan,
-    covariance_basis,
-    gram_basis,
-    project_null_space_,
-)
+from safe_kernels.bases import Basis, FrequentDirections, LinearGradientGram, covariance_basis, gram_basis
+from safe_kernels.ewc_penalty import EwcPlan, ewc_penalty_
+from safe_kernels.fisher_diagonal import fisher_diagonal_
+from safe_kernels.kl import kl_divergence
+from safe_kernels.linear_kl import linear_kl_divergence
+from safe_kernels.project_null_space import ProjectionPlan, project_null_space_
+from safe_kernels.squared_gradient_ema import SquaredGradientEmaPlan, squared_gradient_ema_
 
 __all__ = [
     "BackendInfo",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOATING_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from safe_kernels._dtypes import FLOATING_DTYPES
 
 
 def check_floating(name: str, tensor: Tensor, allowed: Sequence[torch.dtype] = FLOATING_DTYPES) -> None:
@@ -64,6 +64,23 @@ def check_same_length(name: str, values: Sequence[object], other_name: str, othe
     """Raise `ValueError` unless both sequences have one length."""
     if len(values) != len(others):
         raise ValueError(f"{name}: expected {len(others)} entries, one for each of {other_name}, got {len(values)}")
+
+
+def check_beside(name: str, tensor: Tensor | None, other_name: str, other: Tensor) -> None:
+    """Raise unless a floating tensor is there, on the device and with the shape of the other."""
+    if tensor is None:
+        raise TypeError(f"{name}: expected a tensor, got None")
+    check_floating(name, tensor)
+    check_same_device(name, tensor, other_name, other)
+    check_shape(name, tensor, other.shape)
+
+
+def refuse_compilation(function: str) -> None:
+    """Raise `RuntimeError` inside `torch.compile`, where a prepared plan cannot look at addresses."""
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"a prepared plan: expected a call outside of torch.compile, got one inside; call {function}"
+        )
 
 
 def _join(dtypes: Sequence[torch.dtype]) -> str:

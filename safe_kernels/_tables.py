@@ -144,7 +144,7 @@ class Identities:
         self._died = True
 
 
-def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
+def group_rows(keys: Iterable[Key]) -> dict[Key, list[int]]:
     """Rows of each key, in order: one launch handles a group."""
     found: dict[Key, list[int]] = {}
     for row, key in enumerate(keys):

@@ -16,6 +16,9 @@ import triton.language as tl
 
 from safe_kernels._backend import interpreting
 
+TRITON_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+"""Those that the kernels take, as Triton knows them."""
+
 
 def dot_precision() -> str:
     """Precision of float32 matrix products: three TF32 products on NVIDIA, plain float32 where that does not exist."""

@@ -18,9 +18,12 @@ from safe_kernels import (
     project_null_space_,
     squared_gradient_ema_,
 )
-from safe_kernels.fisher import reference as fisher_reference
+from safe_kernels.ewc_penalty import reference as ewc_reference
+from safe_kernels.fisher_diagonal import reference as fisher_reference
 from safe_kernels.kl import reference as kl_reference
-from safe_kernels.null_space import reference as null_space_reference
+from safe_kernels.linear_kl import reference as linear_kl_reference
+from safe_kernels.project_null_space import reference as null_space_reference
+from safe_kernels.squared_gradient_ema import reference as ema_reference
 
 Tensors = list[Tensor]
 
@@ -117,7 +120,7 @@ def linear_case(
     def expected(inputs: Tensors) -> Tensors:
         student, teacher, weight = wide(inputs)
         student.requires_grad_()
-        values = kl_reference.linear_token_divergence(
+        values = linear_kl_reference.linear_token_divergence(
             student, teacher, weight, divergence=divergence, logit_softcap=softcap
         )
         return [values.detach(), torch.autograd.grad(values.sum(), student)[0]]
@@ -160,7 +163,7 @@ def average_case(shapes: Sequence[tuple[int, ...]], decay: float = 0.9) -> Case:
 
     def expected(inputs: Tensors) -> Tensors:
         pairs = zip(wide(inputs[: len(shapes)]), wide(inputs[len(shapes) :]), strict=True)
-        return [fisher_reference.squared_gradient_ema(fisher, grad, decay) for fisher, grad in pairs]
+        return [ema_reference.squared_gradient_ema(fisher, grad, decay) for fisher, grad in pairs]
 
     return Case("squared_gradient_ema_", f"{len(shapes)} tensors", make, call, expected)
 
@@ -186,7 +189,7 @@ def penalty_case(shapes: Sequence[tuple[int, ...]], weight: float = 0.5) -> Case
     def expected(inputs: Tensors) -> Tensors:
         params, anchors, fishers, grads = (wide(inputs[k * count : (k + 1) * count]) for k in range(4))
         pulls = [weight * f * (p - a) for p, a, f in zip(params, anchors, fishers, strict=True)]
-        value = fisher_reference.ewc_penalty(params, anchors, fishers, weight)
+        value = ewc_reference.ewc_penalty(params, anchors, fishers, weight)
         return [value, *(grad + pull for grad, pull in zip(grads, pulls, strict=True))]
 
     return Case("ewc_penalty_", f"{count} tensors", make, call, expected)

@@ -72,7 +72,7 @@ def _kernels(rehearse: bool) -> list[str]:
     """In a rehearsal few files: the test suite runs them all anyway."""
     if rehearse:
         return pytest_command("tests/kernels/test_elementary.py")
-    elsewhere = (_NATIVE, "tests/kernels/test_compiled.py", "tests/kernels/test_projection_compiled.py")
+    elsewhere = (_NATIVE, "tests/kernels/test_compiled.py", "tests/kernels/project_null_space/test_triton_impl.py")
     ignored = [f"--ignore={path}" for path in elsewhere]
     return pytest_command("tests/kernels", *ignored, "-m", "not slow", *_told(rehearse), workers=8)
 

@@ -32,27 +32,6 @@ def token_divergence(
     return temperature**2 * tokens
 
 
-def linear_token_divergence(
-    student_hidden: Tensor,
-    teacher_hidden: Tensor,
-    head_weight: Tensor,
-    *,
-    head_bias: Tensor | None = None,
-    teacher_head_weight: Tensor | None = None,
-    teacher_head_bias: Tensor | None = None,
-    logit_softcap: float | None = None,
-    temperature: float = 1.0,
-    divergence: str = "forward",
-    beta: float = 0.5,
-) -> Tensor:
-    """Divergence of every token, [N], for hidden states [N, H] under a head [V, H]."""
-    student_logits = _head(student_hidden, head_weight, head_bias, logit_softcap)
-    if teacher_head_weight is None:
-        teacher_head_weight, teacher_head_bias = head_weight, head_bias
-    teacher_logits = _head(teacher_hidden, teacher_head_weight, teacher_head_bias, logit_softcap)
-    return token_divergence(student_logits, teacher_logits, temperature, divergence, beta)
-
-
 def reduce_tokens(tokens: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     """Reduce [N] token values over the masked-in tokens; a masked token counts as exactly zero."""
     if mask is not None:
@@ -66,11 +45,6 @@ def reduce_tokens(tokens: Tensor, mask: Tensor | None, reduction: str) -> Tensor
     if mask is None:
         return total / max(tokens.shape[0], 1)
     return total / mask.sum().clamp_min(1)
-
-
-def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight.detach(), None if bias is None else bias.detach())
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _expected_log_ratio(log_a: Tensor, log_b: Tensor) -> Tensor:

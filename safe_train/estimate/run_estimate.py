@@ -23,7 +23,7 @@ from safe_train.estimate.meta_model import (
     vision_takes_values,
 )
 from safe_train.estimate.speed import Speed
-from safe_train.estimate.trace import Cost, MetaTrace, Phase, register_kernels
+from safe_train.estimate.trace import Cost, MetaTrace, Phase
 from safe_train.model.batch import Batch
 from safe_train.model.safe_model import SafeModel
 from safe_train.retention.mechanism import Calibration, Mechanism, RunLength
@@ -134,7 +134,6 @@ def plan_run(config: StageAConfig) -> Plan:
     Raises:
         InputError: the configuration, the data or a model's folder does not fit.
     """
-    register_kernels()
     rows = load_examples(config)
     with MetaTrace() as trace:
         trainer, batches, held = _meta_trainer(config, rows)

@@ -15,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 _MANY = 2**30
+_MEMORY_BOUND = ("safe_kernels::project_null_space_",)
+"""Operators with products whose time is that of their memory traffic: a basis has few vectors."""
+
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -107,7 +110,7 @@ class MetaTrace(TorchDispatchMode):
 
     def _count(self, func: Any, args: tuple, kwargs: dict, result: Any, moved: list[Tensor]) -> None:
         formula = _FORMULAS.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
-        if formula is not None:
+        if formula is not None and func.name() not in _MEMORY_BOUND:
             self.cost += Cost(flops=formula(*args, **kwargs, out_val=result), operations=1)
         else:
             self.cost += Cost(traffic=sum(_span(tensor) for tensor in moved), operations=1)
@@ -174,28 +177,10 @@ def _attention_backward_flops(_gradient: Tensor, query: Tensor, key: Tensor, val
     return 2 * batch * heads * length * key.shape[-2] * (3 * width + 2 * value.shape[-1])
 
 
-def _linear_divergence_flops(student: Tensor, _teacher: Tensor, head: Tensor, *_: Any, **__: Any) -> int:
-    """Three products a token with the head: teacher's logits, difference, gradient (``safe_kernels.kl``)."""
-    return 6 * student.shape[0] * head.shape[0] * head.shape[1]
-
-
-def _fisher_flops(_out: Tensor, inputs: Tensor, grad_outputs: Tensor, *_: Any, **__: Any) -> int:
-    """One product of inputs and output gradients a sample (``safe_kernels.fisher``)."""
-    return 2 * inputs.shape[0] * inputs.shape[1] * inputs.shape[2] * grad_outputs.shape[2]
-
-
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _CPU_ATTENTION: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
-
-
-def register_kernels() -> None:
-    """Adds the formulas of this project's own operators, which must have been imported."""
-    import safe_kernels  # noqa: F401 - registers the operators
-
-    _FORMULAS[torch.ops.safe_kernels.linear_kl_tokens] = _linear_divergence_flops
-    _FORMULAS[torch.ops.safe_kernels.fisher_diagonal_] = _fisher_flops
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench import measure, test_linear_kl
-from safe_kernels.kl import reference
+from safe_kernels.linear_kl import reference
 
 
 def divergence(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def test_triton_is_left_out_by_name_where_its_interpreter_cannot_run() -> None:
         "import sys, importlib.metadata as m; plain = m.version; "
         "m.version = lambda name: {'triton': '3.6.0', 'numpy': '2.5.0'}.get(name) or plain(name); "
         "import pytest; sys.exit(pytest.main(['-q', '-rs', '-p', 'no:cacheprovider', "
-        "'-p', 'pytest_timeout', 'tests/kernels/test_fisher.py', '-k', 'test_adds_to_what_is_there']))"
+        "'-p', 'pytest_timeout', 'tests/kernels/fisher_diagonal/test_api.py', '-k', 'test_adds_to_what_is_there']))"
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     # Plugins of the machine, which ask for versions as well, stay out.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import mpmath
 import pytest
 import torch
 from torch import Tensor
 
-from safe_kernels._elementary import expm1_and_excess, log_cosh
+from safe_kernels._elementary import expm1_and_excess, log_cosh, log_mean_exp
 from tests.tolerances import ELEMENTARY
 
 DTYPES = [torch.float32, torch.float64]
@@ -73,3 +75,20 @@ def test_what_is_usually_written_has_no_digits_left(dtype: torch.dtype) -> None:
     x = arguments(dtype)
     assert worst(torch.expm1(x) - x, exactly(excess, x)) > 1e3 * ELEMENTARY[dtype]
     assert worst(x.cosh().log(), exactly(lambda value: mpmath.log(mpmath.cosh(value)), x)) > 1e3 * ELEMENTARY[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beta", [0.02, 0.5, 0.9])
+def test_log_mean_exp(dtype: torch.dtype, beta: float) -> None:
+    """Against its series of fourth order near zero, and the definition away from it."""
+    x = torch.tensor([-300.0, -30.0, -2.0, -1.0, 1.0, 5.0, 40.0, 300.0], dtype=dtype)
+    wide, alpha = x.double(), 1.0 - beta
+    want = torch.logaddexp(math.log(beta) - alpha * wide, math.log(alpha) + beta * wide)
+    # Where beta is small both parts of the sum are large beside it.
+    torch.testing.assert_close(log_mean_exp(x, beta).double(), want, rtol=20 * ELEMENTARY[dtype], atol=0)
+    small = torch.tensor([-1e-4, 1e-6, 1e-3], dtype=dtype)
+    a, b = beta, 1 - beta
+    series = small.double() ** 2 * (a * b / 2) + small.double() ** 3 * (a * b * (a - b) / 6)
+    torch.testing.assert_close(log_mean_exp(small, beta).double(), series, rtol=1e-6, atol=0)
+    if beta == 0.5:
+        torch.testing.assert_close(log_mean_exp(x, beta), log_cosh(x / 2))

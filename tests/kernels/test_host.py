@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-import safe_kernels.fisher.triton
-import safe_kernels.null_space.triton  # noqa: F401 - defined before `measure` asks for the interpreter, on a GPU compiled
+# Defined before `measure` asks for the interpreter, on a GPU compiled.
+import safe_kernels.ewc_penalty.triton_impl
+import safe_kernels.project_null_space.triton_impl
+import safe_kernels.squared_gradient_ema.triton_impl  # noqa: F401
 from bench import host
 from safe_kernels import _triton
 

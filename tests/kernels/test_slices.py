@@ -25,11 +25,12 @@ from torch import Tensor
 
 import safe_kernels
 from safe_kernels import LinearGradientGram, fisher_diagonal_, kl_divergence, linear_kl_divergence, project_null_space_
-from safe_kernels.fisher import diagonal_triton
-from safe_kernels.fisher import reference as fisher_reference
+from safe_kernels.bases import spectrum
+from safe_kernels.fisher_diagonal import reference as fisher_reference
+from safe_kernels.fisher_diagonal import triton_impl as fisher_launches
 from safe_kernels.kl import reference as kl_reference
-from safe_kernels.null_space import _spectrum, _stored
-from safe_kernels.null_space import reference as null_space_reference
+from safe_kernels.project_null_space import reference as null_space_reference
+from safe_kernels.project_null_space import stored_basis
 from tests.kernels.conftest import BACKENDS
 from tests.tolerances import (
     DIVERGENCE_GRADIENT,
@@ -68,7 +69,7 @@ class Loop:
     @property
     def in_kernel(self) -> bool:
         """Whether it runs on a GPU, or in Triton's interpreter."""
-        return self.module.endswith(("_rows", "kernels"))
+        return self.module.endswith("kernels")
 
 
 def cuts(call: ast.Call) -> str | None:
@@ -168,26 +169,26 @@ def projection(shape: tuple[int, ...], dimension: int, rank: int, dtype: torch.d
 
 def gram_matrix() -> float:
     rows = torch.randn(5, 20)
-    return relative_error(_spectrum.gram(rows), rows.double() @ rows.double().T) / GRAM[torch.float64]
+    return relative_error(spectrum.gram(rows), rows.double() @ rows.double().T) / GRAM[torch.float64]
 
 
 def product_of_rows() -> float:
     left, right = torch.randn(5, 20), torch.randn(3, 20)
-    return relative_error(_spectrum.product(left, right), left.double() @ right.double().T) / GRAM[torch.float64]
+    return relative_error(spectrum.product(left, right), left.double() @ right.double().T) / GRAM[torch.float64]
 
 
 def orthonormal_columns() -> float:
     """``V L^-T`` of ``V^T V = L L^T`` is the Q of the QR decomposition in which R's diagonal is positive."""
     vectors = torch.randn(20, 4)
     q, r = torch.linalg.qr(vectors.double())
-    found = _spectrum.orthonormalize_(vectors.clone())
+    found = spectrum.orthonormalize_(vectors.clone())
     return relative_error(found, q * r.diagonal().sign()) / ORTHONORMAL[torch.float32]
 
 
 def rounded_basis() -> float:
     """Vectors are the basis to float16, times a power of two; the correction is the inverse of their Gram matrix."""
     basis = torch.linalg.qr(torch.randn(50, 4))[0].contiguous()
-    stored = _stored.rounded(basis)
+    stored = stored_basis.round_basis(basis)
     vectors = stored.vectors.double()
     scale = 2.0 ** round(float((vectors.norm() / basis.norm()).log2()))
     assert stored.correction is not None
@@ -238,64 +239,69 @@ class Problem:
     even: bool = False
 
 
-LOGITS = Problem(divergences, {"kl.logits_fallback.SLICE_ELEMENTS": 2 * 201})  # 2, 2, 2 and 1 rows
-HALF_HEAD = Problem(lambda: linear_divergences(torch.bfloat16), {"kl.linear_fallback._CAST_ROWS": 64})
+LOGITS = Problem(divergences, {"kl.torch_impl.SLICE_ELEMENTS": 2 * 201})  # 2, 2, 2 and 1 rows
+HALF_HEAD = Problem(lambda: linear_divergences(torch.bfloat16), {"linear_kl.torch_impl._CAST_ROWS": 64})
 CLASSES = Problem(lambda: divergences(2, (1e-3, 3.0)), {}, "triton")  # 64, 64, 64 and 9
 FAR = Problem(lambda: divergences(5, (60.0,)), {}, "triton")
 # 10 parts of 64 elements and a last one, summed 4 at a time: 4, 4 and 3.
 FLAT = Problem(lambda: projection((645,), 645, 16), {}, "triton", even=True)
 
 PROBLEMS: dict[str, Problem] = {
-    "kl.fallback.slices": LOGITS,
-    "kl.logits_fallback.logits_divergence": LOGITS,
-    "kl.fallback.divergence_": Problem(linear_divergences, {"kl.linear_fallback._SLICE_ELEMENTS": 2 * 150}),
-    "kl.linear_fallback.linear_divergence": Problem(lambda: linear_divergences(chunk_tokens=3), {}),
-    "kl.linear_fallback._apply_head": HALF_HEAD,
-    "kl.linear_fallback._project": HALF_HEAD,
-    "kl.triton.linear_divergence": Problem(lambda: linear_divergences(chunk_tokens=3), {}, "triton"),
-    "kl._rows.summary": CLASSES,
-    "kl._rows.student_normalizer": FAR,
-    "kl._rows.jensen_shannon": CLASSES,
-    "kl._rows.write_gradient": CLASSES,
-    "kl._rows.write_zeros": CLASSES,
-    "fisher.fallback.fisher_diagonal_": Problem(
-        lambda: fisher(3, 4, 20, 6), {"fisher.fallback._TILE_ELEMENTS": 1, "fisher.fallback._MINIMUM_TILE_ROWS": 8}
+    "_divergence.torch_impl.slices": LOGITS,
+    "kl.torch_impl.logits_divergence": LOGITS,
+    "_divergence.torch_impl.divergence_": Problem(
+        linear_divergences, {"linear_kl.torch_impl._SLICE_ELEMENTS": 2 * 150}
     ),
-    "fisher.diagonal_triton.fisher_diagonal_": Problem(
-        lambda: fisher(5, 6, 12, 20), {"fisher.diagonal_triton.OPERAND_BYTES": 2 * 3 * 2 * 6 * (16 + 32)}, "triton"
+    "linear_kl.torch_impl.linear_divergence": Problem(lambda: linear_divergences(chunk_tokens=3), {}),
+    "linear_kl.torch_impl._apply_head": HALF_HEAD,
+    "linear_kl.torch_impl._project": HALF_HEAD,
+    "linear_kl.triton_impl.linear_divergence": Problem(lambda: linear_divergences(chunk_tokens=3), {}, "triton"),
+    "_divergence.kernels.summary": CLASSES,
+    "_divergence.kernels.student_normalizer": FAR,
+    "_divergence.kernels.jensen_shannon": CLASSES,
+    "_divergence.kernels.write_gradient": CLASSES,
+    "_divergence.kernels.write_zeros": CLASSES,
+    "fisher_diagonal.torch_impl.fisher_diagonal_": Problem(
+        lambda: fisher(3, 4, 20, 6),
+        {"fisher_diagonal.torch_impl._TILE_ELEMENTS": 1, "fisher_diagonal.torch_impl._MINIMUM_TILE_ROWS": 8},
     ),
-    "fisher._diagonal_kernels.add_splits_kernel": Problem(
+    "fisher_diagonal.triton_impl.fisher_diagonal_": Problem(
+        lambda: fisher(5, 6, 12, 20), {"fisher_diagonal.triton_impl.OPERAND_BYTES": 2 * 3 * 2 * 6 * (16 + 32)}, "triton"
+    ),
+    "fisher_diagonal.kernels.add_splits_kernel": Problem(
         lambda: fisher(9, 3, 5, 12),
         {
-            "fisher.diagonal_triton.SPLITS_AT_ONCE": 4,
-            "fisher.diagonal_triton.SPLIT_ELEMENTS": 32,
-            "fisher.diagonal_triton.STEPS_A_LAUNCH": 0,
+            "fisher_diagonal.triton_impl.SPLITS_AT_ONCE": 4,
+            "fisher_diagonal.triton_impl.SPLIT_ELEMENTS": 32,
+            "fisher_diagonal.triton_impl.STEPS_A_LAUNCH": 0,
         },
         "triton",
     ),
-    "null_space._spectrum.gram": Problem(
-        gram_matrix, {"null_space._spectrum._ELEMENTS": 32, "null_space._spectrum._BLOCK": 2}
+    "bases.spectrum.gram": Problem(gram_matrix, {"bases.spectrum._ELEMENTS": 32, "bases.spectrum._BLOCK": 2}),
+    "bases.spectrum.product": Problem(product_of_rows, {"bases.spectrum._ELEMENTS": 32}),
+    "bases.spectrum.orthonormalize_": Problem(orthonormal_columns, {"bases.spectrum._ROTATED": 32}),
+    "project_null_space.stored_basis.round_basis": Problem(
+        rounded_basis, {"project_null_space.stored_basis._BLOCK_ELEMENTS": 64}
     ),
-    "null_space._spectrum.product": Problem(product_of_rows, {"null_space._spectrum._ELEMENTS": 32}),
-    "null_space._spectrum.orthonormalize_": Problem(orthonormal_columns, {"null_space._spectrum._ROTATED": 32}),
-    "null_space._stored.rounded": Problem(rounded_basis, {"null_space._stored._BLOCK_ELEMENTS": 64}),
-    "null_space.fallback._project_rows_": Problem(
-        lambda: projection((7, 10), 10, 3), {"null_space.fallback._BLOCK_ELEMENTS": 30}
+    "project_null_space.torch_impl._project_rows_": Problem(
+        lambda: projection((7, 10), 10, 3), {"project_null_space.torch_impl._BLOCK_ELEMENTS": 30}
     ),
-    "null_space.fallback._project_vector_": Problem(
-        lambda: projection((5, 10), 50, 4, torch.bfloat16), {"null_space.fallback._BLOCK_ELEMENTS": 64}
+    "project_null_space.torch_impl._project_vector_": Problem(
+        lambda: projection((5, 10), 50, 4, torch.bfloat16), {"project_null_space.torch_impl._BLOCK_ELEMENTS": 64}
     ),
-    "null_space.linear_gram._formed": Problem(  # longer than wide: kept as gradients
+    "bases.linear_gradient_gram._form_gradients": Problem(  # longer than wide: kept as gradients
         lambda: gradient_gram(5, 12, 4, 7),
-        {"null_space.linear_gram._FORMED": 1, "null_space.linear_gram._FORMED_OUTPUTS": 3},
+        {"bases.linear_gradient_gram._FORMED": 1, "bases.linear_gradient_gram._FORMED_OUTPUTS": 3},
     ),
-    "null_space.linear_gram.split": Problem(lambda: gradient_gram(7, 2, 40, 30), {"null_space.linear_gram._TOKENS": 4}),
-    "null_space.linear_gram._weighted_sums_of_tokens": Problem(
-        lambda: gradient_gram(7, 2, 40, 30), {"null_space.linear_gram._FORMED": 13 * 4 * 40}
+    "bases.linear_gradient_gram.split": Problem(
+        lambda: gradient_gram(7, 2, 40, 30), {"bases.linear_gradient_gram._TOKENS": 4}
     ),
-    "null_space._kernels.flat_coefficients_kernel": FLAT,
-    "null_space._kernels.flat_reduce_kernel": FLAT,
-    "null_space._kernels.flat_subtract_kernel": FLAT,
+    "bases.linear_gradient_gram._weighted_sums_of_tokens": Problem(
+        lambda: gradient_gram(7, 2, 40, 30), {"bases.linear_gradient_gram._FORMED": 13 * 4 * 40}
+    ),
+    "project_null_space.kernels.flat_coefficients_kernel": FLAT,
+    "project_null_space.kernels.flat_reduce_kernel": FLAT,
+    "project_null_space.kernels.flat_subtract_kernel": FLAT,
 }
 
 
@@ -366,9 +372,9 @@ def problem_of(loop: Loop) -> Problem:
 @pytest.fixture(autouse=True)
 def fresh_plans() -> Iterator[None]:
     """Plans are kept by sizes, and not by the constants that are replaced here."""
-    diagonal_triton.diagonal_plan.cache_clear()
+    fisher_launches.diagonal_plan.cache_clear()
     yield
-    diagonal_triton.diagonal_plan.cache_clear()
+    fisher_launches.diagonal_plan.cache_clear()
 
 
 def test_every_problem_is_of_a_loop() -> None:

@@ -19,7 +19,7 @@ from safe_kernels._tables import (
     block_table,
     constant_table,
     dense,
-    grouped,
+    group_rows,
     refuse_overlaps,
 )
 
@@ -170,7 +170,7 @@ def test_identities_of_gradients_survive_without_anybody_holding_them() -> None:
 
 
 def test_rows_are_grouped_in_order() -> None:
-    assert grouped(["a", "b", "a", "c", "b"]) == {"a": [0, 2], "b": [1, 4], "c": [3]}
+    assert group_rows(["a", "b", "a", "c", "b"]) == {"a": [0, 2], "b": [1, 4], "c": [3]}
 
 
 def test_only_the_rows_with_an_unaligned_address_are_unaligned() -> None:

@@ -86,18 +86,23 @@ class Neighborhood:
 
         Those of the mirrored folder that are called after it, that import it, and that import what lies beside it; then
         those that import it from elsewhere. Of a module that none of these knows, all files of the mirrored folder.
+
+        Where a folder of tests mirrors the module's own folder, its files come first: there is a file of that name in
+        other folders, too.
         """
         folder = str(PurePosixPath(path).parent)
         mirror = self._mirror(path)
         stem = PurePosixPath(path).stem.strip("_")
         inside = [test for test in self.tests if mirror and test.startswith(f"{mirror}/")]
         direct = [test for test in self.tests if path in self._imports[test]]
-        called = [test for test in inside if stem in PurePosixPath(test).stem]
+        of_folder = f"{mirror}/{PurePosixPath(folder).name}/"
+        own = [test for test in inside if test.startswith(of_folder)]
+        called = [test for test in own or inside if stem in PurePosixPath(test).stem]
         beside = [
             test for test in inside if any(str(PurePosixPath(name).parent) == folder for name in self._imports[test])
         ]
         near = [test for test in direct if test in inside]
-        return list(dict.fromkeys([*called, *near, *beside, *direct])) or inside
+        return list(dict.fromkeys([*called, *own, *near, *beside, *direct])) or inside
 
     def _mirror(self, path: str) -> str | None:
         fitting = [place for place in self.mirrors if path == place or path.startswith(f"{place}/")]

@@ -262,6 +262,23 @@ def test_nearest_tests_are_found_through_what_packages_hand_on(tmp_path):
     assert near.nearest("toy/steps.py") == [f"tests/{name}" for name in names]
 
 
+def test_nearest_tests_are_those_of_the_modules_own_folder_first(tmp_path):
+    """Where every folder has an `api.py`, the tests of another are far away."""
+    tests = {
+        "toy/first/test_api.py": "",
+        "toy/second/test_api.py": "",
+        "toy/second/test_others.py": "",
+        "toy/test_through.py": "from toy.second.api import a\n",
+    }
+    root = tree(tmp_path, tests).root
+    for name in ("first", "second"):
+        (root / "toy" / name).mkdir()
+        (root / "toy" / name / "api.py").write_text("a = 1\n")
+    near = Neighborhood(root, {"toy": "tests/toy"}).nearest("toy/second/api.py")
+    names = ("toy/second/test_api.py", "toy/second/test_others.py", "toy/test_through.py")
+    assert near == [f"tests/{name}" for name in names]
+
+
 def test_tests_that_can_see_a_fault_are_those_that_execute_its_function(tmp_path):
     source = "a = 1 + 2\n\n\ndef f(b):\n    return b + 1\n\n\ndef g(b):\n    return b - 1\n"
     (tmp_path / "toy.py").write_text(source)

@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import peak_extra_bytes
-from safe_kernels import linear_kl_divergence
+from safe_kernels import linear_kl_divergence, project_null_space_
 from safe_train.estimate.speed import Speed
-from safe_train.estimate.trace import Cost, MetaTrace, register_kernels
+from safe_train.estimate.trace import Cost, MetaTrace
 
 META = torch.device("meta")
 
@@ -80,12 +80,20 @@ def test_flops_of_a_network_are_those_of_torchs_counter():
 
 
 def test_the_linear_divergence_is_three_products_with_the_head():
-    register_kernels()
     with MetaTrace() as trace:
         student = torch.zeros(6, 10, device=META, requires_grad=True)
         teacher, head = torch.zeros(6, 10, device=META), torch.zeros(40, 10, device=META)
         linear_kl_divergence(student, teacher, head).backward()
     assert trace.cost.flops == 3 * 2 * 6 * 10 * 40
+
+
+def test_a_projection_is_counted_by_its_traffic():
+    """Its products have few columns: the bytes take the time."""
+    with MetaTrace() as trace:
+        tensor, basis = torch.zeros(6, 10, device=META), torch.zeros(10, 2, device=META)
+        with trace.phase() as phase:
+            project_null_space_([tensor], [basis])
+    assert phase.cost == Cost(traffic=4 * (60 + 20), operations=1)
 
 
 def test_alive_and_peak_follow_tensors_and_not_views():

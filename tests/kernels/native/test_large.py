@@ -16,9 +16,10 @@ from safe_kernels import (
     project_null_space_,
     squared_gradient_ema_,
 )
-from safe_kernels.fisher import reference as fisher_reference
 from safe_kernels.kl import reference as kl_reference
-from safe_kernels.null_space import reference as null_space_reference
+from safe_kernels.linear_kl.reference import linear_token_divergence
+from safe_kernels.project_null_space import reference as null_space_reference
+from safe_kernels.squared_gradient_ema.reference import squared_gradient_ema
 from tests.tolerances import DIVERGENCE_GRADIENT, DIVERGENCE_VALUE, EWC_GRADIENT, FISHER, PROJECTION, relative_error
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("large")]
@@ -73,7 +74,7 @@ def test_divergence_under_a_head_in_one_chunk(native_device: torch.device) -> No
     values = linear_kl_divergence(student, teacher, weight, chunk_tokens=TOKENS, reduction="none")
     (gradient,) = torch.autograd.grad(values.sum(), student)
     leaf, other = ends(student), ends(teacher)
-    want = kl_reference.linear_token_divergence(leaf.requires_grad_(), other, weight.double())
+    want = linear_token_divergence(leaf.requires_grad_(), other, weight.double())
     (want_gradient,) = torch.autograd.grad(want.sum(), leaf)
     assert relative_error(ends(values), want) < DIVERGENCE_VALUE[DTYPE]
     assert relative_error(ends(gradient), want_gradient) < DIVERGENCE_GRADIENT[DTYPE]
@@ -82,7 +83,7 @@ def test_divergence_under_a_head_in_one_chunk(native_device: torch.device) -> No
 def test_average_of_squared_gradients(native_device: torch.device) -> None:
     fisher = torch.rand(ROWS, COLUMNS, device=native_device)
     grad = random(ROWS, COLUMNS, native_device)
-    want = fisher_reference.squared_gradient_ema(ends(fisher), ends(grad), 0.9)
+    want = squared_gradient_ema(ends(fisher), ends(grad), 0.9)
     squared_gradient_ema_([fisher], [grad], 0.9)
     assert relative_error(ends(fisher), want) < FISHER[DTYPE]
 
