@@ -181,3 +181,28 @@ def test_diagrams_are_wholly_seen_on_a_phone(site):
             sizes = page.value("[...document.querySelectorAll('.flowchart')].map(x => [x.scrollWidth, x.clientWidth])")
             assert sizes, name
             assert all(scroll <= client for scroll, client in sizes), name
+
+
+SEARCH = """
+new Promise((resolve, reject) => {
+  const input = document.querySelector(".md-search__input")
+  input.focus()
+  input.value = "distractor"
+  input.dispatchEvent(new KeyboardEvent("keyup"))
+  input.dispatchEvent(new Event("input"))
+  const look = setInterval(() => {
+    const links = [...document.querySelectorAll(".md-search-result__link")].map(link => link.getAttribute("href"))
+    if (links.length) { clearInterval(look); resolve(links) }
+  }, 50)
+  setTimeout(() => reject("nothing was found"), 30000)
+})
+"""
+
+
+@needs_a_browser
+def test_the_search_finds_a_page_when_the_site_is_opened_from_a_folder(site):
+    with browser(find_browser()) as chromium:
+        page = chromium.open(site / "index.html")
+        found = page.value(SEARCH)
+        assert any("evaluation" in link for link in found)
+        assert page.errors == []
