@@ -215,9 +215,13 @@ def get_variant_config(name: str) -> RetentionVariantConfig:
     return look_up("retention variant", name, RETENTION_VARIANTS)
 
 
-def list_variants() -> None:
-    """Prints each variant with its description, the mechanisms that are on, and its retention weight."""
-    for name, variant in RETENTION_VARIANTS.items():
+def list_variants(variants: Mapping[str, RetentionVariantConfig] | None = None) -> None:
+    """Prints each variant with its description, the mechanisms that are on, and its retention weight.
+
+    Args:
+        variants: by name; by default those of ``RETENTION_VARIANTS``.
+    """
+    for name, variant in (RETENTION_VARIANTS if variants is None else variants).items():
         print(name)
         print(f"  {variant.description}")
         print(f"  mechanisms: {_describe_mechanisms(variant)}")

@@ -156,10 +156,12 @@ def _stage(patterns: Sequence[str], stage: Path) -> None:
         raise InputError(ROOT, "a git checkout", listed.stderr.strip(), "build from a clone of the project")
     for name in listed.stdout.split("\0"):
         source = ROOT / name
-        if name and source.is_file():
-            target = stage / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+        if not name or not (source.is_file() or source.is_symlink()):
+            continue
+        target = stage / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+        if not source.is_symlink():
             target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 

@@ -83,8 +83,8 @@ def _files(lock: str) -> tuple[FileCopy, ...]:
     return (
         *(FileCopy(source, f"{_SOURCE}/{source}") for source in sources),
         FileCopy(lock, f"{_SOURCE}/requirements/lock.txt"),
-        FileCopy("containers/*.py", f"{_SOURCE}/containers/"),
-        FileCopy("containers/parts/*", f"{_SOURCE}/containers/parts/"),
+        FileCopy("containers/manifest.py", f"{_SOURCE}/containers/manifest.py"),
+        FileCopy("containers/parts/slurm_shim.sh", f"{_SOURCE}/containers/parts/slurm_shim.sh"),
     )
 
 

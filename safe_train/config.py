@@ -10,19 +10,21 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, model_validator
 
 from safe_train.configs.model_configs import MODEL_CONFIGS
-from safe_train.configs.retention_variants import RETENTION_VARIANTS
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.data.settings import DataSettings
 from safe_train.distributed.settings import ParallelSettings
 from safe_train.errors import InputError, nearest
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.io.messages import shortened
+from safe_train.io.yaml_files import read_yaml_mapping
 from safe_train.model.settings import ModelSettings
 from safe_train.retention.settings import RetentionSettings
 from safe_train.settings import Section
 from safe_train.training.settings import OptimizationSettings
+from safe_train.variants import find_variant
 
 DERIVED = ("effective", "versions", "machine", "notes", "job")
 """What a run's ``config.json`` says beside its settings."""
@@ -30,11 +32,7 @@ DERIVED = ("effective", "versions", "machine", "notes", "job")
 _BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
 """What a run did whose configuration does not know the setting: its defaults are those of later runs."""
 
-REGISTRIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"variant": RETENTION_VARIANTS, "model.config": MODEL_CONFIGS}
-)
-"""Settings that are the name of something registered, and where."""
-
+_OF_A_RUN = "of_a_run"
 _FEW = 12  # names that still can be read in one line
 _WHOLE = re.compile(r"[+-]?\d+")
 
@@ -43,7 +41,9 @@ class StageAConfig(Section):
     """Everything that a Stage A run depends on."""
 
     variant: str = "full_retention"
-    """Retention variant."""
+    """Retention variant: one that is registered or of an installed package, or one of ``variants_file``."""
+    variants_file: str | None = None
+    """YAML file of retention variants beside the registered ones: the fields of each by its name."""
     label: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """What the run's folder is named after the time; None for the variant."""
     seed: int = Field(default=42, ge=0, lt=2**63)
@@ -83,13 +83,21 @@ class StageAConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _names_are_registered(self) -> StageAConfig:
-        for setting, name in (("variant", self.variant), ("model.config", self.model.config)):
-            registry = REGISTRIES[setting]
-            if name not in registry:
-                expected = f"one of {', '.join(registry)}"
-                raise InputError(setting, expected, repr(name), _did_you_mean(name, list(registry)))
+    def _names_are_registered(self, info: ValidationInfo) -> StageAConfig:
+        if not (info.context or {}).get(_OF_A_RUN):
+            self.retention_variant()
+        name, known = self.model.config, list(MODEL_CONFIGS)
+        if name not in known:
+            raise InputError("model.config", f"one of {', '.join(known)}", repr(name), _did_you_mean(name, known))
         return self
+
+    def retention_variant(self) -> RetentionVariantConfig:
+        """The variant that is named: a registered one, an installed package's, or one of ``variants_file``.
+
+        Raises:
+            InputError: there is no such variant, or the file cannot be read.
+        """
+        return find_variant(self.variant, self.variants_file)
 
 
 def build_config(
@@ -98,6 +106,7 @@ def build_config(
     where: str = "configuration",
     *,
     options: Mapping[str, Any] = MappingProxyType({}),
+    of_a_run: bool = False,
 ) -> StageAConfig:
     """Validates nested ``values`` after setting dotted keys such as ``optimization.max_steps``.
 
@@ -106,6 +115,7 @@ def build_config(
         assignments: the text of each dotted key's value, read as YAML.
         where: what error messages name as the place.
         options: the value of each dotted key, taken as it is; these win over ``assignments``.
+        of_a_run: whether the values are a run's own: its variant need not be known here, where it is only read about.
 
     Raises:
         InputError: a key is unknown (the nearest known one is named) or a value does not fit.
@@ -121,7 +131,7 @@ def build_config(
                 raise InputError(f"--set {dotted}", "a section before the dot", repr(section), hint)
         target[key] = value
     try:
-        return StageAConfig.model_validate(merged)
+        return StageAConfig.model_validate(merged, context={_OF_A_RUN: of_a_run})
     except ValidationError as error:
         raise _as_input_error(error, where) from error
 
@@ -169,13 +179,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read or does not hold a mapping.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(path, "a readable YAML or JSON file", detail, "correct the file or the path") from error
-    if not isinstance(values, dict):
-        raise InputError(path, "a mapping of settings", type(values).__name__, "write key: value lines")
+    values = read_yaml_mapping(path, "settings")
     return run_settings(values) if DERIVED[0] in values else values
 
 
@@ -232,9 +236,8 @@ def _as_input_error(error: ValidationError, where: str) -> InputError:
         )
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     place = f"{where}: {key}" if key else where
-    return InputError(
-        place, expected, repr(first.get("input")), "correct the value; safe train --help-settings lists all"
-    )
+    hint = first.get("ctx", {}).get("hint", "correct the value; safe train --help-settings lists all")
+    return InputError(place, expected, repr(first.get("input")), hint)
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

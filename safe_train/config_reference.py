@@ -10,12 +10,16 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from safe_train.config import REGISTRIES, StageAConfig
+from safe_train.config import StageAConfig
+from safe_train.configs.model_configs import MODEL_CONFIGS
+from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.settings import Section
 
 _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _OR_NULL = " or null"
+_REGISTERED = {"variant": tuple(RETENTION_VARIANTS), "model.config": tuple(MODEL_CONFIGS)}
+"""Settings that are the name of something registered, and those names."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,10 @@ def format_settings() -> str:
 
 
 def _describe(name: str, field: FieldInfo, earlier_names: tuple[str, ...]) -> SettingReference:
-    choices = (*REGISTRIES[name],) if name in REGISTRIES else tuple(_choices(field.annotation))
     return SettingReference(
         name=name,
         kind=_kind(field),
-        choices=choices,
+        choices=_REGISTERED.get(name) or tuple(_choices(field.annotation)),
         default=json.dumps(field.default),
         meaning=" ".join((field.description or "").split()),
         earlier_names=earlier_names,

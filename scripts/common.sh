@@ -56,6 +56,15 @@ require_folder() {
   mounts+=(--bind "${!1}")
 }
 
+# require_file NAME: the same of a file.
+require_file() {
+  local file=${!1}
+  [ -n "$file" ] || return 0
+  [ -f "$file" ] && [ -r "$file" ] || usage_error "$1=$file" 'a file that can be read' 'none' 'correct it'
+  printf -v "$1" '%s' "$(realpath "$file")"
+  mounts+=(--bind "${!1}")
+}
+
 # private_folder PATH: prints PATH, made if it is not there, if nobody else can have put anything into it, and a new folder
 # otherwise. What lies in the folder is run: bytecode, and kernels that were compiled.
 private_folder() {
@@ -125,7 +134,8 @@ choose_processes() {
   together=(srun --nodes="$nodes" --ntasks="$tasks" --overcommit --cpu-bind=none --kill-on-bad-exit=0 --wait=120)
 }
 
-# check_variants REGISTRY: every word of VARIANT_ORDER is a name in that mapping of configs.retention_variants.
+# check_variants REGISTRY: every word of VARIANT_ORDER is a name in that mapping of configs.retention_variants, or of
+# RETENTION_VARIANTS in VARIANTS_FILE.
 check_variants() {
   "${launch[@]}" python scripts/check_variants.py "$1" "${variants[@]}"
 }

@@ -15,6 +15,7 @@
 set -euo pipefail
 
 VARIANT_ORDER=${VARIANT_ORDER:-no_retention soft_retention fisher_retention nullspace_retention full_retention}
+VARIANTS_FILE=${VARIANTS_FILE:-}        # YAML file of further variants
 SEED=${SEED:-42}
 DATA_ROOT=${DATA_ROOT:-}                # audiocaps/ (wavcaps/), vqa/ and text/
 OUTPUT_ROOT=${OUTPUT_ROOT:-runs}
@@ -50,6 +51,8 @@ source scripts/common.sh
 
 check_paths() {
   require_folder DATA_ROOT
+  require_file VARIANTS_FILE
+  export VARIANTS_FILE   # check_variants.py reads it
   [ "$VAL_AUDIO_SPLIT" = "$VAL_VQA_SPLIT" ] ||
     usage_error VAL_VQA_SPLIT "that of VAL_AUDIO_SPLIT, $VAL_AUDIO_SPLIT" "$VAL_VQA_SPLIT" 'name both the same'
   [ "$USE_WAVCAPS" = 0 ] || [ "$WAVCAPS_RATIO" = 1 ] ||
@@ -69,6 +72,7 @@ option() {
 unit_command() {
   local settings=() pair
   option variant "$1"
+  option variants-file "$VARIANTS_FILE"
   option seed "$2"
   option output-root "$OUTPUT_ROOT"
   option model-config "$MODEL_CONFIG"

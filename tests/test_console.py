@@ -71,11 +71,11 @@ def test_handlers_are_put_back():
 
 def test_a_log_file_gets_plain_lines_ten_steps_in_all(capsys):
     stop = StopRequest()
-    with watching(stop) as observer:
-        observer.stage("training")
+    with watching(stop) as callbacks:
+        callbacks.stage("training")
         for step in range(1, 101):
-            observer.step(step, 100, {"audio_loss": 1 / 3, "unshown": 1.0} if step % 2 == 0 else {})
-        assert observer.should_stop() is False
+            callbacks.step(step, 100, {"audio_loss": 1 / 3, "unshown": 1.0} if step % 2 == 0 else {})
+        assert callbacks.should_stop() is False
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 + 10
     assert lines[0].endswith(" s] training")

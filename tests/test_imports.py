@@ -12,8 +12,9 @@ LAYERS = (
     ("safe_train.configs", "safe_train.io.messages"),
     ("safe_train.errors",),
     ("safe_train.io",),
+    ("safe_train.variants",),
     ("safe_kernels",),
-    ("safe_train.settings",),
+    ("safe_train.settings", "safe_train.data.datasets.registry"),
     (
         "safe_train.data.settings", "safe_train.distributed.settings", "safe_train.evaluation.settings",
         "safe_train.model.settings", "safe_train.retention.settings", "safe_train.training.settings",

@@ -87,9 +87,9 @@ STOPPED = """
 import os, signal
 from safe_train.cli.callbacks import StopRequest, watching
 stop = StopRequest()
-with stop.listening(), watching(stop) as observer:
-    observer.stage("VL, noise")
-    observer.rows(1, 2)
+with stop.listening(), watching(stop) as callbacks:
+    callbacks.stage("VL, noise")
+    callbacks.rows(1, 2)
     os.kill(os.getpid(), signal.SIGINT)
     pause()
 """

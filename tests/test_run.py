@@ -17,7 +17,7 @@ from PIL import Image
 
 from safe_train.cli import safe
 from safe_train.config import build_config
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
@@ -106,7 +106,7 @@ def test_a_placeholder_is_refused_before_any_work(small_data, tmp_path, part):
     config = build_config({}, {"data.root": str(small_data), "output_root": str(tmp_path)})
     rows, stages = load_examples(config), []
     rows = replace(rows, **{part: [*getattr(rows, part), Example("last", "an <image>?", ("a",))]})
-    with pytest.raises(InputError, match=r"row last: expected text without the processor's placeholders"):
+    with pytest.raises(InputError, match=r"example last: expected text without the processor's placeholders"):
         start_run(config, RunCallbacks(stage=stages.append), rows=rows)
     assert stages == ["loading"]
     assert list(tmp_path.iterdir()) == []
@@ -436,8 +436,8 @@ def test_a_stop_within_the_evaluation_half_way_is_heard_and_leaves_the_same_run(
         return generate(evaluator, rows, *options)
 
     monkeypatch.setattr(Evaluator, "_generate", counted)
-    observer = RunCallbacks(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
-    outcome = start_run(config, observer)
+    callbacks = RunCallbacks(step=lambda step, _total, _metrics: steps.append(step), should_stop=lambda: 3 in steps)
+    outcome = start_run(config, callbacks)
     assert (steps, len(batches)) == ([1, 2, 3], 1)
     assert (outcome.training.steps, outcome.training.finished, outcome.table) == (3, False, None)
     assert [path.name for path in (outcome.folder / "checkpoints").iterdir()] == ["step-0000003"]
@@ -587,7 +587,7 @@ def test_eval_on_rows_of_another_folder(copied, tmp_path):
 
 def test_a_larger_validation_split_begins_with_the_smaller_one(small_data, tmp_path):
     write_dataset(tmp_path, replace(SMALL, val_questions=SMALL.val_questions + 20))
-    small, large = (load_vqa(root, "val") for root in (small_data, tmp_path))
+    small, large = (VQA().records(root, "val") for root in (small_data, tmp_path))
     assert [q.question for q in large[: len(small)]] == [q.question for q in small]
     assert [q.answers for q in large[: len(small)]] == [q.answers for q in small]
     assert len(large) == len(small) + 20

@@ -24,6 +24,10 @@ python3 -m venv /opt/safe
   $pip_options -r /opt/source/requirements/lock.txt
 /opt/safe/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --no-index \
   --no-deps --no-build-isolation /opt/source
+# What is not in the wheel, whose names other projects have too: found after everything that is installed.
+mkdir /opt/safe/checkout
+cp -RL /opt/source/configs /opt/source/experiments /opt/safe/checkout/
+echo /opt/safe/checkout >"$(/opt/safe/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checkout.pth"
 
 install -m 755 /opt/source/containers/parts/slurm_shim.sh /opt/safe/slurm_shim
 for command in sbatch srun squeue scancel; do ln -s /opt/safe/slurm_shim "/usr/local/bin/$command"; done

@@ -5,6 +5,8 @@ trap 'rm -rf "$scratch"' EXIT
 export SAFE_CACHE="$scratch" TRITON_CACHE_DIR="$scratch/triton" PYTHONPYCACHEPREFIX="$scratch/bytecode" HF_HUB_OFFLINE=1
 cd "$scratch"
 safe env
+python3 -m experiments.overfitting.run_overfitting --help >/dev/null
+test "$(python3 -c 'import configs.lookup, safe_train.configs.lookup as own; print(own is configs.lookup)')" = True
 echo "one kernel against its definition"
 python3 - <<'PYTHON'
 import torch

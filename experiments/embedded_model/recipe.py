@@ -21,8 +21,7 @@ import torch
 
 from experiments.embedded_model.train_audio import AudioClasses, AudioRecipe, train_audio
 from experiments.embedded_model.train_base import BaseRecipe, ScenePool, document_losses, train_answers, train_vision
-from safe_train.data.datasets.conversion import vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import Example
 from safe_train.embedded import weights
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
@@ -79,7 +78,7 @@ def measure_base(folder: Path) -> BaseMeasures:
     root, base = embedded_data_root(DatasetSizes()), load_base(str(folder))
     questions, documents = _read_text(root, "val")
     return BaseMeasures(
-        images=_accuracies(base, vl_rows(load_vqa(root, "val"))),
+        images=_accuracies(base, VQA().examples(root, "val")),
         text=_accuracies(base, questions),
         not_learned=_accuracies(base, [row for kind in NOT_LEARNED for row in _drawn(kind)]),
         documents=_bits_per_byte(base, documents, _read_text(root, "train")[1]),

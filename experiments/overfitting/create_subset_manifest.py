@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from safe_train.cli.errors import one_line_errors
-from safe_train.data.datasets.audiocaps import OfficialRow, read_official_rows
+from safe_train.data.datasets.audiocaps import CaptionRecord, read_captions
 from safe_train.data.datasets.pack_manifest import CLIP_FIELDS, PackedClip, SubsetManifest
 from safe_train.errors import InputError
 from safe_train.io.files import json_text, write_text
@@ -33,11 +33,11 @@ def draw_clips(source_root: Path, split: str, subset_size: int, seed: int) -> Su
     Raises:
         InputError: the table is missing or malformed, or fewer clips have their audio.
     """
-    rows = _one_row_per_file(read_official_rows(source_root, split))
-    if len(rows) < subset_size:
+    captions = _keep_one_per_file(read_captions(source_root, split))
+    if (found := len(captions)) < subset_size:
         expected = f"at least {subset_size} clips with their audio"
-        raise InputError(source_root / f"{split}.csv", expected, str(len(rows)), "lower --subset-size or fetch more")
-    drawn = sorted(random.Random(seed).sample(range(len(rows)), subset_size))
+        raise InputError(source_root / f"{split}.csv", expected, str(found), "lower --subset-size or fetch more")
+    drawn = sorted(random.Random(seed).sample(range(found), subset_size))
     return SubsetManifest(
         subset_name="audiocaps_overfit_v1",
         description=f"{subset_size} clips of AudioCaps for the overfitting ablation",
@@ -45,19 +45,19 @@ def draw_clips(source_root: Path, split: str, subset_size: int, seed: int) -> Su
         source_dataset=f"AudioCaps {split} split",
         audio_rel_root=f"audio/{split}",
         metadata_columns=CLIP_FIELDS,
-        entries=tuple(_packed(rows[index], source_root) for index in drawn),
+        entries=tuple(_pack(captions[index], source_root) for index in drawn),
     )
 
 
-def _one_row_per_file(rows: Sequence[OfficialRow]) -> list[OfficialRow]:
-    first = {row.audio_path: row for row in reversed(rows) if row.audio_path is not None}
-    return [row for row in rows if row.audio_path is not None and first[row.audio_path] is row]
+def _keep_one_per_file(captions: Sequence[CaptionRecord]) -> list[CaptionRecord]:
+    first = {caption.audio_path: caption for caption in reversed(captions) if caption.audio_path is not None}
+    return [caption for caption in captions if caption.audio_path is not None and first[caption.audio_path] is caption]
 
 
-def _packed(row: OfficialRow, source_root: Path) -> PackedClip:
-    assert row.audio_path is not None
-    relative = row.audio_path.relative_to(source_root).as_posix()
-    return PackedClip(row.audiocap_id, row.youtube_id, row.start_time, row.caption, relative)
+def _pack(caption: CaptionRecord, source_root: Path) -> PackedClip:
+    assert caption.audio_path is not None
+    relative = caption.audio_path.relative_to(source_root).as_posix()
+    return PackedClip(caption.audiocap_id, caption.youtube_id, caption.start_time, caption.caption, relative)
 
 
 @one_line_errors

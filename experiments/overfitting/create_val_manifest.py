@@ -16,7 +16,8 @@ from pathlib import Path
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from safe_train.cli.errors import one_line_errors
 from safe_train.data.datasets.pack_manifest import PackedQuestion, ValManifest
-from safe_train.data.datasets.vqa import VQARecord, read_official
+from safe_train.data.datasets.records import VQARecord
+from safe_train.data.datasets.vqa import read_official
 from safe_train.errors import InputError
 from safe_train.io.files import json_text, write_text
 
@@ -38,7 +39,7 @@ def draw_questions(questions: Path, annotations: Path, subset_size: int, seed: i
         description=f"{subset_size} questions of VQA v2 for the overfitting ablation",
         seed=seed,
         source_dataset="VQA v2 validation",
-        entries=tuple(_packed(examples[question_id]) for question_id in drawn),
+        entries=tuple(_pack(examples[question_id]) for question_id in drawn),
     )
 
 
@@ -52,7 +53,7 @@ def majority_answer(answers: tuple[str, ...]) -> str:
     return Counter(answer.strip().lower() for answer in answers).most_common(1)[0][0]
 
 
-def _packed(example: VQARecord) -> PackedQuestion:
+def _pack(example: VQARecord) -> PackedQuestion:
     return PackedQuestion(
         question_id=example.question_id,
         image_id=example.image_id,

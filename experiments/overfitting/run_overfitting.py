@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from experiments.overfitting.arguments import OneLineParser, at_least_one, at_least_zero
 from experiments.overfitting.settings import (
     COMPANIONS,
-    TEXT_SOURCES,
     TRAIN_SOURCES,
     VAL_SOURCES,
     stage_a_config,
@@ -28,6 +27,7 @@ from safe_train.cli.errors import one_line_errors
 from safe_train.config import StageAConfig
 from safe_train.configs.model_configs import MODEL_CONFIGS
 from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
+from safe_train.data.settings import TEXT_SOURCES
 
 if TYPE_CHECKING:
     from safe_train.training.build import Rows
@@ -55,7 +55,12 @@ def build_parser() -> OneLineParser:
     add("--train-source", choices=TRAIN_SOURCES, default="pack", help="clips to train on; mock: procedural")
     add("--val-source", choices=VAL_SOURCES, default="pack_vl", help="rows to evaluate on, see above")
     add("--val-size", type=at_least_one, default=500, help="rows to evaluate on, in each condition")
-    add("--text-source", choices=TEXT_SOURCES, default="auto", help="text-only rows; auto: those beside the VL rows")
+    add(
+        "--text-source",
+        choices=TEXT_SOURCES.choices(),
+        default="auto",
+        help="text-only rows; auto: those beside the VL rows",
+    )
     add("--text-share", type=float, default=0.25, help="share of protected rows that are text-only, if there are any")
     add("--text-val-size", type=at_least_one, help="text-only rows to evaluate on; if not given, all")
     add("--train-batch-size", type=at_least_one, default=8, help="clips a step, and as many protected rows")
@@ -149,8 +154,8 @@ def run_seed(given: argparse.Namespace, seed: int) -> Path:
     _tell_shortfalls(config, rows)
     config = with_epochs(config, given.num_epochs, len(rows.train_audio))
     stop = StopRequest()
-    with stop.listening(), watching(stop) as observer:
-        outcome = start_run(config, observer, rows=rows, notes=notes(given, rows))
+    with stop.listening(), watching(stop) as callbacks:
+        outcome = start_run(config, callbacks, rows=rows, notes=notes(given, rows))
     show_outcome(outcome, stop)
     return outcome.folder
 

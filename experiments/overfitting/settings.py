@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from safe_train.config import StageAConfig, build_config
 from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
-from safe_train.data.settings import TextSource
+from safe_train.data.datasets.registry import dataset_names
+from safe_train.data.settings import EMBEDDED_DATA
 
 COMPANIONS = 100
 """Rows of the kind that a validation source is not about: without them the closing table could not be read."""
@@ -32,8 +33,7 @@ class ValidationSource:
     meaning: str
 
 
-TRAIN_SOURCES = {"mock": "embedded", "audiocaps": "audiocaps", "avqa": "avqa", "pack": "pack"}
-TEXT_SOURCES = get_args(TextSource)
+TRAIN_SOURCES = {"mock": EMBEDDED_DATA} | {name: name for name in dataset_names("audio") if name != EMBEDDED_DATA}
 VAL_SOURCES = {
     "mock_vl": ValidationSource("embedded", "trained", ("vl",), "procedural questions"),
     "vqa": ValidationSource("vqa", "trained", ("vl",), "VQA v2 validation questions of --data-path"),
@@ -72,7 +72,7 @@ def stage_a_config(given: argparse.Namespace, seed: int, *, pack_root: str | Non
             "val_vl_source": source.vl,
             "train_text_source": given.text_source,
             "val_text_source": given.text_source,
-            "text_ratio": given.text_ratio,
+            "text_ratio": given.text_share,
             "pack_root": pack_root,
             "max_train_audio": given.subset_size,
             "silence_prob": 0.0,  # protected rows hear clips alone, as they always did in this ablation

@@ -13,10 +13,10 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from safe_train.audio.formats import AUDIO_SUFFIXES, MPEG_SUFFIXES, READABLE, described, is_read
-from safe_train.audio.mpeg import behind_id3, mpeg_stream
-from safe_train.audio.ogg import CUT, ogg_fault
-from safe_train.audio.riff import unstated_size
+from safe_train.audio.formats import AUDIO_SUFFIXES, MPEG_SUFFIXES, READABLE, describe_content, is_read
+from safe_train.audio.mpeg import parse_mpeg, skip_id3
+from safe_train.audio.ogg import CUT, find_ogg_fault
+from safe_train.audio.riff import find_unstated_size
 from safe_train.errors import InputError
 
 WHOLE = "a whole file"
@@ -83,7 +83,7 @@ class AudioFile:
                 mono = block.mean(axis=1)
             yield mono
         if self.num_frames is not None and num_read < end:
-            raise _ends_early(self._path, f"{num_read} of {self.num_frames} samples for each channel")
+            raise _early_end(self._path, f"{num_read} of {self.num_frames} samples for each channel")
         if self.container == "FLAC":  # the only one of which nothing but decoding tells that it was cut
             self._require_flac_end(num_read)
 
@@ -93,9 +93,9 @@ class AudioFile:
             self._decode_on(self._sound)
         elif num_read < self.num_frames and not self._has_last_sample(self.num_frames):
             # Also a whole file may be one in which nothing is found: some state other lengths of blocks than they have.
-            with self._path.open("rb", buffering=0) as file, _by_number(file) as sound:
+            with self._path.open("rb", buffering=0) as file, _open_by_number(file) as sound:
                 if (count := self._decode_on(sound)) < self.num_frames:
-                    raise _ends_early(self._path, f"{count} of {self.num_frames} samples for each channel")
+                    raise _early_end(self._path, f"{count} of {self.num_frames} samples for each channel")
 
     def _has_last_sample(self, num_frames: int) -> bool:
         """Whether the last of so many samples is found without those before it."""
@@ -129,7 +129,7 @@ def open_audio(path: Path) -> Iterator[AudioFile]:
         shown = f"a name that ends in {' '.join(AUDIO_SUFFIXES)}"
         raise InputError(path, shown, repr(path.suffix), "convert the file or mend its name")
     try:
-        with path.open("rb", buffering=0) as file, _opened(path, file) as audio:
+        with path.open("rb", buffering=0) as file, _open_content(path, file) as audio:
             if audio.rate < LOWEST_RATE:
                 raise InputError(path, HEARABLE_RATE, f"{audio.rate} Hz", "mend the file's header or remove the file")
             yield audio
@@ -140,62 +140,65 @@ def open_audio(path: Path) -> Iterator[AudioFile]:
 
 
 @contextmanager
-def _opened(path: Path, file: io.FileIO) -> Iterator[AudioFile]:
+def _open_content(path: Path, file: io.FileIO) -> Iterator[AudioFile]:
     head = file.read(_HEAD_BYTES)
-    if head.startswith(b"OggS") and (fault := ogg_fault(file)):
-        raise _ends_early(path, fault) if fault == CUT else _unreadable(path, fault, _CONVERT)
+    if head.startswith(b"OggS") and (fault := find_ogg_fault(file)):
+        raise _early_end(path, fault) if fault == CUT else _unreadable(path, fault, _CONVERT)
     if _may_be_mpeg(path, file, head):
-        with _mpeg(path, file, head) as (sound, num_frames):
+        with _open_mpeg(path, file, head) as (sound, num_frames):
             yield AudioFile(path, sound, num_frames)
         return
-    place = unstated_size(file)
+    place = find_unstated_size(file)
     file.seek(0)
-    with nullcontext(file) if place is None else _Patched(path, place) as source, _known(path, head, source) as sound:
+    with (
+        nullcontext(file) if place is None else _Patched(path, place) as source,
+        _open_sound(path, head, source) as sound,
+    ):
         if not is_read(sound.format):
             raise _unreadable(path, f"libsndfile's format {sound.format}", _CONVERT)
-        num_frames = _stated_frames(path, sound, head)
+        num_frames = _read_stated_frames(path, sound, head)
         if sound.subtype != "MPEG_LAYER_III":
             yield AudioFile(path, sound, num_frames)
             return
-    with _mpeg(path, file, head) as (frames, num_frames):
+    with _open_mpeg(path, file, head) as (frames, num_frames):
         yield AudioFile(path, frames, num_frames, sound.format)
 
 
 @contextmanager
-def _mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.SoundFile, int]]:
+def _open_mpeg(path: Path, file: io.FileIO, head: bytes) -> Iterator[tuple[soundfile.SoundFile, int]]:
     """The MPEG audio of a file, also of one that is wrapped up as WAV, and its samples for each channel."""
     file.seek(0)
-    stream = mpeg_stream(file.readall())
+    stream = parse_mpeg(file.readall())
     if stream is None:
-        raise _unreadable(path, described(head) or _NO_AUDIO, _FETCH)
+        raise _unreadable(path, describe_content(head) or _NO_AUDIO, _FETCH)
     if stream.ends_early:
-        raise _ends_early(path, f"{stream.num_frames} of {stream.stated} MPEG frames")
+        raise _early_end(path, f"{stream.num_frames} of {stream.stated} MPEG frames")
     with _Sequential(cast("BinaryIO", stream.open())) as sound:
         yield sound, sound.frames if stream.num_samples is None else stream.num_samples
 
 
-def _known(path: Path, head: bytes, source: io.FileIO) -> soundfile.SoundFile:
+def _open_sound(path: Path, head: bytes, source: io.FileIO) -> soundfile.SoundFile:
     try:
-        return _Sequential(cast("BinaryIO", source)) if isinstance(source, _Patched) else _by_number(source)
+        return _Sequential(cast("BinaryIO", source)) if isinstance(source, _Patched) else _open_by_number(source)
     except soundfile.LibsndfileError as error:
-        if (found := described(head)) is None and error.code != _UNKNOWN_FORMAT:
+        if (found := describe_content(head)) is None and error.code != _UNKNOWN_FORMAT:
             raise
         raise _unreadable(path, found or _NO_AUDIO, _FETCH) from error
 
 
-def _by_number(file: io.FileIO) -> soundfile.SoundFile:
+def _open_by_number(file: io.FileIO) -> soundfile.SoundFile:
     """A file read without going through Python; opened by its name, it would be taken for what the name tells."""
     return _Sequential(cast("BinaryIO", file.fileno()), closefd=False)
 
 
-def _stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int | None:
+def _read_stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int | None:
     """Samples for each channel that the header states; None if it does not, as of a FLAC file that was streamed."""
     for size, left in _SIZE_NOTE.findall(sound.extra_info):
         if int(left) < int(size) and not any(int(size) in placeholders for placeholders in _PLACEHOLDERS):
-            raise _ends_early(path, f"{left} of {size} bytes of audio")
+            raise _early_end(path, f"{left} of {size} bytes of audio")
     if sound.format == "NIST" and (found := _NIST_COUNT.search(head)):  # libsndfile takes what the file has
         if sound.frames < (num_frames := int(found[1])):
-            raise _ends_early(path, f"{sound.frames} of {num_frames} samples for each channel")
+            raise _early_end(path, f"{sound.frames} of {num_frames} samples for each channel")
         return num_frames
     return sound.frames if sound.frames < _UNKNOWN_FRAMES else None
 
@@ -203,7 +206,7 @@ def _stated_frames(path: Path, sound: soundfile.SoundFile, head: bytes) -> int |
 def _may_be_mpeg(path: Path, file: io.FileIO, head: bytes) -> bool:
     """Whether a file is taken for MPEG audio: by a frame or a tag at its beginning, or else by its name."""
     if head.startswith(b"ID3"):
-        file.seek(behind_id3(head))
+        file.seek(skip_id3(head))
         return file.read(4) != b"fLaC"
     begins_with_sync = head[:1] == b"\xff" and head[1:2] >= b"\xe0"
     return begins_with_sync or (path.suffix.lower() in MPEG_SUFFIXES and head[:4] not in _OTHER_MAGIC)
@@ -236,7 +239,7 @@ class _Patched(io.FileIO):
         return count
 
 
-def _ends_early(path: Path, got: str) -> InputError:
+def _early_end(path: Path, got: str) -> InputError:
     return InputError(path, WHOLE, got, "fetch the file again or remove it")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from safe_train.audio.formats import AUDIO_SUFFIXES
 
 
-def audio_files_by_stem(folders: Iterable[Path]) -> dict[str, Path]:
+def index_audio_files(folders: Iterable[Path]) -> dict[str, Path]:
     """The audio files of the folders that exist, by name without suffix.
 
     Of several files with one name, that of the earlier folder counts, and in a folder the first in the order of
@@ -17,12 +17,12 @@ def audio_files_by_stem(folders: Iterable[Path]) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for folder in folders:
-        for stem, path in _files(folder).items():
+        for stem, path in _index_folder(folder).items():
             files.setdefault(stem, path)
     return files
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _index_folder(folder: Path) -> dict[str, Path]:
     by_suffix: dict[str, list[Path]] = defaultdict(list)
     if folder.is_dir():
         for path in folder.iterdir():

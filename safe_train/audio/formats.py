@@ -73,7 +73,7 @@ def is_read(container: str) -> bool:
     return container in _READ
 
 
-def described(head: bytes) -> str | None:
+def describe_content(head: bytes) -> str | None:
     """What a file is that libsndfile does not read, by its first bytes; None if they tell nothing."""
     for start, magic, words in _OTHERS:
         if head[start : start + len(magic)] == magic:

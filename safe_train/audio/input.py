@@ -1,4 +1,4 @@
-"""What a row hears: an audio file as it is, the same file louder or softer, white noise, or silence."""
+"""What an example hears: an audio file as it is, the same file louder or softer, white noise, or silence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ AudioInput = Path | Amplified | WhiteNoise
 """A ``None`` beside these stands for silence wherever audio is attached."""
 
 
-def waveform_of(audio: AudioInput | None, sampling_rate: int, max_samples: int | None = None) -> Tensor:
+def render_waveform(audio: AudioInput | None, sampling_rate: int, max_samples: int | None = None) -> Tensor:
     """Mono samples, float32 [samples], full scale 1; ``None`` gives zeros.
 
     Of a file no more than ``max_samples`` are decoded.

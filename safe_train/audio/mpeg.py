@@ -101,15 +101,15 @@ class MpegStream:
         return self.header.is_decoders and self.stated == self.num_frames
 
 
-def mpeg_stream(content: bytes) -> MpegStream | None:
+def parse_mpeg(content: bytes) -> MpegStream | None:
     """The MPEG audio in the bytes of a file, or None if no two frames (or one, and nothing else) are in them."""
-    start = _next_frame(content, behind_id3(content))
+    start = _find_frame(content, skip_id3(content))
     if start is None:
         return None
     kind = _kind_at(content, start)
-    places = list(_frames(content, start, kind))
-    frames = _joined(content, places)
-    header = _header_of(frames[: places[0][1]])
+    places = list(_iterate_frames(content, start, kind))
+    frames = _join(content, places)
+    header = _parse_header(frames[: places[0][1]])
     return MpegStream(
         frames=frames,
         num_frames=len(places) - (header.length > 0),
@@ -119,7 +119,7 @@ def mpeg_stream(content: bytes) -> MpegStream | None:
     )
 
 
-def behind_id3(content: bytes) -> int:
+def skip_id3(content: bytes) -> int:
     """Where ID3v2 tags end; their length is in four bytes of seven bits (id3.org, ID3v2.4, 3.1)."""
     start = 0
     while content[start : start + 3] == b"ID3" and len(content) >= start + 10:
@@ -130,7 +130,7 @@ def behind_id3(content: bytes) -> int:
     return start
 
 
-def _next_frame(content: bytes, start: int, kind: int | None = None) -> int | None:
+def _find_frame(content: bytes, start: int, kind: int | None = None) -> int | None:
     """The next frame that another of its kind follows, or the end of the file."""
     while (start := content.find(b"\xff", start)) >= 0:
         found = _kind_at(content, start) if kind is None else kind
@@ -142,13 +142,13 @@ def _next_frame(content: bytes, start: int, kind: int | None = None) -> int | No
     return None
 
 
-def _frames(content: bytes, start: int, kind: int) -> Iterator[tuple[int, int]]:
+def _iterate_frames(content: bytes, start: int, kind: int) -> Iterator[tuple[int, int]]:
     """Start and length of the frames of a kind; what lies between them is stepped over."""
     position: int | None = start
     while position is not None:
         length = _length_at(content, position, kind)
         if length is None:
-            position = _next_frame(content, position + 1, kind)
+            position = _find_frame(content, position + 1, kind)
         elif position + length > len(content):
             return
         else:
@@ -156,7 +156,7 @@ def _frames(content: bytes, start: int, kind: int) -> Iterator[tuple[int, int]]:
             position += length
 
 
-def _joined(content: bytes, places: list[tuple[int, int]]) -> bytes:
+def _join(content: bytes, places: list[tuple[int, int]]) -> bytes:
     start, end = places[0][0], sum(places[-1])
     if end - start == sum(length for _, length in places):
         return content[start:end]
@@ -195,7 +195,7 @@ def _samples_per_frame(kind: int) -> int:
     return {1: 384, 2: 1_152, 3: 1_152 if version == 3 else 576}[layer]
 
 
-def _header_of(first: bytes) -> MpegHeader:
+def _parse_header(first: bytes) -> MpegHeader:
     """What the first frame states; layers I and II have no header frames."""
     bits = int.from_bytes(first[:_HEADER])
     if _LAYERS[bits >> 17 & 3] != 3:

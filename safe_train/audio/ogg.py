@@ -13,7 +13,7 @@ CUT = "an OGG file that ends within a page"
 CHAINED = "several OGG streams one behind another, of which the decoder reads the first"
 
 
-def ogg_fault(file: io.FileIO) -> str | None:
+def find_ogg_fault(file: io.FileIO) -> str | None:
     """``CUT``, ``CHAINED`` or None.
 
     Whether a page says that it is the last does not count: it is missing wherever a recording or a broadcast was
@@ -27,7 +27,7 @@ def ogg_fault(file: io.FileIO) -> str | None:
         if not header.startswith(_MAGIC):
             if header and _MAGIC.startswith(header):
                 return CUT
-            start = _next_page(file, start + 1)
+            start = _find_page(file, start + 1)
             continue
         if len(header) < _HEADER or len(header) < (data := _HEADER + header[_HEADER - 1]):
             return CUT
@@ -39,7 +39,7 @@ def ogg_fault(file: io.FileIO) -> str | None:
     return CUT if start > size else None
 
 
-def _next_page(file: io.FileIO, start: int) -> int:
+def _find_page(file: io.FileIO, start: int) -> int:
     """Where the next page begins, or the end of the file, if there is none."""
     while True:
         file.seek(start)

@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
+from torchaudio import functional
 
 # torchaudio's filter: zero crossings on each side, and the share of the lower Nyquist frequency that passes.
 _WIDTH = 6
@@ -18,7 +18,7 @@ _MAX_KERNEL = 2**20
 _CHUNK = 2**21
 
 
-def resampled(waveform: Tensor, source_rate: int, rate: int) -> Tensor:
+def resample(waveform: Tensor, source_rate: int, rate: int) -> Tensor:
     """The waveform at another rate, by a sinc filter with a Hann window, ``ceil(samples * rate / source_rate)`` long.
 
     Output ``n`` is ``sum_k x[k] h(k - n * source_rate / rate)`` with ``h(d) = b sinc(b d) cos(pi b d / 12)^2`` for
@@ -35,8 +35,8 @@ def resampled(waveform: Tensor, source_rate: int, rate: int) -> Tensor:
     divisor = math.gcd(source_rate, rate)
     source_step, step = source_rate // divisor, rate // divisor
     if source_step * step <= _MAX_KERNEL:
-        return resample(waveform, source_rate, rate, lowpass_filter_width=_WIDTH, rolloff=_ROLLOFF)
-    return _interpolated(waveform, source_step, step)
+        return functional.resample(waveform, source_rate, rate, lowpass_filter_width=_WIDTH, rolloff=_ROLLOFF)
+    return _interpolate(waveform, source_step, step)
 
 
 def samples_needed(length: int, source_rate: int, rate: int) -> int:
@@ -51,7 +51,7 @@ def _reach(source_rate: int, rate: int) -> int:
     return math.ceil(_WIDTH * source_rate / (_ROLLOFF * min(source_rate, rate)))
 
 
-def _interpolated(waveform: Tensor, source_rate: int, rate: int) -> Tensor:
+def _interpolate(waveform: Tensor, source_rate: int, rate: int) -> Tensor:
     reach, bandwidth = _reach(source_rate, rate), _ROLLOFF * min(1.0, rate / source_rate)
     taps = torch.arange(-reach, reach + 1)
     around = torch.nn.functional.pad(waveform, (reach, reach)).unfold(0, len(taps), 1)

@@ -7,7 +7,7 @@ import io
 _CHUNK = 8
 
 
-def unstated_size(file: io.FileIO) -> int | None:
+def find_unstated_size(file: io.FileIO) -> int | None:
     """Where a WAV file says that its sound has 0 bytes although what follows is no chunk but sound; None otherwise.
 
     Players read such a file to its end.

@@ -1,4 +1,4 @@
-"""Audio files as mono waveforms of one sampling rate, and waveforms of one length."""
+"""Audio files as mono waveforms of one sampling rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from safe_train.audio.file import AudioFile, open_audio
-from safe_train.audio.resampling import resampled, samples_needed
+from safe_train.audio.resampling import resample, samples_needed
 from safe_train.errors import InputError
 
 SHORTEST_SECONDS = 0.025
@@ -25,13 +25,6 @@ HEARABLE_LENGTH = f"a clip of at least {SHORTEST_SECONDS} s"
 """What is expected of a clip that is shorter, by which the error is known."""
 
 
-class FittedWaveform(NamedTuple):
-    """A waveform of a wanted length, float32 [length], and how many of its first samples are the clip's own."""
-
-    waveform: Tensor
-    valid_length: int
-
-
 class AudioLength(NamedTuple):
     """How long a file is, and its format in libsndfile's words."""
 
@@ -42,7 +35,7 @@ class AudioLength(NamedTuple):
 def load_waveform(path: Path, sample_rate: int, max_samples: int | None = None) -> Tensor:
     """Reads an audio file in a format of :mod:`~safe_train.audio.formats`; its content decides which.
 
-    Channels are averaged, and another rate is resampled; see :func:`~safe_train.audio.resampling.resampled`.
+    Channels are averaged, and another rate is resampled; see :func:`~safe_train.audio.resampling.resample`.
 
     Args:
         path: the file.
@@ -60,10 +53,10 @@ def load_waveform(path: Path, sample_rate: int, max_samples: int | None = None) 
     with open_audio(path) as audio:
         shortest = math.ceil(SHORTEST_SECONDS * audio.rate)  # also of a shorter window, for it is the file that counts
         limit = None if max_samples is None else max(shortest, samples_needed(max_samples, audio.rate, sample_rate))
-        blocks = list(_finite_blocks(path, audio.mono_blocks(limit)))
+        blocks = list(_require_finite(path, audio.mono_blocks(limit)))
         mono = torch.from_numpy(np.concatenate([np.empty(0, np.float32), *blocks]))
         _require_hearable(path, audio, len(mono))
-        return resampled(mono, audio.rate, sample_rate)[:max_samples]
+        return resample(mono, audio.rate, sample_rate)[:max_samples]
 
 
 def read_audio_header(path: Path) -> None:
@@ -84,12 +77,12 @@ def measure(path: Path) -> AudioLength:
         InputError: as :func:`load_waveform`, which reads the file then.
     """
     with open_audio(path) as audio:
-        num_frames = sum(len(block) for block in _finite_blocks(path, audio.mono_blocks()))
+        num_frames = sum(len(block) for block in _require_finite(path, audio.mono_blocks()))
         _require_hearable(path, audio, num_frames)
         return AudioLength(num_frames / audio.rate, audio.container)
 
 
-def _finite_blocks(path: Path, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _require_finite(path: Path, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for block in blocks:
         if num_bad := int((~np.isfinite(block)).sum()):
             got = f"{num_bad} that are NaN or infinite"
@@ -104,30 +97,3 @@ def _require_hearable(path: Path, audio: AudioFile, num_frames: int) -> None:
     if num_frames < SHORTEST_SECONDS * audio.rate:
         got = f"{num_frames} samples at {audio.rate} Hz"
         raise InputError(path, HEARABLE_LENGTH, got, "lengthen the clip or remove its entry")
-
-
-def fit_waveform(waveform: Tensor, length: int) -> FittedWaveform:
-    """Makes a waveform of exactly ``length`` samples.
-
-    A longer clip keeps its first ``length`` samples. A shorter one is repeated as often as it fits whole, and zeros
-    follow, as CLAP was trained (``repeatpad`` of ``transformers.ClapFeatureExtractor``).
-
-    Args:
-        waveform: [samples], at least one sample.
-        length: the wanted number of samples, at least 1.
-
-    Returns:
-        The waveform, [length], same dtype and device, and its valid length ``min(samples, length)``.
-
-    Raises:
-        ValueError: the waveform is not one-dimensional or has no samples, or ``length`` is below 1.
-    """
-    if waveform.ndim != 1 or not waveform.numel():
-        raise ValueError(f"waveform must have shape [samples] with at least one sample, got {list(waveform.shape)}")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    num_samples = waveform.numel()
-    if num_samples >= length:
-        return FittedWaveform(waveform[:length], length)
-    repeated = waveform.repeat(length // num_samples)
-    return FittedWaveform(torch.nn.functional.pad(repeated, (0, length - repeated.numel())), num_samples)

@@ -64,7 +64,7 @@ class StopRequest:
 
 @contextmanager
 def watching(stop: StopRequest) -> Iterator[RunCallbacks]:
-    """An observer that shows a run on standard error; in processes but the main one, it only listens to ``stop``."""
+    """Callbacks that show a run on standard error; in processes but the main one, it only listens to ``stop``."""
     if not find_launch().is_main:
         logging.getLogger().setLevel(logging.WARNING)
         yield RunCallbacks(should_stop=stop)

@@ -8,6 +8,7 @@ import click
 
 from safe_train.cli.errors import one_line_errors
 from safe_train.cli.options import group
+from safe_train.data.datasets.registry import checked_names
 
 
 @group("data")
@@ -32,7 +33,7 @@ def embedded_data(val_questions: int | None) -> None:
 
 @data_group.command("check")
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--set", "sets", multiple=True, help="audiocaps, wavcaps, avqa, vqa, text or pack; default all there.")
+@click.option("--set", "sets", multiple=True, help=f"{', '.join(checked_names())}; default all there.")
 @click.option("--split", "splits", multiple=True, help="Splits to read; default those of train, val, test there.")
 @click.option("--json", "report_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @one_line_errors

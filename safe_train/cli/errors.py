@@ -56,7 +56,8 @@ class OneLineGroup(OneLineCommand, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolves as click does; an unknown command ends the program."""
         if args and self.get_command(ctx, args[0]) is None:
-            fail(unknown(f"{ctx.command_path} {args[0]}", "a command", args[0], self.list_commands(ctx)))
+            shown = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+            fail(unknown(f"{ctx.command_path} {args[0]}", "a command", args[0], shown))
         return super().resolve_command(ctx, args)
 
 

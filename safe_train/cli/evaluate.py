@@ -61,8 +61,8 @@ def evaluate(
     settings = {key: value for key, value in changes.items() if value is not None}
     damage = _CONTROL_DAMAGE if positive_control else 0.0
     stop = StopRequest()
-    with stop.listening(), watching(stop) as observer:
-        evaluation = evaluate_run(run, settings, observer, data_root=data_root, conditions=conditions, damage=damage)
+    with stop.listening(), watching(stop) as callbacks:
+        evaluation = evaluate_run(run, settings, callbacks, data_root=data_root, conditions=conditions, damage=damage)
     tell(json.dumps(evaluation.to_dict(), indent=2) if as_json else format_evaluation(evaluation, terminal_width()))
     if positive_control:
         _say_control(evaluation)

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from safe_train.training.run import RunOutcome
 
 
-def _check_variant(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and value not in RETENTION_VARIANTS:
-        fail(unknown(f"--variant {value}", "a retention variant", value, RETENTION_VARIANTS))
-    return value
-
-
 def _check_gpu(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and value not in GPUS:
         fail(unknown(f"--gpu {value}", "a kind of GPU", value, GPUS))
@@ -48,10 +42,10 @@ def _parse_assignments(_context: click.Context, _parameter: click.Parameter, val
 @version_option
 @click.option(
     "--variant",
-    callback=_check_variant,
     shell_complete=completes(RETENTION_VARIANTS),
-    help=f"Retention variant: {', '.join(RETENTION_VARIANTS)}.",
+    help=f"Retention variant: {', '.join(RETENTION_VARIANTS)}, or one of a file or an installed package.",
 )
+@click.option("--variants-file", type=click.Path(), metavar="FILE", help="YAML file of further retention variants.")
 @click.option(
     "--model-config",
     shell_complete=completes(MODEL_CONFIGS),
@@ -148,6 +142,7 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Options as dotted settings, the unset ones left out."""
     keys = {
         "variant": "variant",
+        "variants_file": "variants_file",
         "model_config": "model.config",
         "base_model": "model.base_model",
         "data_root": "data.root",

@@ -1,1 +1,1 @@
-"""Readers of the data sets on disk: VQA v2, AudioCaps, and the manifests that people write for their own data."""
+"""Data sets on disk, the examples that they become, their order, and batches of them."""

@@ -1,4 +1,4 @@
-"""From rows to tensors: prompts by the base's chat template, answer positions, audio features."""
+"""From examples to tensors: prompts by the base's chat template, answer positions, audio features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from safe_train.model.prompting import Document, Turn, placeholder_in, prompts_o
 
 
 class Collator:
-    """Encodes rows with the base's processor and the audio encoders."""
+    """Encodes examples with the base's processor and the audio encoders."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Collator:
             num_workers: threads that decode images.
             dtype: precision of the pixels; None leaves them as the processor gives them.
             max_positions: positions of the base, which no document may exceed; None if there is no limit.
-            document_tokens: tokens that stand for a document among protected rows; None for all.
+            document_tokens: tokens that stand for a document among retention examples; None for all.
         """
         self.prompts = prompts_of(processor)
         self.processor = processor
@@ -55,85 +55,91 @@ class Collator:
         self._map = ordered_map(num_workers)
         self._answers: dict[Turn | Document, list[int]] = {}
 
-    def training_batch(self, rows: Sequence[Example], *, protected: bool = False) -> Batch:
-        """Prompts with their first answer, right-padded, with clips attached where the rows have them.
+    def training_batch(self, examples: Sequence[Example], *, protected: bool = False) -> Batch:
+        """Prompts with their first answer, right-padded, with clips attached where the examples have them.
 
         Every token of a document is an answer token, but for the one that begins it; with ``protected`` only those of
         :meth:`retained_tokens`.
 
         Raises:
-            InputError: a file of a row cannot be read, a text holds the processor's placeholder of an image, or a
+            InputError: a file of an example cannot be read, a text holds the processor's placeholder of an image, or a
                 document has more tokens than the base has positions.
         """
-        turns = [self._turn(row, row.answers[0]) for row in rows]
-        inputs = self._process(turns, rows, padding_side="right")
+        turns = [self._turn(example, example.answers[0]) for example in examples]
+        inputs = self._process(turns, examples, padding_side="right")
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         token_rows, positions, labels = [], [], []
-        for index, (row, turn, length) in enumerate(zip(rows, turns, lengths, strict=True)):
+        for index, (example, turn, length) in enumerate(zip(examples, turns, lengths, strict=True)):
             answer = self._answer_ids(turn)
             tail = inputs["input_ids"][index, length - len(answer) : length].tolist()
-            if row.is_document and self.max_positions is not None and length > self.max_positions:
+            if example.is_document and self.max_positions is not None and length > self.max_positions:
                 expected = f"a document of at most {self.max_positions} tokens, as the base takes"
-                raise InputError(f"row {row.row_id}", expected, str(length), "split it into shorter ones")
+                raise InputError(f"example {example.row_id}", expected, str(length), "split it into shorter ones")
             if tail != answer:
-                raise RuntimeError(f"row {row.row_id}: the encoded row does not end in its answer, {tail} != {answer}")
-            chosen = self.retained_tokens(row, len(answer)) if protected else range(len(answer))
+                raise RuntimeError(f"example {example.row_id}: it does not end in its answer, {tail} != {answer}")
+            chosen = self.retained_tokens(example, len(answer)) if protected else range(len(answer))
             token_rows += [index] * len(chosen)
             positions += [length - len(answer) - 1 + place for place in chosen]
             labels += [answer[place] for place in chosen]
         columns = (torch.tensor(column, device=self.device) for column in (token_rows, positions, labels))
-        return Batch(inputs, self._features(rows), *columns, rows=tuple(rows))
+        return Batch(inputs, self._features(examples), *columns, rows=tuple(examples))
 
-    def retained_tokens(self, row: Example, num_tokens: int) -> Sequence[int]:
-        """Places of the answer tokens that a protected row brings into the retention loss.
+    def retained_tokens(self, example: Example, num_tokens: int) -> Sequence[int]:
+        """Places of the answer tokens that a retention example brings into the retention loss.
 
         That loss is a mean over answer tokens. An answer has two or three and a document hundreds: whole documents
         would leave the answers next to no weight. So a document brings ``document_tokens`` of its tokens, drawn by
         its id and by what it hears, thus others at each of its turns.
         """
-        if not row.is_document or self.document_tokens is None or num_tokens <= self.document_tokens:
+        if not example.is_document or self.document_tokens is None or num_tokens <= self.document_tokens:
             return range(num_tokens)
-        names = (row.row_id, describe(row.audio).rpartition("/")[2])  # no folder: the draw is the same on any machine
-        rng = np.random.default_rng([zlib.crc32(name.encode()) for name in names])
+        heard = describe(example.audio).rpartition("/")[2]  # no folder: the draw is the same on any machine
+        rng = np.random.default_rng([zlib.crc32(name.encode()) for name in (example.row_id, heard)])
         return sorted(rng.choice(num_tokens, size=self.document_tokens, replace=False).tolist())
 
-    def prompt_batch(self, rows: Sequence[Example]) -> Batch:
+    def prompt_batch(self, examples: Sequence[Example]) -> Batch:
         """Prompts that wait for an answer, left-padded for generation.
 
         Raises:
             InputError: as :meth:`training_batch`.
-            ValueError: a row is a document, which nothing is asked before.
+            ValueError: an example is a document, which nothing is asked before.
         """
-        if documents := [row.row_id for row in rows if row.is_document]:
-            raise ValueError(f"rows must be questions, got the document {documents[0]}")
-        inputs = self._process([self._turn(row) for row in rows], rows, padding_side="left")
+        if documents := [example.row_id for example in examples if example.is_document]:
+            raise ValueError(f"examples must be questions, got the document {documents[0]}")
+        inputs = self._process([self._turn(example) for example in examples], examples, padding_side="left")
         empty = torch.empty(0, dtype=torch.int64, device=self.device)
-        return Batch(inputs, self._features(rows), empty, empty, empty, rows=tuple(rows))
+        return Batch(inputs, self._features(examples), empty, empty, empty, rows=tuple(examples))
 
     def decode(self, generated: Tensor) -> list[str]:
         """Answers as text, without special tokens and outer white space."""
         return [text.strip() for text in self.processor.batch_decode(generated, skip_special_tokens=True)]
 
-    def features_of(self, rows: Sequence[Example]) -> tuple[AudioFeatures, ...]:
-        """Audio features of the rows' clips; a row without one hears silence."""
-        return tuple(features.to(self.device) for features in self.features.get([row.audio for row in rows]))
+    def features_of(self, examples: Sequence[Example]) -> tuple[AudioFeatures, ...]:
+        """Audio features of the examples' clips; an example without one gets silent audio."""
+        return tuple(
+            features.to(self.device) for features in self.features.get([example.audio for example in examples])
+        )
 
-    def _features(self, rows: Sequence[Example]) -> tuple[AudioFeatures, ...] | None:
-        return None if all(row.audio is None for row in rows) else self.features_of(rows)
+    def _features(self, examples: Sequence[Example]) -> tuple[AudioFeatures, ...] | None:
+        return None if all(example.audio is None for example in examples) else self.features_of(examples)
 
     def _process(
-        self, turns: Sequence[Turn | Document], rows: Sequence[Example], *, padding_side: str
+        self, turns: Sequence[Turn | Document], examples: Sequence[Example], *, padding_side: str
     ) -> dict[str, Tensor]:
-        images = iter(list(self._map(load_image, [row.image for row in rows if row.image is not None])))
-        per_row = [[] if row.image is None else [next(images)] for row in rows]
-        encoded = self.prompts.encode(turns, per_row, padding_side)
+        images = iter(list(self._map(load_image, [example.image for example in examples if example.image is not None])))
+        per_example = [[] if example.image is None else [next(images)] for example in examples]
+        encoded = self.prompts.encode(turns, per_example, padding_side)
         if self.dtype is not None:
             encoded = {name: in_precision(value, self.dtype) for name, value in encoded.items()}
         return {name: value.to(self.device) for name, value in encoded.items()}
 
-    def _turn(self, row: Example, answer: str | None = None) -> Turn | Document:
-        _require_plain(self.processor, row, (row.question, answer or ""))
-        return Document(row.answers[0]) if row.is_document else Turn(row.question, int(row.image is not None), answer)
+    def _turn(self, example: Example, answer: str | None = None) -> Turn | Document:
+        _require_plain(self.processor, example, (example.question, answer or ""))
+        return (
+            Document(example.answers[0])
+            if example.is_document
+            else Turn(example.question, int(example.image is not None), answer)
+        )
 
     def _answer_ids(self, turn: Turn | Document) -> list[int]:
         """The tokens that follow the prompt: the answer and what ends it."""
@@ -143,18 +149,18 @@ class Collator:
         return self._answers[text_alone]
 
 
-def require_plain_text(processor: Any, rows: Iterable[Example]) -> None:
+def require_plain_text(processor: Any, examples: Iterable[Example]) -> None:
     """Finds out before the work whether every text that is to be read can be; readers of lists know no processor.
 
     Raises:
         InputError: a question, or an answer that is trained on, holds one of the processor's placeholders.
     """
-    for row in rows:
-        _require_plain(processor, row, (row.question, *row.answers[:1]))
+    for example in examples:
+        _require_plain(processor, example, (example.question, *example.answers[:1]))
 
 
-def _require_plain(processor: Any, row: Example, texts: Iterable[str]) -> None:
+def _require_plain(processor: Any, example: Example, texts: Iterable[str]) -> None:
     for text in texts:
         if found := placeholder_in(processor, text):
             expected = "text without the processor's placeholders"
-            raise InputError(f"row {row.row_id}", expected, repr(found), "remove it; images are files of a row")
+            raise InputError(f"example {example.row_id}", expected, repr(found), "remove it; images are files")

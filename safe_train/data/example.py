@@ -8,10 +8,10 @@ from pathlib import Path
 from safe_train.audio.input import AudioInput
 
 CAPTION, QUESTION = "caption", "question"
-"""Kinds of audio rows: what is heard is to be described, or a question about it answered."""
+"""Kinds of audio examples: what is heard is to be described, or a question about it answered."""
 
 DOCUMENT = "document"
-"""Kind of a text-only row without a question: its only answer is a text, scored in bits per byte."""
+"""Kind of a text-only example without a question: its only answer is a text, scored in bits per byte."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Example:
         image: path or None.
         audio: path, altered clip or noise, or None.
         kind: the question type, by which accuracies are broken down.
-        cluster: rows that share it are not independent (questions about one image).
+        cluster: examples that share it are not independent (questions about one image).
     """
 
     row_id: str

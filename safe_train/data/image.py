@@ -58,7 +58,7 @@ def load_image(path: Path) -> Image.Image:
         InputError: the file is missing, truncated, in none of ``FORMATS``, too large to be an image (Pillow's limit
             against decompression bombs), or has more than 8 bits a channel, which a conversion would clip.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         image.load()
         # Not Pillow's exif_transpose: it writes the EXIF block again, for which every other tag has to be right.
         # Of a TIFF file, which Pillow turns itself while it loads, no orientation is left.
@@ -77,12 +77,12 @@ def identify_image(path: Path) -> None:
     Raises:
         InputError: the file is missing, in none of ``FORMATS``, or damaged at its beginning.
     """
-    with _opened(path):
+    with _open_image(path):
         pass
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path) -> Iterator[Image.Image]:
     """An image of a format that is read; whatever Pillow raises for a damaged one inside the block is one line."""
     if problem := file_problem(path):
         raise InputError(path, "an image", problem, "check the path or remove its entry")

@@ -28,35 +28,35 @@ from safe_train.errors import InputError
 ) = range(10)
 
 
-def draw_subset(rows: Sequence[Example], limit: int | None, seed: int) -> tuple[list[Example], list[int]]:
-    """At most ``limit`` rows and their indices, ascending; the same for every variant of a seed."""
-    if limit is None or limit >= len(rows):
-        return list(rows), list(range(len(rows)))
-    indices = np.sort(np.random.default_rng([seed, _SUBSET]).permutation(len(rows))[:limit]).tolist()
-    return [rows[index] for index in indices], indices
+def draw_subset(examples: Sequence[Example], limit: int | None, seed: int) -> tuple[list[Example], list[int]]:
+    """At most ``limit`` examples and their indices, ascending; the same for every variant of a seed."""
+    if limit is None or limit >= len(examples):
+        return list(examples), list(range(len(examples)))
+    indices = np.sort(np.random.default_rng([seed, _SUBSET]).permutation(len(examples))[:limit]).tolist()
+    return [examples[index] for index in indices], indices
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows and where they stand among all rows of their source.
+    """Examples and where they stand among all examples of their source.
 
     Attributes:
-        rows: the rows.
-        indices: one a row, ascending.
+        rows: the examples.
+        indices: one an example, ascending.
     """
 
     rows: list[Example]
     indices: list[int]
 
     @classmethod
-    def whole(cls, rows: list[Example]) -> Subset:
-        """All rows."""
-        return cls(rows, list(range(len(rows))))
+    def whole(cls, examples: list[Example]) -> Subset:
+        """All examples."""
+        return cls(examples, list(range(len(examples))))
 
     def draw(self, limit: int | None, seed: int) -> Subset:
-        """At most ``limit`` of the rows; see :func:`draw_subset`."""
-        rows, chosen = draw_subset(self.rows, limit, seed)
-        return Subset(rows, [self.indices[index] for index in chosen])
+        """At most ``limit`` of the examples; see :func:`draw_subset`."""
+        examples, chosen = draw_subset(self.rows, limit, seed)
+        return Subset(examples, [self.indices[index] for index in chosen])
 
     def split(self, share: float, *, of: str = "images") -> tuple[Subset, Subset]:
         """Two parts without a common cluster: ``share`` of the clusters and the others, the same for every seed.
@@ -68,32 +68,32 @@ class Subset:
         Raises:
             InputError: there are fewer than two clusters.
         """
-        clusters = sorted({row.cluster for row in self.rows})
+        clusters = sorted({example.cluster for example in self.rows})
         if len(clusters) < 2:
-            hint = "give more rows, or take the two from different sources"
-            raise InputError("rows to protect and to evaluate", f"at least two {of}", str(len(clusters)), hint)
+            hint = "give more examples, or take the two from different sources"
+            raise InputError("examples to protect and to evaluate", f"at least two {of}", str(len(clusters)), hint)
         order = np.random.default_rng(_SPLIT).permutation(len(clusters))
         first = {clusters[index] for index in order[: max(1, round(share * len(clusters)))]}
         parts = [
-            [index for index, row in enumerate(self.rows) if (row.cluster in first) == wanted]
+            [index for index, example in enumerate(self.rows) if (example.cluster in first) == wanted]
             for wanted in (True, False)
         ]
         one, other = (Subset([self.rows[i] for i in part], [self.indices[i] for i in part]) for part in parts)
         return one, other
 
 
-def length_buckets(rows: Sequence[Example]) -> list[list[Example]]:
-    """Rows without and rows with an image, which is hundreds of tokens of most bases; none for a group without rows."""
-    groups = ([row for row in rows if (row.image is not None) == shown] for shown in (False, True))
+def length_buckets(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples without and with an image, which is hundreds of tokens of most bases; no group is empty."""
+    groups = ([example for example in examples if (example.image is not None) == shown] for shown in (False, True))
     return [group for group in groups if group]
 
 
 @dataclass(frozen=True)
 class RetentionAudio:
-    """What protected rows hear; the rest hear an unrelated clip as it is.
+    """What retention examples hear; the rest hear an unrelated clip as it is.
 
     Attributes:
-        silence: share that hears silence.
+        silence: share that gets silent audio.
         loud: share that hears an unrelated clip ``LOUD_DB`` louder.
         noise: share that hears white noise of ``NOISE_DB``.
     """
@@ -103,7 +103,7 @@ class RetentionAudio:
     noise: float = 0.0
 
     def choose(self, clip: AudioInput | None, draw: float, seed: int) -> AudioInput | None:
-        """What a row hears for a number drawn from [0, 1)."""
+        """What an example hears for a number drawn from [0, 1)."""
         if draw < self.silence:
             return None
         if draw < self.silence + self.loud and isinstance(clip, Path):
@@ -114,10 +114,11 @@ class RetentionAudio:
 
 
 class ExampleSampler:
-    """Batches of training rows as a pure function of seed and batch number, so that resuming needs no state.
+    """Batches of training examples as a pure function of seed and batch number, so that resuming needs no state.
 
-    Every epoch is a new permutation. Audio rows without an image get an unrelated one with probability
-    ``image_prob`` and, with ``shuffle_audio``, another row's clip; protected rows hear what ``retention_audio`` says.
+    Every epoch is a new permutation. Audio examples without an image get an unrelated one with probability
+    ``image_prob`` and, with ``shuffle_audio``, another example's clip; retention examples hear what
+    ``retention_audio`` says.
     With ``gains_db``, every clip that is not altered yet is played at its own level or at one of these gains, each as
     often as the others.
     """
@@ -141,64 +142,72 @@ class ExampleSampler:
         self.gains_db = (0.0, *gains_db)
         if shuffle_audio:
             order = np.random.default_rng([seed, _SHUFFLE]).permutation(len(self.audio))
-            self.audio = [replace(row, audio=self.audio[i].audio) for row, i in zip(self.audio, order, strict=True)]
+            self.audio = [
+                replace(example, audio=self.audio[i].audio) for example, i in zip(self.audio, order, strict=True)
+            ]
 
     def first_rows(self, count: int) -> list[Example]:
         """Of each kind the first ``count`` that training takes, or all of fewer; as they are, with no other's clip."""
         kinds = (self.audio, _AUDIO_ORDER), (self.vl, _VL_ORDER)
-        return [row for rows, stream in kinds for row in self._take(rows, stream, 0, min(count, len(rows)))]
+        return [
+            example
+            for examples, stream in kinds
+            for example in self._take(examples, stream, 0, min(count, len(examples)))
+        ]
 
     def audio_batch(self, number: int, size: int) -> list[Example]:
-        """The ``number``-th batch of audio rows."""
-        rows = self._take(self.audio, _AUDIO_ORDER, number * size, size)
+        """The ``number``-th batch of audio examples."""
+        examples = self._take(self.audio, _AUDIO_ORDER, number * size, size)
         rng = np.random.default_rng([self.seed, _IMAGES, number])
         show = rng.random(size) < self.image_prob
         lent = rng.integers(len(self.vl), size=size)
-        rows = [
-            replace(row, image=self.vl[other].image) if shown and row.image is None else row
-            for row, shown, other in zip(rows, show, lent, strict=True)
+        examples = [
+            replace(example, image=self.vl[other].image) if shown and example.image is None else example
+            for example, shown, other in zip(examples, show, lent, strict=True)
         ]
-        return self._amplified(rows, _AUDIO_GAINS, number)
+        return self._amplify(examples, _AUDIO_GAINS, number)
 
     def retention_batch(self, number: int, size: int) -> list[Example]:
-        """The ``number``-th batch of protected rows with what they hear; none stands for silence.
+        """The ``number``-th batch of retention examples with what they hear; none stands for silence.
 
-        Of all protected rows up to a batch's end, ``text_ratio`` are text-only, rounded to a whole row, so that a
-        batch too small for one has one now and then. VL rows come first.
+        Of all retention examples up to a batch's end, ``text_ratio`` are text-only, rounded to a whole example, so that
+        a batch too small for one has one now and then. VL examples come first.
         """
-        text_start, text_end = self._text_rows_before(number * size), self._text_rows_before((number + 1) * size)
+        text_start, text_end = self._count_text_before(number * size), self._count_text_before((number + 1) * size)
         num_text = text_end - text_start
-        rows = self._take(self.vl, _VL_ORDER, number * size - text_start, size - num_text)
-        rows += self._take(self.text, _TEXT_ORDER, text_start, num_text)
+        examples = self._take(self.vl, _VL_ORDER, number * size - text_start, size - num_text)
+        examples += self._take(self.text, _TEXT_ORDER, text_start, num_text)
         rng = np.random.default_rng([self.seed, _DISTRACTORS, number])
         lent = rng.integers(len(self.audio), size=size)
         draws = rng.random(size)
         hearing = [
-            replace(row, audio=self.retention_audio.choose(self.audio[other].audio, draw, int(other)))
-            for row, other, draw in zip(rows, lent, draws, strict=True)
+            replace(example, audio=self.retention_audio.choose(self.audio[other].audio, draw, int(other)))
+            for example, other, draw in zip(examples, lent, draws, strict=True)
         ]
-        return self._amplified(hearing, _PROTECTED_GAINS, number)
+        return self._amplify(hearing, _PROTECTED_GAINS, number)
 
-    def _text_rows_before(self, position: int) -> int:
-        """How many of the first so many protected rows are text-only."""
+    def _count_text_before(self, position: int) -> int:
+        """How many of the first so many retention examples are text-only."""
         return math.floor(position * self.text_ratio + 0.5)
 
-    def _amplified(self, rows: list[Example], stream: int, number: int) -> list[Example]:
+    def _amplify(self, examples: list[Example], stream: int, number: int) -> list[Example]:
         if len(self.gains_db) == 1:
-            return rows
-        drawn = np.random.default_rng([self.seed, stream, number]).integers(len(self.gains_db), size=len(rows))
+            return examples
+        drawn = np.random.default_rng([self.seed, stream, number]).integers(len(self.gains_db), size=len(examples))
         gains = [self.gains_db[index] for index in drawn]
         return [
-            replace(row, audio=Amplified(row.audio, gain)) if gain and isinstance(row.audio, Path) else row
-            for row, gain in zip(rows, gains, strict=True)
+            replace(example, audio=Amplified(example.audio, gain))
+            if gain and isinstance(example.audio, Path)
+            else example
+            for example, gain in zip(examples, gains, strict=True)
         ]
 
-    def _take(self, rows: list[Example], stream: int, start: int, size: int) -> list[Example]:
+    def _take(self, examples: list[Example], stream: int, start: int, size: int) -> list[Example]:
         orders: dict[int, np.ndarray] = {}
         taken = []
         for position in range(start, start + size):
-            epoch, offset = divmod(position, len(rows))
+            epoch, offset = divmod(position, len(examples))
             if epoch not in orders:
-                orders[epoch] = np.random.default_rng([self.seed, stream, epoch]).permutation(len(rows))
-            taken.append(rows[orders[epoch][offset]])
+                orders[epoch] = np.random.default_rng([self.seed, stream, epoch]).permutation(len(examples))
+            taken.append(examples[orders[epoch][offset]])
         return taken

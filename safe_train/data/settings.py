@@ -2,21 +2,75 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from safe_train.data.datasets.registry import DATASETS, ExampleKind, dataset_names, suggest
 from safe_train.settings import Section
 
 EMBEDDED_DATA = "embedded"
 
-AudioSource = Literal["audiocaps", "wavcaps", "avqa", "pack", "embedded"]
-VLSource = Literal["vqa", "pack", "embedded"]
-TextSource = Literal["auto", "text", "pack", "embedded", "none"]
+AUTO_SOURCE = "auto"
+"""The text-only examples that stand beside the VL examples, if there are any."""
+
+NO_SOURCE = "none"
+"""No text-only examples."""
+
+TRAINED_SOURCE = "trained"
+"""The audio examples that are trained on."""
+
+
+@dataclass(frozen=True)
+class SourceName:
+    """The type of a setting that names a data set with examples of a kind, as registered when it is read.
+
+    Attributes:
+        kind: of the examples.
+        before: choices that stand before the data sets.
+        after: choices that stand behind them.
+    """
+
+    kind: ExampleKind
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    def choices(self) -> tuple[str, ...]:
+        """What the setting may be."""
+        return (*self.before, *dataset_names(self.kind), *self.after)
+
+    def require(self, name: str) -> str:
+        """The name, if it is a choice.
+
+        Raises:
+            PydanticCustomError: it is none; lists the choices, and its ``hint`` names the nearest.
+        """
+        choices = self.choices()
+        if name not in choices:
+            context = {"choices": ", ".join(choices), "hint": suggest(name, choices)}
+            raise PydanticCustomError("unknown_source", "one of {choices}", context)
+        return name
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Text that :meth:`require` lets pass."""
+        return core_schema.no_info_after_validator_function(self.require, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Text that is one of the choices."""
+        return handler(schema) | {"enum": list(self.choices())}
+
+
+AudioSource = Annotated[str, SourceName("audio")]
+EvaluatedAudioSource = Annotated[str, SourceName("audio", after=(TRAINED_SOURCE,))]
+VLSource = Annotated[str, SourceName("vl")]
+TEXT_SOURCES = SourceName("text", before=(AUTO_SOURCE,), after=(NO_SOURCE,))
+TextSource = Annotated[str, TEXT_SOURCES]
 
 
 class DataSettings(Section):
-    """Where the rows come from and how they are mixed."""
+    """Where the examples come from and how they are mixed."""
 
     earlier_names: ClassVar = {
         "image_share": "image_prob",
@@ -33,49 +87,49 @@ class DataSettings(Section):
     val_split: str = "val"
     """Split that is evaluated on."""
     train_audio_source: AudioSource = "audiocaps"
-    """Audio rows to train on: a data set of the root, the clips of the pack, or the procedural clips."""
+    """Audio examples to train on: a data set of the root, the clips of the pack, or the procedural clips."""
     train_vl_source: VLSource = "vqa"
-    """VL rows to protect: of the root, the pack or the procedural data."""
-    val_audio_source: AudioSource | Literal["trained"] = "audiocaps"
-    """Audio rows to evaluate on, with ``trained`` for those that are trained on."""
+    """VL examples to protect: of the root, the pack or the procedural data."""
+    val_audio_source: EvaluatedAudioSource = "audiocaps"
+    """Audio examples to evaluate on, with ``trained`` for those that are trained on."""
     val_vl_source: VLSource = "vqa"
-    """VL rows to evaluate on. Where the pack gives these and those to protect, they are of different images."""
+    """VL examples to evaluate on. Where the pack gives these and those to protect, they are of different images."""
     train_text_source: TextSource = "auto"
-    """Text-only rows to protect; ``auto`` takes those that stand beside the VL rows, if there are any."""
+    """Text-only examples to protect; ``auto`` takes those that stand beside the VL examples, if there are any."""
     val_text_source: TextSource = "auto"
-    """Text-only rows to evaluate on, likewise."""
+    """Text-only examples to evaluate on, likewise."""
     pack_root: str | None = None
     """Folder of the pack."""
     max_train_audio: int | None = Field(default=None, ge=1)
-    """Audio rows used for training, drawn by the seed; None for all."""
+    """Audio examples used for training, drawn by the seed; None for all."""
     max_train_vl: int | None = Field(default=None, ge=1)
-    """VL rows used for retention, drawn by the seed; None for all."""
+    """VL examples used for retention, drawn by the seed; None for all."""
     max_train_text: int | None = Field(default=None, ge=1)
-    """Text-only rows used for retention, drawn by the seed; None for all."""
+    """Text-only examples used for retention, drawn by the seed; None for all."""
     text_ratio: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of the protected rows of a batch that are text-only, where there are text-only rows."""
+    """Share of the retention examples of a batch that are text-only, where there are text-only examples."""
     document_tokens: int = Field(default=8, ge=1)
     """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
     would outweigh the answers, which have two or three."""
     image_prob: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of audio rows that also show an unrelated image."""
+    """Share of audio examples that also show an unrelated image."""
     silence_prob: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of protected rows that hear silence instead of an unrelated clip; without any, some seeds lose there."""
+    """Share of retention examples with silent audio instead of another's clip; without any, some seeds lose there."""
     loud_prob: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected rows whose unrelated clip is 20 dB louder."""
+    """Share of retention examples whose unrelated clip is 20 dB louder."""
     noise_prob: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of protected rows that hear white noise instead of an unrelated clip."""
+    """Share of retention examples that hear white noise instead of an unrelated clip."""
     gains_db: tuple[float, ...] = ()
-    """Gains in dB of which one is drawn for the clip of each training row, so that loud clips are heard; 0 is drawn as
-    often as each of them. None are drawn if there are none."""
+    """Gains in dB of which one is drawn for the clip of each training example, so that loud clips are heard; 0 is
+    drawn as often as each of them. None are drawn if there are none."""
     shuffle_audio: bool = False
-    """Train on clips that belong to other rows: a control that leaves nothing to be learned from hearing."""
+    """Train on clips that belong to other examples: a control that leaves nothing to be learned from hearing."""
     audio_question: str = "what do you hear?"
     """Question put to clips that come with captions alone."""
     num_workers: int = Field(default=0, ge=0)
     """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
     length_buckets: bool = False
-    """Put audio rows with and without an image through the model apart, instead of padding both to one length."""
+    """Put audio examples with and without an image through the model apart, instead of padding both to one length."""
     cache_root: str | None = None
     """Folder that keeps audio features, and teacher states if they are cached, for later runs; ``auto`` for one under
     ``$SAFE_CACHE``, None for none."""
@@ -92,6 +146,7 @@ class DataSettings(Section):
     def _pack_has_a_folder(self) -> DataSettings:
         audio_and_vl = (self.train_audio_source, self.train_vl_source, self.val_audio_source, self.val_vl_source)
         sources = (*audio_and_vl, self.train_text_source, self.val_text_source)
-        if "pack" in sources and self.pack_root is None:
-            raise ValueError("the source pack needs data.pack_root, the folder of a pack")
+        in_pack = [name for name in sources if name in DATASETS and DATASETS[name].location == "pack_root"]
+        if in_pack and self.pack_root is None:
+            raise ValueError(f"the source {in_pack[0]} needs data.pack_root, the folder of a pack")
         return self

@@ -1,115 +1,119 @@
-"""Where rows come from, by name: the data sets of a root, a pack, or the procedural data."""
+"""Where examples come from, by name: the data sets of a root, a pack, or the procedural data."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.avqa import load_avqa
-from safe_train.data.datasets.clips import AudioRecord
-from safe_train.data.datasets.conversion import audio_rows, text_rows, vl_rows
-from safe_train.data.datasets.pack import TEXT_LIST, load_pack_clips, load_pack_questions, load_pack_text
-from safe_train.data.datasets.text import TEXT_SET, load_text
-from safe_train.data.datasets.vqa import VQARecord, load_vqa
-from safe_train.data.datasets.wavcaps import load_wavcaps
+from safe_train.data.datasets.reader import DatasetReader
+from safe_train.data.datasets.registry import DATASETS, ExampleKind, Location
+from safe_train.data.example import Example
 from safe_train.data.sampler import Subset
-from safe_train.data.settings import EMBEDDED_DATA, AudioSource, DataSettings, TextSource, VLSource
+from safe_train.data.settings import AUTO_SOURCE, EMBEDDED_DATA, NO_SOURCE, DataSettings
 from safe_train.embedded.dataset import embedded_data_root
 from safe_train.errors import InputError
-from safe_train.io.files import file_problem, folder_problem
 
 RETENTION_RATIO = 0.2
-_READERS = {"audiocaps": load_audiocaps, "wavcaps": load_wavcaps, "avqa": load_avqa}
+_TEXT = "text"
 
 
-def read_audio_examples(source: AudioSource, data: DataSettings, split: str) -> Subset:
-    """All audio rows of a source; a pack has no splits.
+def read_audio_examples(source: str, data: DataSettings, split: str) -> Subset:
+    """All audio examples of a source; a pack has no splits.
 
     Raises:
         InputError: a file is missing or malformed.
     """
-    return Subset.whole(audio_rows(_clips(source, data, split), data.audio_question))
+    return Subset.whole(_read("audio", source, data, split))
 
 
-def read_vl_examples(source: VLSource, data: DataSettings, split: str) -> Subset:
-    """All VL rows of a source; a pack has no splits.
+def read_vl_examples(source: str, data: DataSettings, split: str) -> Subset:
+    """All VL examples of a source; a pack has no splits.
 
     Raises:
         InputError: a file is missing or malformed, or a question has no answer.
     """
-    rows = vl_rows(_questions(source, data, split))
-    if unanswered := [row.row_id for row in rows if not row.answers]:
+    examples = _read("vl", source, data, split)
+    if unanswered := [example.row_id for example in examples if not example.answers]:
         got = f"{len(unanswered)} without, first {unanswered[0]}"
         hint = "choose a split with annotations"
-        raise InputError(f"{data.root}/vqa", f"answers for every question of {split}", got, hint)
-    return Subset.whole(rows)
+        reader, root = _find_reader("vl", source, data)
+        raise InputError(root / reader.name, f"answers for every question of {split}", got, hint)
+    return Subset.whole(examples)
 
 
-def split_pack_questions(data: DataSettings) -> tuple[Subset, Subset]:
-    """The pack's VL rows to protect, those of a fifth of its images, and those to evaluate on, of the other images.
+def read_vl_splits(data: DataSettings) -> tuple[Subset, Subset]:
+    """All VL examples for retention and all to evaluate on.
+
+    Where one source without splits is to give both, a fifth of its images are for retention, the others to evaluate.
 
     Raises:
-        InputError: the pack's questions are missing or malformed, or they are all about one image.
+        InputError: as :func:`read_vl_examples`, or both are to come from one list about one image.
     """
-    return read_vl_examples("pack", data, "").split(RETENTION_RATIO)
+    train, val = data.train_vl_source, data.val_vl_source
+    if _is_shared("vl", train, val):
+        return read_vl_examples(train, data, "").split(RETENTION_RATIO)
+    return read_vl_examples(train, data, data.train_split), read_vl_examples(val, data, data.val_split)
 
 
-def find_text_source(source: TextSource, beside: VLSource, data: DataSettings) -> TextSource:
-    """The source that a setting stands for; ``auto`` is the one that stands beside the VL rows, or none.
+def find_text_source(source: str, beside: str, data: DataSettings) -> str:
+    """The source that a setting stands for; ``auto`` is the one that stands beside the VL examples, or ``none``.
 
-    Procedural VL rows come with procedural text-only rows, those of a pack with its list, if it has one; otherwise
-    there is the folder ``text/`` of the root.
+    A data set with VL and text-only examples gives both, if it has a list of the latter; otherwise there is the folder
+    ``text/`` of the root, but procedural VL examples come with procedural text alone.
     """
-    if source != "auto":
+    if source != AUTO_SOURCE:
         return source
-    if beside == "embedded" or (beside == "vqa" and data.root == EMBEDDED_DATA):
-        return "embedded" if (embedded_data_root() / TEXT_SET).is_dir() else "none"
-    if beside == "pack" and file_problem(_pack_root(data) / TEXT_LIST) is None:
-        return "pack"
-    return "text" if folder_problem(_data_root(data) / TEXT_SET) is None else "none"
+    candidates = [beside] if "text" in DATASETS[beside].readers else []
+    candidates += [] if DATASETS[beside].location == "embedded" else [_TEXT]
+    for candidate in candidates:
+        reader, root = _find_reader("text", candidate, data)
+        if reader.is_present(root):
+            return candidate
+    return NO_SOURCE
 
 
-def read_text_examples(source: TextSource, data: DataSettings, split: str) -> Subset:
-    """All text-only rows of a source, which is not ``auto``; a pack has no splits.
+def read_text_examples(source: str, data: DataSettings, split: str) -> Subset:
+    """All text-only examples of a source, which is not ``auto``; a pack has no splits.
 
     Raises:
         InputError: a file is missing or malformed.
     """
-    if source == "none":
-        return Subset.whole([])
-    if source == "pack":
-        return Subset.whole(text_rows(load_pack_text(_pack_root(data))))
-    return Subset.whole(text_rows(load_text(embedded_data_root() if source == "embedded" else _data_root(data), split)))
+    return Subset.whole([] if source == NO_SOURCE else _read("text", source, data, split))
 
 
-def split_pack_text(data: DataSettings) -> tuple[Subset, Subset]:
-    """The pack's text-only rows to protect, a fifth of their clusters, and those to evaluate on, the others.
+def read_text_splits(train: str, val: str, data: DataSettings) -> tuple[Subset, Subset]:
+    """All text-only examples for retention and all to evaluate on, of sources that are not ``auto``.
+
+    Where one source without splits is to give both, a fifth of its clusters are for retention, the others to evaluate.
 
     Raises:
-        InputError: the list is missing or malformed, or all rows are of one cluster.
+        InputError: as :func:`read_text_examples`, or both are to come from one list of one cluster.
     """
-    return read_text_examples("pack", data, "").split(RETENTION_RATIO, of="texts")
+    if _is_shared("text", train, val):
+        return read_text_examples(train, data, "").split(RETENTION_RATIO, of="texts")
+    return read_text_examples(train, data, data.train_split), read_text_examples(val, data, data.val_split)
 
 
-def _clips(source: AudioSource, data: DataSettings, split: str) -> list[AudioRecord]:
-    if source == "pack":
-        return load_pack_clips(_pack_root(data))
-    if source == "embedded":
-        return load_audiocaps(embedded_data_root(), split)
-    return _READERS[source](_data_root(data), split)
+def _is_shared(kind: ExampleKind, train: str, val: str) -> bool:
+    """Whether training and evaluation would take the same examples."""
+    return train == val and train != NO_SOURCE and not DATASETS[train].load_reader(kind).has_splits
 
 
-def _questions(source: VLSource, data: DataSettings, split: str) -> list[VQARecord]:
-    if source == "pack":
-        return load_pack_questions(_pack_root(data))
-    return load_vqa(embedded_data_root() if source == "embedded" else _data_root(data), split)
+def _read(kind: ExampleKind, source: str, data: DataSettings, split: str) -> list[Example]:
+    reader, root = _find_reader(kind, source, data)
+    return reader.examples(root, split, default_question=data.audio_question)
 
 
-def _data_root(data: DataSettings) -> Path:
-    """The data folder; the procedural data are written if they are asked for and not there yet."""
-    return embedded_data_root() if data.root == EMBEDDED_DATA else Path(data.root).expanduser()
+def _find_reader(kind: ExampleKind, source: str, data: DataSettings) -> tuple[DatasetReader[Any], Path]:
+    """The reader of a source, and the root that it is to be given."""
+    dataset = DATASETS[source]
+    return dataset.load_reader(kind), _find_root(dataset.location, data)
 
 
-def _pack_root(data: DataSettings) -> Path:
-    assert data.pack_root is not None  # the configuration sees to it
-    return Path(data.pack_root).expanduser()
+def _find_root(location: Location, data: DataSettings) -> Path:
+    """The folder; the procedural data are written if they are asked for and not there yet."""
+    if location == "embedded" or (location == "data_root" and data.root == EMBEDDED_DATA):
+        return embedded_data_root()
+    folder = data.pack_root if location == "pack_root" else data.root
+    assert folder is not None  # the configuration sees to it
+    return Path(folder).expanduser()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from safe_train.config import build_config
 from safe_train.configs.gpus import GPUS, Gpu
-from safe_train.configs.retention_variants import get_variant_config
 from safe_train.errors import InputError
 from safe_train.estimate.run_estimate import Plan, plan_run
 from safe_train.estimate.speed import GIB, usable_bytes
@@ -92,7 +91,7 @@ def _fewer_rows(plan: Plan) -> Iterator[Changes]:
 
 
 def _rank(plan: Plan) -> int:
-    return resolve_variant(get_variant_config(plan.config.variant), plan.config.retention).null_space_rank
+    return resolve_variant(plan.config.retention_variant(), plan.config.retention).null_space_rank
 
 
 def _capture_bytes(plan: Plan) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from safe_train.audio.file import HEARABLE_RATE, LOWEST_RATE
-from safe_train.audio.resampling import resampled, samples_needed
+from safe_train.audio.resampling import resample, samples_needed
 from safe_train.audio.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS, load_waveform
 from safe_train.errors import InputError
 
@@ -59,7 +59,7 @@ def waveforms_of(clip: Clip, hearings: Sequence[Hearing], sampling_rate: int | N
         return [load_waveform(Path(clip), rate, window) for rate, window in hearings]
     mono, source_rate = _decode(clip, sampling_rate, hearings)
     return [
-        resampled(mono[: _samples_needed(hearing, source_rate)], source_rate, hearing.rate)[: hearing.window]
+        resample(mono[: _samples_needed(hearing, source_rate)], source_rate, hearing.rate)[: hearing.window]
         for hearing in hearings
     ]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safe_train.data.datasets.registry import DATASETS
 from safe_train.data.procedural import are_made_clips, are_made_images
-from safe_train.data.settings import EMBEDDED_DATA
+from safe_train.data.settings import AUTO_SOURCE, EMBEDDED_DATA, TRAINED_SOURCE
 from safe_train.evaluation.predictions import Kind, PredictionStore
 from safe_train.report.runs import Run
 
@@ -24,10 +25,10 @@ def data_names(run: Run) -> dict[str, str]:
     data, evaluation = run.config.data, run.evaluation
     images = _files(PredictionStore(evaluation.base_folder), "vl", "image")
     clips = _files(PredictionStore(evaluation.folder), "audio", "audio")
-    audio = data.train_audio_source if data.val_audio_source == "trained" else data.val_audio_source
+    audio = data.train_audio_source if data.val_audio_source == TRAINED_SOURCE else data.val_audio_source
     made = data.val_vl_source == EMBEDDED_DATA or are_made_images(images)
-    beside = {"vqa": "text", "pack": "pack", EMBEDDED_DATA: EMBEDDED_DATA}[data.val_vl_source]
-    text = beside if data.val_text_source == "auto" else data.val_text_source
+    beside = data.val_vl_source if "text" in DATASETS[data.val_vl_source].readers else "text"
+    text = beside if data.val_text_source == AUTO_SOURCE else data.val_text_source
     return {
         "vl": PROCEDURAL if made else data.val_vl_source,
         "text": PROCEDURAL if text == EMBEDDED_DATA or (made and text == "text") else text,

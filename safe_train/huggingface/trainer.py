@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.errors import InputError
 from safe_train.huggingface.retention_examples import (
     RetentionCausalLM,
@@ -32,6 +32,7 @@ from safe_train.retention.mechanism import RunLength, TrainingContext
 from safe_train.retention.registry import enabled_mechanisms
 from safe_train.retention.settings import RetentionSettings
 from safe_train.retention.stack import resolve_retention, resolve_variant
+from safe_train.variants import find_variant
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Retention:
     @property
     def resolved(self) -> RetentionVariantConfig:
         """The variant, with the null-space settings of ``settings``."""
-        variant = get_variant_config(self.variant) if isinstance(self.variant, str) else self.variant
+        variant = find_variant(self.variant) if isinstance(self.variant, str) else self.variant
         return resolve_variant(variant, self.settings)
 
 

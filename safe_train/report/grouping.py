@@ -12,7 +12,7 @@ from safe_train.config import StageAConfig
 from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.report.runs import LeftOut, Run, StoredEvaluation, weight
 
-_OF_THE_RUN = ("seed", "label", "device", "output_root", "checkpoint_every", "log_every", "evaluation")
+_OF_THE_RUN = ("seed", "label", "device", "output_root", "variants_file", "checkpoint_every", "log_every", "evaluation")
 """Settings in which the runs of one arm may differ; of those of the evaluation all but the margin."""
 
 
@@ -57,6 +57,12 @@ def settings(config: StageAConfig) -> dict[str, Any]:
     return _dotted(kept) | {"evaluation.margin": config.evaluation.margin}
 
 
+def _arm_settings(run: Run) -> dict[str, Any]:
+    """The settings, and what a variant of a file was: two files may have one name for two variants."""
+    variant = run.described["effective"].get("retention_variant", {}) if run.config.variants_file else {}
+    return settings(run.config) | {f"variant.{key}": value for key, value in variant.items()}
+
+
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
     """Arms in the order of the registry of variants, positive controls last.
 
@@ -66,7 +72,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[LeftOut]]:
     by_arm: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
     left_out: list[LeftOut] = []
     for run in sorted(runs, key=lambda run: weight(run.evaluation)):
-        arm = by_arm[_base_name(run), json.dumps(settings(run.config))]
+        arm = by_arm[_base_name(run), json.dumps(_arm_settings(run))]
         if run.config.seed in arm:
             older = arm[run.config.seed].folder
             left_out.append(
@@ -93,10 +99,10 @@ def _base_name(run: Run) -> str:
 
 def _distinction(run: Run, alike: Iterable[Run]) -> str:
     """The settings by which a run differs from others of its name, those with default values left out."""
-    all_settings = [settings(other.config) for other in alike]
-    own, default = settings(run.config), settings(StageAConfig())
-    differing = [key for key in own if len({json.dumps(other[key]) for other in all_settings}) > 1]
-    told = [f"{key.rpartition('.')[2]} {_word(own[key])}" for key in differing if own[key] != default[key]]
+    all_settings = [_arm_settings(other) for other in alike]
+    own, default = _arm_settings(run), settings(StageAConfig())
+    differing = [key for key in own if len({json.dumps(other.get(key)) for other in all_settings}) > 1]
+    told = [f"{key.rpartition('.')[2]} {_word(own[key])}" for key in differing if own[key] != default.get(key)]
     return f" ({', '.join(told)})" if told else ""
 
 

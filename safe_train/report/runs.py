@@ -227,7 +227,7 @@ def _read_run(folder: Path, metrics: dict[str, Any]) -> Run:
     shown = fullest(whole)
     return Run(
         folder=folder,
-        config=build_config(run_settings(described), {}, where=str(folder / RunFolder.CONFIG)),
+        config=build_config(run_settings(described), {}, where=str(folder / RunFolder.CONFIG), of_a_run=True),
         described=described,
         metrics=metrics,
         curves=_read_curves(folder / RunFolder.METRICS_LOG),

@@ -45,7 +45,7 @@ _PLACE = {"output_root", "label"}
 """Settings that say where a run lies: the checkpoints of one elsewhere are the same to the last bit."""
 
 _MAY_CHANGE = (
-    "device", "checkpoint_every", "checkpoint_keep", "log_every", "evaluation.", "parallel.",
+    "device", "variants_file", "checkpoint_every", "checkpoint_keep", "log_every", "evaluation.", "parallel.",
     "data.num_workers", "data.cache_", "data.val_", "model.gradient_checkpointing",
 )  # fmt: skip
 """Begin of the settings on which no trained weight depends, but for rounding."""

@@ -84,4 +84,4 @@ def read_config(folder: Path) -> StageAConfig:
     path = RunFolder(folder).config
     way_out = "name a run folder, such as runs/20260101-120000_full_retention"
     values = read_object(path, "the configuration of a run", way_out)
-    return build_config(run_settings(values), {}, where=str(path))
+    return build_config(run_settings(values), {}, where=str(path), of_a_run=True)

@@ -22,10 +22,8 @@ from safe_train.data.settings import DataSettings
 from safe_train.data.sources import (
     find_text_source,
     read_audio_examples,
-    read_text_examples,
-    read_vl_examples,
-    split_pack_questions,
-    split_pack_text,
+    read_text_splits,
+    read_vl_splits,
 )
 from safe_train.distributed.processes import ALONE, Processes
 from safe_train.errors import InputError
@@ -80,11 +78,7 @@ def load_examples(config: StageAConfig) -> Rows:
         val_audio = train_audio
     else:
         val_audio = read_audio_examples(data.val_audio_source, data, data.val_split)
-    if data.train_vl_source == data.val_vl_source == "pack":
-        train_vl, val_vl = split_pack_questions(data)
-    else:
-        train_vl = read_vl_examples(data.train_vl_source, data, data.train_split)
-        val_vl = read_vl_examples(data.val_vl_source, data, data.val_split)
+    train_vl, val_vl = read_vl_splits(data)
     train_text, val_text = _text_subsets(data)
     drawn = {
         "train_audio": train_audio,
@@ -120,9 +114,7 @@ def _text_subsets(data: DataSettings) -> tuple[Subset, Subset]:
             data.train_split,
             data.val_split,
         )
-    if train == val == "pack":
-        return split_pack_text(data)
-    return read_text_examples(train, data, data.train_split), read_text_examples(val, data, data.val_split)
+    return read_text_splits(train, val, data)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -16,6 +16,7 @@ from safe_train.io.files import read_object
 from safe_train.model.batch import Batch
 from safe_train.runs.checkpoint import Checkpoint, load_checkpoint, verify_files
 from safe_train.runs.layout import read_config
+from safe_train.runs.recorded_variant import require_same_variant
 from safe_train.training.batches import StepBatches
 from safe_train.training.build import attach, build_collator, load_base_model
 from safe_train.training.failed_step import FOUND, RETENTION, TASK, batch_of
@@ -61,7 +62,9 @@ def rerun_step(folder: Path) -> RerunStep:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(path, expected, " ".join(str(error).split()), hint) from error
     verify_files(folder)
-    config = read_config(folder.absolute().parents[1])
+    run = folder.absolute().parents[1]
+    config = read_config(run)
+    require_same_variant(run, config)
     trainer = _trainer(config)
     load_checkpoint(Checkpoint(folder, step - 1), trainer.model, trainer.optimizer, trainer.retention, as_found=True)
     trainer.step = step - 1

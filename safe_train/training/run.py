@@ -27,6 +27,7 @@ from safe_train.runs.checkpoint import Checkpoint, latest_checkpoint, require_se
 from safe_train.runs.create import new_folder, removed_without_checkpoint, require_writable
 from safe_train.runs.layout import RunFolder, read_config
 from safe_train.runs.lock import locked
+from safe_train.runs.recorded_variant import require_same_variant
 from safe_train.training.base_defaults import follow_base
 from safe_train.training.build import Rows, load_examples, resolve_device
 from safe_train.training.callbacks import RunCallbacks
@@ -124,6 +125,7 @@ def evaluate_run(
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": data_root})})
     with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         with processes.raise_on_any_rank():
+            config.retention_variant()  # whether it is known here is told before the work
             rows = load_examples(config)
         prepared = prepare(config, rows, callbacks, processes, folder, trains=False)
         final = prepared.final
@@ -225,6 +227,7 @@ def _resumed_run(folder: Path, callbacks: RunCallbacks) -> Iterator[_Run]:
     with connected(resolve_device(config.device)) as processes, _locked(folder, processes):
         checkpoint = _newest_checkpoint(folder, config, processes)
         with processes.raise_on_any_rank():
+            require_same_variant(folder, config)
             rows = load_examples(config)
         prepared = prepare(config, rows, callbacks, processes, folder)
         prepared.trainer.resume(checkpoint, folder)

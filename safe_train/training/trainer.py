@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from safe_train.config import StageAConfig
-from safe_train.configs.retention_variants import get_variant_config
 from safe_train.errors import InputError, NonFiniteLossError, PeerRankError, StoppedError
 from safe_train.io.files import append_line
 from safe_train.model.batch import Batch
@@ -84,7 +83,7 @@ class StageATrainer:
         self.step = 0
         self.optimizer: torch.optim.Optimizer = build_optimizer(model, config.optimization)
         length = RunLength(config.optimization.max_steps, batches.retention_examples_per_step)
-        self.variant = resolve_variant(get_variant_config(config.variant), config.retention)
+        self.variant = resolve_variant(config.retention_variant(), config.retention)
         self.effective = resolve_retention(self.variant, config.retention, length)
         context = TrainingContext(
             model=SafeRetentionModel(model, teacher_cache(model, batches.collator, config)),

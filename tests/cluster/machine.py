@@ -201,9 +201,9 @@ def copy_checkout(target: Path) -> None:
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
-        if (PROJECT / name).is_file():
+        if (PROJECT / name).is_file() or (PROJECT / name).is_symlink():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / name, target / name)
+            shutil.copy2(PROJECT / name, target / name, follow_symlinks=False)
 
 
 def _give(folder: Path) -> None:

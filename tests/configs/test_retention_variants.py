@@ -36,8 +36,10 @@ VALID = {
 }
 
 
-def test_the_registry_holds_exactly_these_variants_under_their_own_names():
-    assert {name: variant.name for name, variant in RETENTION_VARIANTS.items()} == {name: name for name in TABLE}
+def test_the_registry_holds_these_variants_and_each_under_its_own_name():
+    """It may hold more: whoever adds one changes nothing else."""
+    assert set(TABLE) <= set(RETENTION_VARIANTS)
+    assert all(variant.name == name for name, variant in RETENTION_VARIANTS.items())
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -115,8 +117,9 @@ def test_an_unknown_variant_is_told_with_the_known_names_and_the_nearest():
 
 
 def test_a_name_like_no_other_gets_no_suggestion():
-    with pytest.raises(ValueError, match=r"replay_only$"):
+    with pytest.raises(ValueError, match="unknown") as caught:
         get_variant_config("xyz")
+    assert str(caught.value).endswith(f"known are {', '.join(RETENTION_VARIANTS)}")
 
 
 def test_the_nearest_name_ignores_case():

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -9,6 +12,7 @@ from click.testing import CliRunner
 from containers.cli import container
 from containers.definition import parse_definition
 from containers.spec import DebootstrapBase, DockerBase
+from safe_train.cli import safe
 
 MANIFEST = "/a file 0644 -\n/b directory 0755 -\n"
 FAKE = """\
@@ -19,7 +23,7 @@ case $* in
   build*)
     [ ! -e "$folder/fail" ] || exit "$(cat "$folder/fail")"
     cp "${{@: -1}}" "$folder/definition"
-    find . -type f | sort >"$folder/staged"
+    find . -type f -o -type l | sort >"$folder/staged"
     for word; do case $word in *:/mnt) cp -r "${{word%:/mnt}}" "$folder/lent";; esac; done
     echo image >"${{@: -2:1}}" ;;
   *exec*) cat "$folder/manifest-$(grep -c exec "$folder/calls")" 2>/dev/null || cat "$folder/manifest" ;;
@@ -76,9 +80,29 @@ def test_a_build_writes_the_image_and_its_manifest(apptainer, tmp_path):
 def test_only_files_of_the_project_are_copied_into_the_image(apptainer, tmp_path):
     invoke("build", "--output", tmp_path / "safe.sif")
     staged = apptainer.seen("staged").splitlines()
-    for name in ("./pyproject.toml", "./requirements/lock.txt", "./safe_train/cli.py", "./containers/parts/post.sh"):
+    for name in ("./pyproject.toml", "./requirements/lock.txt", "./safe_train/cli/train.py", "./configs/lookup.py"):
         assert name in staged
+    assert "./safe_train/configs" in staged  # the link
     assert not [name for name in staged if "__pycache__" in name or name.endswith((".sif", ".pyc"))]
+
+
+def test_the_checkout_s_own_commands_run_beside_another_package_of_that_name(tmp_path):
+    (tmp_path / "containers").mkdir()
+    (tmp_path / "containers" / "__init__.py").write_text("raise RuntimeError('another project')\n")
+    command = [sys.executable, "-c", "from safe_train.cli import safe; safe()", "container", "--help"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "manifest" in done.stdout
+
+
+def test_an_installed_package_asks_for_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr("safe_train.cli.container.ROOT", tmp_path)
+    result = CliRunner().invoke(safe, ["container", "build"], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: safe container: expected a checkout")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_what_the_machine_lends_is_bound_for_the_build(apptainer, tmp_path):

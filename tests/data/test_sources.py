@@ -1,16 +1,13 @@
 """Where the six kinds of rows come from, and that the pack's questions to protect are never evaluated."""
 
 import json
-import threading
 
 import pytest
-import torch
 
 from safe_train.config import build_config
-from safe_train.data.cache import features as feature_cache
-from safe_train.data.cache.features import FeatureCache
-from safe_train.data.example import Example
-from safe_train.data.sampler import Subset
+from safe_train.data.datasets.reader import VLReader
+from safe_train.data.datasets.records import VQARecord
+from safe_train.data.datasets.registry import DATASETS, Dataset
 from safe_train.errors import InputError
 from safe_train.training.build import load_examples
 
@@ -204,6 +201,25 @@ def test_limits_on_text_rows_are_drawn_by_the_seed_and_change_no_other_draw(root
         assert found[0].indices[part] == plain.indices[part]
 
 
+class Album(VLReader):
+    """Two questions about each of five images, in one list without splits."""
+
+    name = "album"
+    has_splits = False
+
+    def records(self, root, split):
+        return [VQARecord(n, n // 2, f"{n}?", ("a",), root / f"{n // 2}.png", "", "") for n in range(10)]
+
+
+def test_one_list_without_splits_is_never_both_trained_and_evaluated_on(root, monkeypatch):
+    monkeypatch.setitem(DATASETS, "album", Dataset({"vl": f"{__name__}:Album"}))
+    rows = load_examples(configuration(root, data__train_vl_source="album", data__val_vl_source="album"))
+    assert (len(rows.train_vl), len(rows.val_vl)) == (2, 8)  # a fifth of five images
+    assert not {row.image for row in rows.train_vl} & {row.image for row in rows.val_vl}
+    alone = load_examples(configuration(root, data__train_vl_source="album"))
+    assert (len(alone.train_vl), len(alone.val_vl)) == (10, 40)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_text_rows_of_the_pack_are_protected_or_evaluated(root, pack, seed):
     write_text(root, 3)
@@ -231,36 +247,3 @@ def test_procedural_text_rows_come_with_procedural_vl_rows(root, pack, monkeypat
     default = load_examples(configuration("embedded"))
     assert text_ids(beside) == text_ids(default)
     assert text_ids(beside)[0] == ["embeddedtrain0", "embeddedtrain1", "embeddedtrain2"]
-
-
-def test_one_image_cannot_be_split():
-    rows = [Example(str(index), "?", ("a",), cluster="1") for index in range(3)]
-    with pytest.raises(InputError, match="expected at least two images, got 1"):
-        Subset.whole(rows).split(0.2)
-
-
-def test_a_source_pack_needs_the_pack():
-    with pytest.raises(InputError, match=r"the source pack needs data\.pack_root"):
-        build_config({}, {"data.val_vl_source": "pack"})
-
-
-def test_threads_decode_to_the_same_bits(embedded_base, make_safe_model, small_data, monkeypatch):
-    """And they are at work: with workers, no clip is decoded in the main thread."""
-    clips = sorted((small_data / "audiocaps/audio/val").iterdir())[:6]
-    encoders = list(make_safe_model().encoders)
-    names = []
-    load = feature_cache.waveform_of
-
-    def recording(path, rate, window):
-        names.append(threading.current_thread().name)
-        return load(path, rate, window)
-
-    monkeypatch.setattr(feature_cache, "waveform_of", recording)
-    alone = FeatureCache(encoders).get([*clips, None, clips[0]])
-    assert set(names) == {threading.main_thread().name}
-    names.clear()
-    threaded = FeatureCache(encoders, num_workers=2).get([*clips, None, clips[0]])
-    assert len(names) == 7  # six clips and silence
-    assert threading.main_thread().name not in names
-    for one, other in zip(alone, threaded, strict=True):
-        assert torch.equal(one.values, other.values)

@@ -54,7 +54,7 @@ def follow(tmp_path):
     ("page", "markdown", "expected"),
     [
         ("index.md", "[a](data.md#x) [b](https://example.org)", "[a](data.md#x) [b](https://example.org)"),
-        ("how_to/own_data.md", "[`t`](../tutorial.ipynb)", "[`t`](../tutorial.md)"),
+        ("how-to/own_data.md", "[`t`](../tutorial.ipynb)", "[`t`](../tutorial.md)"),
         ("index.md", "`hooks[name](../x)`", "`hooks[name](../x)`"),
         (
             "index.md",
@@ -62,7 +62,7 @@ def follow(tmp_path):
             "1. a\n\n    ```python\n    hooks[name](../x)\n    ```",
         ),
         ("concepts/architecture.md", "[c](../../CONTRIBUTING.md#x)", "[c](../contributing.md#x)"),
-        ("how_to/own_model.md", "[e](../../examples/settings.yaml)", "[e](../source/examples/settings.yaml.txt)"),
+        ("how-to/own_model.md", "[e](../../examples/settings.yaml)", "[e](../source/examples/settings.yaml.txt)"),
     ],
 )
 def test_links_lead_into_the_site(follow, page, markdown, expected):

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.vqa import VQA
 from safe_train.embedded import dataset
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root, write_dataset
 from safe_train.embedded.questions import QUESTION_TYPES
@@ -89,7 +89,7 @@ def test_more_rows_begin_with_the_same_rows(tmp_path, small_data):
 
 @pytest.mark.parametrize(("split", "questions", "clips"), [("train", 60, 40), ("val", 40, 24)])
 def test_the_readers_of_the_official_formats_read_all_of_it(small_data, split, questions, clips):
-    vqa, audiocaps = load_vqa(small_data, split), load_audiocaps(small_data, split)
+    vqa, audiocaps = VQA().records(small_data, split), AudioCaps().records(small_data, split)
     assert (len(vqa), len(audiocaps)) == (questions, clips)
     for example in vqa:
         assert len(example.answers) == 10
@@ -102,15 +102,16 @@ def test_the_readers_of_the_official_formats_read_all_of_it(small_data, split, q
 
 def test_odd_numbers_of_questions_are_met_exactly(tmp_path):
     write_dataset(tmp_path, TINY)
-    assert len(load_vqa(tmp_path, "val")) == 5
+    assert len(VQA().records(tmp_path, "val")) == 5
 
 
 def test_splits_share_no_image_and_no_clip(small_data):
     pixels = {
-        split: {Image.open(example.image_path).tobytes() for example in load_vqa(small_data, split)} for split in SPLITS
+        split: {Image.open(example.image_path).tobytes() for example in VQA().records(small_data, split)}
+        for split in SPLITS
     }
     samples = {
-        split: {soundfile.read(example.audio_path)[0].tobytes() for example in load_audiocaps(small_data, split)}
+        split: {soundfile.read(example.audio_path)[0].tobytes() for example in AudioCaps().records(small_data, split)}
         for split in SPLITS
     }
     for kind in (pixels, samples):
@@ -126,10 +127,10 @@ def test_the_split_for_tuning_shares_nothing_with_the_others_and_changes_neither
     media = [digest for path, digest in tune.items() if path.endswith((".png", ".wav"))]
     assert len(media) == len(set(media)) == 30 + 40
     assert not set(media) & set(others)
-    assert (len(load_vqa(tmp_path, "tune")), len(load_audiocaps(tmp_path, "tune"))) == (60, 40)
+    assert (len(VQA().records(tmp_path, "tune")), len(AudioCaps().records(tmp_path, "tune"))) == (60, 40)
     write_dataset(tmp_path / "without", TINY)
     assert digests(tmp_path / "without").items() <= digests(tmp_path).items() - tune.items()
-    names = {example.clip_id for split in ("train", "val", "tune") for example in load_audiocaps(tmp_path, split)}
+    names = {example.clip_id for split in ("train", "val", "tune") for example in AudioCaps().records(tmp_path, split)}
     assert len(names) == TINY.train_clips + TINY.val_clips + 40
 
 

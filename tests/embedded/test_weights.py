@@ -11,8 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from safe_train.configs.model_configs import EMBEDDED
-from safe_train.data.datasets.conversion import vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import Example
 from safe_train.embedded import weights
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
@@ -41,7 +40,7 @@ def validation_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def validation_rows(validation_root):
-    rows = vl_rows(load_vqa(validation_root, "val"))
+    rows = VQA().examples(validation_root, "val")
     assert len(rows) == 2_000
     return rows
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 import safe_train.metrics.captions as captions_module
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.conversion import audio_rows
+from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.example import CAPTION, QUESTION, Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
@@ -138,7 +137,9 @@ def test_a_setting_decides(asked):
 
 def test_the_procedural_clips_are_a_closed_set(tmp_path):
     write_dataset(tmp_path, DatasetSizes(train_questions=4, val_questions=4, train_clips=200, val_clips=60))
-    train, val = (audio_rows(load_audiocaps(tmp_path, split), "what do you hear?") for split in ("train", "val"))
+    train, val = (
+        AudioCaps().examples(tmp_path, split, default_question="what do you hear?") for split in ("train", "val")
+    )
     assert resolve_audio_metric("auto", val, train) == "exact_match"
 
 

@@ -2,9 +2,8 @@
 
 import torch
 
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.conversion import audio_rows, vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.vqa import VQA
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.conditions import select
 from safe_train.evaluation.evaluator import Evaluator
@@ -15,8 +14,8 @@ from safe_train.training.build import build_collator
 
 
 def test_damaged_fusions_have_the_wanted_size_and_fail_every_condition(small_data, embedded_base, make_safe_model):
-    vl = vl_rows(load_vqa(small_data, "val"))
-    audio = audio_rows(load_audiocaps(small_data, "val"), "what do you hear?")
+    vl = VQA().examples(small_data, "val")
+    audio = AudioCaps().examples(small_data, "val", default_question="what do you hear?")
     settings = EvaluationSettings(batch_size=20, audio_metric="exact_match")  # noise shares words with captions
     reference = base_answers(embedded_base, vl, settings)
     model = make_safe_model(output_scale=0.0)

@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.conversion import audio_rows, vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.vqa import VQA
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.conditions import select
 from safe_train.evaluation.evaluator import Evaluator
@@ -28,12 +27,12 @@ DAMAGED, PARTLY_DAMAGED = 2.5, 1.7
 
 @pytest.fixture(scope="module")
 def vl(small_data):
-    return vl_rows(load_vqa(small_data, "val"))[:20]
+    return VQA().examples(small_data, "val")[:20]
 
 
 @pytest.fixture(scope="module")
 def audio(small_data):
-    return audio_rows(load_audiocaps(small_data, "val"), "what do you hear?")[:10]
+    return AudioCaps().examples(small_data, "val", default_question="what do you hear?")[:10]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 import pytest
 
 from safe_train.data.collator import Collator, FeatureCache
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.conversion import audio_rows, vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.lengths import LONGEST, SHORTEST, AnswerLengths, answer_lengths
 from safe_train.evaluation.settings import EvaluationSettings
@@ -20,8 +19,8 @@ def encoder(embedded_base):
 
 
 def test_the_procedural_data_are_answered_within_twelve_tokens_as_ever(encoder, small_data):
-    vl = vl_rows(load_vqa(small_data, "val"))
-    audio = audio_rows(load_audiocaps(small_data, "val"), "what do you hear?")
+    vl = VQA().examples(small_data, "val")
+    audio = AudioCaps().examples(small_data, "val", default_question="what do you hear?")
     assert answer_lengths(SETTINGS, encoder, vl, (), audio) == AnswerLengths(12, 12, 12)
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import safe_train.evaluation.text_rows as text_rows_module
-from safe_train.data.datasets.audiocaps import load_audiocaps
-from safe_train.data.datasets.conversion import audio_rows, vl_rows
-from safe_train.data.datasets.vqa import load_vqa
+from safe_train.data.datasets.audiocaps import AudioCaps
+from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.conditions import VL_CONDITIONS, Distractors, select
@@ -40,12 +39,12 @@ QUESTIONS = [row for row in TEXT if row.kind != DOCUMENT]
 
 @pytest.fixture(scope="module")
 def vl(small_data):
-    return vl_rows(load_vqa(small_data, "val"))[:6]
+    return VQA().examples(small_data, "val")[:6]
 
 
 @pytest.fixture(scope="module")
 def audio(small_data):
-    return audio_rows(load_audiocaps(small_data, "val"), "what do you hear?")[:6]
+    return AudioCaps().examples(small_data, "val", default_question="what do you hear?")[:6]
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +190,7 @@ def test_without_text_only_rows_nothing_is_told_of_them(evaluator):
     assert evaluation.base_text is evaluation.base_bits_per_byte is evaluation.text_guessing is None
 
 
-def test_answers_are_kept_beside_those_to_vl_rows(evaluator, tmp_path, vl, audio):
+def test_answers_are_kept_beside_those_to_convert_vqa(evaluator, tmp_path, vl, audio):
     kept = evaluator(DAMAGED)
     kept.store = PredictionStore.create(tmp_path, {}, vl, audio, text=TEXT)
     first = kept.run()

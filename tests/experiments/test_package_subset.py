@@ -8,8 +8,8 @@ import tarfile
 import pytest
 
 from experiments.overfitting import package_subset
-from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions, load_pack_text
-from safe_train.data.datasets.text import load_text
+from safe_train.data.datasets.pack import PackClips, PackQuestions, PackText
+from safe_train.data.datasets.text import Text
 
 
 def tree(root):
@@ -54,8 +54,8 @@ def test_the_pack_holds_what_the_format_promises(pack, manifests, small_data):
 
 
 def test_the_pack_loads(pack):
-    assert len(load_pack_clips(pack)) == 12
-    assert len(load_pack_questions(pack)) == 20
+    assert len(PackClips().records(pack, "")) == 12
+    assert len(PackQuestions().records(pack, "")) == 20
 
 
 def test_text_only_rows_come_along(make_pack, tmp_path):
@@ -69,7 +69,7 @@ def test_text_only_rows_come_along(make_pack, tmp_path):
     listed.parent.mkdir()
     listed.write_text(json.dumps(entries))
     pack = make_pack(tmp_path / "pack", "--text-list", str(listed))
-    assert load_pack_text(pack) == load_text(tmp_path, "val")
+    assert PackText().records(pack, "") == Text().records(tmp_path, "val")
     assert "note" not in (pack / "text.jsonl").read_text()
     assert "Text-only rows: 3\n" in (pack / "README.txt").read_text()
 
@@ -93,7 +93,7 @@ def test_a_packed_pack_loads_elsewhere(pack, tmp_path):
         archive.extractall(tmp_path / "elsewhere", filter="data")
     moved = tmp_path / "elsewhere" / "data_pack"
     assert tree(moved) == tree(pack)
-    assert all(clip.audio_path.is_relative_to(moved) for clip in load_pack_clips(moved))
+    assert all(clip.audio_path.is_relative_to(moved) for clip in PackClips().records(moved, ""))
 
 
 def test_nothing_names_the_place_where_it_was_made(pack, small_data):
@@ -139,7 +139,7 @@ def test_missing_files_are_counted_listed_and_left_out(make_pack, manifests, sou
     assert audio not in [json.loads(line)["audio_relpath"] for line in captions]
     assert len(captions) == 11
     assert len(json.loads((destination / "manifest.json").read_text())["entries"]) == 12
-    assert len(load_pack_clips(destination)) == 11
+    assert len(PackClips().records(destination, "")) == 11
     assert "1 of 12 clips have no audio file" in caplog.text
 
 
@@ -210,4 +210,4 @@ def test_a_default_list_of_questions_is_used_if_it_is_there(small_data, manifest
     assert not (folder / "data_pack" / "val_manifest.json").exists()
     shutil.copy(manifests[1], folder)
     package_subset.main([])
-    assert len(load_pack_questions(folder / "data_pack")) == 20
+    assert len(PackQuestions().records(folder / "data_pack", "")) == 20

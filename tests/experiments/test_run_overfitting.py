@@ -9,7 +9,7 @@ import torch
 from experiments.overfitting import embedded_pack
 from experiments.overfitting.run_overfitting import build_parser, configure, main
 from safe_train.configs.retention_variants import OVERFITTING_VARIANTS
-from safe_train.data.datasets.pack import load_pack_clips, load_pack_questions
+from safe_train.data.datasets.pack import PackClips, PackQuestions
 from safe_train.runs.layout import read_config
 from safe_train.training.build import (
     attach,
@@ -130,7 +130,7 @@ def test_the_rows_of_a_run_are_found_again(runs):
 
 def test_protected_and_evaluated_questions_are_of_different_images(runs, pack):
     indices = written(runs["full_safe", 1], "subset_indices.json")
-    images = [question.image_id for question in load_pack_questions(pack)]
+    images = [question.image_id for question in PackQuestions().records(pack, "")]
     protected, evaluated = ({images[index] for index in indices[part]} for part in ("train_vl", "val_vl"))
     assert protected
     assert evaluated
@@ -198,7 +198,7 @@ def test_a_bare_machine_gets_a_procedural_pack(small_data, tmp_path, monkeypatch
     assert {part: len(indices) for part, indices in rows.indices.items()} == {
         "train_audio": 10, "train_vl": 60, "val_audio": 10, "val_vl": 12, "train_text": 3, "val_text": 2,
     }  # fmt: skip
-    assert len(load_pack_clips(tmp_path / "embedded-pack-0")) == 10
+    assert len(PackClips().records(tmp_path / "embedded-pack-0", "")) == 10
     assert [row.row_id for row in rows.train_text] == ["train0", "train1", "train2"]  # beside the procedural VL rows
     assert [row.row_id for row in rows.val_text] == ["val0", "val1"]  # of the pack
     assert config.data.val_text_source == "auto"

@@ -79,7 +79,7 @@ class Copy:
         for file in tree.files:
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(tree.root / file, target)
+            shutil.copy(tree.root / file, target, follow_symlinks=False)
         for link in tree.links:
             (folder / link).symlink_to(tree.root / link)
         self._refuse_other_packages()
@@ -309,7 +309,11 @@ def _line(mutant: Mutant, outcome: Outcome, number: int) -> str:
 
 
 def files_of(root: Path) -> list[str]:
-    """Files of a checkout that git tracks or would track."""
+    """Files of a checkout that git tracks or would track, and links, of which safe_train/configs is one."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
-    return [name for name in names if name and (root / name).is_file() and not name.startswith(LEFT_OUT[0])]
+    return [
+        name
+        for name in names
+        if name and ((root / name).is_file() or (root / name).is_symlink()) and not name.startswith(LEFT_OUT[0])
+    ]

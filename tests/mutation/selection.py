@@ -16,7 +16,7 @@ AREAS = {
     "stage_a": ("safe_train/training/trainer.py",),
     "metrics": ("safe_train/metrics",),
     "evaluation": ("safe_train/evaluation",),
-    "data": ("safe_train/data",),
+    "data": ("safe_train/audio", "safe_train/data"),
 }
 """What is mutated: names and the folders or files behind them."""
 
@@ -26,6 +26,7 @@ MIRRORS = {
     "safe_train/training/trainer.py": "tests/stage",
     "safe_train/metrics": "tests/metrics",
     "safe_train/evaluation": "tests/evaluation",
+    "safe_train/audio": "tests/audio",
     "safe_train/data": "tests/data",
 }
 """Where the tests of a folder or file lie."""
@@ -118,9 +119,11 @@ class Neighborhood:
         return found
 
     def _module(self, name: str) -> str | None:
-        """The file of a module of the tree; None for others."""
+        """The file of a module of the tree, links followed; None for others."""
         plain = name.replace(".", "/")
-        return next((file for file in (f"{plain}.py", f"{plain}/__init__.py") if (self.root / file).is_file()), None)
+        files = (self.root / f"{plain}.py", self.root / plain / "__init__.py")
+        found = next((file for file in files if file.is_file()), None)
+        return None if found is None else found.resolve().relative_to(self.root.resolve()).as_posix()
 
     def _defining(self, module: str, name: str) -> str | None:
         """The file that defines what is imported from a module, through packages that hand it on."""

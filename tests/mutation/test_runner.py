@@ -309,3 +309,15 @@ def test_what_a_killed_process_left_is_passed_over(tmp_path):
     (tmp_path / "data.half").write_bytes(half[: len(half) // 2])
     (tmp_path / "data.empty").write_bytes(b"")
     assert executed(tmp_path, tmp_path) == {"module.py": [1, 3]}
+
+
+def test_a_module_behind_a_link_has_the_tests_that_import_it_there(tmp_path):
+    for name, text in {
+        "registry/lookup.py": "",
+        "tests/toy/test_a.py": "from package.registry import lookup\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "registry").symlink_to("../registry")
+    assert Neighborhood(tmp_path, {}).nearest("registry/lookup.py") == ["tests/toy/test_a.py"]

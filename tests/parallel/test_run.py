@@ -39,7 +39,7 @@ def alone(settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def raise_on_any_rank(run_all, settings, tmp_path_factory):
+def together(run_all, settings, tmp_path_factory):
     """The run of two processes that torchrun starts, its folder and what was printed."""
     root = tmp_path_factory.mktemp("together")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "safe_train")

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.distributed.processes import ALONE, Processes
 from safe_train.errors import InputError
+from safe_train.training.batches import require_examples_for_all_ranks
 from safe_train.training.settings import OptimizationSettings
-from safe_train.training.trainer import require_examples_for_all_ranks
 from tests.parallel.worker import toy_fisher, trained
 from tests.tolerances import FISHER, PARALLEL, PARALLEL_SUBSPACE, relative_error
 

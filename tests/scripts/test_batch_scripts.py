@@ -144,6 +144,20 @@ def test_an_unknown_variant_is_refused_before_anything_runs(project, script, nam
     assert project.called() == []
 
 
+def test_variants_of_a_file_are_trained(project):
+    fields = "description: Mine., retention_loss_weight: 1, distillation_weight: 1, fisher_weight: 0"
+    (project.folder / "variants.yaml").write_text(f"mine: {{{fields}, enable_null_space: true}}\n")
+    variables = {"VARIANT_ORDER": "mine", "VARIANTS_FILE": "variants.yaml"}
+    assert project.run("full_training.sh", **variables).returncode == 0
+    (given,) = project.given()
+    assert (given["variant"], given["variants_file"]) == ("mine", str(project.folder / "variants.yaml"))
+    refused = project.run("full_training.sh", **variables | {"VARIANT_ORDER": "mien"})
+    assert refused.returncode == 2
+    assert "unknown variant 'mien'" in refused.stderr
+    refused = project.run("full_training.sh", **variables | {"VARIANTS_FILE": "no.yaml"})
+    assert (refused.returncode, "VARIANTS_FILE=no.yaml: expected a file" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("variable", ["PACK_ROOT", "DATA_ROOT"])
 def test_a_folder_that_does_not_exist_is_refused_before_anything_runs(project, variable):
     result = project.run("overfitting_test.sh", **{variable: "/no/such/folder"})
@@ -165,7 +179,7 @@ OVERFITTING = {
     "MODEL_CONFIG": ("model_config", "full"), "MAX_EVAL_BATCHES": ("max_eval_batches", "4"),
     "GEN_MAX_NEW_TOKENS": ("generation_max_new_tokens", "8"), "DATA_ROOT": ("data_path", "{folder}"),
     "PACK_ROOT": ("pack_root", "{folder}"), "OUTPUT_ROOT": ("output_root", "{folder}/out"),
-    "TEXT_SOURCE": ("text_source", "none"), "TEXT_SHARE": ("text_ratio", "0.5"),
+    "TEXT_SOURCE": ("text_source", "none"), "TEXT_SHARE": ("text_share", "0.5"),
     "MAX_TEXT_VAL_SAMPLES": ("text_val_size", "3"),
 }  # fmt: skip
 FULL = {

@@ -2,14 +2,12 @@
 
 import pytest
 
-from safe_train import config as config_module
 from safe_train.cli.progress import format_metrics
 from safe_train.configs import retention_variants
 from safe_train.errors import InputError
 from safe_train.estimate import plan_run
 from safe_train.report.charts.figures import training_metrics
 from safe_train.retention import MECHANISMS
-from safe_train.training import trainer as trainer_module
 from tests.retention.l2_anchor import PROBE, L2Anchor
 from tests.tolerances import relative_error
 
@@ -23,9 +21,7 @@ def registered(monkeypatch):
 def probe(monkeypatch):
     """A variant that has it on."""
     registry = {"probe": PROBE, "no_retention": retention_variants.NO_RETENTION}
-    for module in (retention_variants, config_module):
-        monkeypatch.setattr(module, "RETENTION_VARIANTS", registry)
-    monkeypatch.setattr(trainer_module, "get_variant_config", registry.__getitem__)
+    monkeypatch.setattr(retention_variants, "RETENTION_VARIANTS", registry)
 
 
 def test_the_trainer_trains_with_it(registered, probe, configure, prepare):

@@ -5,11 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from safe_train import config as config_module
 from safe_train.configs import retention_variants
 from safe_train.configs.retention_variants import RETENTION_VARIANTS, RetentionVariantConfig
 from safe_train.retention import ElasticWeightConsolidation, NullSpaceProjection
-from safe_train.training import trainer as trainer_module
 from tests.tolerances import relative_error
 
 FULL = RETENTION_VARIANTS["full_retention"]
@@ -21,9 +19,7 @@ def trace(configure, prepare, monkeypatch):
 
     def run(variant: RetentionVariantConfig, steps: int = 6, **settings):
         registry = {"probe": dataclasses.replace(variant, name="probe")}
-        for module in (retention_variants, config_module):
-            monkeypatch.setattr(module, "RETENTION_VARIANTS", registry)
-        monkeypatch.setattr(trainer_module, "get_variant_config", lambda _name: registry["probe"])
+        monkeypatch.setattr(retention_variants, "RETENTION_VARIANTS", registry)
         stage = prepare(configure(variant="probe", **settings))
         gradients = []
         clip = torch.nn.utils.clip_grad_norm_

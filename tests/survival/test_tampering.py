@@ -25,7 +25,7 @@ PLACE = {"output_root", "label"}
 """What a checkpoint does not hold: where the run lies. One of another place has the same bytes."""
 
 FREE = {
-    "device", "checkpoint_every", "checkpoint_keep", "log_every", "parallel.shard_base",
+    "variants_file", "device", "checkpoint_every", "checkpoint_keep", "log_every", "parallel.shard_base",
     "data.num_workers", "data.cache_root", "data.cache_gib", "data.val_split", "data.val_audio_source",
     "data.val_vl_source", "data.val_text_source", "model.gradient_checkpointing",
 }  # fmt: skip

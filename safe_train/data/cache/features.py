@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from safe_train.audio.input import SYNTHETIC_SECONDS, Amplified, AudioInput, WhiteNoise, waveform_of
+from safe_train.audio.input import SYNTHETIC_SECONDS, Amplified, AudioInput, WhiteNoise, render_waveform
 from safe_train.data.cache.tensor_store import TensorStore, computing_device
 from safe_train.io.fingerprints import file_sha256, json_sha256, tensors_sha256, versions
 from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures
@@ -62,7 +62,7 @@ class FeatureCache:
 
     def _waveforms(self, clip: AudioInput | None) -> list[Tensor]:
         """What each encoder hears of the clip, at its rate."""
-        return [waveform_of(clip, encoder.sampling_rate, encoder.window) for encoder in self.encoders]
+        return [render_waveform(clip, encoder.sampling_rate, encoder.window) for encoder in self.encoders]
 
     def _key(self, number: int, clip: AudioInput | None) -> str:
         """Digest of everything that the features depend on."""

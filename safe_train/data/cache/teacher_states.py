@@ -1,4 +1,4 @@
-"""The teacher's hidden states of protected rows, kept: the base is frozen, so they never change."""
+"""The teacher's hidden states of retention examples, kept: the base is frozen, so they never change."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from safe_train.io.fingerprints import json_sha256, tensors_sha256, versions
 from safe_train.model.batch import Batch
 from safe_train.model.safe_model import SafeModel
 
-_LAYOUT = 1  # to be raised when a row is prepared in another way, or its states are stored in another
+_LAYOUT = 1  # to be raised when an example is prepared in another way, or its states are stored in another
 
 
 class TeacherCache:
-    """Hidden states [N, H] of the bypass at the answer positions of rows, computed once a row.
+    """Hidden states [N, H] of the bypass at the answer positions of examples, computed once an example.
 
-    A row is computed alone and without padding, whatever batch it comes in: in a batch, its last bits depend on the
-    other rows, and a resumed run would get others than an uninterrupted one. The states take ``N H`` numbers of the
-    base's dtype a row: 40 kB for four answer tokens of 5,120 in bfloat16.
+    An example is computed alone and without padding, whatever batch it comes in: in a batch, its last bits depend on
+    the other examples, and a resumed run would get others than an uninterrupted one. The states take ``N H`` numbers
+    of the base's dtype an example: 40 kB for four answer tokens of 5,120 in bfloat16.
     """
 
     def __init__(self, model: SafeModel, encoder: Collator, store: TensorStore) -> None:
@@ -32,23 +32,23 @@ class TeacherCache:
 
     @torch.no_grad()
     def states(self, rows: Sequence[Example]) -> Tensor:
-        """States [N, H] of the answer tokens that protected rows bring, row by row, on the model's device."""
-        whole = [(row, self._of_row(row)) for row in rows]
-        chosen = [states[list(self.encoder.retained_tokens(row, len(states)))] for row, states in whole]
+        """States [N, H] of the answer tokens that retention examples bring, in order, on the model's device."""
+        whole = [(example, self._load_or_compute(example)) for example in rows]
+        chosen = [states[list(self.encoder.retained_tokens(example, len(states)))] for example, states in whole]
         return torch.cat(chosen).to(self.model.base.model.device)
 
-    def _of_row(self, row: Example) -> Tensor:
+    def _load_or_compute(self, example: Example) -> Tensor:
         @cache
         def alone() -> Batch:
-            return self.encoder.training_batch([replace(row, audio=None)])
+            return self.encoder.training_batch([replace(example, audio=None)])
 
-        item = (row.is_document, row.image, row.question, row.answers[0])
+        item = (example.is_document, example.image, example.question, example.answers[0])
         tensors = self.store.find(item, lambda: self._key(alone()))
         if tensors is None:
-            tensors = self.store.add(item, lambda: self._key(alone()), {"hidden": self._computed(alone())})
+            tensors = self.store.add(item, lambda: self._key(alone()), {"hidden": self._compute(alone())})
         return tensors["hidden"]
 
-    def _computed(self, batch: Batch) -> Tensor:
+    def _compute(self, batch: Batch) -> Tensor:
         hidden = self.model.last_hidden_state(batch.inputs, None)
         return hidden[batch.token_rows, batch.token_positions]
 

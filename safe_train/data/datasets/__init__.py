@@ -1,1 +1,1 @@
-"""Readers of data sets: one module a format."""
+"""Data sets: a reader each, the registry that names them, and the records and issues that readers find."""

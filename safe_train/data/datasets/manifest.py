@@ -54,7 +54,7 @@ class Record:
         """The value of the first name that is present; InputError if none is."""
         value = self.optional(*names)
         if value is None:
-            got = f"the fields {shortened(_listed(self.fields))}"
+            got = f"the fields {shortened(_list_names(self.fields))}"
             raise InputError(self.where, _alternatives(names), got, "add the field")
         return value
 
@@ -64,7 +64,7 @@ class Record:
         if not _is_text(value):
             expected = f"{_alternatives(names)} to be text"
             raise InputError(self.where, expected, typed(value), "write a non-empty string")
-        return self._encodable(value)
+        return self._require_encodable(value)
 
     def optional_text(self, *names: str) -> str | None:
         """A text that is not blank, or None if none of the fields is present; InputError otherwise."""
@@ -77,11 +77,11 @@ class Record:
         if not values or not all(_is_text(item) for item in values):
             expected = f"{_alternatives(names)} to be text or a list of texts"
             raise InputError(self.where, expected, typed(value), "write non-empty strings")
-        return tuple(self._encodable(item) for item in values)
+        return tuple(self._require_encodable(item) for item in values)
 
     def question(self, *names: str, has_image: bool) -> str:
-        """A text that is put to a model; see :func:`without_placeholder`."""
-        return without_placeholder(self.text(*names), self.where, has_image=has_image)
+        """A text that is put to a model; see :func:`strip_placeholder`."""
+        return strip_placeholder(self.text(*names), self.where, has_image=has_image)
 
     def optional_question(self, *names: str, has_image: bool) -> str | None:
         """The same, or None if none of the fields is present."""
@@ -89,10 +89,10 @@ class Record:
 
     def references(self, *names: str) -> tuple[str, ...]:
         """As :meth:`texts`, none of them with the placeholder of an image."""
-        return tuple(without_placeholder(text, self.where) for text in self.texts(*names))
+        return tuple(strip_placeholder(text, self.where) for text in self.texts(*names))
 
-    def _encodable(self, text: str) -> str:
-        return encodable(text, self.where)
+    def _require_encodable(self, text: str) -> str:
+        return require_encodable(text, self.where)
 
     def integer(self, *names: str) -> int:
         """A whole number, also as digits in a string; InputError otherwise."""
@@ -123,14 +123,14 @@ class Record:
         return str(self.number_or_name(*names))
 
 
-def encodable(text: str, where: str) -> str:
+def require_encodable(text: str, where: str) -> str:
     """The text; InputError if it has half of a character, as of an emoji that was cut in two, which no encoding has."""
     if found := next((character for character in text if 0xD800 <= ord(character) <= 0xDFFF), None):
         raise InputError(where, UNICODE, f"the lone surrogate U+{ord(found):04X}", "mend the text")
     return text
 
 
-def without_placeholder(text: str, where: str, *, has_image: bool = False) -> str:
+def strip_placeholder(text: str, where: str, *, has_image: bool = False) -> str:
     """The text without the literal ``<image>`` that stands for the entry's image before or behind its question.
 
     Lists made for LLaVA and its like write it there. Prompts put an image before its question in any case.
@@ -146,7 +146,7 @@ def without_placeholder(text: str, where: str, *, has_image: bool = False) -> st
     if has_image and question and IMAGE_TOKEN not in question:
         return question
     hint = "remove it" + ("; it may stand once, before or behind the question" if has_image else "")
-    raise InputError(where, NO_PLACEHOLDER, repr(_around(text, IMAGE_TOKEN)), hint)
+    raise InputError(where, NO_PLACEHOLDER, repr(_excerpt(text, IMAGE_TOKEN)), hint)
 
 
 def require_folder(folder: Path, expected: str, hint: str) -> None:
@@ -165,7 +165,7 @@ def require_utf8(path: Path, expected: str) -> Path:
     return path
 
 
-def set_folder(root: Path, name: str) -> Path:
+def require_set_folder(root: Path, name: str) -> Path:
     """The folder of a data set in the root; InputError if the root or the folder is missing."""
     for folder, content in ((root, "a data root"), (root / name, f"the folder of the data set {name}")):
         require_folder(folder, content, f"give a data root that contains {name}/")
@@ -331,11 +331,11 @@ def _alternatives(names: tuple[str, ...]) -> str:
     return f"the field {' or '.join(names)}"
 
 
-def _listed(fields: dict[str, Any]) -> str:
+def _list_names(fields: dict[str, Any]) -> str:
     return ", ".join(fields) or "(none)"
 
 
-def _around(text: str, found: str) -> str:
+def _excerpt(text: str, found: str) -> str:
     """A short text whole; of a longer one, what ``found`` stands in."""
     if len(text) <= LONGEST:
         return text

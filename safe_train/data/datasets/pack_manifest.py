@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_train.data.datasets.manifest import Record, as_record, read_json, require_unique, without_placeholder
+from safe_train.data.datasets.manifest import Record, as_record, read_json, require_unique, strip_placeholder
 from safe_train.errors import InputError
 from safe_train.io.messages import value_shown
 
@@ -45,8 +45,8 @@ class PackedClip:
         return cls(
             audiocap_id=record.identifier("audiocap_id"),
             youtube_id=record.text("youtube_id"),
-            start_time=_seconds(record),
-            caption=without_placeholder(record.text("caption"), record.where),
+            start_time=_read_seconds(record),
+            caption=strip_placeholder(record.text("caption"), record.where),
             audio_relpath=record.text("audio_relpath"),
         )
 
@@ -76,7 +76,7 @@ class SubsetManifest:
     @classmethod
     def read(cls, path: Path) -> SubsetManifest:
         """Reads the file; InputError if it is malformed, empty, or names an ``audiocap_id`` twice."""
-        header, records = _read(path)
+        header, records = _read_list(path)
         return cls(
             subset_name=header.text("subset_name"),
             description=header.text("description"),
@@ -146,7 +146,7 @@ class ValManifest:
     @classmethod
     def read(cls, path: Path) -> ValManifest:
         """Reads the file; InputError if it is malformed, empty, or names a ``question_id`` twice."""
-        header, records = _read(path)
+        header, records = _read_list(path)
         entries = tuple(PackedQuestion.from_record(record) for record in records)
         require_unique(records, [str(entry.question_id) for entry in entries])
         return cls(
@@ -169,7 +169,7 @@ def clips_from_records(records: list[Record]) -> tuple[PackedClip, ...]:
     return entries
 
 
-def _read(path: Path) -> tuple[Record, list[Record]]:
+def _read_list(path: Path) -> tuple[Record, list[Record]]:
     """The header and the records of its list ``entries``."""
     header = as_record(read_json(path), str(path))
     entries = header.required("entries")
@@ -178,7 +178,7 @@ def _read(path: Path) -> tuple[Record, list[Record]]:
     return header, [as_record(entry, f"{path}: entries[{index}]") for index, entry in enumerate(entries)]
 
 
-def _seconds(record: Record) -> float | None:
+def _read_seconds(record: Record) -> float | None:
     value = record.optional("start_time")
     if value is None:
         return None

@@ -1,19 +1,16 @@
-"""Text-only rows: questions with answers, chats of one turn each, and documents."""
+"""Text-only records: questions with answers, chats of one turn each, and documents."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safe_train.data.datasets.manifest import (
-    Record,
-    as_record,
-    read_records,
-    require_manifest,
-    require_unique,
-    set_folder,
-)
+from safe_train.data.datasets.entry_scan import EntryFields, EntryScan
+from safe_train.data.datasets.issues import Issue, IssueKind, ListedRecord
+from safe_train.data.datasets.manifest import Record, as_record, read_records, require_unique
+from safe_train.data.datasets.reader import TextReader
+from safe_train.data.datasets.records import TextRecord
 from safe_train.data.example import DOCUMENT
 from safe_train.errors import InputError
 from safe_train.io.messages import shortened, value_shown
@@ -32,39 +29,55 @@ FIELDS = (*_IDS, *_QUESTIONS, "input", *_ANSWERS, *_TYPES, "cluster", "messages"
 _FORMS = "a question with its answer, messages, or a text"
 
 
-@dataclass(frozen=True)
-class TextRecord:
-    """A question with its answers, or a piece of a document.
+class TextListReader(TextReader):
+    """Reads a list of text-only records; for the forms of its entries see :func:`read_text_list`."""
 
-    Attributes:
-        text_id: unique in its split.
-        question: the question; empty for a document.
-        answers: the reference answers, or the piece alone.
-        kind: the question's type, or ``DOCUMENT``.
-        cluster: shared by examples that are not independent, such as the pieces of a document.
+    fields = EntryFields(identifier=_IDS, question=_QUESTIONS, answers=_ANSWERS, audio=(), image=())
+
+    def list_entries(self, root: Path, split: str) -> list[ListedRecord | Issue]:
+        """Questions as they are, and documents whole, one an entry."""
+        self.records(root, split)
+        found = self.find_manifest(root, split)
+        return [_list_entry(entry) for entry in read_records(found)] if found else []
+
+    def entry_id(self, record: Record, number: int) -> str | None:
+        """The id of an entry, or else its number."""
+        return _read_id(record, number)
+
+    def scan_entry(self, root: Path, entry: EntryScan) -> ListedRecord:
+        """What of an entry can be read: a question with its answers, or a document."""
+        del root
+        for read in (_read_kind, _read_cluster):
+            entry.take(IssueKind.ENTRY, partial(read, entry.record))
+        known = len(entry.issues)
+        question = entry.take(IssueKind.ENTRY, partial(_read_question, entry.record))
+        if len(entry.issues) > known:  # whether it is to have answers cannot be told
+            return ListedRecord(question, ())
+        is_document = question is None
+        kind = IssueKind.ENTRY if is_document else IssueKind.ANSWERS
+        answers = entry.take(kind, partial(_read_answers, entry.record))
+        return ListedRecord(question, answers or (), is_document=is_document)
+
+
+class Text(TextListReader):
+    """Text-only records of one's own.
+
+    Tried in turn in ``root/text/``: ``text_val.jsonl``, ``text_val.json``, ``val.jsonl``, ``val.json``.
     """
 
-    text_id: str
-    question: str
-    answers: tuple[str, ...]
-    kind: str
-    cluster: str
+    name = TEXT_SET
 
+    def records(self, root: Path, split: str) -> list[TextRecord]:
+        """Reads the records of a split, in the order of the file.
 
-def load_text(root: Path, split: str) -> list[TextRecord]:
-    """Reads the text-only rows of a split, in the order of the file.
-
-    Tried in turn in ``root/text/``: ``text_val.jsonl``, ``text_val.json``, ``val.jsonl``, ``val.json``; for the forms
-    of their entries see :func:`read_text_list`.
-
-    Raises:
-        InputError: there is no such file, or as :func:`read_text_list`.
-    """
-    return read_text_list(require_manifest(set_folder(root, TEXT_SET), TEXT_SET, split))
+        Raises:
+            InputError: there is no such file, or as :func:`read_text_list`.
+        """
+        return read_text_list(self.require_manifest(root, split))
 
 
 def read_text_list(path: Path) -> list[TextRecord]:
-    """Reads a list of text-only rows.
+    """Reads a list of text-only records.
 
     An entry is one of
 
@@ -81,29 +94,25 @@ def read_text_list(path: Path) -> list[TextRecord]:
         InputError: the file cannot be read, is malformed or empty, an entry has none of these forms, a text is blank or
             cannot be encoded, or an id appears twice.
     """
-    records = read_records(path)
-    found = [examples_of(record, number) for number, record in enumerate(records, start=1)]
-    require_unique(records, [examples[0].text_id for examples in found])
-    examples = [example for of_entry in found for example in of_entry]
+    entries = read_records(path)
+    found = [_read_entry(entry, number) for number, entry in enumerate(entries, start=1)]
+    require_unique(entries, [records[0].text_id for records in found])
+    records = [record for of_entry in found for record in of_entry]
     seen: set[str] = set()
-    for example in examples:  # a document's second piece may have the name of another entry
-        if example.text_id in seen:
+    for record in records:  # a document's second piece may have the name of another entry
+        if record.text_id in seen:
             raise InputError(
-                path, "an id of its own for each piece", f"{shortened(example.text_id)} twice", "rename one of them"
+                path, "an id of its own for each piece", f"{shortened(record.text_id)} twice", "rename one of them"
             )
-        seen.add(example.text_id)
-    return examples
+        seen.add(record.text_id)
+    return records
 
 
-def examples_of(record: Record, number: int) -> list[TextRecord]:
-    """The examples of an entry, which is the ``number``-th of its list; several only for a long document.
-
-    Raises:
-        InputError: as :func:`read_text_list`.
-    """
-    identifier, kind = text_id(record, number), text_kind(record)
-    cluster = text_cluster(record) or identifier
-    question, answers = text_question(record), text_answers(record)
+def _read_entry(entry: Record, number: int) -> list[TextRecord]:
+    """The records of the ``number``-th entry of a list; several only for a long document."""
+    identifier, kind = _read_id(entry, number), _read_kind(entry)
+    cluster = _read_cluster(entry) or identifier
+    question, answers = _read_question(entry), _read_answers(entry)
     if question is not None:
         return [TextRecord(identifier, question, answers, kind, cluster)]
     pieces = split_document(answers[0])
@@ -111,7 +120,13 @@ def examples_of(record: Record, number: int) -> list[TextRecord]:
     return [TextRecord(name, "", (piece,), DOCUMENT, cluster) for name, piece in zip(ids, pieces, strict=True)]
 
 
-def text_id(record: Record, number: int) -> str:
+def _list_entry(entry: Record) -> ListedRecord:
+    """What an entry that is right names."""
+    question = _read_question(entry)
+    return ListedRecord(question, _read_answers(entry), is_document=question is None)
+
+
+def _read_id(record: Record, number: int) -> str:
     """The entry's id, or else its number.
 
     Raises:
@@ -120,7 +135,7 @@ def text_id(record: Record, number: int) -> str:
     return record.identifier(*_IDS) if record.optional(*_IDS) is not None else str(number)
 
 
-def text_question(record: Record) -> str | None:
+def _read_question(record: Record) -> str | None:
     """The question of an entry, or None for a document.
 
     Raises:
@@ -140,7 +155,7 @@ def text_question(record: Record) -> str | None:
     return None
 
 
-def text_answers(record: Record) -> tuple[str, ...]:
+def _read_answers(record: Record) -> tuple[str, ...]:
     """The answers of an entry, or the text of a document.
 
     Raises:
@@ -174,7 +189,7 @@ def split_document(text: str) -> list[str]:
     return pieces
 
 
-def text_cluster(record: Record) -> str | None:
+def _read_cluster(record: Record) -> str | None:
     """What the entry's cluster is called, or None.
 
     Raises:
@@ -183,7 +198,7 @@ def text_cluster(record: Record) -> str | None:
     return record.identifier("cluster") if record.optional("cluster") is not None else None
 
 
-def text_kind(record: Record) -> str:
+def _read_kind(record: Record) -> str:
     """The type of a question.
 
     Raises:

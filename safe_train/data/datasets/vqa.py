@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from safe_train.data.datasets.entry_scan import EntryFields
+from safe_train.data.datasets.issues import Issue, ListedRecord
 from safe_train.data.datasets.manifest import (
     Record,
     as_record,
-    find_manifest,
-    manifest_names,
     read_json,
     read_records,
+    require_set_folder,
     resolve,
-    set_folder,
-    without_placeholder,
+    strip_placeholder,
 )
+from safe_train.data.datasets.reader import VLReader, list_questions
+from safe_train.data.datasets.records import VQARecord
 from safe_train.errors import InputError
 from safe_train.io.files import file_problem
 from safe_train.io.messages import shortened, value_shown
 
-_SET = "vqa"
 _IMAGE_SUFFIXES = (".jpg", ".png")
 
 
-@dataclass(frozen=True)
-class VQARecord:
-    """A question about an image.
-
-    Attributes:
-        question_id: unique in its split; a number, or a name in lists of one's own.
-        image_id: equal for questions about the same image; intervals are bootstrapped by it.
-        question: the question.
-        answers: all reference answers, ten in the official data; empty where the split has no annotations.
-        image_path: the image, which exists.
-        question_type: the first words of the question in the official data; empty if a manifest does not tell.
-        answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest does not tell.
-    """
-
-    question_id: int | str
-    image_id: int | str
-    question: str
-    answers: tuple[str, ...]
-    image_path: Path
-    question_type: str
-    answer_type: str
-
-
-def load_vqa(root: Path, split: str) -> list[VQARecord]:
-    """Reads the questions of a split, in the order of the file.
+class VQA(VLReader):
+    """VQA v2, or a list of questions about images of one's own.
 
     Tried in turn in ``root/vqa/``: the official pair ``v2_OpenEnded_mscoco_val2014_questions.json`` and
     ``v2_mscoco_val2014_annotations.json``, with images ``val2014/COCO_val2014_000000000042.jpg`` or ``.png``; then
@@ -59,22 +36,73 @@ def load_vqa(root: Path, split: str) -> list[VQARecord]:
     A manifest entry has ``question_id`` or ``id``; ``question`` or ``question_text``; ``answers`` or ``answer``;
     ``image`` or ``image_path``, relative to the root or to ``root/vqa/``; and, if it likes, ``image_id``,
     ``question_type`` and ``answer_type``. Without ``image_id`` the images are numbered as they first appear.
-
-    Raises:
-        InputError: a file, image or field is missing, a file is malformed, a question id appears twice, a question has
-            no annotation, or a path leaves the root.
     """
-    folder = set_folder(root, _SET)
-    questions_path = folder / f"v2_OpenEnded_mscoco_{_official_name(split)}_questions.json"
-    if file_problem(questions_path) is None:
-        examples = read_official(questions_path, _annotations_path(folder, split))
-    elif manifest := find_manifest(folder, _SET, split):
-        examples = _load_manifest(root, folder, manifest)
-    else:
-        expected = " or ".join((questions_path.name, *manifest_names(_SET, split)))
-        raise InputError(folder, expected, "none of them", f"put one there or name a split other than {split!r}")
-    _require_images(examples)
-    return examples
+
+    name = "vqa"
+    fields = EntryFields(
+        identifier=("question_id", "id"), question=("question", "question_text"), audio=(), required=("image",)
+    )
+
+    def official_lists(self, root: Path, split: str) -> list[Path]:
+        """The official questions of a split, if they are there."""
+        questions = root / self.name / _questions_name(split)
+        return [questions] if file_problem(questions) is None else []
+
+    def records(self, root: Path, split: str) -> list[VQARecord]:
+        """Reads the questions of a split, in the order of the file.
+
+        Raises:
+            InputError: a file, image or field is missing, a file is malformed, a question id appears twice, a question
+                has no annotation, or a path leaves the root.
+        """
+        require_set_folder(root, self.name)
+        records = self._read_official(root, split) or self._read_manifest(root, split)
+        _require_images(records)
+        return records
+
+    def list_entries(self, root: Path, split: str) -> list[ListedRecord | Issue]:
+        """The questions, also where an official one's image is not there."""
+        return list_questions(self._read_official(root, split) or self.records(root, split))
+
+    def question(self, record: Record, *, has_image: bool) -> str:
+        """The question of an entry, which always has one, and an image too.
+
+        Raises:
+            InputError: it is missing, blank, or cannot be encoded.
+        """
+        del has_image
+        return record.question(*self.fields.question, has_image=True)
+
+    def _read_official(self, root: Path, split: str) -> list[VQARecord]:
+        """The official pair, or nothing where there is none."""
+        official = self.official_lists(root, split)
+        return read_official(official[0], _find_annotations(root / self.name, split)) if official else []
+
+    def _read_manifest(self, root: Path, split: str) -> list[VQARecord]:
+        folder, fields = root / self.name, self.fields
+        manifest = self.require_manifest(root, split, _questions_name(split))
+        entries = _by_question_id(read_records(manifest), *fields.identifier)
+        paths = {
+            question_id: resolve(root, folder, entry.text(*fields.image), entry.where)
+            for question_id, entry in entries.items()
+        }
+        image_ids = _image_ids(entries, paths)
+        return [
+            VQARecord(
+                question_id=question_id,
+                image_id=image_ids[question_id],
+                question=self.question(entry, has_image=True),
+                answers=entry.references(*fields.answers),
+                image_path=paths[question_id],
+                question_type=entry.optional_text("question_type") or "",
+                answer_type=entry.optional_text("answer_type") or "",
+            )
+            for question_id, entry in entries.items()
+        ]
+
+
+def _questions_name(split: str) -> str:
+    return f"v2_OpenEnded_mscoco_{_official_name(split)}_questions.json"
 
 
 def _official_name(split: str) -> str:
@@ -95,13 +123,13 @@ def read_official(questions_path: Path, annotations_path: Path | None) -> list[V
     images = questions_path.parent / _folder_name(header)
     annotations = _read_entries(annotations_path, "annotations")[1] if annotations_path else None
     paths: dict[int, Path] = {}
-    examples = []
+    records = []
     for question_id, question in questions.items():
         image_id = question.integer("image_id")
         if image_id not in paths:
             paths[image_id] = _official_image(images, image_id)
         annotation = _annotation_of(question_id, image_id, question, annotations)
-        examples.append(
+        records.append(
             VQARecord(
                 question_id=question_id,
                 image_id=image_id,
@@ -112,7 +140,7 @@ def read_official(questions_path: Path, annotations_path: Path | None) -> list[V
                 answer_type=annotation.text("answer_type") if annotation else "",
             )
         )
-    return examples
+    return records
 
 
 def _read_entries(path: Path, key: str) -> tuple[Record, dict[int | str, Record]]:
@@ -145,7 +173,7 @@ def _folder_name(header: Record) -> str:
     return name
 
 
-def _annotations_path(folder: Path, split: str) -> Path | None:
+def _find_annotations(folder: Path, split: str) -> Path | None:
     path = folder / f"v2_mscoco_{_official_name(split)}_annotations.json"
     if file_problem(path) is None:
         return path
@@ -175,7 +203,7 @@ def _official_answers(annotation: Record) -> tuple[str, ...]:
     if not isinstance(answers, list) or not answers:
         raise InputError(annotation.where, "answers to be a non-empty list", value_shown(answers), "mend the entry")
     records = [as_record(answer, f"{annotation.where}.answers[{index}]") for index, answer in enumerate(answers)]
-    return tuple(without_placeholder(record.text("answer"), record.where) for record in records)
+    return tuple(strip_placeholder(record.text("answer"), record.where) for record in records)
 
 
 def _official_image(folder: Path, image_id: int) -> Path:
@@ -183,27 +211,6 @@ def _official_image(folder: Path, image_id: int) -> Path:
     stem = f"COCO_{folder.name}_{image_id:012d}"
     candidates = [folder / f"{stem}{suffix}" for suffix in _IMAGE_SUFFIXES]
     return next((path for path in candidates if file_problem(path) is None), candidates[0])
-
-
-def _load_manifest(root: Path, folder: Path, manifest: Path) -> list[VQARecord]:
-    records = _by_question_id(read_records(manifest), "question_id", "id")
-    paths = {
-        question_id: resolve(root, folder, record.text("image", "image_path"), record.where)
-        for question_id, record in records.items()
-    }
-    image_ids = _image_ids(records, paths)
-    return [
-        VQARecord(
-            question_id=question_id,
-            image_id=image_ids[question_id],
-            question=record.question("question", "question_text", has_image=True),
-            answers=record.references("answers", "answer"),
-            image_path=paths[question_id],
-            question_type=record.optional_text("question_type") or "",
-            answer_type=record.optional_text("answer_type") or "",
-        )
-        for question_id, record in records.items()
-    ]
 
 
 def _image_ids(records: dict[int | str, Record], paths: dict[int | str, Path]) -> dict[int | str, int | str]:
@@ -214,8 +221,8 @@ def _image_ids(records: dict[int | str, Record], paths: dict[int | str, Path]) -
     return {question_id: numbers[path] for question_id, path in paths.items()}
 
 
-def _require_images(examples: list[VQARecord]) -> None:
-    paths = dict.fromkeys(example.image_path for example in examples)
+def _require_images(records: list[VQARecord]) -> None:
+    paths = dict.fromkeys(record.image_path for record in records)
     missing = {path: problem for path in paths if (problem := file_problem(path)) is not None}
     for path, problem in missing.items():
         got = f"{problem}, and so for {len(missing)} of {len(paths)} images"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safe_train.audio.file import HEARABLE_RATE, WHOLE
 from safe_train.audio.formats import CONTAINERS
 from safe_train.audio.waveform import HEARABLE_LENGTH, SOUND, measure
+from safe_train.data.datasets.issues import Issue, IssueKind, ListedRecord
 from safe_train.data.datasets.manifest import require_folder
+from safe_train.data.datasets.reader import DatasetReader
+from safe_train.data.datasets.registry import DATASETS, checked_names, suggest
 from safe_train.data.image import load_image
-from safe_train.data.validation.issues import Issue, IssueKind, Item
-from safe_train.data.validation.listing import PACK, SETS, has_split, is_pack, list_items
 from safe_train.data.validation.report import SetReport, Tally
 from safe_train.errors import InputError
-from safe_train.io.files import file_problem, folder_problem
+from safe_train.io.files import file_problem
 
 SPLITS = ("train", "val", "test")
 
@@ -30,6 +33,24 @@ _KINDS = {
 _HEADER_BYTES = 4096
 
 
+@dataclass(frozen=True)
+class _Present:
+    """A data set that the folder has, and the readers of what it has of it."""
+
+    name: str
+    readers: tuple[DatasetReader[Any], ...]
+
+    @property
+    def has_splits(self) -> bool:
+        return any(reader.has_splits for reader in self.readers)
+
+    def readers_of(self, root: Path, split: str) -> list[DatasetReader[Any]]:
+        return [reader for reader in self.readers if not reader.has_splits or reader.has_split(root, split)]
+
+    def has_split(self, root: Path, split: str) -> bool:
+        return self.has_splits and bool(self.readers_of(root, split))
+
+
 def check_root(root: Path, *, sets: Sequence[str] = (), splits: Sequence[str] = ()) -> Iterator[SetReport]:
     """Checks what a data folder holds, set by set and split by split.
 
@@ -38,83 +59,94 @@ def check_root(root: Path, *, sets: Sequence[str] = (), splits: Sequence[str] = 
 
     Args:
         root: the data root, or a data pack.
-        sets: names from ``audiocaps wavcaps avqa vqa text pack``; none for all that are there.
+        sets: names of :func:`~safe_train.data.datasets.registry.checked_names`; none for all that are there.
         splits: none for those of train, val and test that are there.
 
     Raises:
-        InputError: there is no such folder, no data set in it, a named set is not there, or no set has a named split.
+        InputError: there is no such folder, no data set in it, a named set is not known or not there, or no set has a
+            named split.
     """
-    present = _present(root, sets)
-    wanted = splits or SPLITS
+    present = _find_present(root, sets)
     for split in splits:
-        if present != [PACK] and not any(name != PACK and has_split(root, name, split) for name in present):
-            raise InputError(
-                root, f"a list of the split {split}", f"none in {', '.join(present)}", "name another split"
-            )
-    return _reports(root, present, wanted, named=bool(splits))
+        if any(found.has_splits for found in present) and not any(found.has_split(root, split) for found in present):
+            names = ", ".join(found.name for found in present)
+            raise InputError(root, f"a list of the split {split}", f"none in {names}", "name another split")
+    return _report_each(root, present, splits or SPLITS, named=bool(splits))
 
 
 def require_no_issues(root: Path, reports: Sequence[SetReport]) -> None:
-    """InputError with the number of defects, if there are any."""
-    found = [defect for report in reports for defect in report.defects]
+    """InputError with the number of issues, if there are any."""
+    found = [issue for report in reports for issue in report.defects]
     if found:
-        count, kinds = sum(defect.count for defect in found), len({defect.kind for defect in found})
+        count, kinds = sum(issue.count for issue in found), len({issue.kind for issue in found})
         counts = f"{count} defect{'' if count == 1 else 's'} of {kinds} kind{'' if kinds == 1 else 's'}"
         raise InputError(root, "data without defects", counts, "mend or remove what the report names")
 
 
-def _present(root: Path, sets: Sequence[str]) -> list[str]:
+def _find_present(root: Path, sets: Sequence[str]) -> list[_Present]:
+    known = checked_names()
+    if unknown := [name for name in sets if name not in known]:
+        hint = suggest(unknown[0], known)
+        raise InputError("--set", f"one of {', '.join(known)}", repr(unknown[0]), hint)
     require_folder(root, "a data root or a data pack", "mend the path")
-    found = [name for name in SETS if folder_problem(root / name) is None] + ([PACK] if is_pack(root) else [])
+    found = {name: readers for name in known if (readers := _find_readers(root, name))}
     if absent := [name for name in sets if name not in found]:
         raise InputError(root, f"the data set {absent[0]}", f"{', '.join(found) or 'none'}", "name a set that is there")
     if not found:
-        expected = f"a data root with {' or '.join(f'{name}/' for name in SETS)}, or a data pack"
-        raise InputError(root, expected, "neither", "mend the path")
-    return [name for name in found if not sets or name in sets]
+        folders = " or ".join(f"{name}/" for name in known if DATASETS[name].location == "data_root")
+        raise InputError(root, f"a data root with {folders}, or a data pack", "neither", "mend the path")
+    return [_Present(name, readers) for name, readers in found.items() if not sets or name in sets]
 
 
-def _reports(root: Path, present: list[str], splits: Sequence[str], *, named: bool) -> Iterator[SetReport]:
-    for name in present:
-        if name == PACK:
-            yield _check(root, PACK, "")
+def _find_readers(root: Path, name: str) -> tuple[DatasetReader[Any], ...]:
+    """The readers of a set that the root has: the first, which its others come beside, and those that find a list."""
+    first, *others = DATASETS[name].load_readers()
+    beside = [reader for reader in others if reader.is_present(root)]
+    return (first, *beside) if beside or first.is_present(root) else ()
+
+
+def _report_each(root: Path, present: list[_Present], splits: Sequence[str], *, named: bool) -> Iterator[SetReport]:
+    for found in present:
+        if not found.has_splits:
+            yield _check(root, found, "")
             continue
-        there = [split for split in splits if has_split(root, name, split)]
-        yield from (_check(root, name, split) for split in there)
+        there = [split for split in splits if found.has_split(root, split)]
+        yield from (_check(root, found, split) for split in there)
         if not there and not named:
             tally = Tally(root)
-            tally.add_defect(Issue(IssueKind.LIST, name, f"no list of {', '.join(splits)}"))
-            yield tally.report(name, "")
+            tally.add_issue(Issue(IssueKind.LIST, found.name, f"no list of {', '.join(splits)}"))
+            yield tally.report(found.name, "")
 
 
-def _check(root: Path, set_name: str, split: str) -> SetReport:
+def _check(root: Path, found: _Present, split: str) -> SetReport:
     tally = Tally(root)
-    for found in list_items(root, set_name, split):
-        if isinstance(found, Issue):
-            tally.add_defect(found)
-            continue
-        tally.add_item(found)
-        _open_files(found, tally)
-    return tally.report(set_name, split)
+    for reader in found.readers_of(root, split):
+        for entry in reader.check_entries(root, split):
+            if isinstance(entry, Issue):
+                tally.add_issue(entry)
+            else:
+                tally.add_record(entry)
+                _open_files(entry, tally)
+    return tally.report(found.name, split)
 
 
-def _open_files(item: Item, tally: Tally) -> None:
-    """Reads the files that no earlier item had."""
-    if item.audio is not None and tally.is_new(item.audio):
-        seconds, defect = check_audio(item.audio)
+def _open_files(listed: ListedRecord, tally: Tally) -> None:
+    """Reads the files that no earlier record had."""
+    if listed.audio is not None and tally.is_new(listed.audio):
+        seconds, issue = check_audio(listed.audio)
         tally.add_clip(seconds)
-        tally.add_defect(defect)
-    if item.image is not None and tally.is_new(item.image):
-        defect = check_image(item.image)
-        tally.add_image(readable=defect is None)
-        tally.add_defect(defect)
+        tally.add_issue(issue)
+    if listed.image is not None and tally.is_new(listed.image):
+        issue = check_image(listed.image)
+        tally.add_image(readable=issue is None)
+        tally.add_issue(issue)
 
 
 def check_audio(path: Path) -> tuple[float | None, Issue | None]:
     """Decodes an audio file to its end.
 
     Returns:
-        Its length in seconds, or None if it cannot be decoded; and its defect, or None.
+        Its length in seconds, or None if it cannot be decoded; and its issue, or None.
     """
     if problem := file_problem(path):
         return None, Issue(IssueKind.MISSING_AUDIO, str(path), problem)
@@ -132,7 +164,7 @@ def check_audio(path: Path) -> tuple[float | None, Issue | None]:
 
 
 def check_image(path: Path) -> Issue | None:
-    """Opens and decodes an image; its defect, or None."""
+    """Opens and decodes an image; its issue, or None."""
     if problem := file_problem(path):
         return Issue(IssueKind.MISSING_IMAGE, str(path), problem)
     try:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from safe_train.data.validation.issues import Issue, IssueKind, Item
+from safe_train.data.datasets.issues import Issue, IssueKind, ListedRecord
 from safe_train.io.files import json_text
 from safe_train.io.messages import one_line, shortened
 
@@ -47,8 +47,8 @@ class AnswerStatistics:
 
 
 @dataclass(frozen=True)
-class DefectCount:
-    """The defects of one kind.
+class IssueCount:
+    """The issues of one kind.
 
     Attributes:
         kind: a short name, such as ``truncated-audio``.
@@ -68,7 +68,7 @@ class SetReport:
     """One split of one data set.
 
     Attributes:
-        name: ``audiocaps``, ``wavcaps``, ``avqa``, ``vqa``, ``text`` or ``pack``.
+        name: of the registry of data sets.
         split: empty for a pack.
         entries: questions, clips with captions, and documents, that could be read.
         questions: those of them that ask something.
@@ -76,7 +76,7 @@ class SetReport:
         images: different image files that are listed and could be read.
         durations: None where no clip could be decoded.
         answers: None where nothing has an answer.
-        defects: by kind.
+        defects: the issues, by kind.
         documents: entries that are texts which nothing was asked for.
     """
 
@@ -88,31 +88,31 @@ class SetReport:
     images: int
     durations: Durations | None
     answers: AnswerStatistics | None
-    defects: tuple[DefectCount, ...]
+    defects: tuple[IssueCount, ...]
     documents: int = 0
 
     def __str__(self) -> str:
-        """A line of counts, and one each for lengths, answers and every kind of defect."""
+        """A line of counts, and one each for lengths, answers and every kind of issue."""
         where = f"{self.name} {self.split}".strip()
         counts = (
-            _counted(self.questions, "question"),
-            _counted(self.documents, "document"),
-            _counted(self.entries - self.questions - self.documents, "captioned clip"),
-            _counted(self.clips, "audio file"),
-            _counted(self.images, "image"),
+            _count_words(self.questions, "question"),
+            _count_words(self.documents, "document"),
+            _count_words(self.entries - self.questions - self.documents, "captioned clip"),
+            _count_words(self.clips, "audio file"),
+            _count_words(self.images, "image"),
         )
         lines = [f"{where}: {', '.join(text for text in counts if text) or 'nothing that could be read'}"]
         if self.durations is not None:
-            lines.append(f"  length: {_durations(self.durations)}")
+            lines.append(f"  length: {_describe_durations(self.durations)}")
         if self.answers is not None:
-            lines.append(f"  {_answers(self.answers)}")
-        lines += [f"  {defect.count} x {defect.words}: {_first(defect)}" for defect in self.defects]
+            lines.append(f"  {_describe_answers(self.answers)}")
+        lines += [f"  {issue.count} x {issue.words}: {_name_first(issue)}" for issue in self.defects]
         return "\n".join(lines if self.defects else [*lines, "  no defects"])
 
 
 def reports_json(root: Path, reports: Sequence[SetReport]) -> str:
     """``{"root", "defects": how many, "sets": [the fields of each report]}`` as JSON text."""
-    total = sum(defect.count for report in reports for defect in report.defects)
+    total = sum(issue.count for report in reports for issue in report.defects)
     return json_text({"root": str(root), "defects": total, "sets": [asdict(report) for report in reports]})
 
 
@@ -126,7 +126,7 @@ class Tally:
         self._seconds = array("d")
         self._numbers_of_answers: Counter[int] = Counter()
         self._answers: Counter[str] = Counter()
-        self._defects: dict[IssueKind, dict[str, str]] = defaultdict(dict)
+        self._issues: dict[IssueKind, dict[str, str]] = defaultdict(dict)
 
     def is_new(self, path: Path) -> bool:
         """Whether the file is met for the first time."""
@@ -134,16 +134,16 @@ class Tally:
         self._seen.add(path)
         return not known
 
-    def add_item(self, item: Item) -> None:
+    def add_record(self, record: ListedRecord) -> None:
         """Counts an entry and its answers."""
         self._entries += 1
-        self._questions += item.question is not None
-        self._documents += item.is_document
-        if item.is_document:
+        self._questions += record.question is not None
+        self._documents += record.is_document
+        if record.is_document:
             return
-        self._numbers_of_answers[len(item.answers)] += 1
-        if item.question is not None:
-            self._answers.update(answer.strip().lower() for answer in item.answers)
+        self._numbers_of_answers[len(record.answers)] += 1
+        if record.question is not None:
+            self._answers.update(answer.strip().lower() for answer in record.answers)
 
     def add_clip(self, seconds: float | None) -> None:
         """Counts an audio file that could be decoded; None does not count."""
@@ -155,11 +155,11 @@ class Tally:
         """Counts an image that could be read."""
         self._images += readable
 
-    def add_defect(self, defect: Issue | None) -> None:
-        """Counts a defect, once for each kind and name."""
-        if defect is not None:
-            name, detail = (one_line(self._without_root(text)) for text in (defect.name, defect.detail))
-            self._defects[defect.kind].setdefault(name, detail)
+    def add_issue(self, issue: Issue | None) -> None:
+        """Counts an issue, once for each kind and name."""
+        if issue is not None:
+            name, detail = (one_line(self._strip_root(text)) for text in (issue.name, issue.detail))
+            self._issues[issue.kind].setdefault(name, detail)
 
     def report(self, name: str, split: str) -> SetReport:
         """What was counted."""
@@ -170,17 +170,17 @@ class Tally:
             questions=self._questions,
             clips=self._clips,
             images=self._images,
-            durations=self._durations(),
-            answers=self._answer_statistics(),
-            defects=tuple(_defect_count(kind, self._defects[kind]) for kind in IssueKind if self._defects[kind]),
+            durations=self._summarize_durations(),
+            answers=self._summarize_answers(),
+            defects=tuple(_count_issues(kind, self._issues[kind]) for kind in IssueKind if self._issues[kind]),
             documents=self._documents,
         )
 
-    def _durations(self) -> Durations | None:
+    def _summarize_durations(self) -> Durations | None:
         seconds = self._seconds
         return Durations(min(seconds), median(seconds), max(seconds), sum(seconds)) if seconds else None
 
-    def _answer_statistics(self) -> AnswerStatistics | None:
+    def _summarize_answers(self) -> AnswerStatistics | None:
         numbers = self._numbers_of_answers
         total = sum(number * entries for number, entries in numbers.items())
         if not total:
@@ -188,27 +188,27 @@ class Tally:
         common = dict(self._answers.most_common(_COMMON_SHOWN))
         return AnswerStatistics(min(numbers), total / numbers.total(), max(numbers), len(self._answers), common)
 
-    def _without_root(self, name: str) -> str:
+    def _strip_root(self, name: str) -> str:
         for prefix in self._prefixes:
             name = name.removeprefix(prefix)
         return name
 
 
-def _defect_count(kind: IssueKind, found: dict[str, str]) -> DefectCount:
+def _count_issues(kind: IssueKind, found: dict[str, str]) -> IssueCount:
     first = {name: found[name] for name in list(found)[:_NAMES_SHOWN]}
-    return DefectCount(kind.name.lower().replace("_", "-"), kind.value, len(found), first)
+    return IssueCount(kind.name.lower().replace("_", "-"), kind.value, len(found), first)
 
 
-def _counted(number: int, noun: str) -> str:
+def _count_words(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}" if number else ""
 
 
-def _durations(lengths: Durations) -> str:
+def _describe_durations(lengths: Durations) -> str:
     span = f"{lengths.shortest:.2f} s to {lengths.longest:.2f} s, median {lengths.median:.2f} s"
     return f"{span}, {lengths.total / 3600:.2f} h in all"
 
 
-def _answers(answers: AnswerStatistics) -> str:
+def _describe_answers(answers: AnswerStatistics) -> str:
     noun = "answers a question" if answers.distinct else "captions a clip"
     text = f"{noun}: {answers.fewest} to {answers.most}, mean {answers.mean:.1f}"
     if not answers.distinct:
@@ -217,7 +217,7 @@ def _answers(answers: AnswerStatistics) -> str:
     return f"{text}; {answers.distinct} different, most often {common}"
 
 
-def _first(defect: DefectCount) -> str:
-    shown = "; ".join(f"{name} ({detail})" for name, detail in defect.first.items())
-    more = defect.count - len(defect.first)
+def _name_first(issue: IssueCount) -> str:
+    shown = "; ".join(f"{name} ({detail})" for name, detail in issue.first.items())
+    more = issue.count - len(issue.first)
     return " ".join((f"{shown} and {more} more" if more else shown).split())

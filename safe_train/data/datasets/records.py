@@ -1,0 +1,68 @@
+"""Raw records, as readers find them: what becomes examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class AudioRecord:
+    """A clip with what can be said about it.
+
+    Attributes:
+        clip_id: ``<youtube_id>_<start_time>``, or the manifest's id where it names no YouTube clip. Records that ask
+            different questions about one clip share it.
+        audio_path: the audio file, which exists.
+        captions: all reference captions, or reference answers if there is a question; at least one.
+        question: what is asked about the clip, or None for captioning.
+        image_path: an image that belongs to the clip, which exists, or None.
+    """
+
+    clip_id: str
+    audio_path: Path
+    captions: tuple[str, ...]
+    question: str | None
+    image_path: Path | None
+
+
+@dataclass(frozen=True)
+class VQARecord:
+    """A question about an image.
+
+    Attributes:
+        question_id: unique in its split; a number, or a name in lists of one's own.
+        image_id: equal for questions about the same image; intervals are bootstrapped by it.
+        question: the question.
+        answers: all reference answers, ten in the official data; empty where the split has no annotations.
+        image_path: the image, which exists.
+        question_type: the first words of the question in the official data; empty if a manifest does not tell.
+        answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest does not tell.
+    """
+
+    question_id: int | str
+    image_id: int | str
+    question: str
+    answers: tuple[str, ...]
+    image_path: Path
+    question_type: str
+    answer_type: str
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """A question with its answers, or a piece of a document.
+
+    Attributes:
+        text_id: unique in its split.
+        question: the question; empty for a document.
+        answers: the reference answers, or the piece alone.
+        kind: the question's type, or ``DOCUMENT``.
+        cluster: shared by records that are not independent, such as the pieces of a document.
+    """
+
+    text_id: str
+    question: str
+    answers: tuple[str, ...]
+    kind: str
+    cluster: str
