@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from safe_train.config import StageAConfig
 from safe_train.configs.model_configs import MODEL_CONFIGS
 from safe_train.configs.retention_variants import RETENTION_VARIANTS
+from safe_train.data.settings import SourceName
 from safe_train.settings import Section
 
 _WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
@@ -79,11 +80,16 @@ def _describe(name: str, field: FieldInfo, earlier_names: tuple[str, ...]) -> Se
     return SettingReference(
         name=name,
         kind=_kind(field),
-        choices=_REGISTERED.get(name) or tuple(_choices(field.annotation)),
+        choices=_REGISTERED.get(name) or _named_sources(field) or tuple(_choices(field.annotation)),
         default=json.dumps(field.default),
         meaning=" ".join((field.description or "").split()),
         earlier_names=earlier_names,
     )
+
+
+def _named_sources(field: FieldInfo) -> tuple[str, ...]:
+    """The data sets that a setting may name, if it names one."""
+    return next((source.choices() for source in field.metadata if isinstance(source, SourceName)), ())
 
 
 def _choices(annotation: Any) -> Iterator[str]:

@@ -86,6 +86,11 @@ def test_registered_names_are_choices():
     assert SETTINGS["variant"].choices == tuple(RETENTION_VARIANTS)
 
 
+def test_data_sets_are_choices():
+    assert {"auto", "text", "embedded", "none"} <= set(SETTINGS["data.train_text_source"].choices)
+    assert {"audiocaps", "wavcaps", "avqa", "trained"} <= set(SETTINGS["data.val_audio_source"].choices)
+
+
 def test_a_line_each():
     lines = format_settings().splitlines()
     assert [line.split(" = ")[0] for line in lines] == known_keys()
