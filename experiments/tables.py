@@ -10,7 +10,7 @@ from typing import Any
 from scipy.stats import t
 
 from experiments.arms import CONDITIONS
-from safe_train.evaluation.results import is_retention_condition
+from safe_train.evaluation.conditions import keep_retention
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import holm
 from safe_train.report.seeds import ENOUGH_SEEDS, over_seeds
@@ -30,7 +30,7 @@ def changes(evaluations: Sequence[Figures], part: str) -> dict[str, list[Mapping
         evaluations: as ``metrics.json`` holds them, one a seed.
         part: ``vl``, ``text`` or ``documents``.
     """
-    names = [name for name in evaluations[0].get(part) or {} if is_retention_condition(name)]
+    names = keep_retention(evaluations[0].get(part) or {})
     return {
         name: [evaluation[part][name]["difference"] for evaluation in evaluations]
         for name in names

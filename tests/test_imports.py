@@ -13,7 +13,7 @@ LAYERS = (
     ("safe_train.errors",),
     ("safe_train.io",),
     ("safe_train.variants",),
-    ("safe_kernels",),
+    ("safe_kernels", "safe_train.metrics"),
     ("safe_train.settings", "safe_train.data.datasets.registry"),
     (
         "safe_train.data.settings", "safe_train.distributed.settings", "safe_train.evaluation.settings",
@@ -24,7 +24,7 @@ LAYERS = (
     ("safe_train.audio", "safe_train.embedded", "safe_train.retention", "safe_train.distributed"),
     ("safe_train.model",),
     ("safe_train.data",),
-    ("safe_train.metrics", "safe_train.runs"),
+    ("safe_train.runs",),
     ("safe_train.evaluation",),
     ("safe_train.report",),
     ("safe_train.training",),

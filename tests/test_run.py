@@ -21,7 +21,10 @@ from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
+from safe_train.evaluation.conditions import CONDITIONS, Condition, Playback, keep_retention
 from safe_train.evaluation.evaluator import Evaluator
+from safe_train.metrics.metric import Metric, score_each
+from safe_train.metrics.registry import METRICS
 from safe_train.report.summary import HEADER, read_summary
 from safe_train.runs.layout import read_config
 from safe_train.training.build import load_examples
@@ -38,7 +41,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-CONDITIONS = ("silence", "distractor", "loud")
+DEFAULT_CONDITIONS = ("silence", "distractor", "loud")
 """Those of a run that names none."""
 
 TEXT = {"train": 20, "val": 12}
@@ -162,7 +165,7 @@ def test_text_only_rows_are_measured_like_vl_rows(run):
     evaluation = metrics_of(run)["evaluation"]
     for kind, rows in (("text", 12), ("documents", 2)):
         results = evaluation[kind]
-        assert set(results) == {"bypass", *CONDITIONS}
+        assert set(results) == {"bypass", *DEFAULT_CONDITIONS}
         assert {result["rows"] for result in results.values()} == {rows}
         assert results["bypass"]["bit_equal"] is True
         assert results["silence"]["is_measurement"]
@@ -252,7 +255,7 @@ def test_eval_gives_the_figures_of_the_run_again(run, copied):
 
 def test_eval_prints_a_table(copied):
     result = invoke("eval", copied)
-    assert result.stdout.startswith("VL rows: the base has ")
+    assert result.stdout.startswith("VL questions: base accuracy ")
     assert re.search(r"^bypass +\d+ +\S+ % +bit-equal ", result.stdout, re.MULTILINE)
 
 
@@ -355,7 +358,7 @@ def test_eval_tells_what_its_figures_are_no_measurement_of(copied):
     """Six steps teach nobody to hear."""
     told = invoke("eval", copied).stderr.splitlines()
     (line,) = [line for line in told if line.startswith("hearing: ")]
-    assert "is not surely above 0; train more steps" in line
+    assert "not significantly above 0; train longer" in line
     assert not [line for line in told if line.startswith("VL: ")]
 
 
@@ -626,3 +629,77 @@ def test_a_run_from_before_there_were_text_only_rows_goes_on_without_them(finish
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert read_config(tmp_path).data.train_text_source == "none"
     assert read_config(tmp_path).data.val_text_source == "auto"  # what it lost can be measured nevertheless
+
+
+# --- a new condition or metric is one definition and one line of its registry
+
+
+def hear_backwards(examples, distractors, draw):
+    """Each example hears the clip of its counterpart from the other end of the list."""
+    clips = distractors.unrelated(examples, draw)
+    return [replace(example, audio=clip) for example, clip in zip(examples, reversed(clips), strict=True)]
+
+
+def test_a_registered_condition_is_evaluated_and_reported(copied, monkeypatch):
+    """Under a half-open gate its loss would not count; with the gate open it does, and the report names it."""
+    what = Playback("the clip of a counterpart", hear_backwards)
+    monkeypatch.setitem(CONDITIONS, "backwards", Condition("backwards", vl=what, audio=what))
+    monkeypatch.setitem(CONDITIONS, "ajar", Condition("ajar", vl=what, gate=0.3))
+    table = invoke("eval", copied, "--conditions", "backwards,ajar").stdout
+    assert len(re.findall(r"^backwards +\d+ ", table, re.MULTILINE)) == 4  # VL, text-only, documents, audio
+    assert len(re.findall(r"^ajar +\d+ ", table, re.MULTILINE)) == 3
+    (results,) = copied.glob("evaluation/*/results.json")
+    evaluation = json.loads(results.read_text())["evaluation"]
+    assert {"backwards", "ajar"} <= set(evaluation["vl"]) & set(evaluation["text"]) & set(evaluation["documents"])
+    assert "backwards" in evaluation["audio"]
+    assert "backwards" in evaluation["audio_gain"]
+    assert "ajar" not in evaluation["audio"]
+    assert (results.parent / "vl.backwards.jsonl").is_file()
+    invoke("report", copied, "--output", copied / "page.html")
+    page, figures = (copied / "page.html").read_text(), json.loads((copied / "page.json").read_text())
+    assert '<th scope="col">backwards</th>' in page
+    assert page.count("the clip of a counterpart") >= 2
+    assert "backwards" in figures["arms"][0]["vl"]
+    assert set(keep_retention(figures["arms"][0]["vl"])) == {"silence", "distractor", "loud", "backwards"}
+
+
+def test_an_unregistered_condition_is_refused(copied):
+    """Negative control of the test above."""
+    result = CliRunner().invoke(safe, ["eval", str(copied), "--conditions", "backwards"])
+    assert result.exit_code == 2
+    assert "--conditions: expected all or some of bypass, matched" in result.stderr
+
+
+def test_a_registered_metric_scores_tables_and_report(copied, monkeypatch):
+    """Its value is the number of words that an answer and its first reference begin with in common, at most four."""
+
+    def count(said, references):
+        same = [a == b for a, b in zip(said.split(), references[0].split(), strict=False)][:4]
+        return float(same.index(False) if False in same else len(same))
+
+    metric = Metric("first_words", "first words", score_each(count), highest=4.0)
+    monkeypatch.setitem(METRICS, "first_words", metric)
+    set_metric(copied, "first_words")
+    table = invoke("eval", copied).stdout
+    (results,) = copied.glob("evaluation/*/results.json")
+    evaluation = json.loads(results.read_text())["evaluation"]
+    lines = [json.loads(line) for line in (results.parent / "audio.matched.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (results.parent / "rows.audio.jsonl").read_text().splitlines()]
+    values = [count(line["answer"], row["answers"]) for line, row in zip(lines, rows, strict=True)]
+    assert evaluation["audio_metric"] == "first_words"
+    mean = sum(values) / len(values)
+    assert evaluation["audio"]["matched"]["accuracy"]["mean"] == pytest.approx(mean / 4)
+    assert "audio examples: scored by first words" in table
+    assert re.search(rf"^matched +{len(values)} +{mean:.2f} \[", table, re.MULTILINE)
+    assert "audio: first words with the matched clip" in " ".join(invoke("report", copied).stdout.split())
+    page = (copied.parent / "report.html").read_text()
+    assert "scored by first words against references" in page
+    assert f"{mean:.2f}<span" in page
+
+
+def test_an_unregistered_metric_is_refused(copied):
+    """Negative control of the test above."""
+    set_metric(copied, "first_words")
+    result = CliRunner().invoke(safe, ["eval", str(copied)])
+    assert result.exit_code == 2
+    assert "evaluation.audio_metric: expected 'auto', 'exact_match', 'token_f1' or 'cider_d'" in result.stderr

@@ -24,11 +24,11 @@ _CONTROL_DAMAGE = 2.0  # updates of the positive control, relative to the hidden
 @click.option(
     "--conditions", "names", default="", metavar="NAMES", help="all, or names with commas; default as in training."
 )
-@click.option("--data-root", help="Folder with the rows; default as in training.")
-@click.option("--max-vl", type=click.IntRange(1), help="VL rows; default as in training.")
-@click.option("--max-text", type=click.IntRange(1), help="Text-only rows; default as in training.")
-@click.option("--max-audio", type=click.IntRange(1), help="Audio rows; default as in training.")
-@click.option("--batch-size", type=click.IntRange(1), help="Rows a batch.")
+@click.option("--data-root", help="Folder with the data; default as in training.")
+@click.option("--max-vl", type=click.IntRange(1), help="VL examples; default as in training.")
+@click.option("--max-text", type=click.IntRange(1), help="Text-only examples; default as in training.")
+@click.option("--max-audio", type=click.IntRange(1), help="Audio examples; default as in training.")
+@click.option("--batch-size", type=click.IntRange(1), help="Examples per batch.")
 @click.option(
     "--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Accepted loss, 0.005 = 0.5 points."
 )
@@ -45,14 +45,14 @@ def evaluate(
 ) -> None:
     """Evaluate the newest checkpoint of a run.
 
-    Prints a table and keeps every answer in the run's folder; interrupted, it goes on where it stopped. Exit code 1 if
+    Prints a table and keeps every answer in the run's folder; interrupted, it resumes where it stopped. Exit code 1 if
     the positive control does not fail.
     """
     quiet_libraries()
     from safe_train.cli.callbacks import StopRequest, watching
     from safe_train.evaluation.conditions import select
-    from safe_train.evaluation.meaning import meaning
     from safe_train.evaluation.table import format_evaluation
+    from safe_train.evaluation.validity import assess_validity
     from safe_train.io.text_table import terminal_width
     from safe_train.runs.layout import read_config
     from safe_train.training.run import evaluate_run
@@ -68,7 +68,7 @@ def evaluate(
         _say_control(evaluation)
     elif find_launch().is_main:
         margin = settings.get("margin", read_config(run).evaluation.margin)
-        for line in meaning(evaluation, margin=margin).lines():
+        for line in assess_validity(evaluation, margin=margin).lines():
             click.echo(line, err=True)
 
 

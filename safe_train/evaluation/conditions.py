@@ -1,209 +1,282 @@
-"""The conditions of an evaluation: what the rows hear, and how far the gate is open."""
+"""The conditions of an evaluation: what plays, and how far the gate is open.
+
+A new condition is one definition and one line of :data:`CONDITIONS`; the evaluator, the tables, the report and the
+model card read that registry.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-
-import numpy as np
+from typing import Literal, TypeVar
 
 from safe_train.audio.input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
 from safe_train.data.example import Example
 from safe_train.errors import InputError, nearest
-from safe_train.metrics.vqa_accuracy import normalize_answer
+from safe_train.evaluation.distractors import Distractors
+from safe_train.evaluation.predictions import Kind
 
-WORST_OF = 4
-GAINS_DB = (-20.0, -10.0, 10.0)
-GATES = (0.25, 0.5, 0.75)
+_DRAWS = 4
 
-_STREAM = 2  # the random numbers of an evaluation's distractors, apart from those of its subsets
+Figure = TypeVar("Figure")
+
+ExamplesOf = Callable[[Sequence[Example], Distractors, int], list[Example]]
+"""From all examples to those of a condition with their audio; the number counts the draws of a repeated condition."""
 
 
-class Distractors:
-    """Clips for rows that they do not belong to, drawn by a seed.
+@dataclass(frozen=True)
+class Playback:
+    """What plays with examples of one kind.
 
     Attributes:
-        clips: the audio files to draw from, each once.
-
-    Raises:
-        InputError: there are fewer than two different clips.
+        description: for people, such as ``an unrelated clip``.
+        examples: gives the examples of a draw with their audio.
     """
 
-    def __init__(self, audio_rows: Sequence[Example], seed: int) -> None:
-        self.clips = list(dict.fromkeys(row.audio for row in audio_rows if isinstance(row.audio, Path)))
-        if len(self.clips) < 2:
-            got = str(len(self.clips))
-            raise InputError("distractors", "at least two different clips", got, "give more audio rows")
-        self._seed = seed
-        self._position = {clip: position for position, clip in enumerate(self.clips)}
-        self._said: dict[Path, set[str]] = defaultdict(set)
-        for row in audio_rows:
-            if isinstance(row.audio, Path):
-                self._said[row.audio] |= {word for answer in row.answers for word in normalize_answer(answer).split()}
-
-    def unrelated(self, rows: Sequence[Example], draw: int = 0) -> list[Path]:
-        """One clip a row, never the row's own; another ``draw`` gives another clip where there are three or more."""
-        draws = np.random.default_rng([self._seed, _STREAM]).random(len(rows))
-        chosen = []
-        for number, row in zip(draws, rows, strict=True):
-            own = self._position.get(row.audio) if isinstance(row.audio, Path) else None
-            others = len(self.clips) - (own is not None)
-            place = (int(number * others) + draw) % others
-            chosen.append(self.clips[place + (own is not None and place >= own)])
-        return chosen
-
-    def contradicting(self, rows: Sequence[Example]) -> list[Path | None]:
-        """For each row a clip whose caption names another answer to that kind of question, None where there is none.
-
-        "Two low bells" contradicts the answer 3 to "how many shapes": both 2 and 3 answer questions of that kind. No
-        clip contradicts a document, which answers nothing.
-        """
-        vocabulary: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            if not row.is_document:
-                vocabulary[row.kind].add(normalize_answer(row.answers[0]))
-        rng = np.random.default_rng([self._seed, _STREAM, 1])
-        draws = rng.random(len(rows))
-        fitting: dict[tuple[str, str], list[Path]] = {}
-        found: list[Path | None] = []
-        for row, draw in zip(rows, draws, strict=True):
-            if row.is_document:
-                found.append(None)
-                continue
-            key = (row.kind, normalize_answer(row.answers[0]))
-            if key not in fitting:
-                wrong = vocabulary[row.kind] - {normalize_answer(answer) for answer in row.answers}
-                right = set(key[1].split())
-                fitting[key] = [c for c in self.clips if self._said[c] & wrong and not self._said[c] & right]
-            clips = fitting[key]
-            found.append(clips[int(draw * len(clips))] if clips else None)
-        return found
-
-
-RowsOf = Callable[[Sequence[Example], Distractors, int], list[Example]]
-"""From all rows to those of a condition with what they hear; the number counts the draws of a repeated condition."""
+    description: str
+    examples: ExamplesOf
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What rows hear.
+    """What plays, and how far the gate is open.
 
     Attributes:
-        description: for people.
-        rows: gives the rows of a draw.
-        gate: the gate during the condition.
-        attach: whether audio is attached at all; only the bypass has none.
-        draws: how often all rows are answered, each time with other clips; the worst answer of a row counts.
-        repeats: the condition that the first draw is; its answers are then not asked for again.
+        name: on the command line, in results and in tables.
+        vl: what plays with VL and text-only examples; None if the condition is not for them.
+        audio: what plays with audio examples; None if the condition is not for them.
+        gate: scales the model's gate.
+        attach: whether audio is attached at all; without it the model must be the base.
+        gain_db: gain of the clip; places the condition on the loudness sweep.
+        draws: how often all examples are answered, each time with other clips; the worst answer of an example counts.
+        first_draw: the condition that the first draw repeats; its answers are not asked for again.
+        standard: whether "every condition" includes it; runs without it are reported as not having measured it.
+        required_for: the kinds of examples on which it is always evaluated: nothing can be said without it.
+        sweep: the chart of the report that it is a point of.
+        column: place in the report's first table, lower ones first; None to leave it to the other tables and charts.
     """
 
-    description: str
-    rows: RowsOf
+    name: str
+    vl: Playback | None = None
+    audio: Playback | None = None
     gate: float = 1.0
     attach: bool = True
+    gain_db: float = 0.0
     draws: int = 1
-    repeats: str = ""
+    first_draw: str = ""
+    standard: bool = False
+    required_for: tuple[Kind, ...] = ()
+    sweep: Literal["gate", "gain"] | None = None
+    column: int | None = 2
 
-    def stored_as(self, name: str, draw: int) -> str:
+    @property
+    def is_retention(self) -> bool:
+        """Whether a loss on VL or text-only examples counts: audio is attached and the gate fully open."""
+        return self.attach and self.gate == 1.0
+
+    def is_for(self, kind: Kind) -> bool:
+        """Whether examples of this kind can be evaluated under it."""
+        return self._playback(kind) is not None
+
+    def playback(self, kind: Kind) -> Playback:
+        """What plays with examples of this kind.
+
+        Raises:
+            ValueError: the condition is not for them.
+        """
+        found = self._playback(kind)
+        if found is None:
+            raise ValueError(f"condition {self.name}: expected examples that it is for, got {kind} examples")
+        return found
+
+    def describe(self, kind: Kind) -> str:
+        """What plays, in a few words; empty for examples that it is not for."""
+        found = self._playback(kind)
+        return "" if found is None else found.description
+
+    def stored_as(self, draw: int) -> str:
         """The name under which the answers of a draw are kept."""
-        name = self.repeats or name
+        name = self.first_draw or self.name
         return f"{name}.{draw}" if draw else name
 
-
-def _as_they_are(rows: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
-    return list(rows)
-
-
-def _silent(rows: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
-    return [replace(row, audio=None) for row in rows]
+    def _playback(self, kind: Kind) -> Playback | None:
+        return self.audio if kind == "audio" else self.vl
 
 
-def _unrelated(rows: Sequence[Example], distractors: Distractors, draw: int) -> list[Example]:
-    return [replace(row, audio=clip) for row, clip in zip(rows, distractors.unrelated(rows, draw), strict=True)]
+def _leave(examples: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
+    return list(examples)
 
 
-def _contradicted(rows: Sequence[Example], distractors: Distractors, _draw: int) -> list[Example]:
-    pairs = zip(rows, distractors.contradicting(rows), strict=True)
-    return [replace(row, audio=clip) for row, clip in pairs if clip is not None]
+def _silence(examples: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
+    return [replace(example, audio=None) for example in examples]
 
 
-def _in_noise(rows: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
-    return [replace(row, audio=WhiteNoise(NOISE_DB, index % NOISE_SEEDS)) for index, row in enumerate(rows)]
+def _distract(examples: Sequence[Example], distractors: Distractors, draw: int) -> list[Example]:
+    clips = distractors.unrelated(examples, draw)
+    return [replace(example, audio=clip) for example, clip in zip(examples, clips, strict=True)]
 
 
-def _at_gain(gain_db: float, rows_of: RowsOf) -> RowsOf:
-    def rows_at_gain(rows: Sequence[Example], distractors: Distractors, draw: int) -> list[Example]:
-        return [replace(row, audio=_amplified(row.audio, gain_db)) for row in rows_of(rows, distractors, draw)]
-
-    return rows_at_gain
+def _contradict(examples: Sequence[Example], distractors: Distractors, _draw: int) -> list[Example]:
+    pairs = zip(examples, distractors.contradicting(examples), strict=True)
+    return [replace(example, audio=clip) for example, clip in pairs if clip is not None]
 
 
-def _amplified(audio: AudioInput | None, gain_db: float) -> AudioInput | None:
+def _play_noise(examples: Sequence[Example], _distractors: Distractors, _draw: int) -> list[Example]:
+    return [replace(ex, audio=WhiteNoise(NOISE_DB, index % NOISE_SEEDS)) for index, ex in enumerate(examples)]
+
+
+def _amplify(gain_db: float, examples_of: ExamplesOf) -> ExamplesOf:
+    def amplify_all(examples: Sequence[Example], distractors: Distractors, draw: int) -> list[Example]:
+        chosen = examples_of(examples, distractors, draw)
+        return [replace(example, audio=_amplify_clip(example.audio, gain_db)) for example in chosen]
+
+    return amplify_all
+
+
+def _amplify_clip(audio: AudioInput | None, gain_db: float) -> AudioInput | None:
     return Amplified(audio, gain_db) if isinstance(audio, Path) else audio
 
 
-VL_CONDITIONS: Mapping[str, Condition] = MappingProxyType(
-    {
-        "bypass": Condition("no audio attached: the base, bit for bit", _as_they_are, attach=False),
-        "silence": Condition("two seconds of zeros", _silent),
-        "distractor": Condition("an unrelated clip", _unrelated),
-        "contradictory": Condition("a clip whose caption names a wrong answer to the question", _contradicted),
-        "loud": Condition(f"an unrelated clip, {LOUD_DB:+g} dB, cut at full scale", _at_gain(LOUD_DB, _unrelated)),
-        "noise": Condition(f"white noise of {NOISE_DB:g} dB", _in_noise),
-        f"worst_of_{WORST_OF}": Condition(
-            f"the worst answer under {WORST_OF} unrelated clips", _unrelated, draws=WORST_OF, repeats="distractor"
-        ),
-    }
-    | {f"gain_{db:+g}": Condition(f"an unrelated clip, {db:+g} dB", _at_gain(db, _unrelated)) for db in GAINS_DB}
-    | {f"gate_{gate:g}": Condition(f"an unrelated clip, gate {gate:g}", _unrelated, gate=gate) for gate in GATES}
-)
-"""Conditions on VL rows, and on text-only rows, by name."""
+def _gain(gain_db: float) -> Condition:
+    return Condition(
+        f"gain_{gain_db:+g}",
+        vl=Playback(f"an unrelated clip, {gain_db:+g} dB", _amplify(gain_db, _distract)),
+        audio=Playback(f"the example's own clip, {gain_db:+g} dB", _amplify(gain_db, _leave)),
+        gain_db=gain_db,
+        sweep="gain",
+        column=None,
+    )
 
-AUDIO_CONDITIONS: Mapping[str, Condition] = MappingProxyType(
-    {
-        "matched": Condition("the row's own clip", _as_they_are),
-        "silence": Condition("two seconds of zeros", _silent),
-        "distractor": Condition("another row's clip", _unrelated),
-        "loud": Condition(f"the row's own clip, {LOUD_DB:+g} dB", _at_gain(LOUD_DB, _as_they_are)),
-    }
-    | {f"gain_{db:+g}": Condition(f"the row's own clip, {db:+g} dB", _at_gain(db, _as_they_are)) for db in GAINS_DB}
-    | {f"gate_{gate:g}": Condition(f"the row's own clip, gate {gate:g}", _as_they_are, gate=gate) for gate in GATES}
+
+def _gate(gate: float) -> Condition:
+    return Condition(
+        f"gate_{gate:g}",
+        vl=Playback(f"an unrelated clip, gate {gate:g}", _distract),
+        audio=Playback(f"the example's own clip, gate {gate:g}", _leave),
+        gate=gate,
+        sweep="gate",
+        column=None,
+    )
+
+
+BYPASS = Condition(
+    "bypass",
+    vl=Playback("no audio attached: the base, bit for bit", _leave),
+    attach=False,
+    required_for=("vl", "text"),
+    column=0,
 )
-"""Conditions on audio rows by name."""
+MATCHED = Condition("matched", audio=Playback("the example's own clip", _leave), required_for=("audio",))
+_ZEROS = Playback("two seconds of zeros", _silence)
+SILENCE = Condition("silence", vl=_ZEROS, audio=_ZEROS, standard=True, required_for=("audio",))
+DISTRACTOR = Condition(
+    "distractor",
+    vl=Playback("an unrelated clip", _distract),
+    audio=Playback("another example's clip", _distract),
+    standard=True,
+)
+CONTRADICTORY = Condition(
+    "contradictory",
+    vl=Playback("a clip whose caption names a wrong answer to the question", _contradict),
+    standard=True,
+)
+LOUD = Condition(
+    "loud",
+    vl=Playback(f"an unrelated clip, {LOUD_DB:+g} dB, clipped at full scale", _amplify(LOUD_DB, _distract)),
+    audio=Playback(f"the example's own clip, {LOUD_DB:+g} dB", _amplify(LOUD_DB, _leave)),
+    gain_db=LOUD_DB,
+    standard=True,
+    sweep="gain",
+)
+NOISE = Condition("noise", vl=Playback(f"white noise of {NOISE_DB:g} dB", _play_noise), standard=True)
+WORST_OF = Condition(
+    f"worst_of_{_DRAWS}",
+    vl=Playback(f"the worst answer under {_DRAWS} unrelated clips", _distract),
+    draws=_DRAWS,
+    first_draw=DISTRACTOR.name,
+    standard=True,
+    column=1,
+)
+
+CONDITIONS: dict[str, Condition] = {
+    condition.name: condition
+    for condition in (
+        BYPASS,
+        MATCHED,
+        SILENCE,
+        DISTRACTOR,
+        CONTRADICTORY,
+        LOUD,
+        NOISE,
+        WORST_OF,
+        *(_gain(gain_db) for gain_db in (-20.0, -10.0, 10.0)),
+        *(_gate(gate) for gate in (0.25, 0.5, 0.75)),
+    )
+}
+"""Every condition by its name, in the order of tables."""
+
+
+def conditions_for(kind: Kind) -> dict[str, Condition]:
+    """The conditions for examples of a kind by their names, in the order of the registry."""
+    return {name: condition for name, condition in CONDITIONS.items() if condition.is_for(kind)}
+
+
+def find_condition(name: str) -> Condition:
+    """The condition of results.
+
+    A name that is not registered, as results of another version may have it, counts as one with audio attached and the
+    gate open, so that a loss under it is not passed over.
+    """
+    return CONDITIONS.get(name) or Condition(name)
+
+
+def keep_retention(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Of figures by condition those of retention conditions: a loss under them counts."""
+    return {name: figure for name, figure in figures.items() if find_condition(name).is_retention}
+
+
+def standard_names() -> list[str]:
+    """What "every condition" stands for; the others are sweeps."""
+    return [condition.name for condition in CONDITIONS.values() if condition.standard]
+
+
+def sort_names(names: Sequence[str]) -> list[str]:
+    """Each name once, registered ones first and in their order."""
+    present = list(dict.fromkeys(names))
+    return [name for name in CONDITIONS if name in present] + [name for name in present if name not in CONDITIONS]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Names of the conditions to run, each in the order of its registry."""
+    """Names of the conditions to run, each in the order of the registry."""
 
     vl: tuple[str, ...]
     audio: tuple[str, ...]
 
     @property
     def text(self) -> tuple[str, ...]:
-        """Those on text-only rows, which are those on VL rows."""
+        """Those on text-only examples, which are those on VL examples."""
         return self.vl
 
 
 def select(names: Sequence[str]) -> Selection:
-    """The conditions of these names on both kinds of rows; ``all`` stands for every one.
+    """The conditions of these names on both kinds of examples; ``all`` stands for every one.
 
-    The bypass and, on audio rows, matched clips and silence are always among them: without these nothing can be said.
+    Those that an evaluation cannot do without are always among them; see ``Condition.required_for``.
 
     Raises:
         InputError: a name is unknown.
     """
-    known = list(dict.fromkeys([*VL_CONDITIONS, *AUDIO_CONDITIONS]))
     for name in names:
-        if name != "all" and name not in known:
-            hint = nearest(name, known)
+        if name != "all" and name not in CONDITIONS:
+            hint = nearest(name, CONDITIONS)
             hint = f"did you mean {hint!r}?" if hint else "name one of them"
-            raise InputError("--conditions", f"all or some of {', '.join(known)}", repr(name), hint)
-    wanted = set(known if "all" in names else names)
-    return Selection(
-        vl=tuple(name for name in VL_CONDITIONS if name in wanted | {"bypass"}),
-        audio=tuple(name for name in AUDIO_CONDITIONS if name in wanted | {"matched", "silence"}),
-    )
+            raise InputError("--conditions", f"all or some of {', '.join(CONDITIONS)}", repr(name), hint)
+    wanted = set(CONDITIONS if "all" in names else names)
+
+    def chosen(kind: Kind) -> tuple[str, ...]:
+        found = conditions_for(kind)
+        return tuple(name for name, c in found.items() if name in wanted or kind in c.required_for)
+
+    return Selection(vl=chosen("vl"), audio=chosen("audio"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from safe_train.config import StageAConfig
 from safe_train.data.example import Example
-from safe_train.evaluation.lengths import AnswerLengths
+from safe_train.evaluation.answer_lengths import AnswerLengths
 from safe_train.evaluation.predictions import row_files
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.io.fingerprints import json_sha256, tensors_sha256, versions
@@ -19,18 +19,18 @@ from safe_train.model.generation import own_settings
 from safe_train.model.safe_model import SafeModel
 
 
-def rows_sha256(rows: Sequence[Example]) -> str:
-    """SHA-256 over everything that the rows say; files count by their paths."""
-    return hashlib.sha256(json.dumps([asdict(row) for row in rows], default=str).encode()).hexdigest()
+def rows_sha256(examples: Sequence[Example]) -> str:
+    """SHA-256 over everything that the examples say; files count by their paths."""
+    return hashlib.sha256(json.dumps([asdict(example) for example in examples], default=str).encode()).hexdigest()
 
 
-def files_sha256(rows: Sequence[Example]) -> str:
-    """SHA-256 over the contents of the rows' images and clips: files may be replaced under the same paths.
+def files_sha256(examples: Sequence[Example]) -> str:
+    """SHA-256 over the contents of the examples' images and clips: files may be replaced under the same paths.
 
     Raises:
         InputError: a file cannot be read.
     """
-    return json_sha256([row_files(row) for row in rows])
+    return json_sha256([row_files(example) for example in examples])
 
 
 def base_key(
@@ -38,10 +38,10 @@ def base_key(
 ) -> dict[str, Any]:
     """What the base's answers depend on; call it before anything is attached to the base.
 
-    Without text-only rows it names none.
+    Without text-only examples it names none.
 
     Raises:
-        InputError: a file of a row cannot be read.
+        InputError: a file of an example cannot be read.
     """
     settings: EvaluationSettings = config.evaluation
     of_text = {"text_rows_sha256": rows_sha256(text), "text_max_new_tokens": lengths.text} if text else {}
@@ -70,9 +70,10 @@ def evaluation_key(
     step: int,
     damage: float,
 ) -> dict[str, Any]:
-    """What SAFE's answers depend on: what the base's do, the trained parts, the encoders and the audio rows.
+    """What SAFE's answers depend on: what the base's do, the trained parts, the encoders and the audio examples.
 
-    The gate is named where it is not fully open, the longest answer to audio rows where it is not that to VL rows.
+    The gate is named where it is not fully open, the longest answer to audio examples where it is not that to VL
+    examples.
     """
     unusual: dict[str, Any] = {"gate": config.evaluation.gate} if config.evaluation.gate != 1.0 else {}
     if lengths.audio != lengths.vl:

@@ -14,16 +14,16 @@ _PROBE = 1e-3
 
 
 def damage_fusions(
-    model: SafeModel, encoder: Collator, rows: Sequence[Example], *, ratio: float, seed: int = 0
+    model: SafeModel, encoder: Collator, examples: Sequence[Example], *, ratio: float, seed: int = 0
 ) -> None:
     """Replaces every fusion's output weights by Gaussian noise whose update is ``ratio`` times the hidden states' size.
 
-    The update is linear in these weights, so a probe of small noise on up to 16 rows in silence gives the scale.
+    The update is linear in these weights, so a probe of small noise on up to 16 examples in silence gives the scale.
 
     Args:
         model: SAFE; its other parts stay as they were trained.
-        encoder: encodes the rows.
-        rows: VL rows to measure the hidden states on.
+        encoder: encodes the examples.
+        examples: VL examples to measure the hidden states on.
         ratio: ``|update| / |hidden|`` at each fused layer, Frobenius norms.
         seed: of the noise.
     """
@@ -32,7 +32,7 @@ def damage_fusions(
     with torch.no_grad():
         for weight in outputs:
             weight.copy_(_PROBE * torch.randn(weight.shape, generator=generator))
-    probe = list(rows[:16])
+    probe = list(examples[:16])
     statistics = model.statistics = FusionStatistics()
     with torch.no_grad():
         model.last_hidden_state(encoder.training_batch(probe).inputs, encoder.features_of(probe))

@@ -1,4 +1,4 @@
-"""One line of JSON an answer, written batch by batch: an evaluation that was cut off goes on where it stopped.
+"""One line of JSON per answer, written batch by batch: an interrupted evaluation resumes where it stopped.
 
 Each line carries a digest of itself, since a score with a flipped bit is a score, too.
 """
@@ -35,19 +35,19 @@ class Prediction:
     """One answer.
 
     Attributes:
-        row_id: of the row.
+        row_id: of the example.
         answer: what was generated; empty for documents.
-        score: VQA accuracy on VL and text-only questions, exact match on audio rows, in 0..1; 0 for documents.
-        token_f1: largest F1 of the answer's words with a reference's; audio rows only, else None.
+        score: VQA accuracy on VL and text-only questions, exact match on audio examples, in 0..1; 0 for documents.
+        token_f1: largest F1 of the answer's words with a reference's; audio examples only, else None.
         ended: whether the answer ended by itself within the longest length that is allowed.
         heard: the clip, noise or silence; None where no audio was attached.
         draw: the number of the draw in a repeated condition.
-        kl: KL(base || SAFE) in nats, mean over the tokens of the reference answer or document; VL and text-only rows
-            with audio attached only.
+        kl: KL(base || SAFE) in nats, mean over the tokens of the reference answer or document; VL and text-only
+            examples with audio attached only.
         tokens: how many tokens that mean is over.
         updates: for each fused layer, ``|gate * update| / |hidden|``, mean over its calls; empty where none ran.
-        fusion_calls: times that a fusion layer changed the row's hidden states.
-        logits_sha256: of the row's logits with its reference answer or text; base and bypass only.
+        fusion_calls: times that a fusion layer changed the example's hidden states.
+        logits_sha256: of the example's logits with its reference answer or text; base and bypass only.
         bits: of documents, ``-sum log2 p(token | tokens before)`` over the text; None for questions.
         num_bytes: of documents, length of the text in UTF-8; 0 for questions.
     """
@@ -69,19 +69,19 @@ class Prediction:
 
 
 Answer = Callable[[Sequence[Example]], list[Prediction]]
-"""Gives the samples of a batch of rows."""
+"""Gives the predictions of a batch of examples."""
 
 
 class PredictionStore:
-    """A folder with the rows and, for each condition, the answers to them.
+    """A folder with the examples and, for each condition, the answers to them.
 
-    Of several processes, the main one reads and writes; all of them answer, and all get every sample.
+    Of several processes, the main one reads and writes; all of them answer, and all get every prediction.
 
     Attributes:
-        between: called after each round of batches, in all processes, with the number of rows that are answered and of
-            all rows of the condition; by an error it ends the evaluation there.
+        between: called after each round of batches, in all processes, with the number of examples that are answered and
+            of all examples of the condition; by an error it ends the evaluation there.
         folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``; with
-            text-only rows also ``rows.text.jsonl`` and ``text.<condition>.jsonl``.
+            text-only examples also ``rows.text.jsonl`` and ``text.<condition>.jsonl``.
     """
 
     def __init__(self, folder: Path, processes: Processes = ALONE) -> None:
@@ -106,8 +106,8 @@ class PredictionStore:
         with processes.raise_on_any_rank():
             if processes.is_main:
                 write_text(folder / KEY, json_text(key))
-                for kind, rows in (("vl", vl), ("audio", audio), *([("text", text)] if text else [])):
-                    lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
+                for kind, examples in (("vl", vl), ("audio", audio), *([("text", text)] if text else [])):
+                    lines = [json.dumps(_describe_example(example), ensure_ascii=False) for example in examples]
                     write_text(folder / f"rows.{kind}.jsonl", "".join(f"{line}\n" for line in lines))
         return cls(folder, processes)
 
@@ -116,13 +116,13 @@ class PredictionStore:
         return self.folder / f"{kind}.{condition}.jsonl"
 
     def rows(self, kind: Kind) -> dict[str, dict[str, Any]]:
-        """What the rows say, by their ids.
+        """What the examples say, by their ids.
 
         Raises:
             InputError: they are not there, or a line is damaged.
         """
         path = self.folder / f"rows.{kind}.jsonl"
-        expected, hint = "the rows of an evaluation", f"evaluate again with: safe eval {self.folder.parent.parent}"
+        expected, hint = "the examples of an evaluation", f"evaluate again with: safe eval {self.folder.parent.parent}"
         lines = read_lines(path)
         if not path.is_file():
             raise InputError(path, expected, "no such file", hint)
@@ -132,55 +132,64 @@ class PredictionStore:
         return {line["row_id"]: line for line in lines if line is not None}
 
     def read(self, kind: Kind, condition: str) -> list[Prediction]:
-        """The answers so far; a damaged line, which is told in a warning, and what follows it, are left out."""
+        """The answers so far; a damaged line, which is reported in a warning, and what follows it, are left out."""
         path = self.path(kind, condition)
-        samples: list[Prediction] = []
+        predictions: list[Prediction] = []
         for number, line in enumerate(read_lines(path), start=1):
-            sample = None if line is None else _whole(line)
-            if sample is None:
+            prediction = None if line is None else _parse(line)
+            if prediction is None:
                 logger.warning("%s: line %d is damaged; it and what follows it count as not answered", path, number)
                 break
-            samples.append(sample)
-        return samples
+            predictions.append(prediction)
+        return predictions
 
     def complete(
-        self, kind: Kind, condition: str, rows: Sequence[Example], answer: Answer, size: int
+        self, kind: Kind, condition: str, examples: Sequence[Example], answer: Answer, size: int
     ) -> list[Prediction]:
-        """All samples of a condition: whole batches that are there already, the others from ``answer``.
+        """All predictions of a condition: whole batches that are there already, the others from ``answer``.
 
         Args:
-            kind: which rows.
+            kind: which examples.
             condition: its name.
-            rows: all rows of the condition, draw after draw.
-            answer: gives the samples of a batch of rows.
-            size: rows a batch; the same at every call, so that the batches are.
+            examples: all examples of the condition, draw after draw.
+            answer: gives the predictions of a batch of examples.
+            size: examples per batch; the same at every call, so that the batches are.
 
         Raises:
             InputError: the file cannot be written; what was written before stays.
         """
-        kept = self._kept(kind, condition, rows, size) if self.processes.is_main else []
-        samples = [_sample(values) for values in self.processes.broadcast([asdict(sample) for sample in kept])]
-        if len(samples) == len(rows):
-            return samples
+        kept = self._read_whole_batches(kind, condition, examples, size) if self.processes.is_main else []
+        predictions = [
+            _build(values) for values in self.processes.broadcast([asdict(prediction) for prediction in kept])
+        ]
+        if len(predictions) == len(examples):
+            return predictions
         path = self.path(kind, condition)
-        self._write(path, samples, mode="w")
-        for batches in answered(rows, answer, size, self.processes, first=len(samples)):
+        self._write(path, predictions, mode="w")
+        for batches in answer_batches(examples, answer, size, self.processes, first=len(predictions)):
             self._write(path, batches, mode="a")
-            samples += batches
-            self.between(len(samples), len(rows))
-        return samples
+            predictions += batches
+            self.between(len(predictions), len(examples))
+        return predictions
 
-    def _kept(self, kind: Kind, condition: str, rows: Sequence[Example], size: int) -> list[Prediction]:
+    def _read_whole_batches(
+        self, kind: Kind, condition: str, examples: Sequence[Example], size: int
+    ) -> list[Prediction]:
         """The answers of whole batches that are there already."""
-        samples = self.read(kind, condition)[: len(rows)]
-        if len(samples) < len(rows):
-            samples = samples[: len(samples) // size * size]
-        return samples if [sample.row_id for sample in samples] == [row.row_id for row in rows[: len(samples)]] else []
+        predictions = self.read(kind, condition)[: len(examples)]
+        if len(predictions) < len(examples):
+            predictions = predictions[: len(predictions) // size * size]
+        return (
+            predictions
+            if [prediction.row_id for prediction in predictions]
+            == [example.row_id for example in examples[: len(predictions)]]
+            else []
+        )
 
-    def _write(self, path: Path, samples: Sequence[Prediction], *, mode: Literal["a", "w"]) -> None:
+    def _write(self, path: Path, predictions: Sequence[Prediction], *, mode: Literal["a", "w"]) -> None:
         with self.processes.raise_on_any_rank():
             if self.processes.is_main:
-                _write_lines(path, samples, mode=mode)
+                _write_lines(path, predictions, mode=mode)
 
 
 class NoStore:
@@ -195,100 +204,102 @@ class NoStore:
         self.between: Callable[[int, int], None] = lambda _done, _total: None
 
     def complete(
-        self, _kind: Kind, _condition: str, rows: Sequence[Example], answer: Answer, size: int
+        self, _kind: Kind, _condition: str, examples: Sequence[Example], answer: Answer, size: int
     ) -> list[Prediction]:
-        """All samples, from ``answer``."""
-        samples: list[Prediction] = []
-        for batches in answered(rows, answer, size, self.processes):
-            samples += batches
-            self.between(len(samples), len(rows))
-        return samples
+        """All predictions, from ``answer``."""
+        predictions: list[Prediction] = []
+        for batches in answer_batches(examples, answer, size, self.processes):
+            predictions += batches
+            self.between(len(predictions), len(examples))
+        return predictions
 
 
-def answered(
-    rows: Sequence[Example], answer: Answer, size: int, processes: Processes, first: int = 0
+def answer_batches(
+    examples: Sequence[Example], answer: Answer, size: int, processes: Processes, first: int = 0
 ) -> Iterator[list[Prediction]]:
-    """The samples of the rows from ``first`` on, as many batches at a time as there are processes.
+    """The predictions of the examples from ``first`` on, as many batches at a time as there are processes.
 
-    Batch k is answered by process k modulo their number, and its samples are given to all. The batches are those that
-    one process makes, so the answers are too, to the last bit. Where processes must run the same forward passes, one
-    that no batch is left for answers the round's first, to no purpose but that.
+    Batch k is answered by process k modulo their number, and its predictions are given to all. The batches are those
+    that one process makes, so the answers are too, to the last bit. Where processes must run the same forward passes,
+    one that no batch is left for answers the round's first, to no purpose but that.
     """
-    starts = range(first, len(rows), size)
+    starts = range(first, len(examples), size)
     for index in range(0, len(starts), processes.world_size):
         round_starts = starts[index : index + processes.world_size]
         own = round_starts[processes.rank :][:1]
         with processes.raise_on_any_rank():
-            samples = [asdict(sample) for start in own for sample in answer(rows[start : start + size])]
+            predictions = [asdict(prediction) for start in own for prediction in answer(examples[start : start + size])]
             if processes.collective_forward and not own:
-                answer(rows[round_starts[0] : round_starts[0] + size])
-        yield [_sample(values) for part in processes.gather(samples) for values in part]
+                answer(examples[round_starts[0] : round_starts[0] + size])
+        yield [_build(values) for part in processes.gather(predictions) for values in part]
 
 
-def _write_lines(path: Path, samples: Sequence[Prediction], *, mode: Literal["a", "w"]) -> None:
+def _write_lines(path: Path, predictions: Sequence[Prediction], *, mode: Literal["a", "w"]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open(mode, encoding="utf-8") as file:
-            file.writelines(_line(sample) for sample in samples)
+            file.writelines(_line(prediction) for prediction in predictions)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         got = str(error.strerror or error)
-        raise InputError(path, "a file that can be written", got, "make room, then run again: it goes on") from error
+        raise InputError(path, "a file that can be written", got, "make room, then run again: it resumes") from error
 
 
-def _is_row(row: dict[str, Any]) -> bool:
+def _is_row(example: dict[str, Any]) -> bool:
     """Whether the fields are what a store writes; digests of contents are missing in those of an earlier version."""
     return (
-        all(isinstance(row.get(name), str) for name in ("row_id", "question", "kind"))
-        and isinstance(row.get("answers"), list)
-        and all(isinstance(answer, str) for answer in row["answers"])
-        and all(isinstance(row.get(name), str | None) for name in ("image", "audio", "image_sha256", "audio_sha256"))
+        all(isinstance(example.get(name), str) for name in ("row_id", "question", "kind"))
+        and isinstance(example.get("answers"), list)
+        and all(isinstance(answer, str) for answer in example["answers"])
+        and all(
+            isinstance(example.get(name), str | None) for name in ("image", "audio", "image_sha256", "audio_sha256")
+        )
     )
 
 
-def _line(sample: Prediction) -> str:
-    values = asdict(sample)
+def _line(prediction: Prediction) -> str:
+    values = asdict(prediction)
     return json.dumps(values | {_DIGEST: _digest(values)}, ensure_ascii=False) + "\n"
 
 
-def _whole(line: dict[str, Any]) -> Prediction | None:
-    """The sample of a line, None if it is not what was written; lines of an earlier version have no digest."""
+def _parse(line: dict[str, Any]) -> Prediction | None:
+    """The prediction of a line, None if it is not what was written; lines of an earlier version have no digest."""
     digest = line.pop(_DIGEST, None)
     try:
-        sample = from_plain(Prediction, line)
+        prediction = from_plain(Prediction, line)
     except ValueError:
         return None
-    return sample if digest in (None, _digest(line)) and 0.0 <= sample.score <= 1.0 else None
+    return prediction if digest in (None, _digest(line)) and 0.0 <= prediction.score <= 1.0 else None
 
 
 def _digest(values: Mapping[str, Any]) -> str:
     return json_sha256(values)[:_DIGITS]
 
 
-def _sample(values: Mapping[str, Any]) -> Prediction:
+def _build(values: Mapping[str, Any]) -> Prediction:
     return Prediction(**{**values, "updates": tuple(values["updates"])})
 
 
-def row_files(row: Example) -> dict[str, str]:
-    """SHA-256 of the row's image and clip, by field, where it has them.
+def row_files(example: Example) -> dict[str, str]:
+    """SHA-256 of the example's image and clip, by field, where it has them.
 
     Raises:
         InputError: one cannot be read.
     """
-    clip = row.audio.path if isinstance(row.audio, Amplified) else row.audio
-    files = {"image_sha256": row.image, "audio_sha256": clip}
+    clip = example.audio.path if isinstance(example.audio, Amplified) else example.audio
+    files = {"image_sha256": example.image, "audio_sha256": clip}
     return {name: content_sha256(path) for name, path in files.items() if isinstance(path, Path)}
 
 
-def _row(row: Example) -> dict[str, Any]:
+def _describe_example(example: Example) -> dict[str, Any]:
     return {
-        "row_id": row.row_id,
-        "question": row.question,
-        "answers": list(row.answers),
-        "image": str(row.image) if row.image else None,
-        "audio": describe(row.audio) if row.audio else None,
-        "kind": row.kind,
-        "cluster": row.cluster,
-        **row_files(row),
+        "row_id": example.row_id,
+        "question": example.question,
+        "answers": list(example.answers),
+        "image": str(example.image) if example.image else None,
+        "audio": describe(example.audio) if example.audio else None,
+        "kind": example.kind,
+        "cluster": example.cluster,
+        **row_files(example),
     }

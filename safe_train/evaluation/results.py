@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
+from safe_train.evaluation.conditions import BYPASS, SILENCE, keep_retention
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import NonInferiority
 
 
 @dataclass(frozen=True)
-class Group:
+class QuestionType:
     """The question type that loses most.
 
     Attributes:
         kind: the question type.
-        rows: how many rows are of it.
+        rows: how many examples are of it.
         difference: accuracy minus the base's.
     """
 
@@ -31,22 +31,22 @@ class AnswerResult:
 
     Attributes:
         condition: its name.
-        rows: rows it was measured on.
+        rows: how many examples it was measured on.
         accuracy: VQA accuracy; of questions with fewer than four references, as text-only ones commonly are, exact
             match after the same normalization.
-        difference: accuracy minus the base's on the same rows, paired.
-        retention_ratio: accuracy over the base's on the same rows; None where the base has none right, or all rows are
-            of one cluster.
-        answer_change_rate: share of rows answered otherwise than by the base.
-        right_to_wrong: share of rows whose accuracy fell.
-        wrong_to_right: share of rows whose accuracy rose.
+        difference: accuracy minus the base's on the same examples, paired.
+        retention_ratio: accuracy over the base's on the same examples; None where the base has none right, or all
+            examples are of one cluster.
+        answer_change_rate: share of examples answered otherwise than by the base.
+        right_to_wrong: share of examples whose accuracy fell.
+        wrong_to_right: share of examples whose accuracy rose.
         mcnemar_p: two-sided exact p-value that as many right answers are lost as gained.
         non_inferiority: whether a loss of the margin or more is ruled out.
         kl: mean over answer tokens of KL(base || SAFE) in nats; 0 in the bypass.
         format_errors: share of answers that are empty, run over several lines or had to be cut off.
-        worst_group: the question type that loses most, or None if no type has enough rows.
+        worst_group: the question type that loses most, or None if no type has enough examples.
         by_kind: accuracy by question type.
-        fusion_calls: times that a fusion layer changed a row's hidden states, over all rows.
+        fusion_calls: times that a fusion layer changed an example's hidden states, over all examples.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
         is_measurement: whether the fusion had any effect at all; if not, nothing was measured.
         bit_equal: for the bypass, whether logits and answers are the base's bit for bit; None elsewhere.
@@ -64,7 +64,7 @@ class AnswerResult:
     non_inferiority: NonInferiority
     kl: float
     format_errors: float
-    worst_group: Group | None
+    worst_group: QuestionType | None
     by_kind: dict[str, float]
     fusion_calls: int
     updates: list[float]
@@ -74,16 +74,16 @@ class AnswerResult:
 
 @dataclass(frozen=True)
 class DocumentResult:
-    """One condition on documents, text-only rows without a question; intervals 95 %, clustered by document.
+    """One condition on documents, text-only examples without a question; intervals 95 %, clustered by document.
 
     Attributes:
         condition: its name.
-        rows: documents, or parts of them, that it was measured on.
+        rows: how many documents, or parts of them, it was measured on.
         bytes: length of them all in UTF-8.
-        bits_per_byte: ``-sum log2 p(token | tokens before) / bytes`` over all rows.
-        difference: bits per byte minus the base's, paired; above 0 the text is told worse.
+        bits_per_byte: ``-sum log2 p(token | tokens before) / bytes`` over all examples.
+        difference: bits per byte minus the base's, paired; above 0 the text is predicted worse.
         kl: mean over tokens of KL(base || SAFE) in nats; 0 in the bypass.
-        fusion_calls: times that a fusion layer changed a row's hidden states, over all rows.
+        fusion_calls: times that a fusion layer changed an example's hidden states, over all examples.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
         is_measurement: whether the fusion had any effect at all; if not, nothing was measured.
         bit_equal: for the bypass, whether the logits are the base's bit for bit; None elsewhere.
@@ -106,8 +106,8 @@ class CaptionFigures:
     """Caption metrics of a condition.
 
     Attributes:
-        rows: rows that ask for a caption.
-        means: by metric; CIDEr-D runs from 0 to 10.
+        rows: how many examples ask for a caption.
+        means: by metric, in its own range.
         tokenizers: by metric, what split the captions; scores by different tokenizers do not compare.
         left_out: metrics that could not be computed, each with the reason.
     """
@@ -120,17 +120,17 @@ class CaptionFigures:
 
 @dataclass(frozen=True)
 class AudioResult:
-    """One condition on audio rows.
+    """One condition on audio examples.
 
     Attributes:
         condition: its name.
-        rows: rows it was measured on.
-        accuracy: exact match with a reference after normalization, or of captions what ``Evaluation.audio_metric``
-            names: token F1, or a tenth of CIDEr-D, which runs from 0 to 10.
+        rows: how many examples it was measured on.
+        accuracy: mean over the examples of exact match, or for captions of ``Evaluation.audio_metric``, divided by the
+            metric's highest value.
         token_f1: largest F1 of the answer's words with a reference's.
         format_errors: share of answers that are empty, run over several lines or had to be cut off.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
-        captions: caption metrics over the rows that ask for a caption, if they were asked for.
+        captions: caption metrics over the examples that ask for a caption, if they were asked for.
     """
 
     condition: str
@@ -161,23 +161,23 @@ class Evaluation:
     """All conditions.
 
     Attributes:
-        base: accuracy of the untouched base on the VL rows.
+        base: accuracy of the base on the VL examples.
         base_format_errors: share of the base's answers with a format error.
-        vl: results on VL rows by condition.
-        audio: results on audio rows by condition.
+        vl: results on VL examples by condition.
+        audio: results on audio examples by condition.
         audio_gain: audio accuracy with the matched clip minus that under another condition, paired, by condition.
         seconds: how long it took.
-        guessing: VL accuracy without looking: each row is given the answer that is most common among the other
-            clusters' rows of its kind. None in results of a version that did not measure it.
+        guessing: VL accuracy without looking: each example is given the answer that is most common among the other
+            clusters' examples of its kind. None in results of a version that did not measure it.
         base_above_guessing: the base's VL accuracy minus that, paired; None likewise.
-        text: results on text-only questions by condition; empty without such rows.
-        base_text: accuracy of the untouched base on them; None without.
+        text: results on text-only questions by condition; empty without such examples.
+        base_text: accuracy of the base on them; None without.
         base_text_format_errors: share of its answers with a format error; None without.
         text_guessing: as ``guessing``, for text-only questions.
         base_text_above_guessing: as ``base_above_guessing``.
         documents: results on documents by condition; empty without.
-        base_bits_per_byte: of the untouched base on them; None without.
-        audio_metric: what ``audio`` calls accuracy: ``exact_match``, ``token_f1`` or ``cider_d``.
+        base_bits_per_byte: of the base on them; None without.
+        audio_metric: name of the metric that ``audio`` calls accuracy.
     """
 
     base: Estimate
@@ -203,40 +203,34 @@ class Evaluation:
 
     @property
     def worst_difference(self) -> Worst | None:
-        """The same over VL and text-only questions; None where no such condition was measured."""
+        """The retention condition furthest below the base, over VL and text-only questions; None without any."""
         found = [
             Worst(kind, name, result.difference)
             for kind, results in (("VL", self.vl), ("text", self.text))
-            for name, result in results.items()
-            if is_retention_condition(name)
+            for name, result in keep_retention(results).items()
         ]
         return min(found, key=lambda worst: worst.difference.mean, default=None)
 
     def passed_although_damaged(self) -> list[str]:
         """What a positive control should have failed: conditions without a loss, and hearing that still helps.
 
-        Documents must be told worse, by more bits per byte than chance. A control that measured no condition with audio
-        attached and the gate open has shown nothing, and has not failed either.
+        Documents must take significantly more bits per byte. A control without a single retention condition has shown
+        nothing, and has not failed either.
         """
         parts = (self.vl, self.text, self.documents)
-        found = [] if any(map(is_retention_condition, chain(*parts))) else ["nothing was measured with audio attached"]
+        found = [] if any(map(keep_retention, parts)) else ["nothing was measured with audio attached"]
         found += [
             f"{kind} {name}"
             for kind, results in (("VL", self.vl), ("text", self.text))
-            for name, result in results.items()
-            if is_retention_condition(name) and (result.non_inferiority.established or result.difference.high >= 0.0)
+            for name, result in keep_retention(results).items()
+            if result.non_inferiority.established or result.difference.high >= 0.0
         ]
         found += [
             f"documents {name}"
-            for name, result in self.documents.items()
-            if is_retention_condition(name) and result.difference.low <= 0.0
+            for name, result in keep_retention(self.documents).items()
+            if result.difference.low <= 0.0
         ]
-        gain = self.audio_gain.get("silence")
+        gain = self.audio_gain.get(SILENCE.name)
         found += ["audio gain"] if gain is not None and gain.low > 0.0 else []
-        bypasses = [results["bypass"] for results in parts if "bypass" in results]
+        bypasses = [results[BYPASS.name] for results in parts if BYPASS.name in results]
         return [*found, *([] if all(b.bit_equal for b in bypasses) else ["the bypass, which is to stay the base,"])]
-
-
-def is_retention_condition(name: str) -> bool:
-    """Whether a VL condition counts for "the worst": audio attached and the gate fully open."""
-    return name != "bypass" and not name.startswith("gate_")

@@ -1,28 +1,29 @@
-"""One evaluation as text: a table for each kind of rows, with a line for each condition."""
+"""One evaluation as text: a table for each kind of examples, with a line for each condition."""
 
 from __future__ import annotations
 
-from safe_train.evaluation.audio_metric import AUDIO_METRICS
 from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation
 from safe_train.io.text_table import align
 from safe_train.metrics.intervals import Estimate
+from safe_train.metrics.metric import Metric
+from safe_train.metrics.registry import find_metric
 
-ANSWERS_HEADER = ("condition", "rows", "accuracy", "change [95 %]", "changed", "KL")
-DOCUMENTS_HEADER = ("condition", "rows", "bits/byte", "change [95 %]", "KL")
-AUDIO_HEADER = ("condition", "rows", "score [95 %]", "matched minus it [95 %]")
+ANSWERS_HEADER = ("condition", "examples", "accuracy", "change [95 %]", "changed", "KL")
+DOCUMENTS_HEADER = ("condition", "examples", "bits/byte", "change [95 %]", "KL")
+AUDIO_HEADER = ("condition", "examples", "score [95 %]", "gain of matched [95 %]")
 
 
 def format_evaluation(evaluation: Evaluation, width: int | None = None) -> str:
     """The figures of every condition.
 
-    Accuracies in percent; changes from the base and gains in points; KL(base || SAFE) in nats a token.
+    Accuracies in percent; changes from the base and gains in points; KL(base || SAFE) in nats per token.
 
     Args:
         evaluation: the figures.
         width: columns of the terminal, see :func:`~safe_train.io.text_table.align`.
     """
     parts = [
-        _answers("VL rows", evaluation.base, evaluation.vl, width),
+        _answers("VL questions", evaluation.base, evaluation.vl, width),
         _answers("text-only questions", evaluation.base_text, evaluation.text, width),
         _documents(evaluation, width),
         _audio(evaluation, width),
@@ -30,7 +31,7 @@ def format_evaluation(evaluation: Evaluation, width: int | None = None) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _answers(rows: str, base: Estimate | None, results: dict[str, AnswerResult], width: int | None) -> list[str]:
+def _answers(questions: str, base: Estimate | None, results: dict[str, AnswerResult], width: int | None) -> list[str]:
     if base is None or not results:
         return []
     cells = [
@@ -44,7 +45,7 @@ def _answers(rows: str, base: Estimate | None, results: dict[str, AnswerResult],
         )
         for name, result in results.items()
     ]
-    return [f"{rows}: the base has {_percent(base.mean)} right", "", *align(ANSWERS_HEADER, cells, width)]
+    return [f"{questions}: base accuracy {_percent(base.mean)}", "", *align(ANSWERS_HEADER, cells, width)]
 
 
 def _documents(evaluation: Evaluation, width: int | None) -> list[str]:
@@ -55,23 +56,23 @@ def _documents(evaluation: Evaluation, width: int | None) -> list[str]:
         (name, f"{result.rows:,}", f"{result.bits_per_byte.mean:.3f}", _bits(result), f"{result.kl:.4f}")
         for name, result in evaluation.documents.items()
     ]
-    return [f"documents: the base has {base.mean:.3f} bits per byte", "", *align(DOCUMENTS_HEADER, cells, width)]
+    return [f"documents: base {base.mean:.3f} bits per byte", "", *align(DOCUMENTS_HEADER, cells, width)]
 
 
 def _audio(evaluation: Evaluation, width: int | None) -> list[str]:
-    metric = evaluation.audio_metric
+    metric = find_metric(evaluation.audio_metric)
     cells = [
         (
             name,
             f"{result.rows:,}",
             _score(result, metric),
-            _points(evaluation.audio_gain[name]) if name in evaluation.audio_gain else "-",
+            _gain(evaluation.audio_gain[name], metric) if name in evaluation.audio_gain else "-",
         )
         for name, result in evaluation.audio.items()
     ]
     if not cells:
         return []
-    lines = [f"audio rows: {AUDIO_METRICS[metric]}", "", *align(AUDIO_HEADER, cells, width)]
+    lines = [f"audio examples: scored by {metric.label}", "", *align(AUDIO_HEADER, cells, width)]
     return lines + _captions(evaluation)
 
 
@@ -83,7 +84,7 @@ def _captions(evaluation: Evaluation) -> list[str]:
         for name, captions in found.items()
     ]
     reasons = {metric: why for captions in found.values() for metric, why in captions.left_out.items()}
-    left_out = [f"without {metric}: {why}" for metric, why in reasons.items()]
+    left_out = [f"{metric} left out: {why}" for metric, why in reasons.items()]
     return ["", *lines, *left_out] if lines else []
 
 
@@ -97,11 +98,17 @@ def _bits(result: DocumentResult) -> str:
     return _change(result.bit_equal) or f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
-def _score(result: AudioResult, metric: str) -> str:
-    """Results hold a tenth of CIDEr-D, which runs from 0 to 10."""
-    scale, digits, unit = (10, 2, "") if metric == "cider_d" else (100, 1, " %")
-    mean, low, high = (scale * value for value in (result.accuracy.mean, result.accuracy.low, result.accuracy.high))
-    return f"{mean:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+def _score(result: AudioResult, metric: Metric) -> str:
+    estimate = result.accuracy
+    mean, low, high = (metric.scale * value for value in (estimate.mean, estimate.low, estimate.high))
+    digits = metric.digits
+    return f"{mean:.{digits}f}{metric.unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _gain(estimate: Estimate, metric: Metric) -> str:
+    mean, low, high = (metric.scale * value for value in (estimate.mean, estimate.low, estimate.high))
+    digits = metric.digits
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def _points(estimate: Estimate) -> str:

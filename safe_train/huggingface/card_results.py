@@ -7,18 +7,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import sort_names
 from safe_train.huggingface.data_names import PROCEDURAL
+from safe_train.metrics.metric import Metric
+from safe_train.metrics.registry import find_metric
 
 Figures = Mapping[str, Any]
 """What :func:`~safe_train.huggingface.results.retention_figures` gives."""
 
-# Of each metric of audio answers, what people and the hub call it; CIDEr-D runs to 10, so a tenth of it is a share.
-_AUDIO_METRICS = {
-    "exact_match": ("exact match", "exact_match"),
-    "token_f1": ("token F1", "token_f1"),
-    "cider_d": ("CIDEr-D/10", "cider_d/10"),
-}
 _PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -30,7 +26,8 @@ def results(figures: Figures) -> list[str]:
 def eval_results(figures: Figures) -> list[EvalResult]:
     """The scores in the hub's own form; those of what was no measurement are left out."""
     data, means = figures["data"], figures["meaning"]
-    audio_name, audio_type = _AUDIO_METRICS[figures["audio_metric"]]
+    metric = find_metric(figures["audio_metric"])
+    audio_name, audio_type = metric.label + _divisor(metric), metric.name + _divisor(metric)
     tables = [
         ("vl", "VL", "visual-question-answering", "accuracy", "accuracy", means["not_retention"]),
         ("text", "text", "question-answering", "accuracy", "accuracy", means["not_text_retention"]),
@@ -44,10 +41,10 @@ def eval_results(figures: Figures) -> list[EvalResult]:
             dataset_type=data[part],
             dataset_name=f"{_told(data[part])}, {data['split']}",
             metric_type=metric_type,
-            metric_name=f"{metric} ({word}, {condition})",
+            metric_name=f"{label} ({word}, {condition})",
             metric_value=round(result["accuracy"][0], 6),
         )
-        for part, word, task, metric, metric_type, doubt in tables
+        for part, word, task, label, metric_type, doubt in tables
         if not doubt
         for condition, result in _in_order(figures[part])
         if result.get("is_measurement", True)
@@ -59,15 +56,15 @@ def _seeing(figures: Figures) -> list[str]:
     bypass = "is the base bit for bit" if figures["bypass_bit_equal"] else "DIFFERS FROM THE BASE"
     if means["not_retention"]:
         return [
-            "## Seeing: not a retention measurement",
+            "## Visual questions: not a retention measurement",
             f"{_not_retention(means['not_retention'])} Without audio the model {bypass}.",
             _changes(found),
             _describe_measured(figures),
         ]
     return [
-        "## What hearing costs in seeing",
-        "Visual questions answered while audio plays, against the untouched base "
-        f"({_percent(figures['base_accuracy'])} right). Intervals are 95 %, clustered by image; {_margin(figures)} "
+        "## Retention on visual questions",
+        "Visual questions answered with audio playing, compared with the base "
+        f"(accuracy {_percent(figures['base_accuracy'])}). Intervals are 95 %, clustered by image; {_margin(figures)} "
         f"Without audio the model {bypass}.",
         _losses(found),
         _describe_measured(figures),
@@ -79,43 +76,42 @@ def _text(figures: Figures) -> list[str]:
     if not means["protected_text"]:
         return [
             "## Text-only questions: not measured",
-            "Whether questions without an image are answered as the base answers them while audio plays was not "
-            "measured.",
+            "Retention of the base's answers to questions without an image was not measured.",
         ]
     documents = [_documents(figures)] if figures["documents"] else []
     if means["not_text_retention"]:
         changes = [_changes(figures["text"])] if figures["text"] else []
         reason = _not_retention(means["not_text_retention"])
-        return ["## Text without an image: not a retention measurement", reason, *changes, *documents]
+        return ["## Text-only questions: not a retention measurement", reason, *changes, *documents]
     if not figures["text"]:
         return [
-            "## What hearing costs in text without an image",
-            "No questions were asked, documents alone.",
+            "## Retention on text-only questions",
+            "Measured on documents alone.",
             *documents,
         ]
     return [
-        "## What hearing costs in text without an image",
-        "Questions without an image answered while audio plays, against the untouched base "
-        f"({_percent(figures['base_text_accuracy'])} right); {_margin(figures)}",
+        "## Retention on text-only questions",
+        "Questions without an image answered with audio playing, compared with the base "
+        f"(accuracy {_percent(figures['base_text_accuracy'])}); {_margin(figures)}",
         _losses(figures["text"]),
         *documents,
     ]
 
 
 def _hearing(figures: Figures) -> list[str]:
-    doubt, metric = figures["meaning"]["not_hearing"], figures["audio_metric"]
-    write = (lambda interval: f"{interval[0]:.3f}") if metric == "cider_d" else _percent
-    change = _thousandths if metric == "cider_d" else _points
-    unit = "" if metric == "cider_d" else " in points"
+    doubt, metric = figures["meaning"]["not_hearing"], find_metric(figures["audio_metric"])
+    write = _percent if metric.is_share else (lambda interval: f"{interval[0]:.3f}")
+    change = _points if metric.is_share else _thousandths
+    unit = " in points" if metric.is_share else ""
     scores = [f"{name} {write(result['accuracy'])}" for name, result in _in_order(figures["audio"])]
     gains = [f"against {name} {change(gain)}" for name, gain in _in_order(figures["audio_gain"])]
-    name = _AUDIO_METRICS[metric][0]
+    name = metric.label + _divisor(metric)
     told = (
         f"Questions about the clip, by {name}: {', '.join(scores)}. Gain of the matched clip{unit}: {', '.join(gains)}."
     )
     if doubt:
-        return ["## Hearing: did not learn to hear", f"Did not learn to hear: {_sentence(doubt)}", told]
-    return ["## What it hears", told]
+        return ["## Hearing: did not learn to hear", f"No evidence of hearing: {_sentence(doubt)}", told]
+    return ["## Hearing", told]
 
 
 def _origin(figures: Figures) -> str:
@@ -141,13 +137,13 @@ def _describe_measured(figures: Figures) -> str:
     left_out = f"; not measured: {', '.join(means['unmeasured'])}" if means["unmeasured"] else ""
     measured = ", ".join(means["conditions"]) or "nothing with audio attached"
     at_gate = f" The gate was at {gate:g}, not fully open." if gate != 1.0 else ""
-    return f"Measured: {measured}{left_out}. One seed ({figures['seed']}); another may turn out otherwise.{at_gate}"
+    return f"Measured: {measured}{left_out}. One seed ({figures['seed']}); other seeds may differ.{at_gate}"
 
 
 def _not_retention(reason: str) -> str:
     return (
-        f"Not a retention measurement: {_sentence(reason)} What was measured is how many answers are no longer the "
-        "base's, and the mean divergence from it, KL(base || SAFE) in nats a token."
+        f"Not a retention measurement: {_sentence(reason)} The result is the share of answers that changed and the "
+        "mean divergence from the base, KL(base || SAFE) in nats per token."
     )
 
 
@@ -161,7 +157,7 @@ def _changes(found: Mapping[str, Figures]) -> str:
         (name, str(result["rows"]), f"{100 * result['answer_change_rate']:.1f} %", f"{result['kl']:.2g}")
         for name, result in _in_order(found)
     ]
-    return _table(("audio that plays", "questions", "answers changed", "KL"), rows)
+    return _table(("audio", "questions", "answers changed", "KL"), rows)
 
 
 def _losses(found: Mapping[str, Figures]) -> str:
@@ -179,7 +175,7 @@ def _losses(found: Mapping[str, Figures]) -> str:
         )
         for name, result in _in_order(found)
     ]
-    columns = ("audio that plays", "questions", "accuracy", "change in points", "answers changed", "KL")
+    columns = ("audio", "questions", "accuracy", "change in points", "answers changed", "KL")
     return _table((*columns, "loss of the margin ruled out"), rows)
 
 
@@ -195,14 +191,18 @@ def _documents(figures: Figures) -> str:
         for name, result in _in_order(figures["documents"])
     ]
     base = f"{figures['base_bits_per_byte'][0]:.3f}"
-    table = _table(("audio that plays", "documents", "bits per byte", "change", "KL"), rows)
-    return f"Documents are told with {base} bits per byte by the untouched base; more is worse.\n\n{table}"
+    table = _table(("audio", "documents", "bits per byte", "change", "KL"), rows)
+    return f"The base needs {base} bits per byte of documents; more is worse.\n\n{table}"
 
 
 def _in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Conditions in the order of their registries; ``config.json`` sorts them by name."""
-    order = {name: position for position, name in enumerate(dict.fromkeys([*AUDIO_CONDITIONS, *VL_CONDITIONS]))}
-    return sorted(found.items(), key=lambda pair: order.get(pair[0], len(order)))
+    """Conditions in the order of the registry; ``config.json`` sorts them by name."""
+    return [(name, found[name]) for name in sort_names(list(found))]
+
+
+def _divisor(metric: Metric) -> str:
+    """What a metric whose values exceed 1 is divided by, so that the hub has a share."""
+    return "" if metric.is_share else f"/{metric.highest:g}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

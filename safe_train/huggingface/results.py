@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from safe_train.errors import InputError
-from safe_train.evaluation.meaning import meaning
+from safe_train.evaluation.conditions import BYPASS
 from safe_train.evaluation.results import AnswerResult, DocumentResult
+from safe_train.evaluation.validity import assess_validity
 from safe_train.huggingface.data_names import data_names
 from safe_train.metrics.intervals import Estimate
 from safe_train.report.runs import Run, read_runs
-
-_BYPASS = "bypass"
 
 
 def evaluated_run(folder: Path, step: int, weights_sha256: str) -> Run:
@@ -48,8 +47,10 @@ def retention_figures(run: Run) -> dict[str, Any]:
     says which weights they are of: :func:`~safe_train.io.fingerprints.tensors_sha256` over the trained parts.
     """
     result, key = run.evaluation.result, run.evaluation.key
-    margin = result.vl[_BYPASS].non_inferiority.margin
-    equal = [r.bit_equal for part in (result.vl, result.text, result.documents) if (r := part.get(_BYPASS)) is not None]
+    margin = result.vl[BYPASS.name].non_inferiority.margin
+    equal = [
+        r.bit_equal for part in (result.vl, result.text, result.documents) if (r := part.get(BYPASS.name)) is not None
+    ]
     return {
         "weights_sha256": key["trained_parts_sha256"],
         "variant": run.config.variant,
@@ -61,7 +62,7 @@ def retention_figures(run: Run) -> dict[str, Any]:
         "margin": margin,
         "meaning": {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(meaning(result, margin=margin)).items()
+            for name, value in asdict(assess_validity(result, margin=margin)).items()
         },
         "base_accuracy": _interval(result.base),
         "base_text_accuracy": _optional(result.base_text),
@@ -91,7 +92,7 @@ def _answers(results: dict[str, AnswerResult]) -> dict[str, dict[str, Any]]:
             "is_measurement": condition.is_measurement,
         }
         for name, condition in results.items()
-        if name != _BYPASS
+        if name != BYPASS.name
     }
 
 
@@ -105,7 +106,7 @@ def _documents(results: dict[str, DocumentResult]) -> dict[str, dict[str, Any]]:
             "is_measurement": condition.is_measurement,
         }
         for name, condition in results.items()
-        if name != _BYPASS
+        if name != BYPASS.name
     }
 
 

@@ -9,11 +9,11 @@ import importlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from safe_train.errors import InputError
+from safe_train.metrics.metric import Corpus, Metric
 
 WORDS = "lower-case words without punctuation"
 """The tokenizer of CIDEr-D here: runs of letters and digits, an apostrophe kept inside a word."""
@@ -23,63 +23,8 @@ _SENTENCE_MODEL = "sentence-transformers/paraphrase-TinyBERT-L6-v2"
 _FLUENCY_MODEL = "echecker_clotho_audiocaps_base.ckpt"
 
 
-@dataclass(frozen=True)
-class CaptionScore:
-    """A caption metric over a corpus.
-
-    Attributes:
-        metric: its name, such as ``CIDEr-D``.
-        tokenizer: what split the captions, in words; scores by different tokenizers do not compare.
-        mean: over the samples.
-        per_sample: in the order of the predictions. CIDEr-D weighs n-grams by all references of the corpus, so that
-            the value of a sample depends on the others.
-    """
-
-    metric: str
-    tokenizer: str
-    mean: float
-    per_sample: list[float]
-
-
-@dataclass(frozen=True)
-class CaptionEvaluation:
-    """The caption metrics that could be computed, and why the others could not.
-
-    Attributes:
-        scores: by metric.
-        left_out: one line of reason by metric.
-    """
-
-    scores: dict[str, CaptionScore]
-    left_out: dict[str, str]
-
-
-def caption_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionEvaluation:
-    """CIDEr-D, and SPICE, SPIDEr and FENSE where their programs and models are installed. Nothing is downloaded.
-
-    SPICE (arXiv:1607.08822) needs Java and its own program; SPIDEr (arXiv:1612.00370) is the mean of CIDEr-D and SPICE
-    of each sample; FENSE (arXiv:2110.04684) needs two models.
-
-    Raises:
-        ValueError: as :func:`cider_d`.
-        InputError: aac-metrics is not installed.
-    """
-    scores = {"CIDEr-D": cider_d(predictions, references)}
-    left_out: dict[str, str] = {}
-    for metric, obstacle, compute in (("SPICE", _spice_obstacle, _spice), ("FENSE", _fense_obstacle, _fense)):
-        if reason := obstacle():
-            left_out[metric] = reason
-        else:
-            scores[metric] = compute(predictions, references)
-    if "SPICE" in scores:
-        scores["SPIDEr"] = _spider(scores["CIDEr-D"], scores["SPICE"])
-    else:
-        left_out["SPIDEr"] = "is the mean of CIDEr-D and SPICE, and SPICE is left out"
-    return CaptionEvaluation(scores, left_out)
-
-
-def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScore:
-    """CIDEr-D of each caption and its mean, in 0..10, of captions split into :data:`WORDS`.
+def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr-D of each caption, in 0..10, of captions split into :data:`WORDS`.
 
     For n-grams of n words, ``CIDEr-D_n = 10/m sum_j exp(-(l - l_j)^2 / 72) min(g, g_j) . g_j / (|g| |g_j|)`` over the m
     references j of a sample, with l and l_j the numbers of words of prediction and reference, and g and g_j their
@@ -104,7 +49,7 @@ def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
         [" ".join(_words(text)) for text in predictions],
         [[" ".join(_words(text)) for text in texts] for texts in references],
     )
-    return _score("CIDEr-D", WORDS, by_sample["cider_d"].tolist())
+    return by_sample["cider_d"].tolist()
 
 
 def require_aac_metrics() -> None:
@@ -132,10 +77,6 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _score(metric: str, tokenizer: str, per_sample: list[float]) -> CaptionScore:
-    return CaptionScore(metric, tokenizer, sum(per_sample) / len(per_sample), per_sample)
-
-
 def _import(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
@@ -158,14 +99,17 @@ def _spice_obstacle() -> str | None:
     return None if suitable else f"needs {versions} and found another: set AAC_METRICS_JAVA_PATH"
 
 
-def _spice(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScore:
-    _, by_sample = _import("aac_metrics.functional.spice").spice(*_plain(predictions, references))
-    return _score("SPICE", "SPICE's own", by_sample["spice"].tolist())
+def _spice(corpus: Corpus) -> list[float]:
+    _, by_sample = _import("aac_metrics.functional.spice").spice(*_write_on_lines(corpus))
+    return by_sample["spice"].tolist()
 
 
-def _spider(cider: CaptionScore, spice: CaptionScore) -> CaptionScore:
-    halves = [(a + b) / 2 for a, b in zip(cider.per_sample, spice.per_sample, strict=True)]
-    return _score("SPIDEr", f"{cider.tokenizer} (CIDEr-D), {spice.tokenizer} (SPICE)", halves)
+def _spider(corpus: Corpus) -> list[float]:
+    return [(a + b) / 2 for a, b in zip(corpus.scores(CIDER_D), corpus.scores(SPICE), strict=True)]
+
+
+def _spider_obstacle() -> str | None:
+    return "is the mean of CIDEr-D and SPICE, and SPICE is left out" if _spice_obstacle() else None
 
 
 def _fense_obstacle() -> str | None:
@@ -180,15 +124,70 @@ def _fense_obstacle() -> str | None:
     return None
 
 
-def _fense(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScore:
-    _, by_sample = _import("aac_metrics.functional.fense").fense(*_plain(predictions, references))
-    return _score("FENSE", "its models' own", by_sample["fense"].tolist())
+def _fense(corpus: Corpus) -> list[float]:
+    _, by_sample = _import("aac_metrics.functional.fense").fense(*_write_on_lines(corpus))
+    return by_sample["fense"].tolist()
 
 
-def _plain(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+def _write_on_lines(corpus: Corpus) -> tuple[list[str], list[list[str]]]:
     """Lists of single lines, as the programs take them."""
-    return [_line(text) for text in predictions], [[_line(text) for text in texts] for texts in references]
+    return [_join(text) for text in corpus.predictions], [
+        [_join(text) for text in texts] for texts in corpus.references
+    ]
 
 
-def _line(text: str) -> str:
+def _join(text: str) -> str:
     return " ".join(text.split())
+
+
+def _aac_obstacle() -> str | None:
+    require_aac_metrics()
+    return None
+
+
+CIDER_D = Metric(
+    "cider_d",
+    "CIDEr-D",
+    lambda corpus: cider_d(corpus.predictions, corpus.references),
+    highest=10.0,
+    for_captions=True,
+    least_captions=2,
+    obstacle=_aac_obstacle,
+    tokenizer=WORDS,
+)
+SPICE = Metric(
+    "spice",
+    "SPICE",
+    _spice,
+    for_answers=False,
+    for_captions=True,
+    least_captions=2,
+    obstacle=_spice_obstacle,
+    tokenizer="SPICE's own",
+)
+"""SPICE (arXiv:1607.08822) needs Java and its own program."""
+
+FENSE = Metric(
+    "fense",
+    "FENSE",
+    _fense,
+    for_answers=False,
+    for_captions=True,
+    least_captions=2,
+    obstacle=_fense_obstacle,
+    tokenizer="its models' own",
+)
+"""FENSE (arXiv:2110.04684) needs two models."""
+
+SPIDER = Metric(
+    "spider",
+    "SPIDEr",
+    _spider,
+    highest=5.5,
+    for_answers=False,
+    for_captions=True,
+    least_captions=2,
+    obstacle=_spider_obstacle,
+    tokenizer=f"{WORDS} (CIDEr-D), SPICE's own (SPICE)",
+)
+"""SPIDEr (arXiv:1612.00370) is the mean of CIDEr-D and SPICE of each caption."""

@@ -61,7 +61,7 @@ def cluster_bootstrap(
     sums = np.bincount(member, weights=np.asarray(values, dtype=np.float64))
     sizes = np.bincount(member)
     if bounds is not None and np.ptp(sums / sizes) <= _EQUAL:
-        return _all_alike(float(np.mean(values)), len(sums), *bounds)
+        return _limit_alike(float(np.mean(values)), len(sums), *bounds)
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     for resample in range(resamples):  # one at a time: all at once take gigabytes with 40,000 images
@@ -71,7 +71,7 @@ def cluster_bootstrap(
     return Estimate(float(np.mean(values)), float(low), float(high))
 
 
-def _all_alike(value: float, clusters: int, least: float, largest: float) -> Estimate:
+def _limit_alike(value: float, clusters: int, least: float, largest: float) -> Estimate:
     """The interval of clusters that all have this mean."""
     unseen = 1.0 - _LEVEL ** (1.0 / clusters)
     return Estimate(value, value - unseen * (value - least), value + unseen * (largest - value))

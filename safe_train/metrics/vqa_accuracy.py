@@ -31,7 +31,7 @@ def normalize_answer(answer: str) -> str:
     Source: the evaluation code of visualqa.org (Antol et al. 2015, arXiv:1505.00468; Goyal et al. 2017,
     arXiv:1612.00837), revision a013f00 of GT-Vision-Lab/VQA.
     """
-    text = _stripped(answer)
+    text = _strip(answer)
     joined = _THOUSANDS_COMMA.search(text) is not None
     separated = text
     for mark in _PUNCTUATION:
@@ -66,8 +66,8 @@ def vqa_accuracy(prediction: str, references: Sequence[str], *, normalize_unanim
     if not references:
         raise ValueError("references: expected at least one answer, got none")
     few = len(references) < 4
-    unanimous = not few and len({_stripped(reference) for reference in references}) == 1
-    form = _stripped if unanimous and not normalize_unanimous else normalize_answer
+    unanimous = not few and len({_strip(reference) for reference in references}) == 1
+    form = _strip if unanimous and not normalize_unanimous else normalize_answer
     predicted = form(prediction)
     matches = [form(reference) == predicted for reference in references]
     if few:
@@ -76,11 +76,5 @@ def vqa_accuracy(prediction: str, references: Sequence[str], *, normalize_unanim
     return sum(min(1.0, (total - match) / 3) for match in matches) / len(matches)
 
 
-def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction equals a reference after :func:`normalize_answer`, else 0."""
-    predicted = normalize_answer(prediction)
-    return float(any(normalize_answer(reference) == predicted for reference in references))
-
-
-def _stripped(answer: str) -> str:
+def _strip(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()

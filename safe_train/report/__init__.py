@@ -1,7 +1,7 @@
 """The report on runs: one HTML page that needs nothing else, and a JSON file with the same figures.
 
-Runs are read (:mod:`~safe_train.report.runs`) and sorted into arms (:mod:`~safe_train.report.grouping`); their figures
-are taken over seeds (:mod:`~safe_train.report.arms`) and put on the page (:mod:`~safe_train.report.page`).
+Runs are read (:mod:`~safe_train.report.runs`) and sorted into variants (:mod:`~safe_train.report.grouping`); their
+figures are taken over seeds (:mod:`~safe_train.report.variants`) and put on the page (:mod:`~safe_train.report.page`).
 """
 
 from safe_train.report.runs import Found, LeftOut, Run, read_runs

@@ -1,4 +1,4 @@
-"""Training curves of an arm: means over seeds at the steps that all of them logged."""
+"""Training curves of a variant: means over seeds at the steps that all of them logged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import VariantRuns
 
 MOST_POINTS = 120
 """A longer curve is drawn by the means of consecutive logged steps."""
@@ -29,7 +29,7 @@ class CurvePoint:
     high: float
 
 
-def curve(group: Group, metric: str) -> list[CurvePoint]:
+def curve(group: VariantRuns, metric: str) -> list[CurvePoint]:
     """A metric over the steps; empty where no step has it in every seed."""
     by_seed = [_finite(member.run.curves, metric) for member in group.members]
     steps = sorted(set.intersection(*(set(values) for values in by_seed)))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safe_train.report.arms import Arm, build_arms
 from safe_train.report.examples import AnsweredExample, choose_examples
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import VariantRuns
 from safe_train.report.run_card import RunCard, Settings, compare_settings, run_cards
 from safe_train.report.runs import LeftOut
+from safe_train.report.variants import VariantFigures, build_variants
 from safe_train.report.verdict import notes, passed_controls, verdict, warnings
 
 
@@ -27,7 +27,7 @@ class Report:
         controls: what each positive control did not fail, by its name; empty lists are what one wants.
         examples: rows to look at.
         runs: what the figures depend on.
-        settings: of the arms.
+        settings: of the variants.
         left_out: runs that are not in the figures.
     """
 
@@ -35,7 +35,7 @@ class Report:
     margin: float
     warnings: list[str]
     notes: list[str]
-    arms: list[Arm]
+    arms: list[VariantFigures]
     controls: dict[str, list[str]]
     examples: list[AnsweredExample]
     runs: list[RunCard]
@@ -52,20 +52,20 @@ class Report:
         return plain
 
 
-def build_report(groups: Sequence[Group], left_out: Sequence[LeftOut]) -> Report:
+def build_report(groups: Sequence[VariantRuns], left_out: Sequence[LeftOut]) -> Report:
     """All figures.
 
     Raises:
         InputError: the rows of an evaluation cannot be read.
     """
-    arms = build_arms(groups)
+    variants = build_variants(groups)
     cards = run_cards(groups)
     return Report(
-        verdict=verdict(arms),
+        verdict=verdict(variants),
         margin=max(card.margin for card in cards),
-        warnings=warnings(arms, groups),
-        notes=notes(arms),
-        arms=arms,
+        warnings=warnings(variants, groups),
+        notes=notes(variants),
+        arms=variants,
         controls={group.name: passed_controls(group) for group in groups if group.damage},
         examples=choose_examples(groups),
         runs=cards,

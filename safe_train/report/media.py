@@ -60,9 +60,9 @@ def picture(path: Path, sha256: str | None) -> Picture:
 
     Args:
         path: the image.
-        sha256: of the image that was evaluated, as the run says; see :func:`_unlike_what_was_evaluated`.
+        sha256: of the image that was evaluated, as the run says; see :func:`_explain_refusal`.
     """
-    if problem := _unlike_what_was_evaluated(path, sha256, LARGEST_IMAGE):
+    if problem := _explain_refusal(path, sha256, LARGEST_IMAGE):
         return Picture(str(path), None, problem)
     try:
         image = load_image(path)
@@ -70,7 +70,7 @@ def picture(path: Path, sha256: str | None) -> Picture:
         return Picture(str(path), None, error.got)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     kind, options = ("png", {}) if max(image.size) <= 128 else ("jpeg", {"quality": 82})
-    return Picture(str(path), _uri(f"image/{kind}", _encoded(image, kind, options)))
+    return Picture(str(path), _uri(f"image/{kind}", _encode(image, kind, options)))
 
 
 def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
@@ -78,7 +78,7 @@ def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
 
     Args:
         heard: the words.
-        sha256_of: of the clips that were evaluated, by path; see :func:`_unlike_what_was_evaluated`.
+        sha256_of: of the clips that were evaluated, by path; see :func:`_explain_refusal`.
     """
     match = _GAIN.fullmatch(heard)
     path = Path(match["path"] if match else heard)
@@ -88,7 +88,7 @@ def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
     kind = _AUDIO_TYPES.get(path.suffix.lower())
     if kind is None:
         return Clip(str(heard), problem=f"{path.suffix} is not played by browsers")
-    if problem := _unlike_what_was_evaluated(path, sha256_of.get(str(path)), LARGEST_CLIP):
+    if problem := _explain_refusal(path, sha256_of.get(str(path)), LARGEST_CLIP):
         return Clip(str(heard), problem=problem)
     try:
         return Clip(words, _uri(kind, path.read_bytes()))
@@ -96,7 +96,7 @@ def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
         return Clip(str(heard), problem=str(error.strerror or error))
 
 
-def _unlike_what_was_evaluated(path: Path, sha256: str | None, largest: int) -> str:
+def _explain_refusal(path: Path, sha256: str | None, largest: int) -> str:
     """Why a file is not embedded; empty if it is to be.
 
     A run that comes from someone else may name any file of this machine, or a link to one. Whoever names its digest
@@ -117,7 +117,7 @@ def _unlike_what_was_evaluated(path: Path, sha256: str | None, largest: int) -> 
         return str(error.strerror or error)
 
 
-def _encoded(image: Image.Image, kind: str, options: dict[str, int]) -> bytes:
+def _encode(image: Image.Image, kind: str, options: dict[str, int]) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()

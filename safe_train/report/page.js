@@ -1,6 +1,6 @@
 "use strict";
 // Sorting: a click on a column's name; numbers by data-sort, words by their letters. Without this script the
-// tables stand in the order of the arms.
+// tables stand in the order of the variants.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("thead th").forEach((header, column) => {
@@ -24,7 +24,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A table that goes on beyond the right edge fades out there.
+// A table that extends beyond the right edge fades out there.
 const fade = (box) => box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
 for (const box of document.querySelectorAll(".scroll")) {
   box.addEventListener("scroll", () => fade(box), { passive: true });

@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import BYPASS, MATCHED, Condition, find_condition, sort_names
+from safe_train.evaluation.predictions import Kind
+from safe_train.metrics.registry import caption_metrics
 from safe_train.report import wording
 from safe_train.report.charts.figures import (
     gate_curves,
@@ -23,16 +25,12 @@ from safe_train.report.charts.figures import (
 )
 from safe_train.report.charts.panel import Look, swatch
 from safe_train.report.document import Report
-from safe_train.report.examples import describe_condition
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import VariantRuns
 from safe_train.report.summary import TEXT_UNMEASURED
 from safe_train.report.verdict import headline
 
-_OVERVIEW = ("bypass", "silence", "distractor", "contradictory", "noise", "loud")
-"""Columns of the first table, with the worst of several clips; the sweeps have charts."""
 
-
-def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
+def render(report: Report, groups: Sequence[VariantRuns], figures_name: str) -> str:
     """The page as HTML. Everything from runs is escaped; scripts other than the page's own do not run.
 
     Args:
@@ -69,61 +67,58 @@ def render(report: Report, groups: Sequence[Group], figures_name: str) -> str:
     return environment.from_string(_resource("page.html.jinja")).render(_context(report, groups) | own)
 
 
-def _context(report: Report, groups: Sequence[Group]) -> dict[str, Any]:
-    arms = report.arms
-    looks = {arm.name: Look(number, control=arm.damage > 0) for number, arm in enumerate(arms)}
-    vl_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.vl])
-    text_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.text])
-    document_names = _in_order(list(VL_CONDITIONS), [name for arm in arms for name in arm.documents])
-    heard = [name for name in vl_names if name != "bypass"]
-    overview = {
-        part: sorted((name for name in names if name in _OVERVIEW or _is_worst_of(name)), key=_leads)
-        for part, names in (("VL", vl_names), ("text", text_names), ("documents", document_names))
-    }
+def _context(report: Report, groups: Sequence[VariantRuns]) -> dict[str, Any]:
+    variants = report.arms
+    looks = {variant.name: Look(number, control=variant.damage > 0) for number, variant in enumerate(variants)}
+    vl = _find_conditions([name for variant in variants for name in variant.vl])
+    text = _find_conditions([name for variant in variants for name in variant.text])
+    documents = _find_conditions([name for variant in variants for name in variant.documents])
+    audio = _find_conditions([name for variant in variants for name in variant.audio])
     return {
         "report": report,
-        "headline": headline(arms),
+        "headline": headline(variants),
         "swatches": {name: swatch(look) for name, look in looks.items()},
-        "overview": overview,
-        "vl_conditions": {name: describe_condition(name, "vl") for name in vl_names},
-        "text_conditions": {name: describe_condition(name, "text") for name in text_names},
+        "overview": {"VL": _columns(vl), "text": _columns(text), "documents": _columns(documents)},
+        "bypass": BYPASS.name,
+        "vl_conditions": _describe(vl, "vl"),
+        "text_conditions": _describe(text, "text"),
         "text_unmeasured": TEXT_UNMEASURED,
-        "without_text": [arm.name for arm in arms if not arm.standing.protected_text],
-        "audio_metrics": list(dict.fromkeys(arm.audio_metric for arm in arms)),
-        "gain_unit": "points" if all(arm.audio_metric != wording.CIDER_D for arm in arms) else "",
-        "not_drawn": [arm.name for arm in arms if arm.standing.not_retention],
-        "audio_conditions": {
-            name: describe_condition(name, "audio")
-            for name in _in_order(list(AUDIO_CONDITIONS), [name for arm in arms for name in arm.audio])
+        "without_text": [variant.name for variant in variants if not variant.standing.protected_text],
+        "audio_metrics": list(dict.fromkeys(variant.audio_metric for variant in variants)),
+        "gain_unit": "points" if all(variant.metric.is_share for variant in variants) else "",
+        "not_drawn": [variant.name for variant in variants if variant.standing.not_retention],
+        "audio_conditions": _describe(audio, "audio"),
+        "captions": {
+            name: words for variant in variants for name, words in variant.audio[MATCHED.name].tokenizers.items()
         },
-        "captions": {name: words for arm in arms for name, words in arm.audio["matched"].tokenizers.items()},
-        "has_front": has_front(arms),
-        "pareto": pareto(arms, looks, report.margin),
-        "gate": gate_curves(arms, looks, report.margin),
-        "loudness": loudness_curves(arms, looks, report.margin),
+        "caption_ranges": {metric.label: f"{metric.highest:g}" for metric in caption_metrics() if not metric.is_share},
+        "has_front": has_front(variants),
+        "pareto": pareto(variants, looks, report.margin),
+        "gate": gate_curves(variants, looks, report.margin),
+        "loudness": loudness_curves(variants, looks, report.margin),
         "training": training_curves(groups, looks),
-        "updates": update_norms(arms, looks, heard, _layer_names(groups)),
-        "fastest": min(arm.cost.step_seconds for arm in arms),
+        "updates": update_norms(variants, looks, [c.name for c in vl if c.attach], _layer_names(groups)),
+        "fastest": min(variant.cost.step_seconds for variant in variants),
     }
 
 
-def _is_worst_of(name: str) -> bool:
-    return name.startswith("worst_of_")
+def _find_conditions(names: Sequence[str]) -> list[Condition]:
+    return [find_condition(name) for name in sort_names(names)]
 
 
-def _leads(name: str) -> int:
-    """Sorts the bypass and the worst of several clips to the front, where a narrow screen shows them."""
-    return 0 if name == "bypass" else 1 if _is_worst_of(name) else 2
+def _columns(conditions: Sequence[Condition]) -> list[str]:
+    """Names of the columns of the first table; a narrow screen shows the first ones."""
+    placed = [(condition.column, condition.name) for condition in conditions if condition.column is not None]
+    return [name for _, name in sorted(placed, key=lambda pair: pair[0])]
 
 
-def _in_order(registered: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Each name once, those of the registry first and in its order."""
-    present = list(dict.fromkeys(names))
-    return [name for name in registered if name in present] + [name for name in present if name not in registered]
+def _describe(conditions: Sequence[Condition], kind: Kind) -> dict[str, str]:
+    """What plays, by condition; empty for a condition that is no longer registered."""
+    return {condition.name: condition.describe(kind) for condition in conditions}
 
 
-def _layer_names(groups: Sequence[Group]) -> list[str]:
-    """Decoder layers by number where all arms fuse the same ones, else by position."""
+def _layer_names(groups: Sequence[VariantRuns]) -> list[str]:
+    """Decoder layers by number where all variants fuse the same ones, else by position."""
     layers = [group.members[0].run.described["effective"]["adapter"]["fusion_layers"] for group in groups]
     if all(other == layers[0] for other in layers):
         return [f"decoder layer {layer}" for layer in layers[0]]

@@ -1,4 +1,4 @@
-"""What the figures depend on: hashes, versions, seeds, settings, rows."""
+"""What the figures depend on: hashes, versions, seeds, settings, examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safe_train.io.records import from_plain
-from safe_train.report.grouping import Group, Member, settings
+from safe_train.report.grouping import Member, VariantRuns, settings
 from safe_train.runs.environment import Machine
 
 
@@ -17,7 +17,7 @@ class RunCard:
     """A run, or the positive control made from it.
 
     Attributes:
-        arm: its arm.
+        arm: its variant.
         seed: its seed.
         folder: of the run.
         evaluation: folder of the answers, in the run's.
@@ -25,12 +25,12 @@ class RunCard:
         finished_at: end of the evaluation, local time.
         vl_rows: rows of the condition with the most.
         text_rows: the same for text-only questions and documents.
-        audio_rows: the same for audio rows.
-        data: what the rows are: procedural, or the sources' names.
-        not_shown: rows of the run's other evaluations, which are smaller or older.
+        audio_rows: the same for audio examples.
+        data: what the examples are: procedural, or the sources' names.
+        not_shown: examples of the run's other evaluations, which are smaller or older.
         margin: the loss that is accepted.
         max_new_tokens: longest answer.
-        batch_size: rows a batch of the evaluation.
+        batch_size: examples per batch of the evaluation.
         sha256: by what was hashed.
         versions: by package.
         machine: what it was trained on; None where a run does not say.
@@ -57,25 +57,25 @@ class RunCard:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the arms.
+    """Settings of the variants.
 
     Attributes:
-        shared: the same in every arm, dotted.
-        by_arm: the others, by arm.
+        shared: the same in every variant, dotted.
+        by_arm: the others, by variant.
     """
 
     shared: dict[str, Any]
     by_arm: dict[str, dict[str, Any]]
 
 
-def run_cards(groups: Sequence[Group]) -> list[RunCard]:
-    """One a run and evaluation, in the order of the arms."""
-    return [_card(group, member) for group in groups for member in group.members]
+def run_cards(groups: Sequence[VariantRuns]) -> list[RunCard]:
+    """One a run and evaluation, in the order of the variants."""
+    return [_build_card(group, member) for group in groups for member in group.members]
 
 
-def compare_settings(groups: Sequence[Group]) -> Settings:
-    """What the arms have in common and where they differ, with what was derived from the registry of variants."""
-    by_arm = {group.name: _described(group.members[0]) for group in groups if not group.damage}
+def compare_settings(groups: Sequence[VariantRuns]) -> Settings:
+    """What the variants have in common and where they differ, with what was derived from the registry of variants."""
+    by_arm = {group.name: _describe(group.members[0]) for group in groups if not group.damage}
     keys = list(dict.fromkeys(key for values in by_arm.values() for key in values))
     differing = [key for key in keys if len({json.dumps(values.get(key)) for values in by_arm.values()}) > 1]
     first = next(iter(by_arm.values()))
@@ -85,7 +85,7 @@ def compare_settings(groups: Sequence[Group]) -> Settings:
     )
 
 
-def _described(member: Member) -> dict[str, Any]:
+def _describe(member: Member) -> dict[str, Any]:
     effective: dict[str, Any] = member.run.described.get("effective", {})
     derived = {
         f"effective.{section}.{key}": value
@@ -97,7 +97,7 @@ def _described(member: Member) -> dict[str, Any]:
     return settings(member.run.config) | derived
 
 
-def _card(group: Group, member: Member) -> RunCard:
+def _build_card(group: VariantRuns, member: Member) -> RunCard:
     key, result, rows = member.evaluation.key, member.evaluation.result, member.evaluation.rows
     data = member.run.config.data
     hashes = {
@@ -125,11 +125,11 @@ def _card(group: Group, member: Member) -> RunCard:
         batch_size=key["batch_size"],
         sha256=hashes,
         versions=key["versions"],
-        machine=_machine(member.run.described.get("machine")),
+        machine=_read_machine(member.run.described.get("machine")),
     )
 
 
-def _machine(written: Any) -> Machine | None:
+def _read_machine(written: Any) -> Machine | None:
     try:
         return from_plain(Machine, written)
     except ValueError:

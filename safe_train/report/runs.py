@@ -14,7 +14,7 @@ from typing import Any
 from safe_train.config import StageAConfig, build_config, run_settings
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.stores import RESULTS, read_results
+from safe_train.evaluation.storage import RESULTS, read_results
 from safe_train.io.files import file_problem, read_lines, read_object
 from safe_train.io.records import from_plain
 from safe_train.report.summary import RowCounts, RunSummary, Source, is_procedural, read_summary, row_counts
@@ -48,13 +48,13 @@ class StoredEvaluation:
 
     @property
     def conditions(self) -> int:
-        """How many conditions were measured, on all kinds of rows."""
+        """How many conditions were measured, on all kinds of examples."""
         result = self.result
         return len(result.vl) + len(result.text) + len(result.documents) + len(result.audio)
 
     @property
     def rows(self) -> RowCounts:
-        """How many rows were evaluated."""
+        """How many examples were evaluated."""
         return row_counts(self.result)
 
     @property
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def is_procedural(self) -> bool:
-        """Whether the program made the rows that were evaluated."""
+        """Whether the program made the examples that were evaluated."""
         return is_procedural(self.config.data.model_dump())
 
     @property
@@ -166,7 +166,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
             _require_readable(folder)
             summary = read_summary(folder)
         except InputError as error:
-            left_out.append(LeftOut(str(folder), _unfinished(folder, error)))
+            left_out.append(LeftOut(str(folder), _explain_unfinished(folder, error)))
             errors.append(error)
             continue
         known = next((run for run in runs if run.folder.resolve() == folder.resolve()), None)
@@ -175,7 +175,7 @@ def read_runs(paths: Iterable[Path]) -> Found:
                 runs.append(known := _read_run(folder, summary.metrics))
             except InputError as error:
                 left_out.append(LeftOut(str(folder), f"{error.got}; {error.hint}"))
-        summaries.append(summary.showing(known.evaluation.result, known.source) if known is not None else summary)
+        summaries.append(summary.show(known.evaluation.result, known.source) if known is not None else summary)
     if not summaries:
         raise errors[0]
     return Found(summaries, runs, left_out)
@@ -193,7 +193,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return read_object(path, _EXPECTED[path.name], "name the folder of a finished run", finite=True)
 
 
-def _unfinished(folder: Path, error: InputError) -> str:
+def _explain_unfinished(folder: Path, error: InputError) -> str:
     return (
         f"{RunFolder.METRICS} has {error.got}"
         if (folder / RunFolder.METRICS).exists()
@@ -255,15 +255,15 @@ def _require_shown(described: dict[str, Any], metrics: dict[str, Any], folder: P
 
 
 def fullest(evaluations: Sequence[StoredEvaluation]) -> StoredEvaluation:
-    """The evaluation with the most rows, of equal ones that with the most conditions, and of these the newest.
+    """The evaluation with the most examples, of equal ones that with the most conditions, and of these the newest.
 
-    A look at a few rows is often the last that is done; it must not take the place of the measurement.
+    A look at a few examples is often the last that is done; it must not take the place of the measurement.
     """
     return max(evaluations, key=weight)
 
 
 def weight(evaluation: StoredEvaluation) -> tuple[int, int, float]:
-    """By what evaluations are ordered: rows, conditions, time.
+    """By what evaluations are ordered: examples, conditions, time.
 
     Local times do not follow each other as text: the hour at the end of summer time comes twice.
     """

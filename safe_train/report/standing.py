@@ -1,4 +1,4 @@
-"""What an arm's figures can be taken for: each seed's evaluation is judged, and a doubt about one is the arm's."""
+"""Validity of a variant's figures: each seed's evaluation is judged, and a doubt about one is the variant's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safe_train.evaluation.meaning import STANDARD, Meaning
-from safe_train.report.grouping import Group
+from safe_train.evaluation.conditions import standard_names
+from safe_train.evaluation.validity import Validity
+from safe_train.report.grouping import VariantRuns
 from safe_train.report.summary import judge
 
 Part = Literal["VL", "text"]
@@ -19,11 +20,11 @@ class Standing:
     """What the figures mean, over the seeds.
 
     Attributes:
-        not_retention: why changes on VL rows are no retention measurement; empty where they are one in every seed.
-        not_text_retention: the same of text-only rows; also where there were none.
+        not_retention: why changes on VL examples are no retention measurement; empty where they are one in every seed.
+        not_text_retention: the same of text-only examples; also where there were none.
         not_hearing: why nothing shows that the model hears, with what to do next; empty where something does.
         protected_text: whether text-only answers were measured in every seed.
-        measured: standard conditions that every seed has on VL rows.
+        measured: standard conditions that every seed has on VL examples.
         measured_text: the same on text-only questions.
     """
 
@@ -35,8 +36,8 @@ class Standing:
     measured_text: list[str]
 
 
-def standing(group: Group) -> Standing:
-    """Judges an arm."""
+def assess_variant(group: VariantRuns) -> Standing:
+    """Judges a variant."""
     results = [member.evaluation.result for member in group.members]
     meanings = [judge(result) for result in results]
     return Standing(
@@ -44,14 +45,14 @@ def standing(group: Group) -> Standing:
         not_text_retention=_reason(group, meanings, "not_text_retention"),
         not_hearing=_reason(group, meanings, "not_hearing"),
         protected_text=all(found.protected_text for found in meanings),
-        measured=[name for name in STANDARD if all(name in result.vl for result in results)],
-        measured_text=[name for name in STANDARD if all(name in result.text for result in results)],
+        measured=[name for name in standard_names() if all(name in result.vl for result in results)],
+        measured_text=[name for name in standard_names() if all(name in result.text for result in results)],
     )
 
 
 def _reason(
-    group: Group,
-    meanings: Sequence[Meaning],
+    group: VariantRuns,
+    meanings: Sequence[Validity],
     name: Literal["not_retention", "not_text_retention", "not_hearing"],
 ) -> str:
     """The first seed's reason, with the seed where not all say the same."""

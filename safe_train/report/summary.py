@@ -12,16 +12,18 @@ from safe_train.audio.input import LOUD_DB
 from safe_train.data.procedural import is_made_root
 from safe_train.data.settings import EMBEDDED_DATA
 from safe_train.errors import InputError
-from safe_train.evaluation.audio_metric import AUDIO_METRICS
-from safe_train.evaluation.meaning import Meaning, meaning
-from safe_train.evaluation.results import Evaluation, is_retention_condition
+from safe_train.evaluation.conditions import BYPASS, DISTRACTOR, LOUD, MATCHED, SILENCE, find_condition, keep_retention
+from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.settings import EvaluationSettings
+from safe_train.evaluation.validity import Validity, assess_validity
 from safe_train.io.files import read_object
 from safe_train.io.messages import one_line
 from safe_train.io.records import from_plain
 from safe_train.io.text_table import align, wrap
+from safe_train.metrics.exact_match import EXACT_MATCH
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import CONFIDENCE
+from safe_train.metrics.registry import find_metric
 from safe_train.runs.layout import RunFolder
 
 HEADER = (
@@ -41,7 +43,7 @@ HEADER = (
 )
 TEXT_HEADER = ("text-only questions", "base", "worst under", "change", "changed", "KL")
 DOCUMENTS_HEADER = ("documents", "bits/byte", "worst under", "change", "KL")
-SOURCE_HEADER = ("evaluation shown", "VL rows", "text", "audio", "step", "finished", "not shown")
+SOURCE_HEADER = ("evaluation shown", "VL", "text", "audio", "step", "finished", "not shown")
 
 NOT_RETENTION = "not a retention measurement"
 TEXT_UNMEASURED = "text-only answers were not measured"
@@ -55,12 +57,12 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class RowCounts:
-    """How many rows an evaluation has: those of the condition with the most.
+    """How many examples an evaluation has: those of the condition with the most.
 
     Attributes:
-        vl: VL rows.
+        vl: VL examples.
         text: text-only questions and documents.
-        audio: audio rows.
+        audio: audio examples.
     """
 
     vl: int
@@ -74,11 +76,11 @@ class RowCounts:
 
     def __str__(self) -> str:
         """For people."""
-        return f"{self.vl:,} VL, {self.text:,} text-only and {self.audio:,} audio rows"
+        return f"{self.vl:,} VL, {self.text:,} text-only and {self.audio:,} audio examples"
 
 
 def row_counts(evaluation: Evaluation) -> RowCounts:
-    """The rows of an evaluation."""
+    """The examples of an evaluation."""
     most_vl, most_questions, most_documents, most_audio = (
         max((result.rows for result in results.values()), default=0)
         for results in (evaluation.vl, evaluation.text, evaluation.documents, evaluation.audio)
@@ -91,10 +93,10 @@ class Source:
     """Where the figures of a run come from.
 
     Attributes:
-        rows: how many rows were evaluated.
+        rows: how many examples were evaluated.
         step: of the checkpoint; None where a run does not say.
         finished_at: end of the evaluation, local time, ISO 8601; empty where a run does not say.
-        not_shown: rows of the run's other evaluations, which are smaller or older.
+        not_shown: examples of the run's other evaluations, which are smaller or older.
     """
 
     rows: RowCounts
@@ -114,19 +116,19 @@ class Source:
         )
 
 
-def judge(evaluation: Evaluation) -> Meaning:
-    """What an evaluation can be taken for, by the margin that was declared for it."""
+def judge(evaluation: Evaluation) -> Validity:
+    """Validity of an evaluation, by the margin that was declared for it."""
     results = (*evaluation.vl.values(), *evaluation.text.values())
     margins = [result.non_inferiority.margin for result in results]
-    return meaning(evaluation, margin=max(margins, default=EvaluationSettings().margin))
+    return assess_validity(evaluation, margin=max(margins, default=EvaluationSettings().margin))
 
 
-def without_change(estimate: Estimate, rows: int) -> Estimate:
+def widen_unchanged(estimate: Estimate, rows: int) -> Estimate:
     """The estimate, but for one of exactly zero width at zero, as older results have it, the exact binomial limits.
 
-    A bootstrap of rows of which none changed draws rows of which none changed. That n rows did not change leaves open
-    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of rows that have
-    none. Source: Clopper and Pearson 1934, Biometrika 26.
+    A bootstrap of examples of which none changed draws none that changed. That n examples did not change leaves open
+    that a share of ``1 - 0.025^(1/n)`` would. Results say nothing of clusters: the limits are those of examples without
+    any. Source: Clopper and Pearson 1934, Biometrika 26.
     """
     if not estimate.low == estimate.mean == estimate.high == 0.0:
         return estimate
@@ -143,7 +145,7 @@ class RunSummary:
         folder: the run's folder.
         metrics: what its ``metrics.json`` holds; in a report, with the evaluation that counts there.
         source: where the figures come from; None where results of another version do not say.
-        procedural: whether the program made the rows.
+        procedural: whether the program made the examples.
     """
 
     name: str
@@ -161,12 +163,12 @@ class RunSummary:
             return None
 
     @property
-    def meaning(self) -> Meaning | None:
-        """What the figures can be taken for; None for results of another version."""
+    def meaning(self) -> Validity | None:
+        """Validity of the figures; None for results of another version."""
         evaluation = self.evaluation
         return None if evaluation is None else judge(evaluation)
 
-    def showing(self, evaluation: Evaluation, source: Source) -> RunSummary:
+    def show(self, evaluation: Evaluation, source: Source) -> RunSummary:
         """The same run with the figures of another of its evaluations."""
         return replace(self, metrics=self.metrics | {"evaluation": asdict(evaluation)}, source=source)
 
@@ -175,19 +177,19 @@ class RunSummary:
         evaluation, found = self.metrics["evaluation"], self.meaning
         vl, audio = evaluation["vl"], evaluation["audio"]
         void = found is not None and bool(found.not_retention)
-        metric = evaluation.get("audio_metric", "exact_match")
+        metric = evaluation.get("audio_metric", EXACT_MATCH.name)
         return (
             self.name,
             _percent(evaluation["base"]),
-            "bit-equal" if vl["bypass"]["bit_equal"] else "DIFFERS",
-            *(_change(vl.get(name), void=void) for name in ("silence", "distractor")),
+            "bit-equal" if vl[BYPASS.name]["bit_equal"] else "DIFFERS",
+            *(_change(vl.get(name), void=void) for name in (SILENCE.name, DISTRACTOR.name)),
             self._text_cell(found),
-            *_divergence(vl.get("distractor")),
+            *_divergence(vl.get(DISTRACTOR.name)),
             *(_score(audio[name]["accuracy"], metric) if name in audio else _NONE for name in _HEARD),
             f"{self.metrics['training']['seconds']:.0f} + {evaluation['seconds']:.0f}",
         )
 
-    def _text_cell(self, found: Meaning | None) -> str:
+    def _text_cell(self, found: Validity | None) -> str:
         worst = self.worst_text
         if worst is None:
             return _NONE
@@ -228,27 +230,27 @@ class RunSummary:
         for part in ("vl", "text", "documents"):
             results = evaluation.get(part, {})
             for condition, result in results.items():
-                if condition != "bypass" and not result["is_measurement"]:
+                if find_condition(condition).attach and not result["is_measurement"]:
                     where = condition if part == "vl" else f"{part}, {condition}"
                     told.append(f"{where}: the fusion had no effect; this is not a retention measurement")
-            if "bypass" in results and not results["bypass"]["bit_equal"]:
-                rows = "" if part == "vl" else f" on {_ROWS[part]}"
-                told.append(f"the bypass is not the base bit for bit{rows}")
+            if BYPASS.name in results and not results[BYPASS.name]["bit_equal"]:
+                where = "" if part == "vl" else f" on {_PARTS[part]}"
+                told.append(f"the bypass is not the base bit for bit{where}")
         record = self.evaluation
         if record is None or found is None:
-            told.append("the results are of another version; what they can be taken for was not judged")
+            told.append("the results are of another version; their validity was not assessed")
             return [f"{self.name}: {words}" for words in told]
         if found.not_retention and any(result.is_measurement for result in record.vl.values()):
             told.append(f"{NOT_RETENTION}: {found.not_retention}")
         if found.not_text_retention and any(result.is_measurement for result in record.text.values()):
             told.append(f"text-only questions: {NOT_RETENTION}: {found.not_text_retention}")
         if found.not_hearing:
-            told.append(f"nothing shows that it hears: {found.not_hearing}")
+            told.append(f"no evidence that it hears: {found.not_hearing}")
         return [f"{self.name}: {words}" for words in told]
 
 
-_HEARD = ("matched", "silence", "distractor", "loud")
-_ROWS = {"text": "text-only questions", "documents": "documents"}
+_HEARD = (MATCHED.name, SILENCE.name, DISTRACTOR.name, LOUD.name)
+_PARTS = {"text": "text-only questions", "documents": "documents"}
 
 
 def read_summary(run: Path) -> RunSummary:
@@ -279,7 +281,7 @@ def read_summary(run: Path) -> RunSummary:
 
 
 def is_procedural(data: Mapping[str, Any]) -> bool:
-    """Whether the data settings of a run name rows that the program makes, or a folder that it has written."""
+    """Whether the data settings of a run name examples that the program makes, or a folder that it has written."""
     root = data.get("root")
     if EMBEDDED_DATA in (root, data.get("val_vl_source"), data.get("val_audio_source")):
         return True
@@ -315,27 +317,27 @@ def format_table(runs: Sequence[RunSummary], width: int | None = None) -> str:
 
 
 def _notes(runs: Sequence[RunSummary], *, with_documents: bool) -> str:
-    metrics = dict.fromkeys(str(run.metrics["evaluation"].get("audio_metric", "exact_match")) for run in runs)
-    scored = " or ".join(AUDIO_METRICS.get(metric, metric) for metric in metrics)
-    beside = " (of captions; of questions beside them exact match)" if set(metrics) - {"exact_match"} else ""
+    metrics = dict.fromkeys(str(run.metrics["evaluation"].get("audio_metric", EXACT_MATCH.name)) for run in runs)
+    scored = " or ".join(find_metric(metric).label for metric in metrics)
+    beside = " (captions; other questions by exact match)" if set(metrics) - {EXACT_MATCH.name} else ""
     told = [
-        "VL base: accuracy of the untouched base. silence, distractor: change with that audio attached, in points, "
-        "with 95 % intervals. text: change of text-only questions under the condition that costs most. changed, KL: "
-        "share of answers changed and divergence from the base, under distractors on VL rows. audio: "
-        f"{scored} with the clip{beside}; silent, other clip: the same questions without it; loud: with the clip "
-        f"{LOUD_DB:g} dB louder, cut at full scale. seconds: training + evaluation."
+        "VL base: accuracy of the base on VL questions. silence, distractor: change in accuracy with that audio, in "
+        "points, with 95 % intervals. text: change on text-only questions under the worst condition. changed, KL: "
+        "share of answers changed and KL divergence from the base, with distractors on VL questions. audio: "
+        f"{scored} with the matched clip{beside}; silent, other clip: without it; loud: with the clip {LOUD_DB:g} dB "
+        "louder, clipped at full scale. seconds: training + evaluation."
     ]
     if any(run.source is not None and run.source.not_shown for run in runs):
-        told.append("not shown: VL, text and audio rows of other evaluations of the run, which are smaller or older.")
+        told.append("not shown: VL + text + audio examples of the run's other evaluations, smaller or older.")
     if with_documents:
-        told.append("documents: bits per byte of the base, and the change; above 0 the text is told worse.")
+        told.append("documents: bits per byte of the base, and the change; positive is worse.")
     unmeasured = [run for run in runs if run.worst_text is None and not run.metrics["evaluation"].get("documents")]
     if unmeasured:
         whose = "" if len(unmeasured) == len(runs) else f" in {len(unmeasured)} of these {len(runs)} runs"
         told.append(f"{TEXT_UNMEASURED[0].upper()}{TEXT_UNMEASURED[1:]}{whose}.")
     if any(run.procedural for run in runs):
         every = "" if all(run.procedural for run in runs) else " of some runs"
-        told.append(f"The data{every} are procedural: made by the program, neither photographs nor recordings.")
+        told.append(f"The data{every} are procedural: generated by the program, neither photographs nor recordings.")
     if any(run.metrics["variant"] == "soft_retention" for run in runs):
         told.append(f"{SOFT_RETENTION}.")
     return " ".join(told)
@@ -360,13 +362,13 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
     left_out: list[str] = []
     for run in runs:
         audio = run.metrics["evaluation"]["audio"]
-        gain = 100 * (audio["matched"]["accuracy"]["mean"] - audio["silence"]["accuracy"]["mean"])
+        gain = 100 * (audio[MATCHED.name]["accuracy"]["mean"] - audio[SILENCE.name]["accuracy"]["mean"])
         found = run.meaning
         if found is not None and found.not_retention:
             left_out.append(run.name)
-        for name, marker, result in _drawn(run, found):
+        for name, marker, result in _choose_drawn(run, found):
             markers[name] = marker
-            change = _widened(result)
+            change = _widen(result)
             spread = [[100 * (change.mean - change.low)], [100 * (change.high - change.mean)]]
             color = colors[run.metrics["variant"]]
             axes.errorbar([gain], [100 * change.mean], yerr=spread, fmt=marker, color=color, capsize=3, alpha=0.85)
@@ -376,10 +378,10 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
         axes.plot([], [], marker, color="gray", label=name)
     axes.axhline(0.0, color="gray", linewidth=0.8)
     axes.set(xlabel="audio gain: matched minus silent clip (points)", ylabel="accuracy minus base (points)")
-    title = "What hearing costs in answering as before (95 % intervals)"
+    title = "Audio gain against loss of accuracy (95 % intervals)"
     if left_out:
         names = textwrap.shorten(", ".join(left_out), 60, placeholder=" ...")
-        title += f"\nVL changes not drawn, no retention measurement: {names}"
+        title += f"\nnot drawn (no retention measurement): {names}"
     axes.set_title(title, fontsize="medium")
     axes.legend(fontsize="small")
     try:
@@ -393,10 +395,12 @@ def draw_picture(runs: Sequence[RunSummary], path: Path) -> None:
         plt.close(figure)
 
 
-def _drawn(run: RunSummary, found: Meaning | None) -> list[tuple[str, str, dict[str, Any]]]:
+def _choose_drawn(run: RunSummary, found: Validity | None) -> list[tuple[str, str, dict[str, Any]]]:
     """Name, marker and figures of what the picture shows of a run."""
     vl = {} if found is not None and found.not_retention else run.metrics["evaluation"]["vl"]
-    shown = [(f"VL, {name}", mark, vl[name]) for name, mark in (("distractor", "o"), ("silence", "^")) if name in vl]
+    shown = [
+        (f"VL, {name}", mark, vl[name]) for name, mark in ((DISTRACTOR.name, "o"), (SILENCE.name, "^")) if name in vl
+    ]
     worst = run.worst_text
     if worst is not None and not (found is not None and found.not_text_retention):
         shown.append(("text, worst condition", "s", worst[1]))
@@ -404,7 +408,7 @@ def _drawn(run: RunSummary, found: Meaning | None) -> list[tuple[str, str, dict[
 
 
 def _furthest(results: Mapping[str, dict[str, Any]], value: Any) -> tuple[str, dict[str, Any]] | None:
-    compared = {name: result for name, result in results.items() if is_retention_condition(name)}
+    compared = keep_retention(results)
     return min(compared.items(), key=lambda item: value(item[1])) if compared else None
 
 
@@ -413,8 +417,9 @@ def _percent(estimate: dict[str, float]) -> str:
 
 
 def _score(estimate: dict[str, float], metric: str) -> str:
-    """Of audio rows; results hold a tenth of CIDEr-D, which runs from 0 to 10."""
-    return f"{10 * estimate['mean']:.2f}" if metric == "cider_d" else _percent(estimate)
+    """Of audio examples; results hold a share of the metric's highest value."""
+    found = find_metric(metric)
+    return f"{found.scale * estimate['mean']:.{found.digits}f}{found.unit}"
 
 
 def _divergence(result: dict[str, Any] | None) -> tuple[str, str]:
@@ -427,10 +432,10 @@ def _change(result: dict[str, Any] | None, *, void: bool) -> str:
         return _NONE
     if void:
         return _SHORT
-    change = _widened(result)
+    change = _widen(result)
     mean, low, high = (100 * value for value in (change.mean, change.low, change.high))
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _widened(result: dict[str, Any]) -> Estimate:
-    return without_change(Estimate(**result["difference"]), result["rows"])
+def _widen(result: dict[str, Any]) -> Estimate:
+    return widen_unchanged(Estimate(**result["difference"]), result["rows"])

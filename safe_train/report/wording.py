@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from safe_train.evaluation.audio_metric import AUDIO_METRICS
+from safe_train.metrics.metric import Metric
 from safe_train.report.seeds import Interval
-
-CIDER_D = AUDIO_METRICS["cider_d"]
 
 _MINUS = "\u2212"
 
@@ -33,28 +31,25 @@ def percent_limits(interval: Interval) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def score(value: float, metric: str) -> str:
-    """The score of audio rows: a share in percent; CIDEr-D, of which results hold a tenth, from 0 to 10."""
-    return f"{10 * value:.2f}" if metric == CIDER_D else percent(value)
+def score(value: float, metric: Metric) -> str:
+    """The score of audio examples, of which results hold a share of the highest, in the metric's own range."""
+    return percent(value) if metric.is_share else f"{metric.scale * value:.{metric.digits}f}"
 
 
-def score_limits(interval: Interval, metric: str) -> str:
-    """Its limits."""
-    if metric == CIDER_D:
-        return f"{10 * max(0.0, interval.low):.2f} to {10 * interval.high:.2f}"
-    return percent_limits(interval)
+def score_limits(interval: Interval, metric: Metric) -> str:
+    """Its limits, kept within what a score can be."""
+    low, high = (metric.scale * min(1.0, max(0.0, limit)) for limit in (interval.low, interval.high))
+    return f"{low:.{metric.digits}f} to {high:.{metric.digits}f}"
 
 
-def score_change(value: float, metric: str) -> str:
+def score_change(value: float, metric: Metric) -> str:
     """A gain in it."""
-    return points(value / 10, 2) if metric == CIDER_D else points(value)
+    return points(metric.scale * value / 100, metric.digits)
 
 
-def score_change_limits(interval: Interval, metric: str) -> str:
-    """The limits of a gain in it."""
-    if metric == CIDER_D:
-        return f"{points(interval.low / 10, 2)} to {points(interval.high / 10, 2)}"
-    return points_limits(interval)
+def score_change_limits(interval: Interval, metric: Metric) -> str:
+    """The limits of a gain in it, kept within what a gain can be."""
+    return f"{score_change(max(-1.0, interval.low), metric)} to {score_change(min(1.0, interval.high), metric)}"
 
 
 def bits(value: float) -> str:

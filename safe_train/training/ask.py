@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_train.data.example import Example
-from safe_train.evaluation.lengths import LONGEST
+from safe_train.evaluation.answer_lengths import LONGEST
 from safe_train.runs.layout import read_config
 from safe_train.training.build import attach, build_collator, load_base_model
 from safe_train.training.run import load_trained

@@ -16,15 +16,16 @@ from safe_train.data.example import CAPTION, Example
 from safe_train.distributed.fsdp import shard_base
 from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError
+from safe_train.evaluation.answer_lengths import answer_lengths
 from safe_train.evaluation.audio_metric import resolve_audio_metric
 from safe_train.evaluation.base_answers import BaseAnswers, base_answers
-from safe_train.evaluation.conditions import Distractors, select
+from safe_train.evaluation.conditions import select
+from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.evaluator import Evaluator
 from safe_train.evaluation.fingerprint import base_key
-from safe_train.evaluation.lengths import answer_lengths
 from safe_train.evaluation.predictions import NoStore, PredictionStore
 from safe_train.evaluation.settings import EvaluationSettings
-from safe_train.evaluation.stores import base_store
+from safe_train.evaluation.storage import base_store
 from safe_train.metrics.captions import require_aac_metrics
 from safe_train.training.batches import StepBatches, require_examples_for_all_ranks
 from safe_train.training.build import (

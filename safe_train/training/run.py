@@ -19,8 +19,8 @@ from safe_train.evaluation.fingerprint import evaluation_key
 from safe_train.evaluation.positive_control import damage_fusions
 from safe_train.evaluation.predictions import BASE
 from safe_train.evaluation.results import Evaluation
-from safe_train.evaluation.stores import base_store, safe_store
-from safe_train.evaluation.stores import write_results as write_evaluation
+from safe_train.evaluation.storage import base_store, safe_store
+from safe_train.evaluation.storage import write_results as write_evaluation
 from safe_train.io.files import append_line
 from safe_train.model.safe_model import SafeModel
 from safe_train.runs.checkpoint import Checkpoint, latest_checkpoint, require_settings

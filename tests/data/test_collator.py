@@ -17,7 +17,7 @@ from safe_train.data.collator import Collator, FeatureCache, require_plain_text
 from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.errors import InputError
-from safe_train.evaluation.text_rows import num_bytes
+from safe_train.evaluation.text_examples import num_bytes
 from safe_train.model.audio.encoder import load_audio_encoder
 from tests.tolerances import LOGITS, relative_error
 

@@ -9,14 +9,14 @@ from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.example import CAPTION, QUESTION, Example
 from safe_train.embedded.dataset import DatasetSizes, write_dataset
 from safe_train.errors import InputError
+from safe_train.evaluation.aggregate import audio_result
 from safe_train.evaluation.audio_metric import audio_scores, resolve_audio_metric
-from safe_train.evaluation.figures import audio_result
 from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.summarize import summarize
 from safe_train.metrics.captions import cider_d
+from safe_train.metrics.exact_match import exact_match
 from safe_train.metrics.intervals import SHARE, cluster_bootstrap
-from safe_train.metrics.text_overlap import token_f1
-from safe_train.metrics.vqa_accuracy import exact_match
+from safe_train.metrics.token_f1 import token_f1
 
 # Captions as people write them: five of a clip, no two alike.
 SAID = {
@@ -94,8 +94,8 @@ def test_accuracy_is_that_of_the_metric():
 
 def test_cider_d_is_a_tenth_of_its_own_figure():
     own = cider_d(list(PARAPHRASES.values()), list(SAID.values()))
-    assert audio_scores(GOOD, ROWS, "cider_d") == pytest.approx([value / 10 for value in own.per_sample])
-    assert audio_result("matched", GOOD, ROWS, metric="cider_d").accuracy.mean == pytest.approx(own.mean / 10)
+    assert audio_scores(GOOD, ROWS, "cider_d") == pytest.approx([value / 10 for value in own])
+    assert audio_result("matched", GOOD, ROWS, metric="cider_d").accuracy.mean == pytest.approx(sum(own) / 4 / 10)
 
 
 def test_a_caption_s_own_words_have_the_full_score_by_likeness():
@@ -144,7 +144,7 @@ def test_the_procedural_clips_are_a_closed_set(tmp_path):
 
 
 def test_cider_d_needs_two_captions_and_its_extra(monkeypatch):
-    with pytest.raises(InputError, match="at least two audio rows that ask for a caption, got 1"):
+    with pytest.raises(InputError, match="at least two audio examples that ask for a caption, got 1"):
         resolve_audio_metric("cider_d", [ROWS[0], replace(ROWS[1], kind=QUESTION)])
 
     def missing(name):

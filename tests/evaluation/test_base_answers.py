@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from safe_train.evaluation.base_answers import ended_rows, ends
+from safe_train.evaluation.base_answers import ends, find_ended
 
 GENERATED = torch.tensor([[5, 2, 0], [5, 6, 7], [5, 9, 0]])
 
@@ -13,7 +13,7 @@ GENERATED = torch.tensor([[5, 2, 0], [5, 6, 7], [5, 9, 0]])
 @pytest.fixture
 def stopping(monkeypatch):
     def by(*tokens):
-        monkeypatch.setattr(sys.modules[ended_rows.__module__], "stop_tokens", lambda _base: list(tokens))
+        monkeypatch.setattr(sys.modules[find_ended.__module__], "stop_tokens", lambda _base: list(tokens))
 
     return by
 
@@ -23,7 +23,7 @@ def stopping(monkeypatch):
 )
 def test_an_answer_ends_with_any_of_the_tokens_that_end_one(stopping, embedded_base, tokens, ended):
     stopping(*tokens)
-    assert ended_rows(GENERATED, embedded_base).tolist() == ended
+    assert find_ended(GENERATED, embedded_base).tolist() == ended
     assert ends(GENERATED, embedded_base, max_new_tokens=3) == ended
 
 

@@ -7,10 +7,10 @@ import torch
 
 from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.datasets.vqa import VQA
+from safe_train.evaluation.answer_lengths import AnswerLengths
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.conditions import select
 from safe_train.evaluation.evaluator import Evaluator
-from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.report.summary import RunSummary, format_table
@@ -84,7 +84,7 @@ def test_before_training_nothing_changes_and_the_table_says_that_nothing_was_mea
     assert unmeasured == [
         f"WARNING run: {name}: the fusion had no effect; this is not a retention measurement" for name in CONDITIONS
     ]
-    assert deaf.startswith("WARNING run: nothing shows that it hears: ")
+    assert deaf.startswith("WARNING run: no evidence that it hears: ")
 
 
 def test_a_divergence_is_over_as_many_tokens_as_the_sample_says(evaluator):
@@ -109,7 +109,7 @@ def test_damaged_adapters_change_answers_under_every_audio_but_not_in_the_bypass
     bypass = evaluation.vl["bypass"]
     assert (bypass.bit_equal, bypass.answer_change_rate, bypass.kl, bypass.fusion_calls) == (True, 0.0, 0.0, 0)
     (deaf,) = warnings_of(evaluation)
-    assert deaf.startswith("WARNING run: nothing shows that it hears: ")
+    assert deaf.startswith("WARNING run: no evidence that it hears: ")
     assert evaluation.worst_difference.difference.mean == min(
         result[name].difference.mean for result in (evaluation.vl, evaluation.text) for name in CONDITIONS if result
     )
@@ -125,7 +125,7 @@ def test_a_shut_gate_is_no_retention_measurement(evaluator):
     *unmeasured, deaf = warnings_of(evaluation)
     assert len(unmeasured) == len(CONDITIONS)
     assert all("not a retention measurement" in line for line in unmeasured)
-    assert "nothing shows that it hears" in deaf
+    assert "no evidence that it hears" in deaf
 
 
 @pytest.mark.parametrize("parameter", ["lm_head.weight", "model.language_model.layers.0.mlp.up_proj.weight"])

@@ -36,7 +36,7 @@ def tables(text):
 def test_every_condition_has_its_figures(evaluation):
     """6 of 60 and 3 of 60 answers are lost; the documents of one condition take a quarter of a bit more."""
     vl, text, documents, audio = tables(format_evaluation(evaluation)).items()
-    assert vl[0] == "VL rows: the base has 100.0 % right"
+    assert vl[0] == "VL questions: base accuracy 100.0 %"
     assert tuple(vl[1]) == EVERY
     assert vl[1]["bypass"]["change [95 %]"] == "bit-equal"
     assert vl[1]["distractor"] | {"change [95 %]": "", "KL": ""} == dict(
@@ -45,16 +45,16 @@ def test_every_condition_has_its_figures(evaluation):
     assert vl[1]["distractor"]["change [95 %]"].startswith("-10.0 [-")
     assert vl[1]["silence"]["change [95 %]"].startswith("+0.0 [-")
     assert float(vl[1]["distractor"]["KL"]) == pytest.approx(evaluation.vl["distractor"].kl, abs=5e-5)
-    assert text[0] == "text-only questions: the base has 100.0 % right"
+    assert text[0] == "text-only questions: base accuracy 100.0 %"
     assert text[1]["silence"]["change [95 %]"].startswith("-5.0 [-")
-    assert documents[0].startswith("documents: the base has ")
+    assert documents[0].startswith("documents: base ")
     assert tuple(documents[1]["noise"]) == DOCUMENTS_HEADER
     assert documents[1]["noise"]["change [95 %]"].startswith("+0.250 [")
-    assert audio[0] == "audio rows: exact match"
+    assert audio[0] == "audio examples: scored by exact match"
     assert tuple(audio[1]["silence"]) == AUDIO_HEADER
     assert audio[1]["matched"]["score [95 %]"].startswith("100.0 % [")
-    assert audio[1]["silence"]["matched minus it [95 %]"].startswith("+100.0 [")
-    assert audio[1]["matched"]["matched minus it [95 %]"] == "-"
+    assert audio[1]["silence"]["gain of matched [95 %]"].startswith("+100.0 [")
+    assert audio[1]["matched"]["gain of matched [95 %]"] == "-"
 
 
 def test_a_bypass_that_differs_is_told(evaluation):
@@ -67,14 +67,14 @@ def test_cider_d_runs_from_0_to_10(evaluation):
     """Results hold a tenth of it."""
     matched = replace(evaluation.audio["matched"], accuracy=Estimate(0.123, 0.1, 0.15))
     text = format_evaluation(replace(evaluation, audio={"matched": matched}, audio_metric="cider_d"))
-    assert re.search(r"audio rows: CIDEr-D\n.*\n.*\n.*\nmatched +8 +1\.23 \[1\.00, 1\.50\] +-$", text)
+    assert re.search(r"audio examples: scored by CIDEr-D\n.*\n.*\n.*\nmatched +8 +1\.23 \[1\.00, 1\.50\] +-$", text)
 
 
 def test_what_was_not_measured_has_no_table(evaluation):
     without = replace(evaluation, text={}, base_text=None, documents={}, base_bits_per_byte=None)
     assert list(tables(format_evaluation(without))) == [
-        "VL rows: the base has 100.0 % right",
-        "audio rows: exact match",
+        "VL questions: base accuracy 100.0 %",
+        "audio examples: scored by exact match",
     ]
 
 
@@ -90,4 +90,4 @@ def test_caption_metrics_have_their_lines(evaluation):
     scored = {name: replace(result, captions=figures) for name, result in evaluation.audio.items()}
     lines = format_evaluation(replace(evaluation, audio=scored)).splitlines()
     assert [line for line in lines if "CIDEr-D" in line] == [f"captions, {name}: CIDEr-D 7.12" for name in scored]
-    assert [line for line in lines if "SPICE" in line] == ["without SPICE: needs the SPICE program"]
+    assert [line for line in lines if "SPICE" in line] == ["SPICE left out: needs the SPICE program"]

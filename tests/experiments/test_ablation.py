@@ -27,7 +27,7 @@ from experiments.arms import (
 from experiments.tables import compare, markdown, row
 from safe_train.config import build_config
 from safe_train.errors import InputError
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import conditions_for
 from safe_train.report.summary import read_summary
 
 
@@ -108,8 +108,8 @@ def test_the_arms_of_the_loudness_experiment_are_configurations_of_its_four_comb
     assert told == {"neither": ((), None), "gains": (gains, None), "level": ((), -20), "gains and level": (gains, -20)}
     for config in found.values():
         assert set(loudness.GAIN_CONDITIONS) | set(CONDITIONS) == set(config.evaluation.conditions)
-        assert set(config.evaluation.conditions) <= set(VL_CONDITIONS)
-        assert {"loud", *loudness.GAIN_CONDITIONS} <= set(AUDIO_CONDITIONS)
+        assert set(config.evaluation.conditions) <= set(conditions_for("vl"))
+        assert {"loud", *loudness.GAIN_CONDITIONS} <= set(conditions_for("audio"))
 
 
 def test_the_rivals_are_what_their_names_say():

@@ -9,11 +9,13 @@ import yaml
 from safe_train.config import build_config
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.predictions import Prediction
-from safe_train.evaluation.stores import base_store, safe_store
+from safe_train.evaluation.storage import base_store, safe_store
 from safe_train.evaluation.summarize import summarize
 from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.results import retention_figures
+from safe_train.metrics.metric import Metric
+from safe_train.metrics.registry import METRICS
 from tests.huggingface.made import RETENTION
 
 ROWS = 40
@@ -78,7 +80,7 @@ def evaluated(tmp_path, *, base_right, heard, text=True, lost=3, metric="exact_m
             "bypass": [*answers(TEXT, ROWS, 0, False, text_bypass), *documents(15.0, False)],
             "silence": [*answers(TEXT, ROWS, 8), *documents(20.0, True)],
         },
-        "text_rows": [*TEXT, *DOCUMENTS],
+        "text_examples": [*TEXT, *DOCUMENTS],
     }  # fmt: skip
     result = summarize(
         answers(VL, base_right, 0, False),
@@ -101,10 +103,10 @@ def test_a_base_with_nothing_right_passes_nothing(tmp_path):
     """Every answer of the base is wrong: no loss of accuracy, and yet 3 of 40 answers changed by a KL of 2.5."""
     found = evaluated(tmp_path, base_right=0, heard=ROWS)
     front, body = card(found)
-    assert "## Seeing: not a retention measurement" in body
-    assert "Not a retention measurement: the base has 0.0 % right" in body
+    assert "## Visual questions: not a retention measurement" in body
+    assert "Not a retention measurement: the base's accuracy is 0.0 %" in body
     assert "| silence | 40 | 7.5 % | 2.5 |" in body
-    assert "What hearing costs in seeing" not in body
+    assert "Retention on visual questions" not in body
     assert metrics(front) == {}
 
 
@@ -112,8 +114,8 @@ def test_a_base_that_sees_is_measured(tmp_path):
     found = evaluated(tmp_path, base_right=ROWS, heard=ROWS)
     front, body = card(found)
     assert "not a retention measurement" not in body.lower()
-    assert "## What hearing costs in seeing" in body
-    assert "(100.0 % right)" in body
+    assert "## Retention on visual questions" in body
+    assert "(accuracy 100.0 %)" in body
     assert "| silence | 40 | 92.5 % | -7.5 [" in body
     assert metrics(front)["accuracy (VL, silence)"] == ("accuracy", 0.925)
 
@@ -125,9 +127,9 @@ def test_text_stands_beside_images(tmp_path):
     assert found["text"]["silence"]["answer_change_rate"] == 8 / ROWS
     assert found["base_bits_per_byte"][0] == 1.5
     front, body = card(found)
-    assert "## What hearing costs in text without an image" in body
+    assert "## Retention on text-only questions" in body
     assert "| silence | 40 | 80.0 % | -20.0 [" in body
-    assert "1.500 bits per byte by the untouched base" in body
+    assert "The base needs 1.500 bits per byte of documents" in body
     assert "| silence | 4 | 2.000 | +0.500 [" in body
     assert metrics(front)["accuracy (text, silence)"] == ("accuracy", 0.8)
 
@@ -142,7 +144,7 @@ def test_text_that_was_not_measured_is_said_not_to_be(tmp_path):
 @pytest.mark.parametrize(("heard", "learned"), [(0, False), (ROWS, True)])
 def test_a_model_that_hears_nothing_is_not_said_to_hear(tmp_path, heard, learned):
     front, body = card(evaluated(tmp_path, base_right=ROWS, heard=heard))
-    assert ("## What it hears" in body, "Did not learn to hear: with the matched clip" in body) == (
+    assert ("## Hearing\n" in body, "No evidence of hearing: with the matched clip" in body) == (
         learned,
         not learned,
     )
@@ -158,7 +160,7 @@ def test_the_bypass_counts_on_text_too(tmp_path):
 
 def test_text_at_the_floor_claims_no_accuracy():
     front, body = card(figures(**meaning(not_text_retention="the base has 0.0 % right; look elsewhere")))
-    assert "## Text without an image: not a retention measurement" in body
+    assert "## Text-only questions: not a retention measurement" in body
     assert "| silence | 16 | 18.8 % | 0.25 |" in body
     assert "62.5 %" not in body
     assert metrics(front).keys() == {"accuracy (VL, silence)", "exact match (audio, matched)"}
@@ -178,6 +180,14 @@ def test_the_metric_of_hearing_is_named(metric, name, metric_type, told):
     assert told in body
     assert metrics(front)[f"{name} (audio, matched)"] == (metric_type, 0.999)
     assert ("in points: against silence +25.0 [" in body) == (metric != "cider_d")
+
+
+def test_a_registered_metric_is_named_on_the_card(monkeypatch):
+    """A value of at most 4 is given to the hub as a share, and says so."""
+    monkeypatch.setitem(METRICS, "words", Metric("words", "first words", lambda corpus: [], highest=4.0))
+    front, body = card(figures(audio_metric="words"))
+    assert "by first words/4: matched 0.999" in body
+    assert metrics(front)["first words/4 (audio, matched)"] == ("words/4", 0.999)
 
 
 def test_what_was_measured_is_named_with_its_one_seed():

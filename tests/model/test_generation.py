@@ -16,9 +16,9 @@ from safe_train.configs.model_configs import EMBEDDED
 from safe_train.data.cache.features import FeatureCache
 from safe_train.data.collator import Collator
 from safe_train.embedded import weights
+from safe_train.evaluation.answer_lengths import AnswerLengths
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.fingerprint import base_key
-from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model.base import Base
 from safe_train.model.generation import generate_greedily, own_settings, stop_tokens

@@ -17,16 +17,19 @@ from safe_train.audio.input import describe
 from safe_train.config import build_config
 from safe_train.configs.retention_variants import get_variant_config
 from safe_train.data.example import DOCUMENT, Example
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, Distractors
-from safe_train.evaluation.figures import answer_result
+from safe_train.evaluation.aggregate import answer_result
+from safe_train.evaluation.conditions import conditions_for
+from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.predictions import BASE, Prediction, PredictionStore
 from safe_train.evaluation.results import DocumentResult, Evaluation
-from safe_train.evaluation.stores import base_store, safe_store, write_results
+from safe_train.evaluation.storage import base_store, safe_store, write_results
 from safe_train.evaluation.summarize import summarize
 from safe_train.io.files import json_text, write_text
 from safe_train.metrics.intervals import Estimate, cluster_bootstrap
+from safe_train.report import ReportFiles
 from safe_train.runs.environment import Machine
 from safe_train.training.trainer import TrainingOutcome
+from tests.report.pages import ALL_AUDIO, ALL_VL, HOSTILE, report_on
 
 VL_ROWS, TEXT_ROWS, AUDIO_ROWS = 60, 60, 8
 PLAIN = ("bypass", "silence", "distractor")
@@ -153,6 +156,18 @@ def make_run(vl_rows: list[Example], text_rows: list[Example], audio_rows: list[
     return make
 
 
+@pytest.fixture(scope="session")
+def full(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """Two variants, one with two seeds, every condition, a positive control, hostile answers."""
+    root = tmp_path_factory.mktemp("full")
+    whole = {"conditions": ALL_VL, "audio_conditions": ALL_AUDIO}
+    for variant, seed, lost in (("no_retention", 42, 20), ("full_retention", 42, 1), ("full_retention", 43, 2)):
+        losses = dict.fromkeys(ALL_VL[1:], lost)
+        make_run(root, variant, seed, losses=losses, answer=HOSTILE, **whole)
+    make_run(root, damage=2.0, losses=dict.fromkeys(ALL_VL[1:], 60), heard=0, **whole)
+    return report_on(root)
+
+
 def _evaluate(
     folder: Path,
     how: Made,
@@ -180,8 +195,12 @@ def _evaluate(
     distractors = Distractors(audio_rows, seed)
 
     def vl(name: str) -> list[Prediction]:
-        condition = VL_CONDITIONS[name]
-        rows = [row for draw in range(condition.draws) for row in condition.rows(vl_rows, distractors, draw)]
+        condition = conditions_for("vl")[name]
+        rows = [
+            row
+            for draw in range(condition.draws)
+            for row in condition.playback("vl").examples(vl_rows, distractors, draw)
+        ]
         lost = {row.row_id for row in vl_rows[: how.losses.get(name, 0)]}
 
         def answer(batch: Any) -> list[Prediction]:
@@ -190,7 +209,7 @@ def _evaluate(
         return store.complete("vl", name, rows, answer, 1_000)
 
     def audio(name: str) -> list[Prediction]:
-        rows = AUDIO_CONDITIONS[name].rows(audio_rows, distractors, 0)
+        rows = conditions_for("audio")[name].playback("audio").examples(audio_rows, distractors, 0)
         right = {row.row_id for row in audio_rows[: how.heard]} if name == "matched" else set()
 
         def answer(batch: Any) -> list[Prediction]:
@@ -237,8 +256,12 @@ def _with_text(
     said = base.complete("text", BASE, rows, lambda batch: [_as_the_base(row, how) for row in batch], len(rows))
     results = {}
     for name in how.conditions:
-        condition = VL_CONDITIONS[name]
-        heard = [row for draw in range(condition.draws) for row in condition.rows(rows, distractors, draw)]
+        condition = conditions_for("vl")[name]
+        heard = [
+            row
+            for draw in range(condition.draws)
+            for row in condition.playback("text").examples(rows, distractors, draw)
+        ]
         lost = {row.row_id for row in rows[: lost_by.get(name, 0)]}
 
         def answer(batch: Any, attached: bool = condition.attach, lost: set[str] = lost) -> list[Prediction]:
@@ -262,7 +285,7 @@ def _with_documents(evaluation: Evaluation, how: Made) -> Evaluation:
     results = {}
     for name in how.conditions:
         change = how.bits.get(name, 0.0)
-        bypassed = not VL_CONDITIONS[name].attach
+        bypassed = not conditions_for("vl")[name].attach
         results[name] = DocumentResult(
             condition=name, rows=20, bytes=2_000,
             bits_per_byte=Estimate(1.5 + change, 1.4 + change, 1.6 + change),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS
+from safe_train.evaluation.conditions import conditions_for
 from safe_train.report import read_runs, write_report
 from tests.report.browser import NAMES, Browser, browser, find_browser
 
@@ -25,8 +25,8 @@ def chromium() -> Iterator[Browser]:
 def report_page(make_run, tmp_path_factory):
     """Four arms with long names, hostile words, a control, one that measures nothing, and every section."""
     root = tmp_path_factory.mktemp("runs")
-    whole = {"conditions": tuple(VL_CONDITIONS), "audio_conditions": tuple(AUDIO_CONDITIONS)}
-    losses = dict.fromkeys(list(VL_CONDITIONS)[1:], 7)
+    whole = {"conditions": tuple(conditions_for("vl")), "audio_conditions": tuple(conditions_for("audio"))}
+    losses = dict.fromkeys(list(conditions_for("vl"))[1:], 7)
     words = "<script>throw 1</script>" + 60 * "longword"
     settings = {"data.silence_prob": "0.15", "data.loud_prob": "0.15", "retention.null_space_target": "update"}
     make_run(root, "no_retention", losses=losses, answer=words, **whole)

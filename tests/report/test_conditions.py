@@ -2,15 +2,15 @@
 
 import pytest
 
-from safe_train.evaluation.conditions import AUDIO_CONDITIONS, VL_CONDITIONS, select
-from safe_train.evaluation.meaning import STANDARD, meaning
+from safe_train.evaluation.conditions import CONDITIONS, select, standard_names
+from safe_train.evaluation.validity import assess_validity
 from safe_train.huggingface import SafeConfig
 from safe_train.huggingface.model_card import model_card
 from safe_train.huggingface.results import retention_figures
 from safe_train.report import read_runs, write_report
 from safe_train.report.summary import draw_picture, format_table
 
-ALONE = [[name] for name in dict.fromkeys([*VL_CONDITIONS, *AUDIO_CONDITIONS])]
+ALONE = [[name] for name in CONDITIONS]
 CHOICES = [([], False), (["silence"], False), *((names, True) for names in ([], *ALONE, ["loud", "noise"], ["all"]))]
 
 
@@ -24,9 +24,9 @@ def test_a_run_that_measured_some_conditions_is_shown_and_published(make_run, tm
     found = read_runs([tmp_path])
     (run,) = found.runs
     evaluation = run.evaluation.result
-    judged = meaning(evaluation, margin=0.005)
-    heard = set(chosen.vl) & set(STANDARD)
-    assert set(judged.unmeasured) == set(STANDARD) - heard
+    judged = assess_validity(evaluation, margin=0.005)
+    heard = set(chosen.vl) & set(standard_names())
+    assert set(judged.unmeasured) == set(standard_names()) - heard
     assert bool(judged.not_retention) == all(name == "bypass" or name.startswith("gate_") for name in chosen.vl)
     assert format_table(found.summaries)
     draw_picture(found.summaries, tmp_path / "picture.png")

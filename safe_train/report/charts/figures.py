@@ -1,4 +1,4 @@
-"""The charts of the report, each from the figures of the arms."""
+"""The charts of the report, each from the figures of the variants."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from safe_train.audio.input import LOUD_DB
-from safe_train.evaluation.conditions import GAINS_DB, GATES
-from safe_train.report.arms import AnswerCell, Arm, AudioCell
+from safe_train.evaluation.conditions import BYPASS, CONDITIONS, DISTRACTOR, MATCHED
 from safe_train.report.charts.panel import APART, Look, Panel, Point
 from safe_train.report.charts.scales import Scale, linear, logarithmic, points, shares
 from safe_train.report.curves import CurvePoint, curve
-from safe_train.report.grouping import Group
+from safe_train.report.grouping import VariantRuns
 from safe_train.report.seeds import Interval
+from safe_train.report.variants import AnswerCell, AudioCell, VariantFigures
 from safe_train.retention import MECHANISMS
 
 Looks = Mapping[str, Look]
-"""By the name of the arm."""
+"""By the name of the variant."""
 
 
 _HALF_PAGE = (400, 240)
@@ -60,13 +59,13 @@ def training_metrics() -> list[TrainingMetric]:
     ]
 
 
-def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
-    """Audio gain across, change in accuracy up, under the worst condition on VL rows and text-only questions.
+def pareto(variants: Sequence[VariantFigures], looks: Looks, margin: float) -> list[Markup]:
+    """Audio gain across, change in accuracy up, under the worst condition on VL examples and text-only questions.
 
-    Arms that are no retention measurement are not drawn: a base that knows nothing loses nothing. A second chart shows
-    those with nearly the best gain, where others press them together. None if no arm has both.
+    Variants that are no retention measurement are not drawn: a base that knows nothing loses nothing. A second chart
+    shows those with nearly the best gain, where others press them together. None if no variant has both.
     """
-    shown = _measured(arms)
+    shown = _find_measured(variants)
     if not shown:
         return []
     best = max(gain.mean for _, gain, _ in shown)
@@ -74,23 +73,29 @@ def pareto(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
     return [_pareto_chart(rows, looks, margin) for rows in ([shown] if len(near) == len(shown) else [shown, near])]
 
 
-_Measured = Sequence[tuple[Arm, Interval, Interval]]
-"""Arms with their audio gain and their worst change."""
+_Measured = Sequence[tuple[VariantFigures, Interval, Interval]]
+"""Variants with their audio gain and their worst change."""
 
 
-def _measured(arms: Sequence[Arm]) -> _Measured:
-    return [(arm, arm.gain, arm.worst.change) for arm in arms if arm.gain is not None and arm.worst is not None]
+def _find_measured(variants: Sequence[VariantFigures]) -> _Measured:
+    return [
+        (variant, variant.gain, variant.worst.change)
+        for variant in variants
+        if variant.gain is not None and variant.worst is not None
+    ]
 
 
-def _front(shown: _Measured) -> list[tuple[float, float]]:
-    """The front in points; empty where a single arm is on it, through which there is no line to draw."""
-    found = pareto_front([(100 * gain.mean, 100 * change.mean) for arm, gain, change in shown if not arm.damage])
+def _find_front(shown: _Measured) -> list[tuple[float, float]]:
+    """The front in points; empty where a single variant is on it, through which there is no line to draw."""
+    found = pareto_front(
+        [(100 * gain.mean, 100 * change.mean) for variant, gain, change in shown if not variant.damage]
+    )
     return found if len(found) > 1 else []
 
 
-def has_front(arms: Sequence[Arm]) -> bool:
-    """Whether :func:`pareto` draws the line that joins the arms no other beats in both."""
-    return bool(_front(_measured(arms)))
+def has_front(variants: Sequence[VariantFigures]) -> bool:
+    """Whether :func:`pareto` draws the line that joins the variants no other beats in both."""
+    return bool(_find_front(_find_measured(variants)))
 
 
 def _pareto_chart(shown: _Measured, looks: Looks, margin: float) -> Markup:
@@ -106,13 +111,15 @@ def _pareto_chart(shown: _Measured, looks: Looks, margin: float) -> Markup:
     )
     panel.rule(0.0, "zero", "the base")
     panel.rule(-100 * margin, "margin", f"margin \u2212{100 * margin:g}")
-    if front := _front(shown):
+    if front := _find_front(shown):
         panel.steps(_staircase(front, panel), "front")
-    for (arm, gain, change), shift in zip(shown, panel.shifts([100 * gain.mean for _, gain, _ in shown]), strict=True):
-        under = f"{arm.worst_part}, {arm.worst_name}"
-        label = f"{arm.name}: gain {100 * gain.mean:+.1f}, worst change {100 * change.mean:+.1f} points ({under})"
+    for (variant, gain, change), shift in zip(
+        shown, panel.shifts([100 * gain.mean for _, gain, _ in shown]), strict=True
+    ):
+        under = f"{variant.worst_part}, {variant.worst_name}"
+        label = f"{variant.name}: gain {100 * gain.mean:+.1f}, worst change {100 * change.mean:+.1f} points ({under})"
         point = Point(100 * gain.mean, 100 * change.mean, _limits(gain), _limits(change), label)
-        panel.point(point, looks[arm.name], shift=shift)
+        panel.point(point, looks[variant.name], shift=shift)
     return panel.svg("Up and to the right is better")
 
 
@@ -132,29 +139,37 @@ def _staircase(front: Sequence[tuple[float, float]], panel: Panel) -> list[tuple
     return corners
 
 
-def gate_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
+def gate_curves(variants: Sequence[VariantFigures], looks: Looks, margin: float) -> list[Markup]:
     """Changes and audio accuracy over the gate; the bypass has it shut, distractor and matched clips fully open."""
-    change = {0.0: "bypass"} | {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "distractor"}
-    heard = {gate: f"gate_{gate:g}" for gate in GATES} | {1.0: "matched"}
+    swept = {condition.name: condition.gate for condition in CONDITIONS.values() if condition.sweep == "gate"}
+    change = _by_value({BYPASS.name: 0.0, DISTRACTOR.name: 1.0} | swept)
     axis = Scale(0.0, 1.0, tuple((gate, f"{gate:g}") for gate in change))
-    return _sweep(arms, looks, margin, change, heard, axis, "gate", {f"gate_{gate:g}" for gate in GATES})
+    return _sweep(variants, looks, margin, change, _by_value({MATCHED.name: 1.0} | swept), axis, "gate", set(swept))
 
 
-def loudness_curves(arms: Sequence[Arm], looks: Looks, margin: float) -> list[Markup]:
+def loudness_curves(variants: Sequence[VariantFigures], looks: Looks, margin: float) -> list[Markup]:
     """Changes and audio accuracy over the clip's gain; 0 dB is the clip as it is."""
-    gains = {gain: f"gain_{gain:+g}" for gain in GAINS_DB}
-    change = dict(sorted((gains | {0.0: "distractor", LOUD_DB: "loud"}).items()))
-    heard = dict(sorted((gains | {0.0: "matched", LOUD_DB: "loud"}).items()))
-    played = [gain for gain, name in change.items() if any(name in arm.vl or name in arm.text for arm in arms)]
+    swept = {condition.name: condition.gain_db for condition in CONDITIONS.values() if condition.sweep == "gain"}
+    change = _by_value({DISTRACTOR.name: 0.0} | swept)
+    played = [
+        gain for gain, name in change.items() if any(name in variant.vl or name in variant.text for variant in variants)
+    ]
     if len(played) < 2:
         return []
     ticks = tuple((gain, f"{gain:+g}".replace("-", "\u2212") if gain else "0") for gain in played)
     axis = Scale(min(played), max(played), ticks)
-    return _sweep(arms, looks, margin, change, heard, axis, "gain (dB)", {*gains.values(), "loud"})
+    return _sweep(
+        variants, looks, margin, change, _by_value({MATCHED.name: 0.0} | swept), axis, "gain (dB)", set(swept)
+    )
+
+
+def _by_value(places: Mapping[str, float]) -> dict[float, str]:
+    """Conditions by their place on the axis, from the lowest."""
+    return dict(sorted((value, name) for name, value in places.items()))
 
 
 def _sweep(
-    arms: Sequence[Arm],
+    variants: Sequence[VariantFigures],
     looks: Looks,
     margin: float,
     change: Mapping[float, str],
@@ -163,20 +178,20 @@ def _sweep(
     x_label: str,
     swept: Set[str],
 ) -> list[Markup]:
-    """A chart for each kind of rows over one axis; none where no arm has a condition between the ends on them.
+    """A chart for each kind of examples over one axis; none where no variant has a condition between the ends on them.
 
-    Arms whose figures are no measurement of a kind's retention are not drawn there.
+    Variants whose figures are no measurement of a kind's retention are not drawn there.
     """
     lines_of = {
         "VL change": {
-            arm.name: _along(change, arm.vl, lambda cell: cell.change)
-            for arm in arms
-            if not arm.vl.keys().isdisjoint(swept) and not arm.standing.not_retention
+            variant.name: _along(change, variant.vl, lambda cell: cell.change)
+            for variant in variants
+            if not variant.vl.keys().isdisjoint(swept) and not variant.standing.not_retention
         },
         "text-only change": {
-            arm.name: _along(change, arm.text, lambda cell: cell.change)
-            for arm in arms
-            if not arm.text.keys().isdisjoint(swept) and not arm.standing.not_text_retention
+            variant.name: _along(change, variant.text, lambda cell: cell.change)
+            for variant in variants
+            if not variant.text.keys().isdisjoint(swept) and not variant.standing.not_text_retention
         },
     }
     charts: list[tuple[Panel, Mapping[str, list[Point]]]] = []
@@ -188,17 +203,17 @@ def _sweep(
         panel.rule(-100 * margin, "margin")
         charts.append((panel, lines))
     hearing = {
-        arm.name: _along(heard, arm.audio, lambda cell: cell.accuracy)
-        for arm in arms
-        if not arm.audio.keys().isdisjoint(swept)
+        variant.name: _along(heard, variant.audio, lambda cell: cell.accuracy)
+        for variant in variants
+        if not variant.audio.keys().isdisjoint(swept)
     }
     percent = Scale(0.0, 100.0, tuple((value, f"{value:.0f} %") for value in (0.0, 25.0, 50.0, 75.0, 100.0)))
-    metrics = " or ".join(dict.fromkeys(arm.audio_metric for arm in arms))
+    metrics = " or ".join(dict.fromkeys(variant.audio_metric for variant in variants))
     charts.append((_sweep_panel(axis, percent, f"{metrics} with the row's own clip", x_label), hearing))
     for panel, lines in charts:
         for place, (name, line) in enumerate(lines.items()):
             panel.line(line, looks[name], shift=APART * (place - (len(lines) - 1) / 2))
-    return [panel.svg(f"One line an arm, over the {x_label}") for panel, lines in charts if lines]
+    return [panel.svg(f"One line per variant, over the {x_label}") for panel, lines in charts if lines]
 
 
 def _sweep_panel(x: Scale, y: Scale, title: str, x_label: str) -> Panel:
@@ -214,7 +229,7 @@ def _along(
     return [Point(place, 100 * interval.mean, y_limits=_limits(interval)) for place, interval in found]
 
 
-def training_curves(groups: Sequence[Group], looks: Looks) -> list[Markup]:
+def training_curves(groups: Sequence[VariantRuns], looks: Looks) -> list[Markup]:
     """One chart a metric; mean over seeds, the band from the smallest seed to the largest."""
     charts: list[Markup] = []
     trained = [group for group in groups if not group.damage]
@@ -246,21 +261,23 @@ def _training_chart(
         panel.band(line, looks[name])
     for name, line in drawn.items():
         panel.line([Point(point.x, point.y) for point in line], looks[name], markers=False)
-    return panel.svg(f"{len(drawn)} arms over {shown[-1].step:.0f} steps")
+    return panel.svg(f"{len(drawn)} variants over {shown[-1].step:.0f} steps")
 
 
-def update_norms(arms: Sequence[Arm], looks: Looks, conditions: Sequence[str], layers: Sequence[str]) -> list[Markup]:
-    """One chart a fused layer: size of its update to that of the hidden states, by condition, the first on top."""
+def update_norms(
+    variants: Sequence[VariantFigures], looks: Looks, conditions: Sequence[str], layers: Sequence[str]
+) -> list[Markup]:
+    """One chart per fused layer: size of its update to that of the hidden states, by condition, the first on top."""
     charts: list[Markup] = []
     upwards = list(reversed(conditions))
     for index, layer in enumerate(layers):
         values = {
-            arm.name: [
-                (place, arm.vl[name].updates[index])
+            variant.name: [
+                (place, variant.vl[name].updates[index])
                 for place, name in enumerate(upwards)
-                if name in arm.vl and len(arm.vl[name].updates) > index
+                if name in variant.vl and len(variant.vl[name].updates) > index
             ]
-            for arm in arms
+            for variant in variants
         }
         sizes = [size for line in values.values() for _, size in line]
         if sizes:
@@ -284,7 +301,7 @@ def _layer_chart(
         for place, size in line:
             label = f"{name}, {conditions[place]}: {size:.3f}"
             panel.point(Point(size, place, label=label), looks[name])
-    return panel.svg("One marker an arm, by condition")
+    return panel.svg("One marker per variant, by condition")
 
 
 def _limits(interval: Interval) -> tuple[float, float]:

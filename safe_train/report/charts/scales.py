@@ -80,7 +80,7 @@ def points(values: Sequence[float], margin: float) -> Scale:
     for value in sorted(inside, key=lambda value: (value not in (0.0, start, end), abs(value))):
         if all(abs(warp(value) - warp(other)) > 0.085 * span for other in kept):
             kept.append(value)
-    return Scale(start, end, tuple((value, _signed(value)) for value in sorted(kept)), warp)
+    return Scale(start, end, tuple((value, _sign(value)) for value in sorted(kept)), warp)
 
 
 def _round_step(rough: float) -> float:
@@ -93,7 +93,7 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{extra}f}".replace("-", "\u2212") if abs(value) > 1e-12 else "0"
 
 
-def _signed(value: float) -> str:
+def _sign(value: float) -> str:
     return f"{value:+g}".replace("-", "\u2212") if value else "0"
 
 

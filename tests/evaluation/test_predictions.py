@@ -141,7 +141,9 @@ def test_damaged_rows_are_one_line(store, spoil):
     lines = path.read_bytes().split(b"\n")
     lines[1] = spoil
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(InputError, match="expected the rows of an evaluation, got line 2 that is damaged; evaluate"):
+    with pytest.raises(
+        InputError, match="expected the examples of an evaluation, got line 2 that is damaged; evaluate"
+    ):
         store.rows("vl")
     path.unlink()
     with pytest.raises(InputError, match="no such file"):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safe_train.metrics.text_overlap import token_f1
-from safe_train.metrics.vqa_accuracy import exact_match
+from safe_train.metrics.exact_match import exact_match
+from safe_train.metrics.token_f1 import token_f1
 
 WORDS = st.lists(st.sampled_from(["red", "dog", "barks", "loud"]), max_size=6)
 

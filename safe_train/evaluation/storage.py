@@ -1,7 +1,7 @@
 """Where the answers and results of a run's evaluations are kept.
 
 ``RUN/evaluation/base-<key>/`` holds the base's answers, ``RUN/evaluation/<key>/`` SAFE's and ``results.json``. A folder
-is named after the digest of what its answers depend on: answers of other weights, rows or settings are never mixed.
+is named after the digest of what its answers depend on: answers of other weights, examples or settings are never mixed.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def write_results(
 ) -> None:
     """Writes ``results.json``: the key, the folder of the base's answers, and every figure.
 
-    Conditions that an earlier evaluation with the same key has measured, and this one has not, stay. Audio rows that
-    it scored by another metric do not: their figures cannot stand beside these. Their answers stay, so that evaluating
-    these conditions again takes no time. Caption metrics stay where they were not asked for again of as many rows.
+    Conditions that an earlier evaluation with the same key has measured, and this one has not, stay. Audio examples
+    that it scored by another metric do not: their figures cannot stand beside these. Their answers stay, so that
+    evaluating these conditions again takes no time. Caption metrics stay where they were not asked for again of as many
+    examples.
     """
     figures = evaluation.to_dict()
     earlier = _earlier_figures(store.folder / RESULTS)

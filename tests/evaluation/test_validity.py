@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 
 from safe_train.data.example import DOCUMENT, Example
-from safe_train.evaluation.meaning import FLOOR, STANDARD, meaning
+from safe_train.evaluation.conditions import standard_names
 from safe_train.evaluation.predictions import Prediction
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.summarize import summarize
+from safe_train.evaluation.validity import FLOOR, assess_validity
 from safe_train.metrics.intervals import Estimate
-from tests.evaluation.test_results import with_text
+from tests.evaluation.made import with_text
 
 MARGIN = 0.005
 COLORS = ("red", "blue", "green", "black", "white")
@@ -63,13 +64,13 @@ def made(
     }
     return summarize(
         before, vl, audio, vl_rows, audio_rows, margin=MARGIN, seconds=1.0,
-        base_text=told["bypass"], text=told if text or documents else {}, text_rows=[*asked, *read],
+        base_text=told["bypass"], text=told if text or documents else {}, text_examples=[*asked, *read],
         audio_metric=metric,
     )  # fmt: skip
 
 
 def judged(**changes):
-    return meaning(made(**changes), margin=MARGIN)
+    return assess_validity(made(**changes), margin=MARGIN)
 
 
 def test_a_measurement_is_one():
@@ -85,8 +86,8 @@ def test_a_base_that_is_never_right_has_nothing_to_lose():
     evaluation = made(base=0, changed=32, kl=2.6)
     assert evaluation.vl["distractor"].difference.mean == 0.0
     assert evaluation.vl["distractor"].non_inferiority.lower_limit > -0.01  # what used to flatter
-    found = meaning(evaluation, margin=MARGIN)
-    assert "0.0 % right, at most 0.9 %" in found.not_retention
+    found = assess_validity(evaluation, margin=MARGIN)
+    assert "accuracy is 0.0 %, at most 0.9 %" in found.not_retention
     assert "8.0 % of the answers changed and KL 2.6 nats" in found.not_retention
 
 
@@ -98,12 +99,12 @@ def test_thirty_clips_and_photographs_of_which_nothing_is_right():
         assert (estimate.low, estimate.mean, estimate.high) == pytest.approx((-unseen, 0.0, unseen))
     assert evaluation.base.high == pytest.approx(unseen)
     assert evaluation.base.high > FLOOR * MARGIN  # too few rows to tell by the floor: guessing tells
-    found = meaning(evaluation, margin=MARGIN)
-    assert "not surely more than guessing" in found.not_retention
+    found = assess_validity(evaluation, margin=MARGIN)
+    assert "not significantly above guessing" in found.not_retention
     assert "+0.0 [-11.6, +11.6] points over silence and +0.0 [-11.6, +11.6] points over another clip" in (
         found.not_hearing
     )
-    for step in ("more steps", "larger learning rate", "safe data check", "evaluation.audio_metric"):
+    for step in ("train longer", "larger learning rate", "safe data check", "evaluation.audio_metric"):
         assert step in found.not_hearing
 
 
@@ -113,38 +114,38 @@ def test_a_base_must_be_above_guessing(base, is_one):
     evaluation = made(base=base)
     assert evaluation.guessing.mean == pytest.approx(0.2)
     assert evaluation.base.high > FLOOR * MARGIN
-    found = meaning(evaluation, margin=MARGIN)
+    found = assess_validity(evaluation, margin=MARGIN)
     assert (found.not_retention == "") == is_one
     assert is_one or "guessing" in found.not_retention
     older = replace(evaluation, guessing=None, base_above_guessing=None)  # results that did not measure it
-    assert meaning(older, margin=MARGIN).not_retention == ""
+    assert assess_validity(older, margin=MARGIN).not_retention == ""
 
 
 def test_the_floor_follows_the_margin_up_to_one_half():
     evaluation = made(base=200)
     assert evaluation.base.mean == 0.5
-    assert meaning(evaluation, margin=0.04).not_retention == ""
-    assert "40 % are" not in meaning(evaluation, margin=0.04).not_retention
+    assert assess_validity(evaluation, margin=0.04).not_retention == ""
+    assert "40.0 %" not in assess_validity(evaluation, margin=0.04).not_retention
     low = made(base=120)
-    assert meaning(low, margin=0.03).not_retention == ""
-    assert "where 40.0 % are needed for a margin of 4 points" in meaning(low, margin=0.04).not_retention
-    assert meaning(made(base=390), margin=0.2).not_retention == ""
+    assert assess_validity(low, margin=0.03).not_retention == ""
+    assert "a margin of 4 points needs 40.0 %" in assess_validity(low, margin=0.04).not_retention
+    assert assess_validity(made(base=390), margin=0.2).not_retention == ""
 
 
 def test_a_fusion_that_did_nothing_under_any_condition_measured_nothing():
     assert judged(effect=0.0, changed=0).not_retention == "the fusion had no effect under any condition"
     one = made(effect=0.0)
     one.vl["loud"] = made().vl["silence"]
-    assert meaning(one, margin=MARGIN).not_retention == ""  # control: under one condition it had
+    assert assess_validity(one, margin=MARGIN).not_retention == ""  # control: under one condition it had
 
 
 def test_without_a_condition_with_audio_attached_nothing_is_measured():
     found = judged(conditions=())
     assert "no condition with audio attached" in found.not_retention
-    assert (found.conditions, found.unmeasured) == ((), STANDARD)
+    assert (found.conditions, found.unmeasured) == ((), tuple(standard_names()))
     gates = made(conditions=("gate_0.5",))
-    assert meaning(gates, margin=MARGIN).conditions == ()
-    assert "no condition" in meaning(gates, margin=MARGIN).not_retention
+    assert assess_validity(gates, margin=MARGIN).conditions == ()
+    assert "no condition" in assess_validity(gates, margin=MARGIN).not_retention
 
 
 @pytest.mark.parametrize("worse", ["silence", "distractor"])
@@ -152,7 +153,7 @@ def test_hearing_shows_against_silence_and_against_another_clip(worse):
     """A model that answers to any clip alike gains over silence alone."""
     found = judged(**{worse: 190})
     over = {"silence": "silence", "distractor": "another clip"}
-    assert f"points over {over[worse]}, which is not surely above 0" in found.not_hearing
+    assert f"points over {over[worse]}, not significantly above 0" in found.not_hearing
     (other,) = set(over) - {worse}
     assert over[other] not in found.not_hearing
 
@@ -160,7 +161,7 @@ def test_hearing_shows_against_silence_and_against_another_clip(worse):
 def test_a_gain_that_may_be_chance_is_no_hearing():
     evaluation = made(clips=40, matched=9, silence=8, distractor=8)
     assert evaluation.audio_gain["silence"].mean > 0
-    assert meaning(evaluation, margin=MARGIN).not_hearing
+    assert assess_validity(evaluation, margin=MARGIN).not_hearing
     assert judged(distractor=None).not_hearing == ""  # judged by what was measured
 
 
@@ -171,13 +172,13 @@ def test_captions_scored_by_likeness_are_not_told_to_be():
 
 def test_without_text_only_rows_nothing_is_protected():
     found = judged()
-    assert found.not_text_retention == "no text-only rows were evaluated"
+    assert found.not_text_retention == "no text-only examples were evaluated"
     assert not found.protected_text
 
 
 def test_text_only_questions_are_judged_as_vl_rows_are():
     found = judged(text=400, base_text=0)
-    assert "0.0 % right" in found.not_text_retention
+    assert "accuracy is 0.0 %" in found.not_text_retention
     assert found.not_retention == ""
     assert "documents" not in found.not_text_retention
     assert "guessing" in judged(text=400, base_text=80).not_text_retention
@@ -197,12 +198,14 @@ def test_results_without_anything_new_are_judged_by_what_they_have():
     evaluation = made(base=0, clips=30, matched=0, silence=0, distractor=0)
     none = Estimate(0.0, 0.0, 0.0)
     older = Evaluation(none, 0.0, evaluation.vl, evaluation.audio, {"silence": none}, 1.0)
-    found = meaning(older, margin=MARGIN)
+    found = assess_validity(older, margin=MARGIN)
     assert "at most 0.0 %" in found.not_retention
     assert "+0.0 [+0.0, +0.0] points over silence" in found.not_hearing
-    assert meaning(replace(older, audio_gain={}), margin=MARGIN).not_hearing.startswith("audio rows were not answered")
+    assert assess_validity(replace(older, audio_gain={}), margin=MARGIN).not_hearing.startswith(
+        "audio examples were not answered"
+    )
 
 
 def test_all_answers_alike_are_not_above_guessing():
     """A base that says the one answer that all rows have is right by guessing alone."""
-    assert "guessing" in meaning(with_text(), margin=MARGIN).not_retention
+    assert "guessing" in assess_validity(with_text(), margin=MARGIN).not_retention

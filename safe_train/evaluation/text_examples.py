@@ -1,4 +1,4 @@
-"""Text-only rows: questions without an image, which are answered, and documents, whose tokens are scored."""
+"""Text-only examples: questions without an image, which are answered, and documents, whose tokens are scored."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from safe_train.model.batch import Batch
 _CHUNK = 2**24  # logits at a time, 64 MB in float32: a hundred texts under a large vocabulary take tens of gigabytes
 
 
-def by_form(rows: Sequence[Example], questions: Answer, documents: Answer, *, collective_forward: bool) -> Answer:
+def answer_by_form(
+    examples: Sequence[Example], questions: Answer, documents: Answer, *, collective_forward: bool
+) -> Answer:
     """Answers batches that hold both forms, each by its own function, in the order of the batch.
 
-    Where processes run the same forward passes, a batch without a row of one form puts the first of all rows of that
-    form through its function, to no purpose but that.
+    Where processes run the same forward passes, a batch without an example of one form puts the first of all examples
+    of that form through its function, to no purpose but that.
 
     Args:
-        rows: all text-only rows.
-        questions: gives the samples of questions.
+        examples: all text-only examples.
+        questions: gives the predictions of questions.
         documents: gives those of documents.
         collective_forward: whether processes run the same forward passes.
     """
@@ -33,34 +35,34 @@ def by_form(rows: Sequence[Example], questions: Answer, documents: Answer, *, co
     def answer(batch: Sequence[Example]) -> list[Prediction]:
         found: dict[str, Prediction] = {}
         for function, is_document in ((questions, False), (documents, True)):
-            chosen, first = _of_form(batch, is_document), _of_form(rows, is_document)[:1]
+            chosen, first = _of_form(batch, is_document), _of_form(examples, is_document)[:1]
             if chosen:
-                found |= {sample.row_id: sample for sample in function(chosen)}
+                found |= {prediction.row_id: prediction for prediction in function(chosen)}
             elif collective_forward and first:
                 function(first)
-        return [found[row.row_id] for row in batch]
+        return [found[example.row_id] for example in batch]
 
     return answer
 
 
-def _of_form(rows: Sequence[Example], is_document: bool) -> list[Example]:
-    return [row for row in rows if row.is_document == is_document]
+def _of_form(examples: Sequence[Example], is_document: bool) -> list[Example]:
+    return [example for example in examples if example.is_document == is_document]
 
 
-def num_bytes(row: Example) -> int:
+def num_bytes(example: Example) -> int:
     """Length in UTF-8 of a document's text."""
-    return len(row.answers[0].encode())
+    return len(example.answers[0].encode())
 
 
 def bits_by_row(head: OutputHead, hidden: Tensor, batch: Batch) -> list[float]:
-    """``-sum log2 p(token | tokens before)`` of each row's labels, by teacher forcing.
+    """``-sum log2 p(token | tokens before)`` of each example's labels, by teacher forcing.
 
     The logits of some tokens exist at a time, never those of all.
 
     Args:
         head: the base's output head, of V classes.
         hidden: [N, H], the states that predict the labels.
-        batch: the N labels and the rows that they are of.
+        batch: the N labels and the examples that they are of.
     """
     losses = []
     size = max(1, _CHUNK // head.weight.shape[0])
@@ -72,13 +74,13 @@ def bits_by_row(head: OutputHead, hidden: Tensor, batch: Batch) -> list[float]:
     return (sums / math.log(2.0)).tolist()
 
 
-def state_digests(head: OutputHead, hidden: Tensor, mask: Tensor) -> list[str]:
-    """SHA-256 of each row's logits at the tokens that it has, some tokens at a time.
+def hash_states(head: OutputHead, hidden: Tensor, mask: Tensor) -> list[str]:
+    """SHA-256 of each example's logits at the tokens that it has, some tokens at a time.
 
     Args:
         head: the base's output head, of V classes.
         hidden: [B, T, H], the states that it reads.
-        mask: [B, T], 1 where a row has a token.
+        mask: [B, T], 1 where an example has a token.
     """
     size = max(1, _CHUNK // head.weight.shape[0])
     found = []

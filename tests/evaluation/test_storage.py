@@ -8,7 +8,7 @@ import pytest
 from safe_train.errors import InputError
 from safe_train.evaluation.predictions import PredictionStore
 from safe_train.evaluation.results import CaptionFigures
-from safe_train.evaluation.stores import RESULTS, read_results, write_results
+from safe_train.evaluation.storage import RESULTS, read_results, write_results
 from safe_train.report import read_runs
 
 

@@ -2,48 +2,15 @@
 
 import pytest
 
-from safe_train.metrics.intervals import Estimate
 from safe_train.report import read_runs
-from safe_train.report.arms import build_arms
-from safe_train.report.charts.figures import pareto_front
-from safe_train.report.charts.scales import linear, logarithmic, points
-from safe_train.report.curves import MOST_POINTS, curve
 from safe_train.report.grouping import group_runs
-from safe_train.report.seeds import any_seed, over_seeds
+from safe_train.report.variants import build_variants
 from safe_train.report.verdict import passed_controls, verdict, warnings
 
 
 def built(*paths):
     groups, _ = group_runs(read_runs(paths).runs)
-    return build_arms(groups), groups
-
-
-def estimates(*means):
-    return [Estimate(mean, mean - 9.0, mean + 9.0) for mean in means]
-
-
-def test_the_interval_over_seeds_is_students():
-    found = over_seeds(estimates(1.0, 2.0, 3.0, 4.0, 5.0))
-    half = 2.776 * 2.5**0.5 / 5**0.5  # t of 4 degrees of freedom, from its table; variance 2.5
-    assert (found.mean, found.kind) == (3.0, "seeds")
-    assert (found.low, found.high) == pytest.approx((3.0 - half, 3.0 + half), abs=5e-4 * half)
-
-
-def test_few_seeds_give_what_they_can():
-    assert over_seeds(estimates(1.0, 3.0)).kind == "range"
-    assert (over_seeds(estimates(1.0, 3.0)).low, over_seeds(estimates(1.0, 3.0)).high) == (1.0, 3.0)
-    one = over_seeds(estimates(1.0))
-    assert (one.low, one.high, one.kind) == (-8.0, 10.0, "rows")
-
-
-def test_no_seed_is_an_error():
-    with pytest.raises(ValueError, match="at least one"):
-        over_seeds([])
-
-
-@pytest.mark.parametrize(("values", "expected"), [([0.01], 0.01), ([0.5, 0.01, 0.2], 0.03), ([0.9, 0.8], 1.0)])
-def test_p_values_of_seeds_are_bounded_by_their_number(values, expected):
-    assert any_seed(values) == pytest.approx(expected)
+    return build_variants(groups), groups
 
 
 def test_figures_of_a_condition_are_means_over_seeds(make_run, tmp_path):
@@ -120,7 +87,7 @@ def test_a_bypass_that_differs_is_the_first_warning(make_run, tmp_path):
     arms, groups = built(tmp_path)
     assert arms[0].vl["bypass"].status == "differs"
     assert "not the base bit for bit" in warnings(arms, groups)[0]
-    assert verdict(arms).startswith("No arm")
+    assert verdict(arms).startswith("No variant")
     assert arms[0].vl["silence"].status == "non-inferior"  # so that the bypass alone decides
 
 
@@ -141,8 +108,8 @@ def test_what_puts_a_comparison_in_doubt_is_told(make_run, tmp_path):
     arms, groups = built(tmp_path)
     told = " ".join(warnings(arms, groups))
     assert "full_retention: Fisher was on but never became active." in told
-    assert "The arms have different seeds" in told
-    assert "There is no positive control" in told
+    assert "The variants have different seeds" in told
+    assert "No run has a positive control" in told
 
 
 def test_the_verdict_names_who_keeps_and_who_loses(make_run, tmp_path):
@@ -150,48 +117,6 @@ def test_the_verdict_names_who_keeps_and_who_loses(make_run, tmp_path):
     make_run(tmp_path, "full_retention", settings=WIDE_MARGIN)
     assert verdict(built(tmp_path)[0]) == (
         "full_retention rules out a loss of 9.5 points under silence and distractor, the two that were measured, on VL "
-        "questions, with one seed, while hearing adds 100.0 points; most is lost by no_retention, with a loss of 50.0 "
+        "questions, with one seed, while hearing adds 100.0 points; no_retention loses most, with a loss of 50.0 "
         "points on VL questions under silence. Text-only answers were not measured."
     )
-
-
-def test_curves_are_means_at_the_steps_of_all_seeds(make_run, tmp_path):
-    make_run(tmp_path, seed=42, lines=5)
-    make_run(tmp_path, seed=43, lines=3)
-    _, (group,) = built(tmp_path)
-    found = curve(group, "audio_loss")
-    assert [point.step for point in found] == [10, 20, 30]
-    assert (found[0].low, found[0].high) == (1.0, 2.0)
-    assert found[0].mean == 1.5
-    assert curve(group, "ewc") == []
-
-
-def test_long_curves_are_thinned_by_means(make_run, tmp_path):
-    run = make_run(tmp_path, lines=1_000)
-    _, (group,) = built(run)
-    found = curve(group, "audio_loss")
-    assert len(found) <= MOST_POINTS
-    assert found[0].mean == pytest.approx(sum(2.0 / (number + 1) for number in range(9)) / 9)
-
-
-@pytest.mark.parametrize("scale", [linear([-3.0, 41.0]), logarithmic([1e-7, 20.0]), points([-60.0, 0.2], 0.5)])
-def test_axes_rise_from_0_to_1_and_label_what_lies_on_them(scale):
-    places = [scale.share(value) for value, _ in scale.ticks]
-    assert places == sorted(places)
-    assert (scale.share(scale.low), scale.share(scale.high)) == (0.0, 1.0)
-    assert 3 <= len(scale.ticks) <= 14
-
-
-def test_the_axis_of_points_shows_a_tenth_beside_sixty():
-    scale = points([-60.0, 0.0], 0.5)
-    assert scale.share(0.0) - scale.share(-0.1) > 0.01  # 0.0017 on a linear axis
-    assert {0.0, -0.5} <= {value for value, _ in scale.ticks}
-
-
-def test_an_axis_of_one_value_has_a_length():
-    assert linear([2.0]).share(2.0) == pytest.approx(0.5)
-
-
-def test_the_front_holds_what_no_other_beats():
-    pairs = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0), (0.5, 5.0), (3.0, 1.0)]
-    assert pareto_front(pairs) == [(1.0, 5.0), (2.0, 4.0), (3.0, 1.0)]

@@ -10,28 +10,28 @@ from safe_train.data.example import Example
 from safe_train.metrics.vqa_accuracy import normalize_answer, vqa_accuracy
 
 
-def guessing_scores(rows: Sequence[Example]) -> list[float]:
-    """What each row would score if it were given the answer most common among other clusters' rows of its kind.
+def majority_scores(examples: Sequence[Example]) -> list[float]:
+    """What each example would score if it were given the answer most common among other clusters' examples of its kind.
 
-    Answers are the rows' first references, normalized. Answers that are equally common are each given a share, and so
-    is one that is the most common only while the row's own cluster counts: of answers that are as common as each other,
-    leaving a row out would make its own the rarer one, and guessing would seem worse than it is. A row whose kind comes
-    in no other cluster scores 0.
+    Answers are the examples' first references, normalized. Answers that are equally common are each given a share, and
+    so is one that is the most common only while the example's own cluster counts: of answers that are as common as each
+    other, leaving an example out would make its own the rarer one, and guessing would seem worse than it is. An example
+    whose kind comes in no other cluster scores 0.
     """
     total: dict[str, Counter[str]] = defaultdict(Counter)
     own: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        answer = normalize_answer(row.answers[0])
-        total[row.kind][answer] += 1
-        own[row.kind, row.cluster][answer] += 1
+    for example in examples:
+        answer = normalize_answer(example.answers[0])
+        total[example.kind][answer] += 1
+        own[example.kind, example.cluster][answer] += 1
     levels = {kind: Counter(counts.values()) for kind, counts in total.items()}
     guesses = {key: _Guesses.of(total[key[0]], levels[key[0]], counts) for key, counts in own.items()}
-    return [guesses[row.kind, row.cluster].score(row) for row in rows]
+    return [guesses[example.kind, example.cluster].score(example) for example in examples]
 
 
 @dataclass(frozen=True)
 class _Guesses:
-    """The answers that a cluster's rows of a kind are given, each a share; there may be thousands, so none is listed.
+    """What a cluster's examples of a kind are given, each answer a share; there may be thousands: none is listed.
 
     Attributes:
         total: how often each answer is given to questions of the kind.
@@ -61,8 +61,8 @@ class _Guesses:
         others = count - self.own.get(answer, 0)
         return others > 0 and (others == self.most or count == self.highest)
 
-    def score(self, row: Example) -> float:
+    def score(self, example: Example) -> float:
         """The mean score of the answers; only those that are among the references have any."""
-        right = {answer for reference in row.answers if self.holds(answer := normalize_answer(reference))}
-        total = sum(vqa_accuracy(answer, row.answers, normalize_unanimous=True) for answer in right)
+        right = {answer for reference in example.answers if self.holds(answer := normalize_answer(reference))}
+        total = sum(vqa_accuracy(answer, example.answers, normalize_unanimous=True) for answer in right)
         return total / self.number if right else 0.0

@@ -1,4 +1,4 @@
-"""The figures of an arm over its seeds, condition by condition."""
+"""The figures of a variant over its seeds, condition by condition."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from safe_train.evaluation.audio_metric import AUDIO_METRICS
-from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation, is_retention_condition
-from safe_train.evaluation.results import Group as QuestionType
+from safe_train.evaluation.conditions import SILENCE, find_condition, keep_retention
+from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation, QuestionType
 from safe_train.metrics.intervals import Estimate
+from safe_train.metrics.metric import Metric
 from safe_train.metrics.non_inferiority import holm
-from safe_train.report.grouping import Group, Member
+from safe_train.metrics.registry import METRICS, find_metric
+from safe_train.report.grouping import Member, VariantRuns
 from safe_train.report.seeds import Interval, any_seed, over_seeds
-from safe_train.report.standing import Part, Standing, standing
-from safe_train.report.summary import without_change
+from safe_train.report.standing import Part, Standing, assess_variant
+from safe_train.report.summary import widen_unchanged
 
 Status = Literal["bit-equal", "differs", "not a measurement", "not retention", "non-inferior", "worse", "open"]
 """Of a cell; "not retention": the fusion acted, but there was nothing that could have been lost."""
@@ -43,24 +44,24 @@ class Margin:
 
 @dataclass(frozen=True)
 class AnswerCell:
-    """An arm under a condition on VL rows or text-only questions; shares in 0..1, means over seeds.
+    """A variant under a condition on VL examples or text-only questions; shares in 0..1, means over seeds.
 
     Attributes:
         seeds: the seeds it was measured with.
-        rows: rows, one number a seed.
+        rows: examples, one number a seed.
         change: accuracy minus the base's, paired.
         change_by_seed: its mean in each seed.
         accuracy: VQA accuracy.
         retention_ratio: accuracy over the base's; None where a seed has none.
-        answer_change_rate: share of rows answered otherwise than by the base.
-        right_to_wrong: share of rows whose accuracy fell.
-        wrong_to_right: share of rows whose accuracy rose.
+        answer_change_rate: share of examples answered otherwise than by the base.
+        right_to_wrong: share of examples whose accuracy fell.
+        wrong_to_right: share of examples whose accuracy rose.
         kl: KL(base || SAFE) in nats, mean over answer tokens.
         format_errors: share of malformed answers.
         worst_group: the question type that loses most in any seed.
         margin: whether a loss of the margin is ruled out.
         mcnemar_p: that as many right answers are lost as gained in every seed.
-        mcnemar_p_holm: the same after Holm's correction over the arms; None for a positive control.
+        mcnemar_p_holm: the same after Holm's correction over the variants; None for a positive control.
         updates: for each fused layer the mean ratio of the update to the hidden states; empty where none ran.
         is_measurement: whether the fusion had an effect in every seed.
         bit_equal: for the bypass, whether it is the base bit for bit in every seed; None elsewhere.
@@ -95,13 +96,13 @@ class AnswerCell:
 
 @dataclass(frozen=True)
 class DocumentCell:
-    """An arm under a condition on documents, means over seeds.
+    """A variant under a condition on documents, means over seeds.
 
     Attributes:
         seeds: the seeds it was measured with.
         rows: documents or parts of them, one number a seed.
         bits_per_byte: of their text.
-        change: bits per byte minus the base's, paired; above 0 the text is told worse.
+        change: bits per byte minus the base's, paired; positive is worse.
         change_by_seed: its mean in each seed.
         kl: KL(base || SAFE) in nats, mean over tokens.
         is_measurement: whether the fusion had an effect in every seed.
@@ -120,12 +121,12 @@ class DocumentCell:
 
 @dataclass(frozen=True)
 class AudioCell:
-    """An arm under a condition on audio rows; shares in 0..1.
+    """A variant under a condition on audio examples; shares in 0..1.
 
     Attributes:
         seeds: the seeds it was measured with.
-        rows: rows, one number a seed.
-        accuracy: mean score, by the arm's ``audio_metric``.
+        rows: examples, one number a seed.
+        accuracy: mean score, by the variant's ``audio_metric``.
         token_f1: largest F1 of the answer's words with a reference's.
         gain: accuracy with the matched clip minus that here, paired; None for the matched clip itself.
         format_errors: share of malformed answers, mean over seeds.
@@ -145,7 +146,7 @@ class AudioCell:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm took, means over seeds.
+    """What a variant took, means over seeds.
 
     Attributes:
         trainable_parameters: how many numbers are trained.
@@ -166,7 +167,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Arm:
+class VariantFigures:
     """A variant with its settings, over its seeds.
 
     Attributes:
@@ -174,24 +175,24 @@ class Arm:
         variant: the retention variant.
         damage: above 0 in a positive control: the size of the damaged parts' update to that of the hidden states.
         seeds: of its runs.
-        base: accuracy of the untouched base on the VL rows.
+        base: accuracy of the base on the VL examples.
         base_format_errors: share of the base's answers that are malformed.
         vl: by condition.
         text: text-only questions by condition; empty where there were none.
-        base_text: accuracy of the untouched base on them; None where there were none.
+        base_text: accuracy of the base on them; None where there were none.
         base_text_format_errors: share of its answers that are malformed; None where there were none.
         documents: by condition; empty where there were none.
-        base_bits_per_byte: of the untouched base on them; None where there were none.
+        base_bits_per_byte: of the base on them; None where there were none.
         audio: by condition.
-        audio_metric: how answers to audio rows are scored, in words.
-        worst_condition: on VL rows with audio attached and the gate open, the one furthest below the base; None if
+        audio_metric: how answers to audio examples are scored, in words.
+        worst_condition: on VL examples with audio attached and the gate open, the one furthest below the base; None if
             there is none.
         worst_text_condition: the same on text-only questions.
         worst_part: which of the two lies further below the base; text-only questions compete where they are a
-            retention measurement. None where VL rows are none, or nothing was measured.
-        standing: what the figures can be taken for.
+            retention measurement. None where VL examples are none, or nothing was measured.
+        standing: validity of the figures.
         lora: whether low-rank updates of the language model are trained too.
-        procedural: whether the program made the rows that it was evaluated on.
+        procedural: whether the program made the examples that it was evaluated on.
         cost: what it took.
     """
 
@@ -219,7 +220,7 @@ class Arm:
 
     @property
     def worst(self) -> AnswerCell | None:
-        """The cell of the worst condition, over VL rows and text-only questions."""
+        """The cell of the worst condition, over VL examples and text-only questions."""
         name, part = self.worst_name, self.worst_part
         return None if name is None or part is None else self.answers(part)[name]
 
@@ -239,39 +240,47 @@ class Arm:
         return [*parts, "text"] if self.text and not self.standing.not_text_retention else parts
 
     @property
+    def metric(self) -> Metric:
+        """What scores audio examples; of seeds scored by several, one that is written as a share."""
+        labels = {metric.label: metric for metric in METRICS.values()}
+        return labels.get(self.audio_metric) or find_metric(self.audio_metric)
+
+    @property
     def gain(self) -> Interval | None:
         """Audio accuracy with the matched clip minus that in silence."""
-        return self.audio["silence"].gain if "silence" in self.audio else None
+        return self.audio[SILENCE.name].gain if SILENCE.name in self.audio else None
 
 
-def build_arms(groups: Sequence[Group]) -> list[Arm]:
-    """All arms, with Holm's correction over those that are no positive control, for each condition."""
-    arms = [_arm(group) for group in groups]
-    vl, text = _corrected(arms, "VL"), _corrected(arms, "text")
-    return [replace(arm, vl=vl[arm.name], text=text[arm.name]) for arm in arms]
+def build_variants(groups: Sequence[VariantRuns]) -> list[VariantFigures]:
+    """All variants, with Holm's correction over those that are no positive control, for each condition."""
+    variants = [_build_variant(group) for group in groups]
+    vl, text = _correct_p_values(variants, "VL"), _correct_p_values(variants, "text")
+    return [replace(variant, vl=vl[variant.name], text=text[variant.name]) for variant in variants]
 
 
-def _corrected(arms: Sequence[Arm], part: Part) -> dict[str, dict[str, AnswerCell]]:
-    """The cells of a part with corrected p-values, by arm and condition."""
+def _correct_p_values(variants: Sequence[VariantFigures], part: Part) -> dict[str, dict[str, AnswerCell]]:
+    """The cells of a part with corrected p-values, by variant and condition."""
     corrected: dict[str, dict[str, float]] = {}
-    for condition in dict.fromkeys(name for arm in arms for name in arm.answers(part)):
-        having = [arm for arm in arms if condition in arm.answers(part) and not arm.damage]
-        corrected[condition] = holm({arm.name: arm.answers(part)[condition].mcnemar_p for arm in having})
+    for condition in dict.fromkeys(name for variant in variants for name in variant.answers(part)):
+        having = [variant for variant in variants if condition in variant.answers(part) and not variant.damage]
+        corrected[condition] = holm({variant.name: variant.answers(part)[condition].mcnemar_p for variant in having})
     return {
-        arm.name: {
-            name: replace(cell, mcnemar_p_holm=corrected[name].get(arm.name) if name != "bypass" else None)
-            for name, cell in arm.answers(part).items()
+        variant.name: {
+            name: replace(
+                cell, mcnemar_p_holm=corrected[name].get(variant.name) if find_condition(name).attach else None
+            )
+            for name, cell in variant.answers(part).items()
         }
-        for arm in arms
+        for variant in variants
     }
 
 
-def _arm(group: Group) -> Arm:
+def _build_variant(group: VariantRuns) -> VariantFigures:
     evaluations = [member.evaluation.result for member in group.members]
-    stands = standing(group)
-    vl = _answers(group, "vl", void=bool(stands.not_retention))
-    text = _answers(group, "text", void=bool(stands.not_text_retention))
-    worst_vl, worst_text = _worst(vl), _worst(text)
+    stands = assess_variant(group)
+    vl = _build_answers(group, "vl", void=bool(stands.not_retention))
+    text = _build_answers(group, "text", void=bool(stands.not_text_retention))
+    worst_vl, worst_text = _find_worst(vl), _find_worst(text)
     competing: dict[Part, float] = {}
     if worst_vl is not None and not stands.not_retention:
         competing["VL"] = vl[worst_vl].change.mean
@@ -280,7 +289,7 @@ def _arm(group: Group) -> Arm:
     bases = [evaluation.base_text for evaluation in evaluations if evaluation.base_text is not None]
     malformed = [e.base_text_format_errors for e in evaluations if e.base_text_format_errors is not None]
     bits = [evaluation.base_bits_per_byte for evaluation in evaluations if evaluation.base_bits_per_byte is not None]
-    return Arm(
+    return VariantFigures(
         name=group.name,
         variant=group.variant,
         damage=group.damage,
@@ -300,7 +309,7 @@ def _arm(group: Group) -> Arm:
             name: _audio_cell([(m.seed, e.audio[name], e.audio_gain.get(name)) for m, e in measured])
             for name, measured in _by_condition(group, "audio").items()
         },
-        audio_metric=", ".join(dict.fromkeys(AUDIO_METRICS[evaluation.audio_metric] for evaluation in evaluations)),
+        audio_metric=", ".join(dict.fromkeys(find_metric(evaluation.audio_metric).label for evaluation in evaluations)),
         worst_condition=worst_vl,
         worst_text_condition=worst_text,
         worst_part=min(competing, key=competing.__getitem__) if competing else None,
@@ -311,7 +320,7 @@ def _arm(group: Group) -> Arm:
     )
 
 
-def _by_condition(group: Group, part: ResultPart) -> dict[str, list[tuple[Member, Evaluation]]]:
+def _by_condition(group: VariantRuns, part: ResultPart) -> dict[str, list[tuple[Member, Evaluation]]]:
     """By condition, the runs that measured it, with their evaluations."""
     found: dict[str, list[tuple[Member, Evaluation]]] = {}
     for member in group.members:
@@ -320,15 +329,15 @@ def _by_condition(group: Group, part: ResultPart) -> dict[str, list[tuple[Member
     return found
 
 
-def _answers(group: Group, part: Literal["vl", "text"], *, void: bool) -> dict[str, AnswerCell]:
+def _build_answers(group: VariantRuns, part: Literal["vl", "text"], *, void: bool) -> dict[str, AnswerCell]:
     return {
         name: _answer_cell(name, [(m.seed, getattr(e, part)[name]) for m, e in measured], void=void)
         for name, measured in _by_condition(group, part).items()
     }
 
 
-def _worst(cells: dict[str, AnswerCell]) -> str | None:
-    compared = {name: cell.change.mean for name, cell in cells.items() if is_retention_condition(name)}
+def _find_worst(cells: dict[str, AnswerCell]) -> str | None:
+    compared = {name: cell.change.mean for name, cell in keep_retention(cells).items()}
     return min(compared, key=compared.__getitem__) if compared else None
 
 
@@ -339,7 +348,7 @@ def _answer_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]], *
         return _mean([value(result) for result in results])
 
     ratios = [result.retention_ratio.mean for result in results if result.retention_ratio is not None]
-    change = over_seeds([without_change(result.difference, result.rows) for result in results])
+    change = over_seeds([widen_unchanged(result.difference, result.rows) for result in results])
     margin = _margin(results, change)
     measures = all(result.is_measurement for result in results)
     flags = [result.bit_equal for result in results if result.bit_equal is not None]
@@ -370,7 +379,7 @@ def _answer_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]], *
 def _status(
     condition: str, change: Interval, margin: Margin, *, measures: bool, void: bool, bit_equal: bool | None
 ) -> Status:
-    if condition == "bypass":
+    if not find_condition(condition).attach:
         return "bit-equal" if bit_equal else "differs"
     if not measures:
         return "not a measurement"
@@ -415,7 +424,7 @@ def _document_cell(measured: Sequence[tuple[int, DocumentResult]]) -> DocumentCe
 
 
 def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) -> AudioCell:
-    gains = [without_change(gain, result.rows) for _, result, gain in measured if gain is not None]
+    gains = [widen_unchanged(gain, result.rows) for _, result, gain in measured if gain is not None]
     captions = [result.captions for _, result, _ in measured if result.captions is not None]
     whole = len(captions) == len(measured)
     shared = [name for name in captions[0].means if all(name in c.means for c in captions)] if whole else []
@@ -431,7 +440,7 @@ def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) ->
     )
 
 
-def _cost(group: Group) -> Cost:
+def _cost(group: VariantRuns) -> Cost:
     trainings = [member.run.metrics["training"] for member in group.members]
     return Cost(
         trainable_parameters=int(group.members[0].run.described["effective"]["trainable_parameters"]),

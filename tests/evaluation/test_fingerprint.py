@@ -9,8 +9,8 @@ import pytest
 from safe_train.config import build_config
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.errors import InputError
+from safe_train.evaluation.answer_lengths import AnswerLengths
 from safe_train.evaluation.fingerprint import base_key, evaluation_key, files_sha256, folder_name, rows_sha256
-from safe_train.evaluation.lengths import AnswerLengths
 from safe_train.evaluation.predictions import PredictionStore, row_files
 
 SHORT = AnswerLengths(12, 12, 12)

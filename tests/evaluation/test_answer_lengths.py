@@ -6,7 +6,7 @@ from safe_train.data.collator import Collator, FeatureCache
 from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
-from safe_train.evaluation.lengths import LONGEST, SHORTEST, AnswerLengths, answer_lengths
+from safe_train.evaluation.answer_lengths import LONGEST, SHORTEST, AnswerLengths, answer_lengths
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model.prompting import Turn
 

@@ -21,9 +21,9 @@ class AnswerLengths:
     """Longest answers in tokens, what ends them included.
 
     Attributes:
-        vl: to VL rows.
+        vl: to VL examples.
         text: to text-only questions.
-        audio: to audio rows.
+        audio: to audio examples.
     """
 
     vl: int
@@ -38,19 +38,19 @@ def answer_lengths(
     text: Sequence[Example] = (),
     audio: Sequence[Example] = (),
 ) -> AnswerLengths:
-    """The setting, or for each kind of rows the tokens of its longest reference, from ``SHORTEST`` to ``LONGEST``."""
+    """The setting, or per kind of examples the tokens of its longest reference, from ``SHORTEST`` to ``LONGEST``."""
     if settings.max_new_tokens is not None:
         return AnswerLengths(*(settings.max_new_tokens,) * 3)
-    return AnswerLengths(*(_longest(encoder, rows) for rows in (vl, text, audio)))
+    return AnswerLengths(*(_longest(encoder, examples) for examples in (vl, text, audio)))
 
 
-def _longest(encoder: Collator, rows: Sequence[Example]) -> int:
+def _longest(encoder: Collator, examples: Sequence[Example]) -> int:
     """The template is put around the longest texts alone: around all it takes minutes with ten answers a question."""
     turns = {
-        answer: Turn(row.question, 0 if row.image is None else 1, answer)
-        for row in rows
-        if not row.is_document
-        for answer in row.answers
+        answer: Turn(example.question, 0 if example.image is None else 1, answer)
+        for example in examples
+        if not example.is_document
+        for answer in example.answers
     }
     if not turns:
         return SHORTEST

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import safe_train.evaluation.text_rows as text_rows_module
+import safe_train.evaluation.text_examples as text_rows_module
 from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
 from safe_train.evaluation.base_answers import base_answers
-from safe_train.evaluation.conditions import VL_CONDITIONS, Distractors, select
+from safe_train.evaluation.conditions import conditions_for, select
+from safe_train.evaluation.distractors import Distractors
 from safe_train.evaluation.evaluator import Evaluator
 from safe_train.evaluation.predictions import Prediction, PredictionStore
 from safe_train.evaluation.settings import EvaluationSettings
-from safe_train.evaluation.text_rows import by_form
+from safe_train.evaluation.text_examples import answer_by_form
 from safe_train.training.build import build_collator
 from tests.tolerances import BITS, DIVERGENCE_VALUE
 
@@ -167,10 +168,10 @@ def test_every_condition_on_vl_rows_is_one_on_text_only_rows(evaluator):
     told = []
     conditions = select(["all"])
     evaluation = evaluator(DAMAGED).run(told.append, conditions)
-    assert [words for words in told if words.startswith("text, ")] == [f"text, {name}" for name in VL_CONDITIONS]
+    assert [words for words in told if words.startswith("text, ")] == [f"text, {name}" for name in conditions_for("vl")]
     left_out = {"contradictory"}  # no clip names a number, a color or yes
-    assert set(VL_CONDITIONS) - set(evaluation.documents) == left_out
-    assert set(VL_CONDITIONS) - set(evaluation.text) <= left_out
+    assert set(conditions_for("vl")) - set(evaluation.documents) == left_out
+    assert set(conditions_for("vl")) - set(evaluation.text) <= left_out
     worst, first = evaluation.documents["worst_of_4"], evaluation.documents["distractor"]
     assert worst.rows == first.rows == 3
     assert worst.bits_per_byte.mean > first.bits_per_byte.mean
@@ -220,7 +221,7 @@ def test_both_forms_are_answered_in_the_order_of_the_batch_and_in_step_by_every_
 
         return of
 
-    both = by_form(TEXT, answer("question"), answer("document"), collective_forward=collective_forward)
+    both = answer_by_form(TEXT, answer("question"), answer("document"), collective_forward=collective_forward)
     assert [(s.row_id, s.answer) for s in both(TEXT[:4])] == [
         ("q1", "question"), ("d1", "document"), ("q2", "question"), ("d2", "document"),
     ]  # fmt: skip
@@ -229,7 +230,7 @@ def test_both_forms_are_answered_in_the_order_of_the_batch_and_in_step_by_every_
         ("question", ["q1", "q2"]), ("document", ["d1", "d2"]), ("question", ["q3", "q4"]),
         *([("document", ["d1"])] if collective_forward else []),
     ]  # fmt: skip
-    only = by_form(QUESTIONS, answer("question"), answer("document"), collective_forward=collective_forward)
+    only = answer_by_form(QUESTIONS, answer("question"), answer("document"), collective_forward=collective_forward)
     asked.clear()
     only(QUESTIONS[:1])
     assert asked == [("question", ["q1"])]

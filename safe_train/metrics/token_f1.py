@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from safe_train.metrics.metric import Metric, score_each
 from safe_train.metrics.vqa_accuracy import normalize_answer
 
 
@@ -35,3 +36,6 @@ def _tokens(text: str) -> Counter[str]:
 def _f1(predicted: Counter[str], reference: Counter[str]) -> float:
     total = predicted.total() + reference.total()
     return 2 * (predicted & reference).total() / total if total else 1.0
+
+
+TOKEN_F1 = Metric("token_f1", "token F1", score_each(token_f1), column="token_f1")
