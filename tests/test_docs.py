@@ -15,7 +15,7 @@ GENERATED = {ROOT / "docs/reference/settings.md", ROOT / "docs/reference/command
 EXAMPLES = {
     page: examples
     for page in PAGES
-    if page.parent in (ROOT, ROOT / "docs")
+    if page == ROOT / "README.md" or page.parent == ROOT / "docs"
     if (examples := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
 }
 
