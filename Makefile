@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Processes that share the tests; each loads torch and models of its own.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 < 8) ? $$1 : 8 }')
 
-.PHONY: help .venv demo test test-cluster lint bench embedded lock
+.PHONY: help .venv demo test test-cluster lint bench docs docs-serve tutorial embedded lock
 
 help:
 	@echo "make demo      set up and run the main job: safe-train --variant full_retention"
@@ -18,6 +18,9 @@ help:
 	@echo "make test-cluster  the tests on a real Slurm and Apptainer, made in a folder (needs root; half an hour once)"
 	@echo "make lint      ruff, pyright and ShellCheck"
 	@echo "make bench     the microbenchmarks"
+	@echo "make docs      the documentation site, in build/site"
+	@echo "make docs-serve  the same at http://127.0.0.1:8000, built again when a page changes"
+	@echo "make tutorial  run docs/tutorial.ipynb and keep its outputs (a minute)"
 	@echo "make embedded  train the embedded models again (about half an hour)"
 	@echo "make lock      resolve requirements/lock.txt again"
 
@@ -46,6 +49,18 @@ lint: .venv
 bench: .venv
 	$(venv_python) -m pytest bench/ --benchmark-only
 
+# The theme's notice about its successor is no warning about the pages.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: .venv
+	$(venv_python) -m mkdocs build --strict --quiet
+
+docs-serve: .venv
+	$(venv_python) -m mkdocs serve
+
+tutorial: .venv
+	$(venv_python) -m scripts.docs_site.notebook
+
 embedded: .venv
 	$(venv_python) -m experiments.embedded_model.recipe
 
@@ -54,4 +69,4 @@ lock:
 	$(or $(PYTHON),python3) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra metrics --extra dev \
-	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/lock.txt
+	  --extra docs --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/lock.txt

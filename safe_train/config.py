@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -42,7 +41,7 @@ class StageAConfig(Section):
     """Everything that a Stage A run depends on."""
 
     variant: str = "full_retention"
-    """Retention variant."""
+    """Retention variant: one that is registered or of an installed package, or one of ``variants_file``."""
     variants_file: str | None = None
     """YAML file of retention variants beside the registered ones: the fields of each by its name."""
     label: str | None = Field(default=None, pattern=r"^[\w.-]+$")
@@ -199,13 +198,14 @@ def known_keys(section: type[BaseModel] = StageAConfig, prefix: str = "") -> lis
 def _parse_value(key: str, text: str) -> Any:
     """A value in YAML; what YAML leaves as text, such as ``1e-3``, is converted to the setting's type afterwards.
 
-    Settings that are text, such as paths, are taken as they are: YAML would end ``/data #2`` at the space, and makes
-    something else of ``no`` and ``1e3``. So are whole numbers, since ``010`` is 8 in YAML.
+    Settings that are text, such as paths and choices, are taken as they are: YAML would end ``/data #2`` at the space,
+    and makes something else of ``no``, ``true`` and ``1e3``. So are whole numbers, since ``010`` is 8 in YAML.
     """
     kinds = _types_of(key)
+    is_text = any(kind is str or get_origin(kind) is Literal for kind in kinds)
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
     is_null = type(None) in kinds and text in ("null", "~", "")
-    if (str in kinds and not is_quoted and not is_null) or (int in kinds and _WHOLE.fullmatch(text)):
+    if (is_text and not is_quoted and not is_null) or (int in kinds and _WHOLE.fullmatch(text)):
         return text
     try:
         return yaml.safe_load(text)
@@ -253,17 +253,3 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     found = nearest(name, siblings) or by_last.get(nearest(last, by_last) or "")
     listed = f"known are {', '.join(known)}" if len(known) <= _FEW else "safe train --help-settings lists all"
     return f"did you mean {found!r}?" if found else listed
-
-
-def describe_settings(section: type[BaseModel] = StageAConfig, prefix: str = "") -> str:
-    """Every setting with its default and meaning, a line each."""
-    lines: list[str] = []
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            lines.append(describe_settings(annotation, f"{prefix}{name}."))
-        else:
-            lines.append(
-                f"{prefix}{name} = {json.dumps(field.default)}    {' '.join((field.description or '').split())}"
-            )
-    return "\n".join(lines)

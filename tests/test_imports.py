@@ -20,6 +20,7 @@ LAYERS = (
         "safe_train.model.settings", "safe_train.retention.settings", "safe_train.training.settings",
     ),
     ("safe_train.config",),
+    ("safe_train.config_reference",),
     ("safe_train.audio", "safe_train.embedded", "safe_train.retention", "safe_train.distributed"),
     ("safe_train.model",),
     ("safe_train.data",),

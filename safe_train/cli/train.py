@@ -64,7 +64,9 @@ def _parse_assignments(_context: click.Context, _parameter: click.Parameter, val
 @click.option(
     "--set", "assignments", multiple=True, callback=_parse_assignments, metavar="KEY=VALUE", help="Any setting, dotted."
 )
-@click.option("--help-settings", is_flag=True, help="List every setting with its default, and leave.")
+@click.option(
+    "--help-settings", is_flag=True, help="List every setting with its type, choices, bounds and default, and leave."
+)
 @click.option("--dry-run", is_flag=True, help="Print parameters, memory and hours of the run, and leave.")
 @click.option(
     "--gpu",
@@ -86,10 +88,12 @@ def train(
 
     With no options: full_retention on the embedded model, offline.
     """
-    from safe_train.config import build_config, describe_settings, read_config_file
+    from safe_train.config import build_config, read_config_file
 
     if help_settings:
-        click.echo(describe_settings())
+        from safe_train.config_reference import format_settings
+
+        click.echo(format_settings())
         return
     named = _named_settings(options)
     if gpu is not None and not dry_run:
