@@ -121,7 +121,7 @@ def toy_fisher(processes: Processes) -> dict[str, Tensor]:
     """The Fisher diagonal of the toy model, whose predictions are far from certain, and the number of its rows."""
     model = SharedToy(processes)
     fishers, count = accumulate_fisher(
-        model, model.linears, model.batches(24), labels="true", seed=5, processes=processes
+        model, model.linears, model.batches(24), labels="true", seed=5, collectives=processes
     )
     return fishers | {"count": torch.tensor(count)}
 

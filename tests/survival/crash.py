@@ -127,7 +127,7 @@ def _what_is_there(run: Path, fresh: StageATrainer, states: dict[int, Any], step
     if not (run / "checkpoints").is_dir() or not checkpoint_module.list_checkpoints(run / "checkpoints"):
         return [None, True]
     newest = latest_checkpoint(run)
-    checkpoint_module.load_checkpoint(newest, fresh.model, fresh.optimizer, fresh.stack, as_found=True)
+    checkpoint_module.load_checkpoint(newest, fresh.model, fresh.optimizer, fresh.retention, as_found=True)
     found = state_of(fresh)
     # Step 3 is replaced by the state of step 4 under its name.
     return [newest.step, equal(found, states[newest.step]) or (step == 3 and equal(found, states[4]))]

@@ -95,7 +95,7 @@ def test_negative_control_without_checksums_a_flipped_bit_is_loaded(trained, con
     newest = list_checkpoints(run / "checkpoints")[-1]
     flip(newest.folder / "adapter.safetensors")
     other = prepare(configure())
-    load_checkpoint(newest, other.model, other.optimizer, other.stack)  # the file is whole safetensors
+    load_checkpoint(newest, other.model, other.optimizer, other.retention)  # the file is whole safetensors
     assert not same(weights_of(other), weights_of(stage))
     with pytest.raises(InputError, match="SHA-256"):
         verify_files(newest.folder)
