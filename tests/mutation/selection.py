@@ -23,7 +23,7 @@ AREAS = {
 MIRRORS = {
     "safe_kernels": "tests/kernels",
     "safe_train/retention": "tests/retention",
-    "safe_train/training/trainer.py": "tests/stage",
+    "safe_train/training": "tests/training",
     "safe_train/metrics": "tests/metrics",
     "safe_train/evaluation": "tests/evaluation",
     "safe_train/audio": "tests/audio",

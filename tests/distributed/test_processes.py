@@ -12,7 +12,7 @@ import torch
 from safe_train.config import build_config
 from safe_train.distributed.processes import ALONE, Processes, connected
 from safe_train.errors import InputError
-from tests.parallel.conftest import ROOT, ends, environment, free_port, start
+from tests.distributed.conftest import ROOT, ends, environment, free_port, start
 
 LIGHT = """
 import os, sys, time

@@ -1,4 +1,4 @@
-"""What the processes of the parallel tests do: ``python -m tests.parallel.worker FOLDER CASES``, CASES in JSON.
+"""What the processes of the parallel tests do: ``python -m tests.distributed.worker FOLDER CASES``, CASES in JSON.
 
 The tests call the same functions in their own process, which is alone, for what is expected.
 """

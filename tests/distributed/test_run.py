@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from safe_train.cli import safe
 from safe_train.runs.checkpoint import latest_checkpoint
+from tests.distributed.conftest import ends, start
 from tests.files import assert_same_bytes, drop_keys
-from tests.parallel.conftest import ends, start
 from tests.tolerances import PARALLEL, relative_error
 
 PARALLEL_ERROR = PARALLEL[torch.float32]

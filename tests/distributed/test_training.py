@@ -12,7 +12,7 @@ from safe_train.distributed.processes import ALONE, Processes
 from safe_train.errors import InputError
 from safe_train.training.batches import require_examples_for_all_ranks
 from safe_train.training.settings import OptimizationSettings
-from tests.parallel.worker import toy_fisher, trained
+from tests.distributed.worker import toy_fisher, trained
 from tests.tolerances import FISHER, PARALLEL, PARALLEL_SUBSPACE, relative_error
 
 MORE = {
@@ -72,7 +72,7 @@ def both(run_all, configured, settings, tmp_path_factory):
     cases["toy_fisher"] = {"action": "toy_fisher"}
     cases["own_numbers"] = {"action": "toy_fisher", "processes": "OwnNumbers"}
     cases["failures"] = {"action": "failures", "settings": configured["no_retention"]}
-    run_all("-m", "tests.parallel.worker", folder, json.dumps(cases), launcher="srun")
+    run_all("-m", "tests.distributed.worker", folder, json.dumps(cases), launcher="srun")
     return lambda name: [folder / f"{name}.{rank}" for rank in (0, 1)]
 
 

@@ -18,7 +18,7 @@ from safe_train.cli.evaluate import _say_control
 from safe_train.config import known_keys
 from safe_train.embedded import weights
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY_RUN = (
     "--variant", "no_retention", "--max-steps", "2", "--set", "evaluation.max_vl=4", "--set", "evaluation.max_audio=4",
     "--set", "optimization.audio_batch_size=40", "--set", "data.image_prob=1",

@@ -33,7 +33,7 @@ from safe_train.training.run import resume_run, start_run
 from tests.conftest import SMALL_SIZES
 from tests.files import drop_keys
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = DatasetSizes(**SMALL_SIZES)
 SETTINGS = (
     "optimization.audio_batch_size=4", "optimization.vl_batch_size=4", "retention.fisher_samples=8",
