@@ -1,1 +1,1 @@
-"""Data sets on disk, the examples that they become, their order, and batches of them."""
+"""Data set readers, examples, their order, and collation into batches."""

@@ -1,4 +1,4 @@
-"""From examples to tensors: prompts by the base's chat template, answer positions, audio features."""
+"""Collates examples into tensors: prompts by the base's chat template, answer positions, audio features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Stage A trains and evaluates on: a question with its references, an image or none, a clip or none."""
+"""The examples of training and evaluation: a question with references and, optionally, an image and a clip."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ DOCUMENT = "document"
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its references, an image or none, a clip or none.
+    """A question with references and, optionally, an image and a clip.
 
     Attributes:
         row_id: unique in its set.
-        question: the text put to the model.
+        question: the model's input text.
         answers: the references; the first is trained on.
         image: path or None.
         audio: path, altered clip or noise, or None.
-        kind: the question type, by which accuracies are broken down.
+        kind: the question type, used to break down accuracy.
         cluster: examples that share it are not independent (questions about one image).
     """
 

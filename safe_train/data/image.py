@@ -1,4 +1,4 @@
-"""Image files as upright RGB pictures."""
+"""Reads image files as upright RGB images."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def load_image(path: Path) -> Image.Image:
 
 
 def identify_image(path: Path) -> None:
-    """Finds out what tells at the opening of an image, and decodes nothing of it.
+    """Checks what opening an image shows, without decoding it.
 
     Raises:
         InputError: the file is missing, in none of ``FORMATS``, or damaged at its beginning.

@@ -1,4 +1,4 @@
-"""Recognizes examples that the program made, wherever their files lie: they are in the formats of real data sets."""
+"""Recognizes procedural data by file names and content, since it has the formats of real data sets."""
 
 from __future__ import annotations
 

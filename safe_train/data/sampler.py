@@ -1,4 +1,4 @@
-"""Which examples come in which order: a function of the seed and the step alone, so that resuming needs no state."""
+"""Draws the examples of each step as a function of only seed and step, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def draw_subset(examples: Sequence[Example], limit: int | None, seed: int) -> tu
 
 @dataclass(frozen=True)
 class Subset:
-    """Examples and where they stand among all examples of their source.
+    """Examples and their indices among all examples of their source.
 
     Attributes:
         rows: the examples.
-        indices: one an example, ascending.
+        indices: one per example, ascending.
     """
 
     rows: list[Example]
@@ -90,12 +90,12 @@ def length_buckets(examples: Sequence[Example]) -> list[list[Example]]:
 
 @dataclass(frozen=True)
 class RetentionAudio:
-    """What retention examples hear; the rest hear an unrelated clip as it is.
+    """Shares of the audio attached to retention examples; the rest get an unrelated clip unchanged.
 
     Attributes:
-        silence: share that gets silent audio.
-        loud: share that hears an unrelated clip ``LOUD_DB`` louder.
-        noise: share that hears white noise of ``NOISE_DB``.
+        silence: share with silent audio.
+        loud: share with an unrelated clip ``LOUD_DB`` louder.
+        noise: share with white noise of ``NOISE_DB``.
     """
 
     silence: float = 0.0
@@ -103,7 +103,7 @@ class RetentionAudio:
     noise: float = 0.0
 
     def choose(self, clip: AudioInput | None, draw: float, seed: int) -> AudioInput | None:
-        """What an example hears for a number drawn from [0, 1)."""
+        """The audio of an example for a number drawn from [0, 1)."""
         if draw < self.silence:
             return None
         if draw < self.silence + self.loud and isinstance(clip, Path):
@@ -117,10 +117,9 @@ class ExampleSampler:
     """Batches of training examples as a pure function of seed and batch number, so that resuming needs no state.
 
     Every epoch is a new permutation. Audio examples without an image get an unrelated one with probability
-    ``image_prob`` and, with ``shuffle_audio``, another example's clip; retention examples hear what
-    ``retention_audio`` says.
-    With ``gains_db``, every clip that is not altered yet is played at its own level or at one of these gains, each as
-    often as the others.
+    ``image_prob`` and, with ``shuffle_audio``, another example's clip; retention examples get audio as
+    ``retention_audio`` says. With ``gains_db``, every unaltered clip is played at its own level or at one of these
+    gains, with equal probability.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class ExampleSampler:
             ]
 
     def first_rows(self, count: int) -> list[Example]:
-        """Of each kind the first ``count`` that training takes, or all of fewer; as they are, with no other's clip."""
+        """The first ``count`` of each kind in training order, or all if fewer, each with its own unaltered clip."""
         kinds = (self.audio, _AUDIO_ORDER), (self.vl, _VL_ORDER)
         return [
             example
@@ -168,7 +167,7 @@ class ExampleSampler:
         return self._amplify(examples, _AUDIO_GAINS, number)
 
     def retention_batch(self, number: int, size: int) -> list[Example]:
-        """The ``number``-th batch of retention examples with what they hear; none stands for silence.
+        """The ``number``-th batch of retention examples with their audio; None means silence.
 
         Of all retention examples up to a batch's end, ``text_ratio`` are text-only, rounded to a whole example, so that
         a batch too small for one has one now and then. VL examples come first.

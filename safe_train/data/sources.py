@@ -1,4 +1,4 @@
-"""Where examples come from, by name: the data sets of a root, a pack, or the procedural data."""
+"""Reads examples from a named source: a data set of the root, a pack, or the procedural data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_vl_splits(data: DataSettings) -> tuple[Subset, Subset]:
 
 
 def find_text_source(source: str, beside: str, data: DataSettings) -> str:
-    """The source that a setting stands for; ``auto`` is the one that stands beside the VL examples, or ``none``.
+    """The source that a setting selects; ``auto`` is the one that belongs to the VL examples, or ``none``.
 
     A data set with VL and text-only examples gives both, if it has a list of the latter; otherwise there is the folder
     ``text/`` of the root, but procedural VL examples come with procedural text alone.

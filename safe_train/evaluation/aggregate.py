@@ -1,4 +1,4 @@
-"""From a condition's predictions to its figures: functions of the predictions and the examples alone."""
+"""Computes a condition's figures from its predictions and examples."""
 
 from __future__ import annotations
 

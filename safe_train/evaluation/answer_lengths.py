@@ -1,4 +1,4 @@
-"""How long a generated answer may become: as long as the longest reference, within limits."""
+"""Maximum lengths of generated answers: that of the longest reference, within limits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CANDIDATES = 16  # of the longest texts; what stands around an answer moves its
 
 @dataclass(frozen=True)
 class AnswerLengths:
-    """Longest answers in tokens, what ends them included.
+    """Maximum answer lengths in tokens, including the end token.
 
     Attributes:
-        vl: to VL examples.
-        text: to text-only questions.
-        audio: to audio examples.
+        vl: for VL examples.
+        text: for text-only questions.
+        audio: for audio examples.
     """
 
     vl: int

@@ -1,4 +1,4 @@
-"""Scores answers to audio examples by a registered metric: exact match, or for captions in free words a likeness."""
+"""Scores answers to audio examples by a registered metric: exact match, or a similarity for free-form captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSED = 0.2
 
 
 def resolve_audio_metric(asked: str, evaluated: Sequence[Example], known: Sequence[Example] = ()) -> str:
-    """The metric of a setting: what ``auto`` stands for, and whether the others can be computed.
+    """The metric that a setting selects: resolves ``auto``, and checks that the others can be computed.
 
     ``auto`` is exact match, unless captions are in free words: then the chance to say one word for word is close to 0
     however well a model hears, and it is token F1. Captions are a closed set, as those of a classifier would be, while

@@ -23,7 +23,7 @@ from safe_train.model.generation import generate_greedily, stop_tokens
 
 @dataclass(frozen=True)
 class BaseAnswers:
-    """One prediction a VL example and a text-only example, in their order.
+    """One prediction for each VL and text-only example, in their order.
 
     Attributes:
         samples: answers to VL examples, scores and digests of the logits.

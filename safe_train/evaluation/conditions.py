@@ -1,6 +1,6 @@
-"""The conditions of an evaluation: what plays, and how far the gate is open.
+"""The conditions of an evaluation: the audio that plays and the gate.
 
-A new condition is one definition and one line of :data:`CONDITIONS`; the evaluator, the tables, the report and the
+A new condition is one definition and one line in :data:`CONDITIONS`; the evaluator, the tables, the report and the
 model card read that registry.
 """
 
@@ -27,11 +27,11 @@ ExamplesOf = Callable[[Sequence[Example], Distractors, int], list[Example]]
 
 @dataclass(frozen=True)
 class Playback:
-    """What plays with examples of one kind.
+    """The audio that plays with examples of one kind.
 
     Attributes:
-        description: for people, such as ``an unrelated clip``.
-        examples: gives the examples of a draw with their audio.
+        description: text for tables and reports, such as ``an unrelated clip``.
+        examples: returns the examples of a draw with their audio.
     """
 
     description: str
@@ -40,7 +40,7 @@ class Playback:
 
 @dataclass(frozen=True)
 class Condition:
-    """What plays, and how far the gate is open.
+    """The audio that plays and the gate.
 
     Attributes:
         name: on the command line, in results and in tables.
@@ -49,11 +49,11 @@ class Condition:
         gate: scales the model's gate.
         attach: whether audio is attached at all; without it the model must be the base.
         gain_db: gain of the clip; places the condition on the loudness sweep.
-        draws: how often all examples are answered, each time with other clips; the worst answer of an example counts.
-        first_draw: the condition that the first draw repeats; its answers are not asked for again.
+        draws: number of times all examples are answered, each with different clips; an example's worst answer counts.
+        first_draw: the condition that equals the first draw; its answers are reused.
         standard: whether "every condition" includes it; runs without it are reported as not having measured it.
-        required_for: the kinds of examples on which it is always evaluated: nothing can be said without it.
-        sweep: the chart of the report that it is a point of.
+        required_for: the kinds of examples on which it is always evaluated, since the results need it.
+        sweep: the report's chart in which it is a point.
         column: place in the report's first table, lower ones first; None to leave it to the other tables and charts.
     """
 

@@ -1,4 +1,4 @@
-"""Clips for examples that they do not belong to: unrelated ones, and ones that contradict the answer."""
+"""Distractor clips for examples: unrelated ones, and ones that contradict the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STREAM = 2  # the random numbers of an evaluation's distractors, apart from tho
 
 
 class Distractors:
-    """Clips for examples that they do not belong to, drawn by a seed.
+    """Distractor clips for examples, drawn by a seed.
 
     Attributes:
         clips: the audio files to draw from, each once.

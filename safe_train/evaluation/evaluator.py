@@ -1,4 +1,4 @@
-"""Puts a model under each condition and keeps every answer."""
+"""Evaluates a model under each condition and stores every answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from safe_train.model.safe_model import FusionStatistics, SafeModel
 
 
 class Evaluator:
-    """Evaluates a model on fixed examples, alone or as one of several processes that share the batches.
+    """Evaluates a model on fixed examples, in one process or as one of several that share the batches.
 
     Attributes:
         model: SAFE.
@@ -42,9 +42,9 @@ class Evaluator:
         text_rows: text-only examples, questions and documents.
         audio_rows: audio examples.
         base: the base's answers to the VL examples and the text-only examples.
-        lengths: longest answers.
-        audio_metric: what captions are scored by.
-        store: where the answers are kept.
+        lengths: maximum answer lengths.
+        audio_metric: the metric of captions.
+        store: where the answers are stored.
     """
 
     def __init__(
@@ -261,9 +261,9 @@ def _add_each(predictions: Sequence[Prediction], digests: Sequence[str]) -> list
 
 
 class _EndOfRecord(StoppingCriteria):
-    """Ends the statistics of the fusion with a batch's last answer, and stops nothing.
+    """Ends the fusion's statistics with a batch's last answer, without stopping generation.
 
-    Processes in a collective forward run further passes until all have ended; these are no part of an answer.
+    Processes in a collective forward run further passes until all have ended; those do not count towards an answer.
     """
 
     def __init__(self, model: SafeModel, prompt_length: int) -> None:

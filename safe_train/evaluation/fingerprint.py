@@ -1,4 +1,4 @@
-"""What the answers of an evaluation depend on; equal keys give equal answers on a CPU."""
+"""The fingerprint of everything that answers depend on; equal fingerprints give equal answers on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a base scores that does not look: the most common answer of a question's kind."""
+"""The score of guessing: the most common answer of a question's kind, without looking."""
 
 from __future__ import annotations
 

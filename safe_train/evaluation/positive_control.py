@@ -1,4 +1,4 @@
-"""The positive control: adapters damaged on purpose, which an evaluation that can fail must fail."""
+"""The positive control: adapters damaged on purpose, which a valid evaluation must reject."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One line of JSON per answer, written batch by batch: an interrupted evaluation resumes where it stopped.
 
-Each line carries a digest of itself, since a score with a flipped bit is a score, too.
+Each line carries its own digest, since a score with a flipped bit would still parse.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Prediction:
         answer: what was generated; empty for documents.
         score: VQA accuracy on VL and text-only questions, exact match on audio examples, in 0..1; 0 for documents.
         token_f1: largest F1 of the answer's words with a reference's; audio examples only, else None.
-        ended: whether the answer ended by itself within the longest length that is allowed.
-        heard: the clip, noise or silence; None where no audio was attached.
+        ended: whether the answer ended by itself within the maximum length.
+        heard: the clip, noise or silence that was attached; None without audio.
         draw: the number of the draw in a repeated condition.
         kl: KL(base || SAFE) in nats, mean over the tokens of the reference answer or document; VL and text-only
             examples with audio attached only.
-        tokens: how many tokens that mean is over.
+        tokens: number of tokens in that mean.
         updates: for each fused layer, ``|gate * update| / |hidden|``, mean over its calls; empty where none ran.
-        fusion_calls: times that a fusion layer changed the example's hidden states.
+        fusion_calls: number of times a fusion layer changed the example's hidden states.
         logits_sha256: of the example's logits with its reference answer or text; base and bypass only.
         bits: of documents, ``-sum log2 p(token | tokens before)`` over the text; None for questions.
         num_bytes: of documents, length of the text in UTF-8; 0 for questions.
@@ -75,11 +75,11 @@ Answer = Callable[[Sequence[Example]], list[Prediction]]
 class PredictionStore:
     """A folder with the examples and, for each condition, the answers to them.
 
-    Of several processes, the main one reads and writes; all of them answer, and all get every prediction.
+    With several processes, only the main one reads and writes; all generate answers and get every prediction.
 
     Attributes:
-        between: called after each round of batches, in all processes, with the number of examples that are answered and
-            of all examples of the condition; by an error it ends the evaluation there.
+        between: called after each round of batches, in all processes, with the number of answered examples and the
+            total of the condition; if it raises, the evaluation ends there.
         folder: ``rows.vl.jsonl``, ``rows.audio.jsonl``, ``vl.<condition>.jsonl`` and ``audio.<condition>.jsonl``; with
             text-only examples also ``rows.text.jsonl`` and ``text.<condition>.jsonl``.
     """
@@ -193,7 +193,7 @@ class PredictionStore:
 
 
 class NoStore:
-    """Keeps nothing; for evaluations on the way.
+    """Stores nothing; for evaluations during training.
 
     Attributes:
         between: as that of a :class:`PredictionStore`.

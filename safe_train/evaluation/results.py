@@ -1,4 +1,4 @@
-"""Results of an evaluation: what is known of each condition."""
+"""Results of an evaluation, by condition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class QuestionType:
 
     Attributes:
         kind: the question type.
-        rows: how many examples are of it.
+        rows: number of examples of it.
         difference: accuracy minus the base's.
     """
 
@@ -37,7 +37,7 @@ class AnswerResult:
         difference: accuracy minus the base's on the same examples, paired.
         retention_ratio: accuracy over the base's on the same examples; None where the base has none right, or all
             examples are of one cluster.
-        answer_change_rate: share of examples answered otherwise than by the base.
+        answer_change_rate: share of examples whose answer differs from the base's.
         right_to_wrong: share of examples whose accuracy fell.
         wrong_to_right: share of examples whose accuracy rose.
         mcnemar_p: two-sided exact p-value that as many right answers are lost as gained.
@@ -78,10 +78,10 @@ class DocumentResult:
 
     Attributes:
         condition: its name.
-        rows: how many documents, or parts of them, it was measured on.
-        bytes: length of them all in UTF-8.
+        rows: number of documents, or parts of them, that it was measured on.
+        bytes: their total length in UTF-8.
         bits_per_byte: ``-sum log2 p(token | tokens before) / bytes`` over all examples.
-        difference: bits per byte minus the base's, paired; above 0 the text is predicted worse.
+        difference: bits per byte minus the base's, paired; above 0, the text is predicted worse.
         kl: mean over tokens of KL(base || SAFE) in nats; 0 in the bypass.
         fusion_calls: times that a fusion layer changed an example's hidden states, over all examples.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
@@ -106,10 +106,10 @@ class CaptionFigures:
     """Caption metrics of a condition.
 
     Attributes:
-        rows: how many examples ask for a caption.
+        rows: number of examples that ask for a caption.
         means: by metric, in its own range.
-        tokenizers: by metric, what split the captions; scores by different tokenizers do not compare.
-        left_out: metrics that could not be computed, each with the reason.
+        tokenizers: by metric, the captions' tokenizer; scores of different tokenizers are not comparable.
+        left_out: metrics that could not be computed, with reasons.
     """
 
     rows: int
@@ -143,7 +143,7 @@ class AudioResult:
 
 
 class Worst(NamedTuple):
-    """The condition that is furthest below the base.
+    """The condition furthest below the base.
 
     Attributes:
         kind: ``VL`` or ``text``.
@@ -158,7 +158,7 @@ class Worst(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All conditions.
+    """The results of all conditions.
 
     Attributes:
         base: accuracy of the base on the VL examples.
@@ -167,8 +167,8 @@ class Evaluation:
         audio: results on audio examples by condition.
         audio_gain: audio accuracy with the matched clip minus that under another condition, paired, by condition.
         seconds: how long it took.
-        guessing: VL accuracy without looking: each example is given the answer that is most common among the other
-            clusters' examples of its kind. None in results of a version that did not measure it.
+        guessing: VL accuracy of guessing: each example gets the most common answer among the other clusters'
+            examples of its kind. None in results of a version that did not measure it.
         base_above_guessing: the base's VL accuracy minus that, paired; None likewise.
         text: results on text-only questions by condition; empty without such examples.
         base_text: accuracy of the base on them; None without.
@@ -176,8 +176,8 @@ class Evaluation:
         text_guessing: as ``guessing``, for text-only questions.
         base_text_above_guessing: as ``base_above_guessing``.
         documents: results on documents by condition; empty without.
-        base_bits_per_byte: of the base on them; None without.
-        audio_metric: name of the metric that ``audio`` calls accuracy.
+        base_bits_per_byte: bits per byte of the base on them; None without.
+        audio_metric: name of the metric behind ``accuracy`` in ``audio``.
     """
 
     base: Estimate

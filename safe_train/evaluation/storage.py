@@ -1,7 +1,7 @@
-"""Where the answers and results of a run's evaluations are kept.
+"""Writes and reads the answers and results of a run's evaluations.
 
 ``RUN/evaluation/base-<key>/`` holds the base's answers, ``RUN/evaluation/<key>/`` SAFE's and ``results.json``. A folder
-is named after the digest of what its answers depend on: answers of other weights, examples or settings are never mixed.
+is named by the fingerprint of its answers: answers of different weights, examples or settings are never mixed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All figures of an evaluation, from its answers."""
+"""Computes all figures of an evaluation from its answers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _only(predictions: Sequence[Prediction], examples: Sequence[Example]) -> lis
 
 @dataclass(frozen=True)
 class _BaseFigures:
-    """The base's accuracy, that of guessing, the one minus the other, paired, and the base's format errors."""
+    """The base's accuracy, that of guessing, their paired difference, and the base's format errors."""
 
     accuracy: Estimate
     guessing: Estimate

@@ -1,4 +1,4 @@
-"""One evaluation as text: a table for each kind of examples, with a line for each condition."""
+"""Formats one evaluation as text: a table for each kind of example, with a line per condition."""
 
 from __future__ import annotations
 

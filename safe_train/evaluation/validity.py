@@ -21,11 +21,11 @@ HIGHEST_FLOOR = 0.5
 
 @dataclass(frozen=True)
 class Validity:
-    """What the figures mean.
+    """What the figures of an evaluation show.
 
     Attributes:
-        not_retention: why VL changes are no retention measurement, in one clause; empty where they are one.
-        not_text_retention: the same of text-only questions and documents; also where there were no such examples.
+        not_retention: why VL changes are not a retention measurement, in one clause; empty if they are.
+        not_text_retention: the same of text-only questions and documents; also if there were no such examples.
         not_hearing: why there is no evidence that the model hears, in one clause with what to do next; empty where
             there is.
         protected_text: whether text-only answers were measured at all.

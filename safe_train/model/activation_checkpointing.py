@@ -1,4 +1,4 @@
-"""Gradient checkpointing of the frozen decoder: activations inside its layers are computed again, not kept."""
+"""Gradient checkpointing of the frozen decoder: recomputes the activations inside its layers."""
 
 from __future__ import annotations
 

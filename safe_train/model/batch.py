@@ -1,4 +1,4 @@
-"""A batch as the model takes it."""
+"""The batches that the model takes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from safe_train.model.audio.encoder import AudioFeatures
 
 @dataclass(frozen=True)
 class Batch:
-    """Encoded rows.
+    """Encoded examples.
 
     Attributes:
-        inputs: what the base takes (``input_ids``, ``attention_mask``, ``pixel_values``, ...).
-        features: audio features of each encoder, one clip a row, or None without audio.
-        token_rows: int64 [N], the row of each answer token.
+        inputs: the base's inputs (``input_ids``, ``attention_mask``, ``pixel_values``, ...).
+        features: audio features of each encoder, one clip per example, or None without audio.
+        token_rows: int64 [N], the batch index of each answer token.
         token_positions: int64 [N], the position whose hidden state predicts it.
         labels: int64 [N], the answer tokens. The three are empty for prompts.
-        rows: what was encoded; empty where that is not known, as of a batch that was read from a file.
+        rows: the encoded examples; empty if they are not known, as for a batch that was read from a file.
     """
 
     inputs: dict[str, Tensor]
@@ -32,5 +32,5 @@ class Batch:
 
     @property
     def num_rows(self) -> int:
-        """Rows in the batch."""
+        """Examples in the batch."""
         return self.inputs["input_ids"].shape[0]

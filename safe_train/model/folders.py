@@ -1,4 +1,4 @@
-"""What a model's folder must hold and may name, and its configuration: checked before transformers reads any of it."""
+"""Checks a model folder and its configuration before transformers reads them."""
 
 from __future__ import annotations
 

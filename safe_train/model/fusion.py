@@ -13,7 +13,7 @@ class GatedCrossAttention(nn.Module):
     ``q = W_q norm(h)``, ``k = W_k norm(a)``, ``v = W_v norm(a)``.
 
     The caller adds ``gate * update(h)`` to the hidden states. ``W_o`` is zero at initialization, so the fusion has no
-    effect before training. The normalizations carry no parameters and there are no biases: every trained parameter is
+    effect before training. The normalizations have no parameters and there are no biases: every trained parameter is
     the matrix of a linear layer.
 
     Raises:

@@ -1,7 +1,7 @@
-"""How answers are generated: greedily, up to what ends an answer, whatever the base's own generation settings say.
+"""Generates answers greedily up to an end token, independent of the base's own generation settings.
 
-A base's ``generation_config.json`` is made for chats: beams, penalties on repetition, least lengths, and end tokens
-that need not be the one its chat template ends a turn with. None of it belongs into a measurement.
+A base's ``generation_config.json`` is made for chats: beams, repetition penalties, minimum lengths, and end tokens
+that may differ from the one that ends a turn of its chat template. They would distort the measurement.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def stop_tokens(base: Base) -> list[int]:
 
 @torch.no_grad()
 def generate_greedily(base: Base, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Tensor:
-    """Token ids [B, new tokens] that follow left-padded prompts; rows that have ended are filled with padding.
+    """Token ids [B, new tokens] that follow left-padded prompts; sequences that have ended are filled with padding.
 
     Args:
         base: generates.
@@ -60,7 +60,7 @@ def generate_greedily(base: Base, inputs: dict[str, Tensor], max_new_tokens: int
 
 @contextmanager
 def greedy(base: Base) -> Iterator[None]:
-    """Inside the block, what ``generate`` is not told is greedy search with :func:`stop_tokens`."""
+    """Inside the block, ``generate`` defaults to greedy search with :func:`stop_tokens`."""
     own = base.model.generation_config  # generate fills in from here what a configuration in its arguments leaves open
     base.model.generation_config = greedy_configuration(base)
     try:

@@ -1,4 +1,4 @@
-"""Loading a base: from safetensors alone, without code from its repository, and only if SAFE can work with it."""
+"""Loading a base: only from safetensors, without code from its repository, and only if SAFE supports it."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ _ATTENTION_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 class LanguageModelLora(nn.Module):
-    """LoRA (Hu et al. 2021) on the attention projections of a decoder, by peft; zero at initialization.
+    """LoRA (Hu et al. 2021) on the attention projections of a decoder, through PEFT; zero at initialization.
 
-    Inactive, every layer runs its base layer alone, so the bypass stays the base bit for bit.
+    When inactive, every layer runs only its base layer, so the bypass stays the base bit for bit.
 
     Attributes:
-        active: whether the updates are at work.
+        active: whether the updates are applied.
     """
 
     def __init__(self, decoder: Any, rank: int) -> None:

@@ -1,7 +1,7 @@
-"""How a question is put to a base: by its chat template, or, for PaliGemma, as the prefix of the answer.
+"""Formats questions for a base: with its chat template, or, for PaliGemma, as the prefix of the answer.
 
-A document is put to it bare, as evaluation harnesses do: one token that begins a text (``bos``, or ``eos`` where the
-tokenizer has no other), then the text and nothing that ends it.
+A document has no template, as in evaluation harnesses: one token that begins a text (``bos``, or ``eos`` where the
+tokenizer has no other), then the text without an end token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PLACEHOLDERS = ("image_token", "boi_token", "fake_image_token", "video_token", 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, with its answer or waiting for one.
+    """A question, with its answer or without.
 
     Attributes:
         question: the text.
@@ -36,7 +36,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Document:
-    """A text that no question comes before.
+    """A text without a question.
 
     Attributes:
         text: the text.
@@ -47,7 +47,7 @@ class Document:
 
 
 class Prompts(Protocol):
-    """Puts turns and documents into the form that a base was trained on."""
+    """Formats turns and documents as a base was trained on."""
 
     def encode(
         self, turns: Sequence[Turn | Document], images: Sequence[Sequence[Any]], padding_side: str
@@ -61,7 +61,7 @@ class Prompts(Protocol):
 
 
 def prompts_of(processor: Any) -> Prompts:
-    """The form of prompts that a processor stands for.
+    """The prompt format of a processor.
 
     Raises:
         InputError: the processor has no chat template.
@@ -74,7 +74,7 @@ def prompts_of(processor: Any) -> Prompts:
 
 
 class ChatPrompts:
-    """Turns by a chat template."""
+    """Prompts by a chat template."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -156,10 +156,10 @@ def messages_of(turn: Turn) -> list[dict[str, Any]]:
 class PrefixPrompts:
     """PaliGemma's form: images, ``<bos>``, the question and a line break, all attending to each other; then the answer.
 
-    Answer and ``<eos>`` attend backwards. ``token_type_ids`` are 0 up to the line break and 1 behind it. Of a document,
-    ``<bos>`` alone is the prefix, so that each of its tokens attends to those before it and to no later one. Its own
-    processor takes no turn without an image, and misplaces ``<bos>`` in one beside turns with images, so the text is
-    put together here. Source: Beyer et al. 2024, arXiv:2407.07726, section 3.
+    Answer and ``<eos>`` attend backwards. ``token_type_ids`` are 0 up to the line break and 1 after it. In a document,
+    only ``<bos>`` is the prefix, so that each of its tokens attends to those before it and to no later one. Its own
+    processor accepts no turn without an image, and misplaces ``<bos>`` in one batched with images, so the text is
+    built here. Source: Beyer et al. 2024, arXiv:2407.07726, section 3.
     """
 
     def __init__(self, processor: PaliGemmaProcessor) -> None:
@@ -210,7 +210,7 @@ def document_ids(tokenizer: Any, document: Document) -> list[int]:
 
 
 def placeholder_in(processor: Any, text: str) -> str | None:
-    """The first of the processor's placeholders for images, videos or sound that stands in a text, or None."""
+    """The first of the processor's placeholders for images, videos or sound in a text, or None."""
     tokens = (getattr(processor, name, None) for name in _PLACEHOLDERS)
     return next((str(token) for token in tokens if token and str(token) in text), None)
 

@@ -1,7 +1,7 @@
-"""A program: renders a chat template within limits that the kernel keeps. It imports nothing of SAFE, to start quickly.
+"""A program that renders a chat template under limits of the kernel; it imports nothing of SAFE, to start fast.
 
-It reads as JSON what is to be rendered. Its exit code says whether memory or length went beyond the limits; an error of
-another kind ends it, and is reported where the template is rendered for good.
+It reads its input as JSON. Its exit code says whether memory or length exceeded the limits; any other error ends it
+and is reported where the template is rendered for use.
 """
 
 import json

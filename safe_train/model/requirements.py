@@ -1,4 +1,4 @@
-"""What SAFE requires of a base: one decoder, whose hidden states give the logits by a linear map."""
+"""What SAFE requires of a base: one decoder, whose hidden states a linear map turns into the logits."""
 
 from __future__ import annotations
 

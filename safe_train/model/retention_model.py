@@ -1,4 +1,4 @@
-"""SAFE as the retention mechanisms see it: the student hears, the teacher is the bypass of the same weights."""
+"""SAFE as a retention model: the student has audio attached, the teacher is the bypass of the same weights."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from safe_train.retention import AnswerStates
 
 
 class TeacherStates(Protocol):
-    """What keeps the teacher's hidden states; see :class:`~safe_train.data.cache.teacher_states.TeacherCache`."""
+    """A cache of the teacher's hidden states; see :class:`~safe_train.data.cache.teacher_states.TeacherCache`."""
 
     def states(self, rows: Sequence[Any]) -> Tensor:
-        """States [N, H] of the answer tokens of the rows."""
+        """States [N, H] of the answer tokens of the examples."""
         ...
 
 
 class SafeRetentionModel:
     """A :class:`~safe_train.retention.RetentionModel` over batches of retention examples with audio attached.
 
-    Student and teacher run the same operations up to the first fused layer. What the teacher's pass computed of them
-    is kept for the student's pass on the same batch, if that comes next. With a cache of the teacher's states there is
-    no such pass.
+    Student and teacher run the same operations up to the first fused layer. The teacher's results for them are reused
+    by the student's pass on the same batch, if that comes next. With a cache of the teacher's states there is no
+    teacher pass.
     """
 
     def __init__(self, model: SafeModel, teacher_cache: TeacherStates | None = None) -> None:
@@ -37,7 +37,7 @@ class SafeRetentionModel:
         self._shared: tuple[Batch, SharedPrefix | None] | None = None
 
     def student(self, batch: Batch) -> AnswerStates:
-        """Answer states with the rows' audio attached."""
+        """Answer states with the examples' audio attached."""
         shared, self._shared = self._shared, None
         prefix = shared[1] if shared is not None and shared[0] is batch else None
         hidden = self.model.last_hidden_state(batch.inputs, batch.features, prefix)

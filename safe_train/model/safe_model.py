@@ -1,4 +1,4 @@
-"""SAFE: a frozen base that can hear, and whose bypass is the base bit for bit."""
+"""SAFE: a frozen base with audio input, whose bypass is the base bit for bit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AdapterConfig:
     """Shape of the trained parts.
 
     Attributes:
-        num_audio_tokens: audio tokens a clip, for each encoder.
+        num_audio_tokens: audio tokens per clip, for each encoder.
         projector_hidden: width of the projector's hidden layer.
         fusion_layers: indices of the decoder layers whose output reads the audio tokens.
         fusion_dim: width of queries, keys and values over all heads.
@@ -55,10 +55,10 @@ class AdapterConfig:
 
 
 class FusionStatistics:
-    """What the fusion did to a batch of rows: proof that a result was measured with the fusion at work.
+    """The fusion's effect on a batch: proof that a result was measured with an active fusion.
 
     Attributes:
-        calls: for each fused layer, how often it changed hidden states.
+        calls: for each fused layer, the number of times it changed hidden states.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class FusionStatistics:
         self._ratios[layer] = self._ratios[layer] + ratio if layer in self._ratios else ratio
 
     def updates(self) -> list[tuple[float, ...]]:
-        """For each row, ``|update| / |hidden|`` (Frobenius norms) by layer, mean over calls; empty without a call."""
+        """For each example, ``|update| / |hidden|`` (Frobenius norms) by layer, mean over calls; empty if none."""
         if not self.calls:
             return []
         columns = [(self._ratios[layer] / self.calls[layer]).tolist() for layer in sorted(self.calls)]
@@ -82,13 +82,13 @@ class FusionStatistics:
 class SafeModel(nn.Module):
     """A base with projectors and fusions attached through forward hooks.
 
-    The hooks do nothing unless audio is attached and the gate is open, so a forward pass without audio runs the very
+    The hooks do nothing unless audio is attached and the gate is open, so a forward pass without audio runs exactly the
     operations of the base. Neither the base's code nor its weights or embedding table are touched.
 
     Attributes:
         base: the frozen base.
         gate: scalar in [0, 1] that multiplies every fusion update; 0 is the bypass.
-        statistics: set to a ``FusionStatistics`` to have the fusion's work measured, None to save the time.
+        statistics: a ``FusionStatistics`` that records the fusion's effect, or None to save the time.
     """
 
     def __init__(self, base: Base, encoders: Sequence[AudioEncoder], config: AdapterConfig) -> None:
@@ -173,7 +173,7 @@ class SafeModel(nn.Module):
 
     @contextmanager
     def attached(self, features: Sequence[AudioFeatures]) -> Iterator[None]:
-        """Attaches audio to every forward pass inside the block, one clip a row, as features of each encoder."""
+        """Attaches audio to every forward pass inside the block, one clip per example, as features of each encoder."""
         projected = [
             projector(feature.to(self.base.model.device))
             for projector, feature in zip(self.projectors, features, strict=True)
@@ -204,7 +204,7 @@ class SafeModel(nn.Module):
                 self.lora.set_active(previous is not None and self.gate > 0.0)
 
     def _check_lora_rows(self) -> None:
-        """LoRA changes every row of a batch, so a row without audio would no longer be the base's."""
+        """LoRA changes every example of a batch, so one without audio would no longer be the base's."""
         assert self._audio is not None
         if not self._audio[1].any(dim=1).all():
             raise ValueError(

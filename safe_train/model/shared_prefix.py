@@ -1,4 +1,4 @@
-"""What the bypass and a pass with audio have in common: everything up to the first fused decoder layer, run once."""
+"""Shares the forward pass up to the first fused decoder layer between the bypass and a pass with audio."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SharedPrefix:
 
     Attributes:
         layer: index of that layer.
-        arguments: what the decoder was called with: embeddings with the image in place, positions, masks.
-        keywords: the same, by name.
-        output: what the layer gave, before any fusion.
+        arguments: the decoder's positional arguments: embeddings with the image in place, positions, masks.
+        keywords: its keyword arguments.
+        output: the layer's output, before any fusion.
     """
 
     layer: int

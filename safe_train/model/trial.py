@@ -1,7 +1,7 @@
-"""A trial at loading: one question with an image and one without go through processor, base and generation.
+"""A trial at loading: runs one question with an image and one without through processor, base and generation.
 
-A folder is put together of many files, and what does not fit shows in the first batch only: a template that fails, an
-image of another number of tokens than the base makes of it, a token beyond the embedding.
+A folder consists of many files, and a mismatch would show only in the first batch: a template that fails, an image
+with a different number of tokens than the base expects, a token id beyond the embedding.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _renders(request: str) -> bool:
 
 @torch.no_grad()
 def try_rows(base: Base, folder: str) -> None:
-    """Puts a question with an image and one without through everything that a row goes through.
+    """Runs a question with an image and one without through every step that an example takes.
 
     Raises:
         InputError: something in the folder does not fit.

@@ -4,8 +4,8 @@ Each mechanism is an object with the hooks of :class:`Mechanism`; :func:`build_m
 A loop needs a :class:`RetentionModel` (a student and its teacher on retention examples) and calls the hooks in this
 order::
 
-    stack.before_step(step)
-    audio_loss.backward();            stack.after_task_backward()
+    stack.before_step(step, examples_seen)
+    task_loss.backward();             stack.after_task_backward()
     stack.loss(batch).backward();     stack.after_retention_backward()
     clip;                             stack.before_optimizer_step(clip_coefficient)
     optimizer.step();                 stack.after_optimizer_step()

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class LinearCapture:
-    """Records, inside a ``with`` block, what each linear layer's weight gradient is made of.
+    """Records, inside a ``with`` block, the factors of each linear layer's weight gradient.
 
-    For ``y = x W^T`` the gradient of sample n is ``sum_t g[n,t] x[n,t]^T``. The weights' own gradients are switched off
-    meanwhile, so a backward pass costs no more than needed and leaves ``.grad`` alone. A layer that is used several
+    For ``y = x W^T`` the gradient of sample n is ``sum_t g[n,t] x[n,t]^T``. The weights' own gradients are disabled
+    meanwhile, so a backward pass computes nothing more and does not touch ``.grad``. A layer that is used several
     times has its uses joined along t, so that they are summed before anything is squared.
     """
 

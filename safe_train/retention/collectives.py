@@ -1,4 +1,4 @@
-"""What the mechanisms ask of the processes that share a batch; a single process asks nobody."""
+"""The collective operations that the mechanisms use, and their trivial form for a single process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Collectives(Protocol):
         ...
 
     def gather_rows(self, rows: Tensor, total: int) -> Tensor:
-        """The ``total`` rows [total, ...] of a batch in its order, of which this process gives its shard [n, ...]."""
+        """Gathers a batch [total, ...] in its order from the shards [n, ...] of all processes."""
         ...
 
     def global_indices(self, count: int) -> range:
@@ -41,7 +41,7 @@ class Collectives(Protocol):
 
 
 class SingleProcess:
-    """The collectives of a training in one process: each gives back what it was given."""
+    """The collectives of a training in one process: each returns its argument."""
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Leaves them as they are."""

@@ -17,7 +17,7 @@ from safe_train.retention.settings import RetentionSettings
 class Distillation(Mechanism):
     """Adds ``weight * mean_t KL(teacher_t || student_t)`` over the answer tokens t of the retention examples.
 
-    Prompt and padding never enter: the states are gathered at the answer positions before the divergence is taken.
+    Prompt and padding are not included: the states are gathered at the answer positions before the divergence is taken.
     Method: Hinton et al. 2015, arXiv:1503.02531; Li and Hoiem 2016, arXiv:1606.09282.
     """
 
@@ -90,7 +90,7 @@ class Distillation(Mechanism):
         return self.weight * value
 
     def metrics(self) -> dict[str, float]:
-        """The unweighted divergence in nats a token, over the step's rows in all processes."""
+        """The unweighted divergence in nats per token, over the step's examples in all processes."""
         if self._sum is None:
             return {}
         return {"kl": self.collectives.mean(self._sum.item() / max(1, self._tokens), self._tokens)}

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: a quadratic pull back to the initial weights where the protected answers feel them."""
+"""Elastic weight consolidation: a quadratic penalty on moving weights that the retention answers depend on."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ class ElasticWeightConsolidation(Mechanism):
     """Adds ``weight / 2 * sum_i F_i (theta_i - theta*_i)^2`` and its gradient ``weight * F_i (theta_i - theta*_i)``.
 
     ``theta*`` are the weights at construction. ``F`` is the diagonal of the Fisher information at the weights of step
-    ``calibrate_at``: the mean over retention examples of the squared gradient of the row's negative log-likelihood,
-        with
-    labels drawn from the model (``true``) or taken from the data (``empirical``), scaled to the sum ``trace``. At step
-    0 the fusion's output is zero and so is most of F, which is why it is computed after a warm-up.
+    ``calibrate_at``: the mean over retention examples of the squared gradient of the example's negative log-likelihood
+    with labels drawn from the model (``true``) or taken from the data (``empirical``), scaled to the sum ``trace``. At
+    step 0 the fusion's output is zero and so is most of F; it is therefore computed after a warm-up.
     Method: Kirkpatrick et al. 2017, arXiv:1612.00796; on the kinds of labels: Kunstner et al. 2019, arXiv:1905.12558.
     """
 
@@ -175,7 +174,7 @@ def accumulate_fisher(
     seed: int,
     collectives: Collectives = SINGLE_PROCESS,
 ) -> tuple[dict[str, Tensor], int]:
-    """Sums over the rows of all processes of squared per-row gradients, and the number of rows.
+    """Sums over the examples of all processes of squared per-example gradients, and the number of examples.
 
     The sums are float32, in the shapes of the weights. A row's number, by which its labels are drawn, is its place
     among the rows of all processes and batches.

@@ -1,4 +1,4 @@
-"""What a mechanism sees of a model, and the hooks through which it takes part in a training step."""
+"""The interface between a mechanism and a model, and the hooks of a training step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnswerStates:
     Attributes:
         hidden: [N, H].
         labels: int64 [N], the answer tokens of the data.
-        rows: int64 [N], the row of the batch that each belongs to.
+        rows: int64 [N], the batch index of the example that each belongs to.
     """
 
     hidden: Tensor
@@ -57,7 +57,7 @@ class LogitHead(Protocol):
 
 
 class RetentionModel(Protocol):
-    """A student whose behavior on retention examples is to stay that of its teacher."""
+    """A student that should behave like its teacher on retention examples."""
 
     @property
     def head(self) -> LogitHead:
@@ -79,7 +79,7 @@ CalibrationBatches = Callable[[int], Iterator[Any]]
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a training is, to which thresholds are fitted.
+    """The length of a training, from which thresholds are derived.
 
     Attributes:
         max_steps: optimizer steps.
@@ -97,16 +97,16 @@ class RunLength:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a training gives the mechanisms that act in it.
+    """What a training provides to its mechanisms.
 
     Attributes:
         model: student and teacher.
         linears: the trained linear layers by the names of their weights.
-        batches: gives retention examples for calibration.
+        batches: returns batches of retention examples for calibration.
         optimizer: trains the weights.
-        length: of the training.
-        seed: of whatever a mechanism draws.
-        collectives: of the processes that share each batch.
+        length: length of the training.
+        seed: seed of a mechanism's random draws.
+        collectives: collective operations of the processes that share each batch.
     """
 
     model: RetentionModel
@@ -124,9 +124,9 @@ class MetricInfo:
 
     Attributes:
         key: its name in :meth:`Mechanism.metrics` and in ``metrics.jsonl``.
-        title: of its plot.
+        title: title of its plot.
         is_ratio: whether its values lie between 0 and 1; if not, its axis is logarithmic.
-        in_progress: whether it stands beside the progress bar.
+        in_progress: whether the progress bar shows it.
     """
 
     key: str
@@ -137,12 +137,12 @@ class MetricInfo:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a mechanism computes now and then from retention examples.
+    """What a mechanism computes from retention examples at intervals.
 
     Attributes:
-        num_examples: how many it takes each time.
-        count: how often it comes in the training.
-        keeps_captures: whether memory grows with the number of examples, or sums alone are kept.
+        num_examples: examples used each time.
+        count: number of times in the training.
+        keeps_captures: whether memory grows with the number of examples; otherwise only sums are kept.
     """
 
     num_examples: int
@@ -156,13 +156,13 @@ class Mechanism:
     A new one is a subclass in a module of its own and a line of :data:`~safe_train.retention.registry.MECHANISMS`.
 
     Attributes:
-        name: how logs and tables call it.
-        adds_loss: whether it puts a loss on retention examples at each step.
+        name: name in logs and tables.
+        adds_loss: whether it adds a loss on retention examples at each step.
         needs_teacher: whether that loss compares with the teacher.
-        needs_linears: whether it acts on trained linear layers, without which it could do nothing.
+        needs_linears: whether it requires trained linear layers.
         shown_metrics: those of its metrics that reports plot, in their order.
         calibrates: whether ``before_step`` calibrates when that is due.
-        records_metrics: whether ``metrics`` of the step will be asked for; where not, what only they need is left out.
+        records_metrics: whether ``metrics`` will be called for the step; if not, work that only they need is skipped.
     """
 
     name = "mechanism"
@@ -188,7 +188,7 @@ class Mechanism:
     def from_variant(
         cls, variant: RetentionVariantConfig, settings: RetentionSettings, context: TrainingContext
     ) -> Mechanism:
-        """The mechanism as a variant that has it on asks for it."""
+        """Builds the mechanism for a variant that enables it."""
         raise NotImplementedError(f"{cls.__name__}.from_variant")
 
     def calibration(self, length: RunLength) -> Calibration | None:
@@ -218,7 +218,7 @@ class Mechanism:
         return None
 
     def after_task_backward(self) -> None:
-        """When the gradients are those of the audio loss alone."""
+        """Called when the gradients are those of the task loss only."""
 
     def after_retention_backward(self) -> None:
         """When the gradients are those of the total loss."""
@@ -242,7 +242,7 @@ class Mechanism:
 
 
 def negative_log_likelihood(head: LogitHead, states: AnswerStates, labels: Tensor | None = None) -> Tensor:
-    """Sum over all tokens of ``-log p(label)``; its gradient for one row is that of the row's own sum."""
+    """Sum over all tokens of ``-log p(label)``; its gradient for one example is that of the example's own sum."""
     return F.cross_entropy(head(states.hidden), states.labels if labels is None else labels, reduction="sum")
 
 

@@ -1,4 +1,4 @@
-"""Null-space projection: training moves the weights only where protected answers do not feel it."""
+"""Null-space projection: moves the weights only in directions that the retention answers do not depend on."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ Projected = Literal["task_gradient", "total_gradient", "task_update", "update"]
 class NullSpaceProjection(Mechanism):
     """Keeps gradients or updates out of a protected subspace U: ``X <- X - (X U) U^T``.
 
-    What is projected is a choice of its own:
+    What is projected is a separate choice:
 
-    - ``task_gradient``: the audio loss's gradient, before the retention losses add theirs.
-    - ``total_gradient``: the gradient of the total loss. It takes the retention losses' pull away as well.
+    - ``task_gradient``: the task loss's gradient, before the retention losses add theirs.
+    - ``total_gradient``: the gradient of the total loss. It also removes the effect of the retention losses.
     - ``update``: what the optimizer did, ``theta_new - theta_old``, weight decay included.
-    - ``task_update``: the part of the update that stems from the audio loss (see ``TaskUpdate``).
+    - ``task_update``: the part of the update that comes from the task loss (see ``TaskUpdate``).
 
-    After a projected *gradient*, AdamW's step still enters U, since the division by sqrt(v) turns directions; the two
-    projections of the update do not. One-sided projection removes only what raises the protected loss.
+    After a projected *gradient*, AdamW's step still enters U, since the division by sqrt(v) changes directions; the two
+    projections of the update do not. One-sided projection removes only what raises the retention loss.
 
     A step whose metrics are not recorded (see ``Mechanism.records_metrics``) never waits for a GPU, and starts as many
     operations for a thousand tensors as for one.
@@ -194,7 +194,7 @@ class NullSpaceProjection(Mechanism):
         }
 
     def after_task_backward(self) -> None:
-        """Projects the audio loss's gradient, or sets it aside for the split of the update."""
+        """Projects the task loss's gradient, or stores it for the split of the update."""
         gradients = [gradient_of(parameter) for parameter in self._parameters]
         if self.projects == "task_gradient":
             self._project_gradients(gradients)
@@ -208,7 +208,7 @@ class NullSpaceProjection(Mechanism):
 
     @torch.no_grad()
     def before_optimizer_step(self, clip_coefficient: float) -> None:
-        """Notes the weights, and brings the audio loss's first moment up to date."""
+        """Stores the weights, and updates the task loss's first moment."""
         if self.projects == "task_update":
             self._share.before_optimizer_step(clip_coefficient, wants_part=bool(self.bases))
         elif self.projects == "update" and self.bases:
@@ -216,7 +216,7 @@ class NullSpaceProjection(Mechanism):
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
-        """Projects the update, or the audio loss's part of it."""
+        """Projects the update, or the task loss's part of it."""
         if not self.bases or self.projects not in ("update", "task_update"):
             return
         parameters = self._protected(self._parameters)
@@ -277,7 +277,7 @@ class NullSpaceProjection(Mechanism):
         return {name: value.item() for name, value in self._last.items()} | {"null_space_energy": energy}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Bases, the audio loss's first moments and the row count of the last estimate."""
+        """Bases, the task loss's first moments and the example count of the last estimate."""
         state = {f"moment.{name}": moment for name, moment in zip(self.linears, self._share.moments, strict=False)}
         for name, basis in self.bases.items():
             state[f"vectors.{name}"] = basis.vectors

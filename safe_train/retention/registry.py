@@ -1,4 +1,4 @@
-"""The retention mechanisms by name: who builds, estimates or describes a training finds them here."""
+"""The registry of retention mechanisms, read by trainers, estimate and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay: the retention examples' own answers are trained on, with audio attached; no teacher is asked."""
+"""Replay: trains on the retention examples' own answers, with audio attached and without a teacher."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from safe_train.retention.settings import RetentionSettings
 class Replay(Mechanism):
     """Adds ``weight * mean_t -log p(y_t)`` over the answer tokens t of the retention examples, y the data's answers.
 
-    What the base knows beyond the data's majority answers is not held: where the base errs, replay teaches it.
+    Only the data's answers are kept: where the base's answer differs from them, replay changes it.
     Method: rehearsal, Robins 1995, Connection Science 7(2).
     """
 
@@ -70,7 +70,7 @@ class Replay(Mechanism):
         return self.weight * (total / max(1, tokens))
 
     def metrics(self) -> dict[str, float]:
-        """The unweighted cross-entropy in nats a token, over the step's rows in all processes."""
+        """The unweighted cross-entropy in nats per token, over the step's examples in all processes."""
         if self._sum is None:
             return {}
         return {"replay_loss": self.collectives.mean(self._sum.item() / max(1, self._tokens), self._tokens)}

@@ -1,4 +1,4 @@
-"""From a variant to the mechanisms that act together in a training."""
+"""Builds a variant's mechanisms and runs them together."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def build_mechanisms(
 
 
 class RetentionStack:
-    """Mechanisms that act together; its hooks call theirs in order.
+    """Mechanisms that run together; each hook calls theirs in order.
 
     Attributes:
-        mechanisms: in the order in which they act.
+        mechanisms: in the order in which they run.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The subspaces that protected answers depend on, estimated from retention examples."""
+"""The subspaces that the retention answers depend on, estimated from retention examples."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def activation_subspace(
 def captured_inputs_and_gradients(
     model: RetentionModel, linears: Mapping[str, nn.Linear], batch: Any, recorded: Collection[str] | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Inputs [N, T, d_in] and output gradients [N, T, d_out] of the layers in a batch's rows.
+    """Inputs [N, T, d_in] and output gradients [N, T, d_out] of the layers for a batch's examples.
 
     Args:
         model: the student.

@@ -1,4 +1,4 @@
-"""The audio loss's share of AdamW's steps, which are linear in the first moment and so split exactly."""
+"""The task loss's part of AdamW's steps, which are linear in the first moment and so split exactly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Chunk:
 
     Attributes:
         group: the optimizer's settings.
-        count: steps that they have taken, a number or a scalar on their device.
+        count: steps taken so far, a number or a scalar on their device.
         indices: which parameters.
     """
 
@@ -33,19 +33,19 @@ class _Chunk:
 
 
 class TaskUpdate:
-    """The part of AdamW's steps that stems from the audio loss, for the parameters that it trains.
+    """The part of AdamW's steps that comes from the task loss, for the parameters that it trains.
 
-    With the first moment ``m_a`` of the audio loss's gradient alone, kept here, and AdamW's own second moment v, the
-    audio loss's part of step t, weight decay included, is
+    With the first moment ``m_a`` of only the task loss's gradient, kept here, and AdamW's own second moment v, the
+    task loss's part of step t, weight decay included, is
 
         -lr m_a / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) - lr decay theta
 
-    A step holds one copy of the parameters beside ``moments``: the audio gradient, then the weights before the step,
-    then the part, each in the place of the one before. The host waits for no device, and the number of operations does
-    not grow with the number of tensors.
+    A step holds one copy of the parameters in addition to ``moments``: the task gradient, then the weights before the
+    step, then the part, each overwriting the one before. There is no device synchronization, and the number of
+    operations does not grow with the number of tensors.
 
     Attributes:
-        moments: first moments of the audio loss's gradients, one for each parameter; empty before the first step.
+        moments: first moments of the task loss's gradients, one for each parameter; empty before the first step.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
@@ -57,7 +57,7 @@ class TaskUpdate:
 
     @torch.no_grad()
     def take_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Takes a copy of the gradients, which are those of the audio loss alone."""
+        """Copies the gradients, which are those of the task loss only."""
         self._held = list(MULTI._foreach_mul(gradients, 1.0))  # a copy, in one operation
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
-"""Checkpoints: safetensors and JSON with checksums, complete or absent, from which a run goes on with the same bits.
+"""Checkpoints: safetensors and JSON with checksums, complete or absent, from which a run resumes with the same bits.
 
-``checkpoints/step-<step>/`` is a checkpoint. Beside it may lie, after a crash, ``.step-<step>.partial``, which was
-being written or removed and counts for nothing, and ``.step-<step>.replaced``, which stands in for ``step-<step>`` if
-the crash came between the two renames of a replacement.
+``checkpoints/step-<step>/`` is a checkpoint. A crash may leave ``.step-<step>.partial``, which was being written or
+removed and is ignored, and ``.step-<step>.replaced``, which is used as ``step-<step>`` if the crash came between the
+two renames of a replacement.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Checkpoint:
     """A checkpoint on disk.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         step: optimizer steps done.
     """
 
@@ -111,7 +111,7 @@ def write_state(
     stack: RetentionStack,
     config: StageAConfig | None = None,
 ) -> None:
-    """Writes everything that a run goes on from, and the checksums of the files, into a folder, flushed to disk.
+    """Writes everything needed to resume, and the checksums of the files, into a folder, flushed to disk.
 
     Raises:
         OSError: it cannot be written.
@@ -132,7 +132,7 @@ def write_state(
 
 
 def list_checkpoints(root: Path) -> list[Checkpoint]:
-    """The checkpoints, oldest first; whether their files are whole is not looked at."""
+    """The checkpoints, oldest first; their files are not checked."""
     found: dict[int, Path] = {}
     for folder in sorted(root.glob("*step-*")):  # a dot sorts before a letter: what is in place wins
         if match := _LISTED.fullmatch(folder.name):
@@ -166,7 +166,7 @@ def latest_checkpoint(run: Path) -> Checkpoint:
 
 
 def set_aside_later(checkpoint: Checkpoint) -> None:
-    """Renames the checkpoints of later steps, so that none is taken for the newest of a run that goes on from here.
+    """Renames the checkpoints of later steps, so that none is taken for the newest of a run that resumes from here.
 
     Raises:
         InputError: they cannot be renamed.

@@ -1,4 +1,4 @@
-"""Making a run's folder, and removing one that came to nothing."""
+"""Creates a run's folder, and removes one that has no checkpoint."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The environment of a run: versions, devices, the kernel backend and why; and combinations that are known to go wrong.
+"""The environment of a run: versions, devices, the kernel backend and why; and combinations that are known to fail.
 
-Nothing here needs torch or torchaudio to import: that they do not is one of the things that it reports.
+Nothing here needs an importable torch or torchaudio: it reports whether they import.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Environment:
         devices: one line for each device that torch can compute on, the CPU first.
         num_cores: CPU cores that this process may use.
         num_threads: OpenMP threads that torch uses for one operation; None if torch does not import.
-        load: runnable processes, mean of the last minute; None where the system does not tell.
+        load: runnable processes, mean of the last minute; None where the system does not report it.
         omp_wait_policy: the variable ``OMP_WAIT_POLICY``.
         kernel_backend: what ``safe_kernels`` runs on, and why.
     """
@@ -66,7 +66,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run was made on: figures of one seed differ between machines, whose sums are taken in another order.
+    """The machine of a run: figures of one seed differ between machines, which sum in different orders.
 
     Attributes:
         processor: its name.
@@ -85,7 +85,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Finding:
-    """A combination that is known to go wrong, and what to do about it."""
+    """A combination that is known to fail, and how to fix it."""
 
     problem: str
     hint: str

@@ -1,4 +1,4 @@
-"""The files of a run, ``<output_root>/<time>_<label>/``: who writes or reads one asks here for its place."""
+"""The paths of a run's files, in ``<output_root>/<time>_<label>/``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from safe_train.io.files import read_object
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places of a run's files, whether they are there or not.
+    """The paths of a run's files, whether they exist or not.
 
     Attributes:
-        path: the folder.
+        path: the run's folder.
     """
 
     CONFIG: ClassVar = "config.json"
@@ -27,7 +27,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Every setting, and what it amounts to in this run; written before the first step."""
+        """Every setting and the values derived from them; written before the first step."""
         return self.path / self.CONFIG
 
     @property

@@ -1,4 +1,4 @@
-"""One process at a time works on a run: of two, the second is told so and leaves everything as it is."""
+"""A lock on a run: a second process gets an error and changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON lines of a run, one a step, of which a crash may cut the last short."""
+"""JSON lines of a run, one per step; a crash may leave the last one incomplete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run's retention variant still is what the run began with."""
+"""Checks that a run's retention variant is still the one that it started with."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Stage A: what is built, the trainer and its schedules, and a run from start to closing table."""
+"""Stage A: building models and data, the trainer and its schedules, and a run from start to closing table."""

@@ -1,4 +1,4 @@
-"""Settings that follow from the base where they are not given: sizes, learning rates and precision."""
+"""Defaults that are derived from the base: sizes, learning rates and precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batches of a step: which examples come, how they are encoded, and which of them are this process's."""
+"""The batches of a step: its examples, their encoding, and this process's shard."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from safe_train.training.settings import OptimizationSettings
 
 @dataclass(frozen=True)
 class StepExamples:
-    """The examples of a step, of all processes.
+    """The examples of a step, over all processes.
 
     Attributes:
         task: audio examples of each micro-batch.
-        retention: retention examples of each micro-batch; no micro-batch where no mechanism adds a loss.
+        retention: retention examples of each micro-batch; empty if no mechanism adds a loss.
     """
 
     task: list[list[Example]]
@@ -33,7 +33,7 @@ class StepExamples:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """The same, encoded. With length buckets, a micro-batch is several batches.
+    """The encoded batches of a step, for this process. With length buckets, a micro-batch is several batches.
 
     Attributes:
         task: batches of audio examples.

@@ -1,4 +1,4 @@
-"""What a configuration stands for: the loaded models and the rows, the same for every variant of a seed."""
+"""Builds models, examples and sampler from a configuration; they are the same for every variant of a seed."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Rows:
-    """Training and validation rows.
+    """Training and validation examples.
 
     Attributes:
         train_audio: audio examples to train on.
-        train_vl: VL examples that are protected.
-        train_text: text-only examples that are protected; questions and documents.
+        train_vl: VL examples for retention.
+        train_text: text-only examples for retention; questions and documents.
         val_audio: audio examples to evaluate on.
         val_vl: VL examples to evaluate on.
         val_text: text-only examples to evaluate on.
@@ -222,7 +222,7 @@ def spread_layers(count: int, num_decoder_layers: int) -> tuple[int, ...]:
 
 
 def build_collator(model: SafeModel, data: DataSettings | None = None) -> Collator:
-    """Encodes rows for this model, decoding files in threads and keeping features as the settings say."""
+    """Builds the collator of this model, which decodes files in threads and caches features as the settings say."""
     data = data or DataSettings()
     encoders = [encoder for encoder in model.encoders]
     features = FeatureCache(encoders, data.num_workers, tensor_store(data, "features"))  # type: ignore[arg-type]

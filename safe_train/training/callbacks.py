@@ -1,4 +1,4 @@
-"""What a run reports to whoever watches it, and asks."""
+"""Callbacks of a run: progress, and requests to stop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from safe_train.errors import StoppedError
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """Called by a run, in each process.
+    """Functions that a run calls, in each process.
 
     Attributes:
         stage: called with a few words when a new stage begins.
         step: called after each step with its number, the number of steps, and the metrics if they were logged.
-        rows: called while the examples of a stage are worked through, with how many are done and how many there are.
-        should_stop: asked after each step and each batch of an evaluation; where one process says so, all stop.
+        rows: called as the examples of a stage are processed, with the number done and the total.
+        should_stop: called after each step and each batch of an evaluation; if it is true in one process, all stop.
     """
 
     stage: Callable[[str], None] = lambda _words: None

@@ -1,4 +1,4 @@
-"""What is kept of a step that met a loss or gradient that is not finite: enough to see it happen again.
+"""Dumps a step with a loss or gradient that is not finite, so that it can be run again.
 
 ``RUN/non_finite/step-<step>/`` holds the state before the step, in the files of a checkpoint, every batch as
 tensors, the examples that these were made of, and the names of the gradients and weights that are not finite.
@@ -36,7 +36,7 @@ _COLUMNS = ("token_rows", "token_positions", "labels")
 
 
 class FailedTraining(Protocol):
-    """What a training gives of the step that it could not take."""
+    """The interface of a trainer whose failed step is dumped."""
 
     step: int
     model: SafeModel

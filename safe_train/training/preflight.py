@@ -1,4 +1,4 @@
-"""Files of examples, opened before hours of work depend on them: a damaged one is reported at once, with its row."""
+"""Opens the files of the examples before training: a damaged one is reported at once, with its example."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safe_train.io.messages import shortened
 from safe_train.model.audio.encoder import AudioEncoder
 
 MOST_TRAINED = 10_000
-"""Training rows of each kind whose files are looked at; of more, a run would wait longer than it might lose."""
+"""Training examples of each kind whose files are checked; more would take longer than the check could save."""
 
 _AT_ONCE = 256
 _HINT = "`safe data check` names every such file"
@@ -26,12 +26,12 @@ _HINT = "`safe data check` names every such file"
 
 @dataclass(frozen=True)
 class FileCheck:
-    """A file, the first row that names it, and how it is read.
+    """A file, the first example that names it, and how it is read.
 
     Attributes:
         path: the file.
-        row_id: of the row.
-        read: reads it, or what is to be read of it.
+        row_id: id of the example.
+        read: reads the file, or the part that is needed.
     """
 
     path: Path
@@ -54,12 +54,12 @@ class FileCheck:
 def file_checks(
     evaluated: Iterable[Example], trained: Iterable[Example], encoders: Sequence[AudioEncoder]
 ) -> list[FileCheck]:
-    """Each file of the rows once: of rows to evaluate on as far as it is heard or seen, of others by its header.
+    """Checks of each file, once: those to evaluate on are read as far as the model uses them, others by their header.
 
     Args:
-        evaluated: rows to evaluate on.
-        trained: rows to train on.
-        encoders: those that will hear the clips.
+        evaluated: examples to evaluate on.
+        trained: examples to train on.
+        encoders: audio encoders that get the clips.
     """
     hear = partial(_hear, windows=[(encoder.sampling_rate, encoder.window) for encoder in encoders])
     found = {path: FileCheck(path, row_id, read) for path, row_id, read in _files(evaluated, hear, load_image)}
@@ -71,13 +71,13 @@ def file_checks(
 def run_checks(
     checks: Sequence[FileCheck], processes: Processes, num_workers: int, between: Callable[[int, int], None]
 ) -> None:
-    """Runs them, shared among all processes and so many threads in each.
+    """Runs the checks, distributed over all processes and over threads in each.
 
     Args:
         checks: what to run; the same in every process.
         processes: those of the run.
         num_workers: threads; 0 for none.
-        between: called by all processes together, with how many are done and how many there are; may end it.
+        between: called by all processes together, with the number done and the total; may raise to stop.
 
     Raises:
         InputError: a file cannot be read.
@@ -94,7 +94,7 @@ def run_checks(
 def _files(
     rows: Iterable[Example], of_audio: Callable[[Path], object], of_image: Callable[[Path], object]
 ) -> Iterable[tuple[Path, str, Callable[[Path], object]]]:
-    """Path, row and reader of each file that a row names, in the rows' order."""
+    """Path, example id and reader of each file that an example names, in the examples' order."""
     for row in rows:
         clip = row.audio.path if isinstance(row.audio, Amplified) else row.audio
         if isinstance(clip, Path):

@@ -1,4 +1,4 @@
-"""A configuration with everything loaded and looked at, before the first step."""
+"""Loads and checks everything that a configuration needs, before the first step."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Prepared:
     Attributes:
         config: the configuration.
         trainer: before its first step.
-        final: evaluates on all examples.
-        midway: evaluates on a tenth of them, or None if the configuration asks for no such evaluation.
+        final: evaluator on all examples.
+        midway: evaluator on a tenth of them, or None without evaluations during training.
         base_key: what the base's answers depend on.
         processes: those of the run.
     """

@@ -25,11 +25,11 @@ from safe_train.training.trainer import StageATrainer
 
 @dataclass(frozen=True)
 class RerunStep:
-    """What a step gave when it was run again.
+    """The result of running a step again.
 
     Attributes:
         step: its number, from 1.
-        losses: audio loss, retention loss and gradient norm.
+        losses: task loss, retention loss and gradient norm.
         weights: trained parameters that were not finite before it.
     """
 

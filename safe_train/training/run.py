@@ -67,7 +67,7 @@ def start_run(
 
     Args:
         config: the configuration.
-        callbacks: for whoever watches.
+        callbacks: called as the run progresses.
         rows: what :func:`load_examples` gives for the configuration, if the caller has it already.
         notes: written to ``config.json`` under ``notes``, for people.
 
@@ -111,7 +111,7 @@ def evaluate_run(
     Args:
         folder: the run.
         changes: evaluation settings that differ from the run's.
-        callbacks: for whoever watches.
+        callbacks: called as the run progresses.
         data_root: where the examples come from, if not from the run's own.
         conditions: what to run; by default the conditions of the settings.
         damage: above 0, the positive control; see :func:`~safe_train.evaluation.positive_control.damage_fusions`.
@@ -151,8 +151,8 @@ class _Run:
     Attributes:
         folder: the run's.
         prepared: everything that was loaded.
-        callbacks: for whoever watches.
-        has_steps: whether there is still something to train.
+        callbacks: called as the run progresses.
+        has_steps: whether steps remain to be trained.
     """
 
     folder: Path

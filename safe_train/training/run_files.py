@@ -1,4 +1,4 @@
-"""What a run writes beside checkpoints and logs: how it was configured, and how it ended."""
+"""The files of a run other than checkpoints and logs: its configuration and its outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes with the step: the learning rates and the gate."""
+"""Schedules of the learning rates and the gate."""
 
 from __future__ import annotations
 

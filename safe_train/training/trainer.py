@@ -1,4 +1,4 @@
-"""The Stage A trainer: projectors and fusions learn to hear while the mechanisms hold the base's answers."""
+"""The Stage A trainer: trains projectors and fusions on audio while the mechanisms keep the base's answers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class TrainingOutcome:
         finished: False if it was asked to stop early.
         seconds: time spent in steps by this process.
         inactive: mechanisms that are on but never had an effect.
-        last: the last line of metrics.
-        processes: how many took part at its end.
+        last: the last logged metrics.
+        processes: number of processes at the end.
     """
 
     steps: int
@@ -54,17 +54,17 @@ class TrainingOutcome:
 
 
 class StageATrainer:
-    """One training run, alone or as one of several processes that share the examples of each batch.
+    """One training run, in one process or as one of several that share the examples of each batch.
 
     Attributes:
         config: its configuration.
         model: SAFE; only projectors, fusions and LoRA are trained.
         optimizer: AdamW on the trained parts.
         variant: the registered variant, with the null-space settings of the configuration.
-        effective: what the variant amounts to in this run, by name.
+        effective: the variant's coefficients and thresholds in this run, by name.
         retention: the variant's mechanisms.
         batches: those of each step.
-        processes: those that take part.
+        processes: the process group.
         step: optimizer steps done.
     """
 
@@ -182,7 +182,7 @@ class StageATrainer:
             retention: the same of retention examples; empty where no mechanism adds a loss.
 
         Returns:
-            The audio loss and the retention loss, means over answer tokens, and the gradient's norm before clipping.
+            The task loss and the retention loss, means over answer tokens, and the gradient's norm before clipping.
         """
         audio_loss = self._backward(task, self._task_loss)
         self.retention.after_task_backward()

@@ -1,1 +1,1 @@
-"""Frozen results that are computed once: audio features and the teacher's hidden states."""
+"""Caches of results of frozen models: audio features and the teacher's hidden states."""

@@ -1,4 +1,4 @@
-"""Audio features of clips: the encoders are frozen, so a clip is encoded once, and its features may outlive the run."""
+"""A cache of audio features: encoders are frozen, so a clip is encoded once and its features can outlive the run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LAYOUT = 2  # to be raised when a clip is prepared in another way, or its featu
 class FeatureCache:
     """Audio features of clips, each encoded once by each encoder, as long as the store has room.
 
-    A clip is always encoded alone: in a batch, its last bits depend on its neighbors, and a resumed run on its past.
-    For the same reason a stored feature is the very one that would be computed, whoever stored it.
+    A clip is always encoded in a batch of one: in a larger batch its last bits depend on the other clips, and a resumed
+    run would get different ones. A stored feature is thus the one that would be computed, whichever run stored it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FeatureCache:
         return AudioFeatures(kept["values"], kept["mask"])
 
     def _waveforms(self, clip: AudioInput | None) -> list[Tensor]:
-        """What each encoder hears of the clip, at its rate."""
+        """The part of the clip that each encoder uses, at its sampling rate."""
         return [render_waveform(clip, encoder.sampling_rate, encoder.window) for encoder in self.encoders]
 
     def _key(self, number: int, clip: AudioInput | None) -> str:

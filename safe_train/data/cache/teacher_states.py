@@ -1,4 +1,4 @@
-"""The teacher's hidden states of retention examples, kept: the base is frozen, so they never change."""
+"""A cache of the teacher's hidden states of retention examples: the base is frozen, so they never change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LAYOUT = 1  # to be raised when an example is prepared in another way, or its s
 
 
 class TeacherCache:
-    """Hidden states [N, H] of the bypass at the answer positions of examples, computed once an example.
+    """Hidden states [N, H] of the bypass at the answer positions of examples, computed once per example.
 
-    An example is computed alone and without padding, whatever batch it comes in: in a batch, its last bits depend on
-    the other examples, and a resumed run would get others than an uninterrupted one. The states take ``N H`` numbers
-    of the base's dtype an example: 40 kB for four answer tokens of 5,120 in bfloat16.
+    An example is computed in a batch of one, without padding: in a larger batch its last bits depend on the other
+    examples, and a resumed run would differ from an uninterrupted one. The states take ``N H`` numbers
+    of the base's dtype per example: 40 kB for four answer tokens of 5,120 in bfloat16.
     """
 
     def __init__(self, model: SafeModel, encoder: Collator, store: TensorStore) -> None:

@@ -1,4 +1,4 @@
-"""Tensors that are expensive to compute, by key: a bounded memory before a folder that several processes may share."""
+"""Tensors that are expensive to compute, by key: in bounded memory and in a folder that several processes may share."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SHA256 = "sha256"
 
 
 class TensorFolder:
-    """Tensors by key on disk, one safetensors file a key, each with the SHA-256 of its tensors.
+    """Tensors by key on disk, one safetensors file per key, each with the SHA-256 of its tensors.
 
-    A file is written beside its place and renamed, so that a reader sees a whole one or none; of two processes that
-    write one key, the later wins, and both have written the same.
+    A file is written under a temporary name and renamed, so that a reader sees a complete one or none; of two
+    processes that write one key, the later wins, and both have written the same.
     """
 
     def __init__(self, root: Path) -> None:
@@ -72,9 +72,9 @@ class TensorFolder:
 
 
 class TensorStore:
-    """Tensors by key in memory, those longest unused dropped first, and in a folder if there is one.
+    """Tensors by key in memory, with least recently used eviction, and in a folder if there is one.
 
-    What is dropped is read or computed again. On the CPU, whatever device they came from.
+    Evicted tensors are read or computed again. They are kept on the CPU, whatever device they came from.
 
     Attributes:
         max_bytes: bound of the memory; the last tensors put or read stay even if they alone exceed it.

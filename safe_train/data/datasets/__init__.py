@@ -1,1 +1,1 @@
-"""Data sets: a reader each, the registry that names them, and the records and issues that readers find."""
+"""Data sets: one reader each, their registry, and the records and issues that readers return."""

@@ -25,15 +25,15 @@ _COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
 
 
 class AudioCaps(AudioReader):
-    """AudioCaps, or a list of clips with captions of one's own.
+    """AudioCaps, or your own list of clips with captions.
 
     Tried in turn in ``root/audiocaps/``: the official ``train.csv`` (audiocap_id, youtube_id, start_time, caption),
     with audio ``audio/train/<youtube_id>_<start_time>``, ``<youtube_id>`` or ``<audiocap_id>`` as ``.wav``, ``.flac``,
     ``.ogg`` or ``.mp3``; then ``audiocaps_train.jsonl``, ``audiocaps_train.json``, ``train.jsonl``, ``train.json``.
 
     A manifest entry has ``id`` or ``ytid``; ``answers``, ``answer``, ``caption`` or ``captions``; ``audio`` or
-    ``audio_path``, relative to the root or to ``root/audiocaps/`` (without it the audio is looked for as the official
-    data's); if it likes ``question`` and ``image`` or ``image_path``; and, at top level or in ``metadata``, ``ytid`` or
+    ``audio_path``, relative to the root or to ``root/audiocaps/`` (without it the audio is found as in the official
+    data); optionally ``question`` and ``image`` or ``image_path``; and, at top level or in ``metadata``, ``ytid`` or
     ``youtube_id`` and ``start_time``. Entries of one (youtube_id, start_time) with the same question and image are one
     record with all their captions.
     """
@@ -122,7 +122,7 @@ def read_captions(folder: Path, split: str) -> list[CaptionRecord]:
 
 
 class _Clip(NamedTuple):
-    """What identifies a clip: its YouTube id and start in seconds, or, if it has none, the manifest's own id."""
+    """The identity of a clip: its YouTube id and start in seconds, or, if it has none, the manifest's own id."""
 
     youtube_id: str
     start_time: str
@@ -147,7 +147,7 @@ class _Entry:
 
 
 class _AudioFolder:
-    """The audio files of a split, found by name as the official data's are."""
+    """The audio files of a split, found by name as in the official data."""
 
     def __init__(self, folder: Path, entries: Iterable[_Entry]) -> None:
         self._files = index_audio_files([folder])

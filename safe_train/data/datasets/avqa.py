@@ -1,4 +1,4 @@
-"""Questions about clips and the images that belong to them: the official MUSIC-AVQA files, or one entry for each."""
+"""Questions about clips and the images that belong to them: the official MUSIC-AVQA files, or a manifest."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _PLACEHOLDER = re.compile(r"<[^<>]+>")
 
 
 class AVQA(AudioReader):
-    """Questions about clips: MUSIC-AVQA, or a list of one's own.
+    """Questions about clips: MUSIC-AVQA, or your own list.
 
     Tried in turn in ``root/avqa/``: the official ``avqa-train.json``; then ``avqa_train.jsonl``, ``avqa_train.json``,
     ``train.jsonl``, ``train.json``.
 
-    An entry has ``id`` or ``sample_id``; ``question``; ``answers`` or ``answer``; ``audio`` or ``audio_path`` and, if
-    it likes, ``image`` or ``image_path``, relative to the root or to ``root/avqa/``. A clip is called by its audio's
+    An entry has ``id`` or ``sample_id``; ``question``; ``answers`` or ``answer``; ``audio`` or ``audio_path`` and,
+    optionally, ``image`` or ``image_path``, relative to the root or to ``root/avqa/``. A clip's id is its audio's
     path from the root, so that questions about one clip share the name.
 
     An entry of MUSIC-AVQA has ``question_id``; ``video_id``; ``question_content``, whose placeholders (``<Object>``)
     the ``templ_values`` replace in turn; and ``anser``, as the files spell it. Its audio is
     ``audio/train/<video_id>``, ``audio/<video_id>`` or ``audio_wav/<video_id>`` with any audio suffix, and its image
     the middle one of ``frames/<video_id>/``, if that folder is there. Questions marked ``question_deleted`` are left
-    out, and a warning tells how many. Source: Li et al. 2022, arXiv:2203.14072, and its annotation files.
+    out, and a warning counts them. Source: Li et al. 2022, arXiv:2203.14072, and its annotation files.
     """
 
     name = "avqa"

@@ -1,4 +1,4 @@
-"""The clips of a list whose audio file is there, and the report of the others."""
+"""Separates the clips of a list whose audio file exists, and reports the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES_SHOWN = 5
 
 @dataclass(frozen=True)
 class MissingClips:
-    """The clips of a split whose audio file is not there.
+    """The clips of a split whose audio file is missing.
 
     Attributes:
         where: the file that lists the clips.

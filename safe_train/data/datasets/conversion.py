@@ -1,4 +1,4 @@
-"""From the records of a data set to examples."""
+"""Converts the records of a data set to examples."""
 
 from __future__ import annotations
 

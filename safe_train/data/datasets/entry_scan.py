@@ -1,4 +1,4 @@
-"""An entry of a manifest field by field: every one that is wrong, where the readers stop at the first."""
+"""Scans a manifest's entry field by field for every error; the readers stop at the first."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class EntryFields:
-    """Names of the fields of a manifest's entries; of several the first that is there counts.
+    """Names of the fields of a manifest's entries; of several, the first that is present is used.
 
     Attributes:
-        identifier: what an entry is called by.
-        question: what is asked.
+        identifier: the entry's id.
+        question: the question.
         answers: references or captions.
         audio: path of the clip.
         image: path of the image.
         required: which of ``audio`` and ``image`` every entry has.
-        audio_id: what the audio is found by where an entry names no path.
+        audio_id: id by which the audio is found if an entry names no path.
     """
 
     identifier: tuple[str, ...] = ("id",)
@@ -38,12 +38,12 @@ class EntryFields:
 
 
 class EntryScan:
-    """An entry whose fields are taken one by one.
+    """An entry whose fields are read one by one.
 
     Attributes:
         record: the entry.
         number: its place in the list, from 1.
-        issues: what was wrong so far.
+        issues: issues found so far.
     """
 
     def __init__(self, record: Record, number: int) -> None:

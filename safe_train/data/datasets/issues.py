@@ -1,4 +1,4 @@
-"""What can be wrong with a data folder, and what an entry of its lists names."""
+"""The issues of a data folder, and the files and texts that its lists name."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class IssueKind(StrEnum):
 
 @dataclass(frozen=True)
 class Issue:
-    """Something that is wrong.
+    """Something that is wrong with a data folder.
 
     Attributes:
-        kind: what.
+        kind: kind of issue.
         name: the file, entry or id that it is about.
         detail: what was found.
     """
@@ -48,21 +48,21 @@ class Issue:
 
     @classmethod
     def of(cls, kind: IssueKind, error: InputError) -> Issue:
-        """A reader's error as an issue of that kind, or of the kind that the error itself tells."""
+        """A reader's error as an issue of that kind, or of the kind that the error itself names."""
         told = {UNICODE: IssueKind.SURROGATE, NO_PLACEHOLDER: IssueKind.TOKEN, A_PATH: IssueKind.ENTRY}
         return cls(told.get(error.expected, kind), str(error.where), f"expected {error.expected}, got {error.got}")
 
 
 @dataclass(frozen=True)
 class ListedRecord:
-    """What one entry of a list names: a question, or a clip with its captions.
+    """One entry of a list: a question, or a clip with its captions.
 
     Attributes:
         question: None where the answers are captions, and for a document.
         answers: the references, or the document's text; empty where a split has none.
         audio: its audio file, which may be missing.
         image: its image file, which may be missing.
-        is_document: whether it is a text that nothing was asked for.
+        is_document: whether it is a text without a question.
     """
 
     question: str | None

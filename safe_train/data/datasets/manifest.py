@@ -1,4 +1,4 @@
-"""What the readers share: finding a set's files, reading JSON and JSONL, and paths that stay in the data root."""
+"""Shared by the readers: finding a set's files, reading JSON and JSONL, and resolving paths inside the data root."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LONGEST_NUMBER = 4_000  # digits; Python converts no more than 4,300
 
 @dataclass(frozen=True)
 class Record:
-    """One entry of a manifest and where it stands. A field that is null counts as absent.
+    """One entry of a manifest and its position. A field that is null counts as absent.
 
     Attributes:
         where: file and position, for error messages.

@@ -1,4 +1,4 @@
-"""The data pack: captioned clips and questions about images in one folder that can be moved and sent.
+"""The data pack: captioned clips and questions about images in one portable folder.
 
 pack/
   manifest.json, subset_manifest.json   the clips (same content)
@@ -80,7 +80,7 @@ class PackClips(AudioReader):
 
 
 class PackQuestions(VLReader):
-    """The questions of a pack about its images; a pack keeps no question types."""
+    """The questions of a pack about its images; a pack has no question types."""
 
     name = PACK
     has_splits = False

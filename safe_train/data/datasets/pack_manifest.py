@@ -53,7 +53,7 @@ class PackedClip:
 
 @dataclass(frozen=True)
 class SubsetManifest:
-    """The clips of a pack, those included whose audio was missing when it was made.
+    """The clips of a pack, including those whose audio was missing when it was made.
 
     Attributes:
         subset_name: name of the subset.
@@ -127,7 +127,7 @@ class PackedQuestion:
 
 @dataclass(frozen=True)
 class ValManifest:
-    """The questions of a pack, those included whose image was missing when it was made.
+    """The questions of a pack, including those whose image was missing when it was made.
 
     Attributes:
         subset_name: name of the subset.

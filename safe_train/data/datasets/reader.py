@@ -1,4 +1,4 @@
-"""What a data set is to the program: one class, by which it is trained on, evaluated and checked."""
+"""The interface of a data set reader, used for training, evaluation and the data check."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class DatasetReader(ABC, Generic[_Record]):
     :data:`~safe_train.data.datasets.registry.DATASETS` are a new data set.
 
     Attributes:
-        name: what settings call it, its folder in the data root, and the beginning of its manifests' names.
-        kind: of its examples.
-        has_splits: whether it has a list for each split; if not, ``split`` is of no account.
-        fields: of the entries of its manifests.
+        name: name in settings, folder in the data root, and prefix of its manifests' names.
+        kind: kind of its examples.
+        has_splits: whether it has a list for each split; if not, ``split`` is ignored.
+        fields: field names of its manifests' entries.
     """
 
     name: ClassVar[str]
@@ -107,7 +107,7 @@ class DatasetReader(ABC, Generic[_Record]):
         return record.identifier(*self.fields.identifier)
 
     def question(self, record: Record, *, has_image: bool) -> str | None:
-        """The question of a manifest's entry, or None if it asks nothing.
+        """The question of a manifest's entry, or None if it has no question.
 
         Raises:
             InputError: it is blank, cannot be encoded, or has the placeholder of an image that is not there.

@@ -1,4 +1,4 @@
-"""Raw records, as readers find them: what becomes examples."""
+"""Raw records, as readers return them; they are converted to examples."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class AudioRecord:
-    """A clip with what can be said about it.
+    """A clip with its captions or answers.
 
     Attributes:
         clip_id: ``<youtube_id>_<start_time>``, or the manifest's id where it names no YouTube clip. Records that ask
             different questions about one clip share it.
         audio_path: the audio file, which exists.
         captions: all reference captions, or reference answers if there is a question; at least one.
-        question: what is asked about the clip, or None for captioning.
+        question: the question about the clip, or None for captioning.
         image_path: an image that belongs to the clip, which exists, or None.
     """
 
@@ -31,13 +31,13 @@ class VQARecord:
     """A question about an image.
 
     Attributes:
-        question_id: unique in its split; a number, or a name in lists of one's own.
+        question_id: unique in its split; a number, or a name in your own lists.
         image_id: equal for questions about the same image; intervals are bootstrapped by it.
         question: the question.
         answers: all reference answers, ten in the official data; empty where the split has no annotations.
         image_path: the image, which exists.
-        question_type: the first words of the question in the official data; empty if a manifest does not tell.
-        answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest does not tell.
+        question_type: the first words of the question in the official data; empty if a manifest has none.
+        answer_type: ``yes/no``, ``number`` or ``other`` in the official data; empty if a manifest has none.
     """
 
     question_id: int | str

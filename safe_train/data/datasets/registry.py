@@ -1,6 +1,6 @@
 """The data sets by name. Settings, help and the check read this table; a new reader is one line of it.
 
-Readers stand here as text: settings know every name without importing torch.
+Readers are given as text, so that settings know every name without importing torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Dataset:
 
     Attributes:
         readers: by kind of examples, ``module:class`` of its :class:`~safe_train.data.datasets.reader.DatasetReader`.
-        location: the folder that the readers are given as root.
+        location: the folder passed to the readers as root.
     """
 
     readers: Mapping[ExampleKind, str]

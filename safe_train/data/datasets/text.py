@@ -60,7 +60,7 @@ class TextListReader(TextReader):
 
 
 class Text(TextListReader):
-    """Text-only records of one's own.
+    """Your own text-only records.
 
     Tried in turn in ``root/text/``: ``text_val.jsonl``, ``text_val.json``, ``val.jsonl``, ``val.json``.
     """
@@ -211,7 +211,7 @@ def _read_kind(record: Record) -> str:
 
 
 def _messages(record: Record) -> tuple[str, str]:
-    """What the user asks and what the assistant answers."""
+    """The user's question and the assistant's answer."""
     messages = record.required("messages")
     if not isinstance(messages, list):
         raise InputError(record.where, "messages to be a list", type(messages).__name__, "write [{...}, {...}]")

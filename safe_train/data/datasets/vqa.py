@@ -26,7 +26,7 @@ _IMAGE_SUFFIXES = (".jpg", ".png")
 
 
 class VQA(VLReader):
-    """VQA v2, or a list of questions about images of one's own.
+    """VQA v2, or your own list of questions about images.
 
     Tried in turn in ``root/vqa/``: the official pair ``v2_OpenEnded_mscoco_val2014_questions.json`` and
     ``v2_mscoco_val2014_annotations.json``, with images ``val2014/COCO_val2014_000000000042.jpg`` or ``.png``; then
@@ -34,7 +34,7 @@ class VQA(VLReader):
     public annotations; every other official split must have its annotations.
 
     A manifest entry has ``question_id`` or ``id``; ``question`` or ``question_text``; ``answers`` or ``answer``;
-    ``image`` or ``image_path``, relative to the root or to ``root/vqa/``; and, if it likes, ``image_id``,
+    ``image`` or ``image_path``, relative to the root or to ``root/vqa/``; and, optionally, ``image_id``,
     ``question_type`` and ``answer_type``. Without ``image_id`` the images are numbered as they first appear.
     """
 
@@ -110,7 +110,7 @@ def _official_name(split: str) -> str:
 
 
 def read_official(questions_path: Path, annotations_path: Path | None) -> list[VQARecord]:
-    """Reads an official pair of files, in the order of the questions; whether the images exist is not looked at.
+    """Reads an official pair of files, in the order of the questions; it is not checked that the images exist.
 
     Images are taken to lie beside the questions, in the folder that their ``data_subtype`` names. Without
     annotations the answers are empty.

@@ -38,7 +38,7 @@ _OFFICIAL_SPLIT = "train"
 
 
 class _List(NamedTuple):
-    """Entries of one file. ``official``: audio is found by id; ``captions``: how many an entry has, 0 if not told."""
+    """Entries of one file. ``official``: audio is found by id; ``captions``: how many an entry has, 0 if unknown."""
 
     records: list[Record]
     official: bool
@@ -47,21 +47,21 @@ class _List(NamedTuple):
 
 
 class WavCaps(AudioReader):
-    """WavCaps, or a list of clips with captions of one's own.
+    """WavCaps, or your own list of clips with captions.
 
     Tried in turn in ``root/wavcaps/``: for the split ``train``, the only one of WavCaps, the official
     ``json_files/AudioSet_SL/as_final.json``, ``json_files/BBC_Sound_Effects/bbc_final.json``,
-    ``json_files/FreeSound/fsd_final.json`` and ``json_files/SoundBible/sb_final.json``, those that are there; then
+    ``json_files/FreeSound/fsd_final.json`` and ``json_files/SoundBible/sb_final.json``, those that exist; then
     ``wavcaps_train.jsonl``, ``wavcaps_train.json``, ``train.jsonl``, ``train.json``.
 
     An entry has ``id``; ``answers``, ``answer`` or ``caption``; ``audio`` or ``audio_path``, relative to the root or to
-    ``root/wavcaps/``; and, if it likes, ``question`` and ``subset``, the collection that the clip comes from (such as
-    FreeSound). Ids need to be unique in their subset, and a clip is then called ``<subset>/<id>``.
+    ``root/wavcaps/``; and, optionally, ``question`` and ``subset``, the collection that the clip comes from (such as
+    FreeSound). Ids must be unique in their subset, and a clip's id is then ``<subset>/<id>``.
 
     An official file, also under one of the other names, is ``{"num_captions_per_audio": 1, "data": [entries]}``; with
     more captions an entry has ``caption_1`` and so on. Its audio is found by id, whose suffix does not count
     (AudioSet's ids end in ``.wav``, its files in ``.flac``), in ``audio/<subset>/``, ``<subset>/``, ``<subset>_flac/``,
-    ``waveforms/<subset>_flac/`` or ``audio/``; or else where ``audio`` says, if that ends like a file: as published it
+    ``waveforms/<subset>_flac/`` or ``audio/``; or else at the path in ``audio``, if that has a suffix: as published it
     holds no path. ``file_name`` is not unique and not read. Source: Mei et al. 2023, arXiv:2303.17395, and its files.
     """
 

@@ -35,7 +35,7 @@ _HEADER_BYTES = 4096
 
 @dataclass(frozen=True)
 class _Present:
-    """A data set that the folder has, and the readers of what it has of it."""
+    """A data set in the folder, and the readers of its parts that are present."""
 
     name: str
     readers: tuple[DatasetReader[Any], ...]

@@ -1,4 +1,4 @@
-"""What the check of a data set counted, and how it is reported."""
+"""The report of a data set's check."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class AnswerStatistics:
 
     Attributes:
         fewest: answers of the entry that has the fewest.
-        mean: answers an entry.
+        mean: answers per entry.
         most: answers of the entry that has the most.
-        distinct: different answers to questions, case aside; captions are not compared.
-        common: the most frequent answers to questions, and how often each stands.
+        distinct: different answers to questions, ignoring case; captions are not compared.
+        common: the most frequent answers to questions, and the count of each.
     """
 
     fewest: int
@@ -54,7 +54,7 @@ class IssueCount:
         kind: a short name, such as ``truncated-audio``.
         words: the kind in words.
         count: how many files, entries or ids have it.
-        first: what was found in the first of them, by name.
+        first: details of the first ones, by name.
     """
 
     kind: str
@@ -68,16 +68,16 @@ class SetReport:
     """One split of one data set.
 
     Attributes:
-        name: of the registry of data sets.
+        name: name in the registry of data sets.
         split: empty for a pack.
         entries: questions, clips with captions, and documents, that could be read.
-        questions: those of them that ask something.
-        clips: different audio files that are listed and there.
+        questions: entries with a question.
+        clips: different audio files that are listed and exist.
         images: different image files that are listed and could be read.
         durations: None where no clip could be decoded.
         answers: None where nothing has an answer.
         defects: the issues, by kind.
-        documents: entries that are texts which nothing was asked for.
+        documents: entries that are texts without a question.
     """
 
     name: str
@@ -117,7 +117,7 @@ def reports_json(root: Path, reports: Sequence[SetReport]) -> str:
 
 
 class Tally:
-    """Counts while a set is gone through; ``root`` is left out of the names of files below it."""
+    """Running counts of a data set's check; ``root`` is omitted from the names of files below it."""
 
     def __init__(self, root: Path) -> None:
         self._prefixes = (f"{root}/", f"{root.absolute()}/")

@@ -1,1 +1,1 @@
-"""Audio encoders, how their features are read, and the projector."""
+"""Audio encoders, the readout of their features, and the projector."""

@@ -27,11 +27,11 @@ rounding of 16-bit samples."""
 
 @dataclass(frozen=True)
 class AudioFeatures:
-    """What one encoder makes of a batch of clips.
+    """The features of a batch of clips from one encoder.
 
     Attributes:
         values: [B, F, D], float32.
-        mask: bool [B, F]; False where a feature lies behind the end of the clip.
+        mask: bool [B, F]; False for features after the end of the clip.
     """
 
     values: Tensor
@@ -57,11 +57,11 @@ class AudioEncoder(nn.Module):
     Attributes:
         source: the hub id or folder that it was loaded from.
         sampling_rate: Hz of the waveforms it takes.
-        window: samples of a clip that are heard, from its start.
+        window: samples of a clip that are used, from its start.
         features: whether a clip gives one feature or a grid.
-        num_features: F, features a clip.
+        num_features: F, features per clip.
         feature_size: D.
-        level_db: level that each clip is brought to before it is encoded, or None; see :func:`leveled`.
+        level_db: level that each clip is scaled to before it is encoded, or None; see :func:`leveled`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How the hidden states of an audio model are read as features in the order of time."""
+"""Reads the hidden states of an audio model as features in the order of time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SUMMARY_TOKENS = 2  # AST's class and distillation tokens, which stand for no s
 
 @dataclass(frozen=True)
 class Readout:
-    """Features of one clip.
+    """How an encoder's features are read.
 
     Attributes:
-        features: gives [n, D] in the order of time, for a model and what its extractor made of one clip.
-        per_moment: features next to each other that belong to the same stretch of time (bands of frequency).
+        features: returns [n, D] in the order of time, from a model and its extractor's output for one clip.
+        per_moment: number of adjacent features for the same time span (frequency bands).
     """
 
     features: Callable[[Any, dict[str, Tensor]], Tensor]
@@ -48,7 +48,7 @@ def _clap_embedding(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _clap_grid(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """HTSAT's last layer [1, D, bands, moments], its folded spectrogram put in a row again by the model itself."""
+    """HTSAT's last layer [1, D, bands, moments], its folded spectrogram unfolded by the model itself."""
     return model(**inputs).last_hidden_state[0].permute(2, 1, 0).flatten(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""The projector: audio features to audio tokens of the decoder's width."""
+"""The projector: maps audio features to audio tokens of the decoder's width."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from safe_train.model.audio.encoder import AudioFeatures
 
 
 class AudioProjector(nn.Module):
-    """Makes ``k`` audio tokens [B, k, H] of features [B, F, D].
+    """Maps features [B, F, D] to ``k`` audio tokens [B, k, H].
 
-    With more features than tokens, neighboring features are averaged into ``k`` segments (padding left out) and each
+    With more features than tokens, neighboring features are averaged into ``k`` segments (without padding) and each
     segment becomes one token; with fewer, each feature becomes ``k / F`` tokens. Between the two linear maps, without
     biases so that every trained parameter is a matrix, lie a normalization without parameters and a GELU.
 
