@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PATIENCE = "SAFE_PATIENCE"
-"""Variable with the seconds that a process waits for the others before it gives up."""
+TIMEOUT, EARLIER_TIMEOUT = "SAFE_TIMEOUT", "SAFE_PATIENCE"
+"""Variable with the seconds that a process waits for the others before it gives up, and its earlier name."""
 
 _SECONDS = 1800
 _BUCKET = 2**24  # elements summed at once: few messages for many small tensors, little memory beside the gradients
@@ -66,7 +66,7 @@ class Processes:
 
     def mesh(self) -> DeviceMesh:
         """All processes in a row, for PyTorch's sharding; its messages and those sent here cannot be confused."""
-        group = torch.distributed.new_group(timeout=timedelta(seconds=_patience()))
+        group = torch.distributed.new_group(timeout=timedelta(seconds=_timeout()))
         assert isinstance(group, torch.distributed.ProcessGroup)
         return DeviceMesh.from_group(group, self._device.type)
 
@@ -247,7 +247,7 @@ def connected(device: torch.device) -> Iterator[Processes]:
         logger.info("waiting for the other %d processes at %s", launch.world_size - 1, place)
     try:
         with _default_signals():
-            state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=_patience()))
+            state = PartialState(cpu=device.type == "cpu", timeout=timedelta(seconds=_timeout()))
     except RuntimeError as error:
         raise _lost(launch.rank, launch.world_size, error) from error
     try:
@@ -274,10 +274,11 @@ def _default_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _patience() -> float:
-    text = os.environ.get(PATIENCE, str(_SECONDS))
+def _timeout() -> float:
+    name = EARLIER_TIMEOUT if TIMEOUT not in os.environ and EARLIER_TIMEOUT in os.environ else TIMEOUT
+    text = os.environ.get(name, str(_SECONDS))
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(PATIENCE, "seconds, at least 1", repr(text), "correct or unset it")
+        raise InputError(name, "seconds, at least 1", repr(text), "correct or unset it")
     return float(text)
 
 

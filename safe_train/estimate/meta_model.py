@@ -18,7 +18,7 @@ from safe_train.embedded import weights
 from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures, audio_model_class
 from safe_train.model.base import Base
 from safe_train.model.batch import Batch
-from safe_train.model.folders import check_folder, read_model_config, told
+from safe_train.model.folders import as_input_error, check_folder, read_model_config
 from safe_train.model.retention_model import SafeRetentionModel
 from safe_train.training.batches import StepBatches
 from safe_train.training.failed_step import RETENTION, TASK
@@ -76,7 +76,7 @@ def meta_base(source: str, dtype: torch.dtype) -> MetaBase:
     """
     folder = str(weights.base_folder()) if source == EMBEDDED else source
     check_folder(folder, "the vision-language model", with_weights=False)
-    with told(folder, "the configuration and processor of an image-text-to-text model", _HINT):
+    with as_input_error(folder, "the configuration and processor of an image-text-to-text model", _HINT):
         config = read_model_config(folder)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         with META:
@@ -94,7 +94,7 @@ def meta_audio_encoder(source: str, dtype: torch.dtype, **options: Any) -> Audio
     """
     folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
     check_folder(folder, "the audio encoder", with_weights=False)
-    with told(folder, "the configuration and feature extractor of an audio encoder", _HINT):
+    with as_input_error(folder, "the configuration and feature extractor of an audio encoder", _HINT):
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         model_class, config = audio_model_class(read_model_config(folder))
         build: Any = model_class.from_config if model_class is AutoModel else model_class._from_config

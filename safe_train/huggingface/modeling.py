@@ -26,7 +26,7 @@ from safe_train.huggingface.processing import SafeProcessor
 from safe_train.model.audio.encoder import AudioFeatures, load_audio_encoder
 from safe_train.model.audio.feature_readout import seconds_of
 from safe_train.model.base import in_precision
-from safe_train.model.folders import told
+from safe_train.model.folders import as_input_error
 from safe_train.model.generation import stop_tokens
 from safe_train.model.loading import load_base
 from safe_train.model.safe_model import SafeModel
@@ -323,7 +323,7 @@ def load_trained_parts(model: SafeModel, path: Path) -> None:
     Raises:
         InputError: they are not those of the model's configuration.
     """
-    with told(path, "whole safetensors", "fetch the file again"):
+    with as_input_error(path, "whole safetensors", "fetch the file again"):
         stored = load_file(path)
     own = model.trainable_parameters()
     shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}

@@ -24,7 +24,7 @@ from safe_train.huggingface.configuration import HUB_OPTIONS, SafeConfig
 from safe_train.io.files import json_text, write_text
 from safe_train.io.messages import value_shown
 from safe_train.model.audio.feature_readout import window_of
-from safe_train.model.folders import read_model_config, told
+from safe_train.model.folders import as_input_error, read_model_config
 from safe_train.model.prompting import Turn, prompts_of
 from safe_train.model.trial import check_template, complete_processor
 
@@ -289,7 +289,7 @@ def load_parts(config: SafeConfig) -> tuple[Any, list[Any]]:
     base = str(weights.base_folder()) if config.base_model == EMBEDDED else config.base_folder
     encoders = [str(weights.audio_encoder_folder()) if e == EMBEDDED else e for e in config.audio_encoders]
     hint = "make base and audio encoders available on this machine"
-    with told(config.base_model, "the processors of base and encoders", hint):
+    with as_input_error(config.base_model, "the processors of base and encoders", hint):
         extractors = [AutoFeatureExtractor.from_pretrained(e, trust_remote_code=False) for e in encoders]
         processor = AutoProcessor.from_pretrained(base, trust_remote_code=False)
         complete_processor(processor, read_model_config(base))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from safe_train.errors import InputError
 from safe_train.model.base import Base
-from safe_train.model.folders import told
+from safe_train.model.folders import as_input_error
 from safe_train.retention import AnswerStates
 from safe_train.retention.mechanism import LogitHead
 
@@ -105,7 +105,9 @@ class RetentionExamples:
         self.seed, self.device = seed, device
         self._order: tuple[int, list[int]] = (-1, [])
         first = data[0]
-        with told("retention examples", "what the trainer's collator takes, as rows of the training data", _TOKENIZE):
+        with as_input_error(
+            "retention examples", "what the trainer's collator takes, as rows of the training data", _TOKENIZE
+        ):
             collated = collate([first])
         TextBatch.of(collated, device)
 

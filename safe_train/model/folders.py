@@ -32,7 +32,7 @@ _LARGEST_SIZE = 2**24  # of a vocabulary or a width; tables of more take memory 
 
 
 @contextmanager
-def told(where: str | Path, expected: str, hint: str) -> Iterator[None]:
+def as_input_error(where: str | Path, expected: str, hint: str) -> Iterator[None]:
     """Whatever a library raises inside the block becomes one line about the files that it was working with.
 
     Raises:

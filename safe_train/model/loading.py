@@ -14,7 +14,7 @@ from safe_train.configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.model.base import Base
-from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
+from safe_train.model.folders import as_input_error, check_folder, load_weights, missing_weights, read_model_config
 from safe_train.model.requirements import refuse_architecture, with_head_found
 from safe_train.model.trial import check_image_size, check_template, complete_processor, try_rows
 
@@ -48,7 +48,7 @@ def load_base(
     device = torch.device(device)
     check_folder(folder, "the vision-language model")
     options = _attention_options(attention, device, dtype) | _quantization_options(quantization, device, dtype)
-    with told(folder, _EXPECTED, _HINT):
+    with as_input_error(folder, _EXPECTED, _HINT):
         config = read_model_config(folder)
         refuse_architecture(config, folder)
         model, missing, left_over = load_weights(AutoModelForImageTextToText, folder, config, dtype=dtype, **options)
@@ -69,7 +69,7 @@ def load_base(
     model.requires_grad_(False).eval()
     if quantization == "none":
         nn.Module.to(model, device)
-    with told(folder, _EXPECTED, _HINT):
+    with as_input_error(folder, _EXPECTED, _HINT):
         base = with_head_found(Base(model, processor, source))
     try_rows(base, folder)
     return base

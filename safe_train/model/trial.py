@@ -20,7 +20,7 @@ from PIL import Image
 from safe_train.errors import InputError
 from safe_train.model import render_once
 from safe_train.model.base import Base
-from safe_train.model.folders import told
+from safe_train.model.folders import as_input_error
 from safe_train.model.generation import generate_greedily
 from safe_train.model.prompting import Turn, messages_of, prompts_of
 
@@ -113,7 +113,7 @@ def try_rows(base: Base, folder: str) -> None:
     Raises:
         InputError: something in the folder does not fit.
     """
-    with told(folder, "a model, a processor and a chat template that fit together", _HINT):
+    with as_input_error(folder, "a model, a processor and a chat template that fit together", _HINT):
         prompts = prompts_of(base.processor)
         images = [[Image.new("RGB", (64, 48), (200, 80, 40))], []]
         answered = prompts.encode(_TURNS, images, "right")

@@ -8,7 +8,7 @@ from typing import Any
 from safe_train.config import StageAConfig
 from safe_train.configs.model_configs import EMBEDDED, get_model_config, sizes_for
 from safe_train.embedded import weights
-from safe_train.model.folders import check_folder, read_model_config, told
+from safe_train.model.folders import as_input_error, check_folder, read_model_config
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def follow_base(config: StageAConfig, device_type: str) -> StageAConfig:
 def _decoder_config(source: str) -> Any:
     """Of the base; its weights are not read."""
     check_folder(source, "the vision-language model", with_weights=False)
-    with told(source, "an image-text-to-text model with a config.json", "name a local folder, or a hub id"):
+    with as_input_error(source, "an image-text-to-text model with a config.json", "name a local folder, or a hub id"):
         return read_model_config(source).get_text_config(decoder=True)
 
 

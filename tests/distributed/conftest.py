@@ -38,7 +38,7 @@ def environment(rank: int, world_size: int, port: int, launcher: str) -> dict[st
     else:
         place = {"SLURM_PROCID": rank, "SLURM_NTASKS": world_size, "SLURM_LOCALID": rank, "SLURM_STEP_ID": 0}
     return {name: str(value) for name, value in place.items()} | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SAFE_PATIENCE": str(PATIENCE),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SAFE_TIMEOUT": str(PATIENCE),
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from safe_train.config import build_config
-from safe_train.distributed.processes import ALONE, Processes, connected
+from safe_train.distributed.processes import ALONE, Processes, _timeout, connected
 from safe_train.errors import InputError
 from tests.distributed.conftest import ROOT, ends, environment, free_port, start
 
@@ -45,8 +45,8 @@ one_line_errors(run)()
 
 @pytest.mark.parametrize("what", ["killed", "silent"])
 def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
-    patience = {"silent": "40"}.get(what, "120")  # covers the start of both processes on a busy machine
-    started = start(["-c", LIGHT, tmp_path, what], SAFE_PATIENCE=patience)
+    timeout = {"silent": "40"}.get(what, "120")  # covers the start of both processes on a busy machine
+    started = start(["-c", LIGHT, tmp_path, what], SAFE_TIMEOUT=timeout)
     (main,) = ends(started[:1])
     started[1].kill()
     ends(started[1:])
@@ -55,6 +55,27 @@ def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
     assert "Traceback" not in main.err
     assert len(lines) == 1
     assert lines[0].startswith("error: process 0 of 2: expected the others' answers, got ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [({}, 1800.0), ({"SAFE_TIMEOUT": "7"}, 7.0), ({"SAFE_PATIENCE": "8"}, 8.0),
+     ({"SAFE_TIMEOUT": "7", "SAFE_PATIENCE": "8"}, 7.0)],
+)  # fmt: skip
+def test_the_timeout_is_read_by_either_name(monkeypatch, variables, seconds):
+    for name in ("SAFE_TIMEOUT", "SAFE_PATIENCE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _timeout() == seconds
+
+
+@pytest.mark.parametrize("name", ["SAFE_TIMEOUT", "SAFE_PATIENCE"])
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5"])
+def test_a_timeout_that_is_none_is_refused_by_its_name(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"{name}: expected seconds, at least 1"):
+        _timeout()
 
 
 WAITING = """

@@ -68,11 +68,11 @@ def test_it_goes_on_from_there_to_the_same_bits(trained, tmp_path, processor, he
 
 
 def test_a_checkpoint_of_other_weights_has_no_figures(trained, tmp_path, processor, heard):
-    def told(folder):
+    def what_it_says(folder):
         card, config = (folder / "README.md").read_text(), json.loads((folder / "config.json").read_text())
         return "matched 99.9 %" in card, "have not been evaluated" in card, config.get("retention") is not None
 
     for step in (2, STEPS):
-        assert told(trained[2] / f"checkpoint-{step}") == (False, True, False)
+        assert what_it_says(trained[2] / f"checkpoint-{step}") == (False, True, False)
     train(tmp_path, processor, heard[:16], lr=0.0)  # the weights that were evaluated
-    assert told(tmp_path / f"checkpoint-{STEPS}") == (True, False, True)
+    assert what_it_says(tmp_path / f"checkpoint-{STEPS}") == (True, False, True)

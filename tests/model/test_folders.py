@@ -20,7 +20,7 @@ from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model import trial
 from safe_train.model.audio.encoder import load_audio_encoder
-from safe_train.model.folders import in_short, told
+from safe_train.model.folders import as_input_error, in_short
 from safe_train.model.loading import load_base
 from safe_train.model.prompting import ChatPrompts
 from tests.model.audio_models import AUDIO_MODELS
@@ -307,7 +307,7 @@ def test_a_tower_that_does_not_cast_is_given_its_precision(folder, rows, precisi
 
 def test_a_full_gpu_is_not_taken_for_a_wrong_folder():
     expected = r"model: expected a model that the GPU's memory holds.*smaller base"
-    with pytest.raises(InputError, match=expected), told("model", "something else", "elsewhere"):
+    with pytest.raises(InputError, match=expected), as_input_error("model", "something else", "elsewhere"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 

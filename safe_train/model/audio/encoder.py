@@ -13,7 +13,7 @@ from safe_train.configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
 from safe_train.model.audio.feature_readout import CLAP_TYPES, read, readout_of, window_of
-from safe_train.model.folders import check_folder, load_weights, missing_weights, read_model_config, told
+from safe_train.model.folders import as_input_error, check_folder, load_weights, missing_weights, read_model_config
 
 FeatureKind = Literal["pooled", "grid"]
 """One feature a clip, or one for each stretch of time (and, in CLAP and AST, band of frequency)."""
@@ -166,7 +166,9 @@ def load_audio_encoder(
     folder = str(weights.audio_encoder_folder()) if source == EMBEDDED else source
     check_folder(folder, "the audio encoder")
     expected = "an audio encoder with safetensors weights and a feature extractor"
-    with told(folder, expected, "name a local folder with --audio-encoder, or a hub id that this machine can fetch"):
+    with as_input_error(
+        folder, expected, "name a local folder with --audio-encoder, or a hub id that this machine can fetch"
+    ):
         config = read_model_config(folder)
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
         if not hasattr(extractor, "sampling_rate"):
