@@ -43,7 +43,7 @@ class Collator:
             features: audio features of clips.
             device: where the tensors go.
             num_workers: threads that decode images.
-            dtype: precision of the pixels; None leaves them as the processor gives them.
+            dtype: precision of the pixels; None keeps the processor's.
             max_positions: positions of the base, which no document may exceed; None if there is no limit.
             document_tokens: tokens that stand for a document among retention examples; None for all.
         """
@@ -102,7 +102,7 @@ class Collator:
 
         Raises:
             InputError: as :meth:`training_batch`.
-            ValueError: an example is a document, which nothing is asked before.
+            ValueError: an example is a document, which has no prompt.
         """
         if documents := [example.row_id for example in examples if example.is_document]:
             raise ValueError(f"examples must be questions, got the document {documents[0]}")

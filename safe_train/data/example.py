@@ -38,5 +38,5 @@ class Example:
 
     @property
     def is_document(self) -> bool:
-        """Whether it is a text that nothing was asked for; a question may have any type, even ``document``."""
+        """Whether it is a text without a question; a question may have any type, even ``document``."""
         return self.kind == DOCUMENT and not self.question and self.image is None

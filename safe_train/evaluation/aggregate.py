@@ -19,7 +19,7 @@ RIGHT = 0.5
 """From this score on an answer counts as right where only right and wrong are told apart."""
 
 SMALLEST_GROUP = 20
-"""Question types with fewer examples are not looked at when the worst group is sought."""
+"""Question types with fewer examples are not candidates for the worst group."""
 
 
 def answer_result(
@@ -135,10 +135,10 @@ def audio_result(
     metric: str = EXACT_MATCH.name,
     with_captions: bool = False,
 ) -> AudioResult:
-    """The figures of a condition; caption metrics take seconds, and come only if they are asked for.
+    """The figures of a condition; caption metrics take seconds and are computed only if requested.
 
     Raises:
-        InputError: caption metrics are asked for, and aac-metrics is not installed.
+        InputError: caption metrics are requested, and aac-metrics is not installed.
     """
     cluster_of = {example.row_id: example.cluster for example in examples}
     clusters = [cluster_of[prediction.row_id] for prediction in predictions]

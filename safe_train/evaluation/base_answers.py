@@ -35,7 +35,7 @@ class BaseAnswers:
 
     @property
     def answers(self) -> list[str]:
-        """The answers to VL examples alone."""
+        """The answers to VL examples only."""
         return [prediction.answer for prediction in self.samples]
 
     @property
@@ -63,10 +63,10 @@ def base_answers(
         base: the base.
         examples: VL examples.
         settings: examples per batch, and the longest answer.
-        store: where the answers are kept, and read if they are there.
+        store: where the answers are stored, and read from if present.
         text: text-only examples, questions and documents.
-        lengths: longest answers, if not those that the settings give for these examples.
-        progress: told before each kind of examples.
+        lengths: maximum answer lengths, if not those of the settings for these examples.
+        progress: called before each kind of example.
     """
     positions = getattr(base.text_config, "max_position_embeddings", None)
     encoder = Collator(

@@ -96,7 +96,7 @@ class Condition:
         return "" if found is None else found.description
 
     def stored_as(self, draw: int) -> str:
-        """The name under which the answers of a draw are kept."""
+        """The name under which the answers of a draw are stored."""
         name = self.first_draw or self.name
         return f"{name}.{draw}" if draw else name
 
@@ -237,7 +237,7 @@ def keep_retention(figures: Mapping[str, Figure]) -> dict[str, Figure]:
 
 
 def standard_names() -> list[str]:
-    """What "every condition" stands for; the others are sweeps."""
+    """The conditions that "every condition" means; the others are sweeps."""
     return [condition.name for condition in CONDITIONS.values() if condition.standard]
 
 
@@ -261,7 +261,7 @@ class Selection:
 
 
 def select(names: Sequence[str]) -> Selection:
-    """The conditions of these names on both kinds of examples; ``all`` stands for every one.
+    """The conditions of these names on both kinds of examples; ``all`` means every one.
 
     Those that an evaluation cannot do without are always among them; see ``Condition.required_for``.
 

@@ -50,7 +50,7 @@ class Distractors:
         return chosen
 
     def contradicting(self, examples: Sequence[Example]) -> list[Path | None]:
-        """A clip per example whose caption names another answer to that kind of question, None where there is none.
+        """A clip per example whose caption names another answer to that kind of question, or None.
 
         "Two low bells" contradicts the answer 3 to "how many shapes": both 2 and 3 answer questions of that kind. No
         clip contradicts a document, which answers nothing.

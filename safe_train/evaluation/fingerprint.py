@@ -96,5 +96,5 @@ def evaluation_key(
 
 
 def folder_name(key: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for a key."""
+    """Folder name of a fingerprint: twelve hexadecimal digits of its digest."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

@@ -98,7 +98,7 @@ class PredictionStore:
         processes: Processes = ALONE,
         text: Sequence[Example] = (),
     ) -> PredictionStore:
-        """The store of an evaluation; what is there already is kept, since ``folder`` is named after the key.
+        """The store of an evaluation; existing answers are kept, since ``folder`` is named by the fingerprint.
 
         Raises:
             InputError: the folder cannot be written.
@@ -152,7 +152,7 @@ class PredictionStore:
             kind: which examples.
             condition: its name.
             examples: all examples of the condition, draw after draw.
-            answer: gives the predictions of a batch of examples.
+            answer: returns the predictions of a batch of examples.
             size: examples per batch; the same at every call, so that the batches are.
 
         Raises:

@@ -27,8 +27,8 @@ def answer_by_form(
 
     Args:
         examples: all text-only examples.
-        questions: gives the predictions of questions.
-        documents: gives those of documents.
+        questions: returns the predictions of questions.
+        documents: returns those of documents.
         collective_forward: whether processes run the same forward passes.
     """
 

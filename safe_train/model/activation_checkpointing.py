@@ -15,7 +15,7 @@ State = Callable[[], AbstractContextManager[None]]
 
 
 def checkpoint_layers(layers: Iterable[nn.Module], state: State) -> None:
-    """Keeps of each layer's forward pass its input alone, and runs the pass again when the gradient comes back.
+    """Stores only the input of each layer's forward pass, and recomputes the pass in the backward pass.
 
     The library's own switch is not used: it needs the layers in training mode, in which some of them drop units.
     What hangs on a layer's output (a fusion) lies outside and is kept: it is small beside the layer, and by the time of
@@ -23,7 +23,7 @@ def checkpoint_layers(layers: Iterable[nn.Module], state: State) -> None:
 
     Args:
         layers: whose ``forward`` is replaced, each on the instance; without gradients it does what it did.
-        state: called in the forward pass; gives a context in which the pass can be run again as it was.
+        state: called in the forward pass; returns a context in which the pass can be repeated unchanged.
     """
     for layer in layers:
         layer.forward = partial(_recompute, layer.forward, state)

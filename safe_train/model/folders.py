@@ -99,9 +99,9 @@ def read_model_config(folder: str) -> Any:
 
 
 def load_weights(model_class: Any, folder: str, config: Any, **options: Any) -> tuple[Any, list[str], list[str]]:
-    """A model from safetensors alone, without code of its own.
+    """Loads a model only from safetensors, without code of its own.
 
-    Also the names of what it has no stored weights for, and of stored weights that it has no place for.
+    Also returns the names of its parameters without stored weights, and of stored weights without a parameter.
 
     Args:
         model_class: its class, or an Auto class.

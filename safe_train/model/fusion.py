@@ -34,7 +34,7 @@ class GatedCrossAttention(nn.Module):
     def forward(self, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Update [B, T, H] for hidden states [B, T, H], audio tokens [B, k, H] and their mask, bool [B, k].
 
-        A row whose mask is False everywhere has nothing to attend to; its update is exactly zero.
+        An example whose mask is False everywhere has nothing to attend to; its update is exactly zero.
         """
         batch, length, width = hidden.shape
         normalized = F.rms_norm(hidden.to(self.query.weight.dtype), (width,))

@@ -93,7 +93,7 @@ def _attention_options(attention: Attention, device: torch.device, dtype: torch.
 def _quantization_options(quantization: Quantization | Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """What ``from_pretrained`` takes to quantize linear layers by bitsandbytes; the head keeps its precision.
 
-    What is no name is a quantization configuration of transformers, which is taken as it is.
+    A value that is not a name is a quantization configuration of transformers, used unchanged.
     """
     if quantization == "none":
         return {}

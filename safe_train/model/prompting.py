@@ -56,7 +56,7 @@ class Prompts(Protocol):
         ...
 
     def answer_ids(self, turn: Turn | Document) -> list[int]:
-        """The tokens that follow the prompt: the answer and what ends it; of a document, all behind the first."""
+        """The tokens that follow the prompt: the answer and its end token; of a document, all after the first."""
         ...
 
 
@@ -134,7 +134,7 @@ class ChatPrompts:
     def _end(self, whole: str, prompt_length: int, answer: str) -> str:
         """The conversation up to the marker that ends the answer, where a generation stops.
 
-        What some templates write behind it, such as a line break, is no part of an answer.
+        What some templates write after it, such as a line break, is not part of an answer.
         """
         behind = max(whole.find(answer, prompt_length), prompt_length) + len(answer)
         ends = [whole.find(marker, behind) + len(marker) for marker in self._markers if marker in whole[behind:]]

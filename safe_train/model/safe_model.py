@@ -258,7 +258,7 @@ class SafeModel(nn.Module):
         (folder / ADAPTER_CONFIG).write_text(json_text(described), encoding="utf-8")
 
     def _describe(self) -> dict[str, Any]:
-        """What the trained parts mean nothing without: sizes, and what is made of a clip before they get it."""
+        """What the trained parts depend on: sizes, and the processing of a clip before them."""
         described = dataclasses.asdict(self.config) | {
             "audio_features": [encoder.features for encoder in self.encoders],
             "audio_level_db": [encoder.level_db for encoder in self.encoders],

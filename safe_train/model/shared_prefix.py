@@ -16,8 +16,8 @@ class SharedPrefix:
 
     Attributes:
         layer: index of that layer.
-        arguments: the decoder's positional arguments: embeddings with the image in place, positions, masks.
-        keywords: its keyword arguments.
+        arguments: positional arguments of the decoder's call.
+        keywords: its keyword arguments: embeddings with the image in place, positions, masks.
         output: the layer's output, before any fusion.
     """
 

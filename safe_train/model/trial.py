@@ -33,10 +33,10 @@ _HINT = "copy the model's folder again, with the processor and chat template of 
 
 
 def complete_processor(processor: Any, config: Any) -> None:
-    """Fills in what processors of older folders do not say and newer code asks for; the model's configuration has it.
+    """Fills in what processors of older folders lack and newer code requires, from the model's configuration.
 
     Those of LLaVA did not name the size of a patch, the features that are selected, or the class token of CLIP.
-    A tokenizer without padding pads with what ends a text; padding is masked whatever it is.
+    A tokenizer without a padding token pads with its end token; padding is masked in any case.
     """
     vision = getattr(config, "vision_config", None)
     for name, value in (

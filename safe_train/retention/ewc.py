@@ -176,8 +176,8 @@ def accumulate_fisher(
 ) -> tuple[dict[str, Tensor], int]:
     """Sums over the examples of all processes of squared per-example gradients, and the number of examples.
 
-    The sums are float32, in the shapes of the weights. A row's number, by which its labels are drawn, is its place
-    among the rows of all processes and batches.
+    The sums are float32, in the shapes of the weights. An example's number, which seeds its labels, is its index
+    among the examples of all processes and batches.
     """
     fishers = {name: torch.zeros_like(module.weight, dtype=torch.float32) for name, module in linears.items()}
     count = 0

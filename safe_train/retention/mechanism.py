@@ -250,16 +250,16 @@ def draw_labels(head: LogitHead, states: AnswerStates, numbers: Iterable[int], s
     """Labels [N] drawn from the model's own predictions p.
 
     The label of token t is the first v with ``p(0) + ... + p(v) > u_t``, where u_t is uniform on [0, 1): the inverse of
-    the distribution function. The u_t of a row come from a generator of the row's own, seeded by ``seed`` and the
-    row's number, so that a row's labels do not depend on how rows are put into batches or shared out over processes.
+    the distribution function. The u_t of an example come from its own generator, seeded by ``seed`` and
+    the example's number, so that its labels do not depend on how examples are batched or distributed over processes.
     Sums are taken in float64 on the CPU, for equal draws everywhere. What is left is rounding of p, which moves a label
     where u_t lies within it of a step of the distribution function: about one token in a million in float32.
 
     Args:
-        head: gives the predictions.
-        states: of the tokens, those of a row in their order.
-        numbers: for each row of the batch, its number among all rows of the calibration.
-        seed: of the draws.
+        head: maps the states to logits.
+        states: of the tokens, those of an example in their order.
+        numbers: for each example of the batch, its number among all examples of the calibration.
+        seed: seed of the draws.
     """
     with torch.no_grad():
         cumulative = head(states.hidden).softmax(dim=-1).double().cpu().cumsum(dim=-1)

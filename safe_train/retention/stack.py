@@ -42,7 +42,7 @@ def build_mechanisms(
 ) -> RetentionStack:
     """The mechanisms that the variant switches on.
 
-    Of several processes, each builds its own, and ``context.batches`` gives this process's shard of the examples.
+    With several processes, each builds its own, and ``context.batches`` returns this process's shard of the examples.
 
     Raises:
         ValueError: the variant names a mechanism that is not registered, or a setting does not fit the optimizer.
@@ -71,7 +71,7 @@ class RetentionStack:
         return any(mechanism.adds_loss for mechanism in self.mechanisms)
 
     def record_metrics(self, wanted: bool) -> None:
-        """Says whether the observations of the coming steps will be asked for, as they are if nothing is said."""
+        """Sets whether :meth:`metrics` will be called for the coming steps; by default it is."""
         for mechanism in self.mechanisms:
             mechanism.records_metrics = wanted
 

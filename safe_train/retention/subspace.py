@@ -32,20 +32,20 @@ def gradient_subspace(
     Sample n's gradient is that of the sum of its answer tokens' negative log-likelihoods. The bases are exact: of each
     layer, inputs and output gradients are kept, which determine all gradients and take less memory than they
     (`safe_kernels.LinearGradientGram`). Every vector is oriented by the mean gradient: an update with a positive
-    coefficient along it raises the loss. Of several processes, each gets the captures of all their rows, batch by batch
+    coefficient along it raises the loss. Of several processes, each gets the captures of all examples, batch by batch
     in the batch's order, and so the same bases.
     Source: Farajtabar et al. 2020 (orthogonal gradient descent), arXiv:1910.07104.
 
     Args:
         model: the student.
         linears: layers by the names of their weights.
-        batches: gives the same retention examples each time that it is called.
-        num_samples: how many it is asked for.
+        batches: returns the same retention examples each time it is called.
+        num_samples: number of examples requested from it.
         rank: at most so many vectors a weight.
         energy: as few vectors as capture this share; None for as many as ``rank`` allows.
-        memory: bytes that captures may take, about; weights whose captures do not fit wait for another pass over the
-            rows. At least one weight comes in each. None for twice what the bases take, at least 1 GiB.
-        collectives: of the processes that share the rows.
+        memory: approximate limit of the captures in bytes; weights whose captures do not fit need another pass over
+            the examples. Each pass has at least one weight. None for twice the size of the bases, at least 1 GiB.
+        collectives: of the processes that share the examples.
 
     Returns:
         A basis for each weight that was used; whatever the memory, the same.
@@ -64,7 +64,7 @@ def gradient_subspace(
 
 
 def captured_memory(num_weights: int, rank: int) -> int:
-    """Bytes that captures may take if nothing else is said: twice what bases of the rank take, at least 1 GiB."""
+    """Default limit of the captures in bytes: twice the size of bases of the rank, at least 1 GiB."""
     return max(2 * 4 * rank * num_weights, _LEAST_MEMORY)
 
 

@@ -294,7 +294,7 @@ def _remove(checkpoint: Checkpoint) -> None:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Removes what a crash has left beside the checkpoints."""
+    """Removes what a crash has left next to the checkpoints."""
     for partial in root.glob(".step-*.partial"):
         shutil.rmtree(partial)
     for replaced in root.glob(".step-*.replaced"):
@@ -325,7 +325,7 @@ def _gate(checkpoint: Checkpoint) -> float:
     """The gate that was set.
 
     Raises:
-        ValueError: the files are those of another step than the folder's name says.
+        ValueError: the files' step differs from the one in the folder's name.
     """
     state = _read_state(checkpoint.folder)
     if state["step"] != checkpoint.step:
@@ -334,7 +334,7 @@ def _gate(checkpoint: Checkpoint) -> float:
 
 
 def _manifest(folder: Path) -> Mapping[str, Any]:
-    """What the manifest says of each file."""
+    """The manifest's entry for each file."""
     path = folder / MANIFEST
     manifest = read_object(path, "the manifest of a checkpoint", _HINT)
     if not isinstance(manifest.get("files"), dict):

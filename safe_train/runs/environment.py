@@ -124,7 +124,7 @@ def find_machine() -> Machine:
 
 
 def _processor() -> str:
-    """Its name; Linux tells it in a file alone."""
+    """The processor's name; on Linux it is only in a file."""
     try:
         names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -181,7 +181,7 @@ def _torch_import(environment: Environment) -> Finding | None:
 
 
 def _torchaudio_build(environment: Environment) -> Finding | None:
-    """Torchaudio loads only beside a torch that is built for the same CUDA release, also on a machine without a GPU."""
+    """Torchaudio loads only with a torch that is built for the same CUDA release, also on a machine without a GPU."""
     error = environment.import_errors.get("torchaudio")
     torch_version = environment.packages.get("torch")
     if torch_version is None or "torch" in environment.import_errors:

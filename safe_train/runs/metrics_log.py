@@ -36,7 +36,7 @@ def has_step(path: Path, step: int) -> bool:
 
 
 def last_values(path: Path) -> dict[str, Any]:
-    """What the last line says beside its step; empty without one."""
+    """The values of the last line, without its step; empty if there is none."""
     return {name: value for line in read_lines(path)[-1:] for name, value in (line or {}).items() if name != _STEP}
 
 

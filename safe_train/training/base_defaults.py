@@ -17,7 +17,7 @@ TUNED_WIDTH = 128
 
 
 def follow_base(config: StageAConfig, device_type: str) -> StageAConfig:
-    """The configuration with what was not given set to fit its base, and a line in the log that tells it.
+    """Fills settings that were not given with values that fit the base, and logs them.
 
     The defaults are those of the embedded base. Another base is commonly fifty times as wide, and they do not fit it:
 
@@ -26,7 +26,7 @@ def follow_base(config: StageAConfig, device_type: str) -> StageAConfig:
       the width (Yang et al. 2022, arXiv:2203.03466, section 4);
     - the precision becomes bf16 on a GPU.
 
-    What it sets counts as given afterwards, so that a resumed run goes on as it was.
+    Values set here count as given afterwards, so that a resumed run continues unchanged.
 
     Args:
         config: of a run.

@@ -61,7 +61,7 @@ class StepBatches:
         Args:
             config: sizes of the batches.
             collator: encodes examples.
-            sampler: says which come.
+            sampler: draws the examples.
             processes: share the examples of each batch.
             with_retention: whether a mechanism adds a loss on retention examples.
 

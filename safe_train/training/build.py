@@ -216,7 +216,7 @@ def adapter_config(settings: ModelSettings, num_decoder_layers: int, seed: int) 
 
 
 def spread_layers(count: int, num_decoder_layers: int) -> tuple[int, ...]:
-    """``count`` layer indices spread evenly; the last decoder layer comes in only when all are asked for."""
+    """``count`` layer indices spread evenly; the last decoder layer is included only if all are requested."""
     usable = num_decoder_layers if count >= num_decoder_layers else num_decoder_layers - 1
     return tuple(round((k + 1) * usable / count) - 1 for k in range(count))
 
@@ -238,14 +238,14 @@ def build_collator(model: SafeModel, data: DataSettings | None = None) -> Collat
 
 
 def teacher_cache(model: SafeModel, encoder: Collator, config: StageAConfig) -> TeacherCache | None:
-    """Keeps the teacher's states, if the configuration asks for it."""
+    """The cache of the teacher's states, or None if it is off."""
     if not config.retention.teacher_cache:
         return None
     return TeacherCache(model, encoder, tensor_store(config.data, "teacher-states"))
 
 
 def tensor_store(data: DataSettings, kind: str) -> TensorStore:
-    """Memory of the size that the settings give, in front of the folder of this kind, if they name a root."""
+    """A store in memory of the configured size and, if a cache root is set, in its folder of this kind."""
     root = cache_root() if data.cache_root == "auto" else data.cache_root
     folder = TensorFolder(Path(root).expanduser() / kind) if root is not None else None
     return TensorStore(int(data.cache_gib * 2**30), folder)

@@ -26,12 +26,12 @@ class RunCallbacks:
     should_stop: Callable[[], bool] = lambda: False
 
     def stop_if_asked(self, processes: Processes, words: str) -> None:
-        """Raises a ``StoppedError`` with these words if any process is asked to stop; all of them call it together."""
+        """Raises a ``StoppedError`` with this message if any process is asked to stop; a collective call."""
         if processes.any(self.should_stop()):
             raise StoppedError(words)
 
     def between_batches(self, processes: Processes, words: str) -> Callable[[int, int], None]:
-        """Reports how many examples are done, and stops if asked to; all processes call it together."""
+        """Reports how many examples are done, and stops if asked to; a collective call."""
 
         def between(done: int, total: int) -> None:
             self.rows(done, total)

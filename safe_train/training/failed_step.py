@@ -46,7 +46,7 @@ class FailedTraining(Protocol):
 
 
 def dump_failed_step(training: FailedTraining, run: RunFolder) -> str:
-    """Writes the step that was not taken; says in a few words where, or why it could not be written."""
+    """Writes the step that was not taken; returns in a few words where, or why it could not be written."""
     folder = run.failed_step(training.step + 1)
     try:
         with staged_folder(folder) as staging:

@@ -42,7 +42,7 @@ class FileCheck:
         """Reads it.
 
         Raises:
-            InputError: it cannot be read; the row is named, too.
+            InputError: it cannot be read; the error names the example.
         """
         try:
             self.read(self.path)

@@ -44,7 +44,7 @@ class RerunStep:
 
 
 def rerun_step(folder: Path) -> RerunStep:
-    """Computes the losses and the gradient of a step that a run has kept.
+    """Computes the losses and the gradient of a step that a run has dumped.
 
     One process computes what several did together, rounding aside.
 

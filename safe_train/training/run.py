@@ -68,7 +68,7 @@ def start_run(
     Args:
         config: the configuration.
         callbacks: called as the run progresses.
-        rows: what :func:`load_examples` gives for the configuration, if the caller has it already.
+        rows: what :func:`load_examples` returns for the configuration, if already loaded.
         notes: written to ``config.json`` under ``notes``, for people.
 
     Raises:
@@ -106,7 +106,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluates a run's newest checkpoint again and writes every answer and the results into the run's folder.
 
-    An evaluation that was cut off resumes where it stopped; answers that are there already are not asked for again.
+    An interrupted evaluation resumes where it stopped; stored answers are reused.
 
     Args:
         folder: the run.
@@ -137,7 +137,7 @@ def evaluate_run(
 
 
 def load_trained(folder: Path, model: SafeModel) -> Checkpoint:
-    """Puts the newest checkpoint's trained parts into a model, opens its gate, and says which checkpoint that was."""
+    """Loads the newest checkpoint's trained parts into a model, opens its gate, and returns that checkpoint."""
     checkpoint = latest_checkpoint(folder)
     model.load_adapter(checkpoint.folder)
     model.gate = 1.0
@@ -252,10 +252,10 @@ def _locked(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 def _newest_checkpoint(folder: Path, config: StageAConfig, processes: Processes) -> Checkpoint:
-    """The one that the main process sees: another node's view of a shared folder may lag behind.
+    """The newest checkpoint that the main process sees: another node's view of a shared folder may be outdated.
 
     Raises:
-        InputError: there is none that is whole, or it was written with other settings.
+        InputError: there is no complete one, or it was written with other settings.
     """
     with processes.raise_on_any_rank():
         found = latest_checkpoint(folder) if processes.is_main else None

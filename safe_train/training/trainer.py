@@ -202,7 +202,7 @@ class StageATrainer:
 
         Args:
             batches: this process's.
-            loss_of: gives a batch's part of the mean over so many tokens.
+            loss_of: returns a batch's part of the mean over so many tokens.
 
         Returns:
             The mean.

@@ -219,7 +219,7 @@ def _start_time(record: Record) -> str:
 
 
 def _names_video(record: Record) -> bool:
-    """Whether an entry gives the YouTube id of its clip, at top level or in ``metadata``."""
+    """Whether an entry has the YouTube id of its clip, at top level or in ``metadata``."""
     metadata = record.optional("metadata")
     places = [record.fields, metadata if isinstance(metadata, dict) else {}]
     return any(place.get(name) is not None for place in places for name in ("ytid", "youtube_id"))

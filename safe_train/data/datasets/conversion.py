@@ -25,7 +25,7 @@ def convert_vqa(records: Sequence[VQARecord]) -> list[Example]:
 
 
 def convert_audio(records: Sequence[AudioRecord], default_question: str) -> list[Example]:
-    """Audio examples; captions are the references, and clips without a question are asked ``default_question``.
+    """Audio examples; captions are the references, and clips without a question get ``default_question``.
 
     The second question about a clip gets the id ``<clip_id>#2``, and so on.
     """

@@ -54,7 +54,7 @@ class DatasetReader(ABC, Generic[_Record]):
         Args:
             root: the data root.
             split: such as ``train``.
-            default_question: what clips are asked that come with captions alone.
+            default_question: the question for clips that have only captions.
 
         Raises:
             InputError: as :meth:`records`.
@@ -187,7 +187,7 @@ class AudioReader(DatasetReader[AudioRecord]):
         return require_clips(*self.read(root, split))
 
     def examples(self, root: Path, split: str, *, default_question: str = "") -> list[Example]:
-        """A clip, what is asked about it or ``default_question``, and the references."""
+        """Examples of a clip, its question or ``default_question``, and the references."""
         return convert_audio(self.records(root, split), default_question)
 
     def list_entries(self, root: Path, split: str) -> list[ListedRecord | Issue]:

@@ -69,7 +69,7 @@ class WavCaps(AudioReader):
     fields = EntryFields(answers=("answers", "answer", "caption"), image=(), required=("audio",))
 
     def official_lists(self, root: Path, split: str) -> list[Path]:
-        """Those of the four files that are there; WavCaps has the split ``train`` alone."""
+        """Those of the four files that exist; WavCaps has only the split ``train``."""
         folder = root / self.name / "json_files"
         official = [folder / subset / name for subset, name in OFFICIAL_LISTS.items()]
         return [path for path in official if file_problem(path) is None] if split == _OFFICIAL_SPLIT else []
