@@ -19,7 +19,7 @@ from safe_train.io.messages import one_line
 def report(runs: tuple[Path, ...], output: Path | None, picture: Path | None) -> None:
     """Compare finished runs in a table, a page and a JSON file.
 
-    RUNS are run folders, or folders that hold some at any depth. Runs that differ in their seeds alone are one arm.
+    RUNS are run folders, or folders that hold some at any depth. Runs that differ in their seeds alone are one variant.
     """
     quiet_libraries()
     from safe_train.io.text_table import terminal_width

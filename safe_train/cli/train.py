@@ -59,7 +59,7 @@ def _parse_assignments(_context: click.Context, _parameter: click.Parameter, val
 @click.option("--max-steps", type=int, help="Optimizer steps.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", help="fp32 or bf16, of the frozen base.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on from a run's newest checkpoint.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Resume from a run's newest checkpoint.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML or JSON file of settings.")
 @click.option(
     "--set", "assignments", multiple=True, callback=_parse_assignments, metavar="KEY=VALUE", help="Any setting, dotted."

@@ -107,21 +107,21 @@ class DataSettings(Section):
     max_train_text: int | None = Field(default=None, ge=1)
     """Text-only examples used for retention, drawn by the seed; None for all."""
     text_ratio: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of the retention examples of a batch that are text-only, where there are text-only examples."""
+    """Fraction of the retention examples of a batch that are text-only, where there are text-only examples."""
     document_tokens: int = Field(default=8, ge=1)
-    """Tokens that stand for a protected document in the retention loss, drawn anew at each of its turns: all of them
-    would outweigh the answers, which have two or three."""
+    """Tokens of a document that enter the retention loss, drawn anew each time it comes: all of them would outweigh the
+    answers, which have two or three."""
     image_prob: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of audio examples that also show an unrelated image."""
+    """Probability that an audio example also shows an unrelated image."""
     silence_prob: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of retention examples with silent audio instead of another's clip; without any, some seeds lose there."""
+    """Probability that a retention example has silent audio, not an unrelated clip; at 0, some seeds lose there."""
     loud_prob: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of retention examples whose unrelated clip is 20 dB louder."""
+    """Probability that the unrelated clip of a retention example is 20 dB louder."""
     noise_prob: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of retention examples that hear white noise instead of an unrelated clip."""
+    """Probability that a retention example has white noise instead of an unrelated clip."""
     gains_db: tuple[float, ...] = ()
-    """Gains in dB of which one is drawn for the clip of each training example, so that loud clips are heard; 0 is
-    drawn as often as each of them. None are drawn if there are none."""
+    """Gains in dB of which one is drawn for the clip of each training example, so that loud clips are learned; 0 dB
+    is drawn as often as each of them. Empty for no gains."""
     shuffle_audio: bool = False
     """Train on clips that belong to other examples: a control that leaves nothing to be learned from hearing."""
     audio_question: str = "what do you hear?"

@@ -22,12 +22,12 @@ class ModelSettings(Section):
     audio_encoders: tuple[str, ...] | None = None
     """Hub ids or local folders of the audio encoders."""
     audio_features: tuple[Literal["pooled", "grid"], ...] | None = None
-    """For each audio encoder, one feature a clip, or one for each stretch of time; None for what suits the model."""
+    """For each audio encoder, one feature per clip, or one per stretch of time; None for what suits the model."""
     audio_seconds: float = Field(default=30.0, gt=0.0)
-    """Longest stretch of a clip that is heard by an audio encoder without a window of its own (wav2vec 2.0 and kin)."""
+    """Seconds of a clip that an audio encoder without a window of its own takes (wav2vec 2.0 and kin)."""
     audio_level_db: float | None = -20.0
-    """Level (root mean square, dB of full scale) that a clip is brought to before an audio encoder hears it; None
-    leaves clips as loud as they are."""
+    """Level (root mean square, dB of full scale) that a clip is scaled to before it is encoded; None leaves clips
+    as they are."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention of the base; ``auto`` is the fastest that transformers finds without further packages."""
     quantization: Literal["none", "4bit", "8bit"] = "none"

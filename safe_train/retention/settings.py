@@ -24,21 +24,22 @@ class RetentionSettings(Section):
     fisher_trace: float = Field(default=1000.0, gt=0.0)
     """Sum that the Fisher diagonal is scaled to, since its raw size varies between seeds by orders of magnitude."""
     fisher_samples: int = Field(default=256, ge=1)
-    """VL examples that the Fisher diagonal is the mean of."""
+    """Retention examples over which the Fisher diagonal is averaged."""
     fisher_labels: Literal["true", "empirical"] = "true"
     """Labels drawn from the model, or those of the data."""
     fisher_start_ratio: float = Field(default=0.25, ge=0.0, lt=1.0)
-    """Share of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
+    """Fraction of the steps after which the Fisher diagonal is computed; at step 0 most of it is zero."""
     teacher_cache: bool = False
     """Compute the teacher's states of a retention example once, alone, and keep them; pays from the second epoch on."""
     null_space_subspace: Literal["gradient", "activation"] = "gradient"
-    """Subspace of per-sample VL gradients, or of the layers' inputs on VL examples."""
+    """Subspace of the per-sample gradients of retention examples, or of the layers' inputs on them."""
     null_space_target: Literal["task_gradient", "total_gradient", "task_update", "update"] = "task_update"
-    """What is kept out of the subspace: the audio loss's gradient or part of the update, or all of it."""
+    """What is kept out of the subspace: the gradient of the task loss or of the total loss, the part of the update that
+    stems from the task loss, or the whole update."""
     null_space_one_sided: bool = True
-    """Remove only what would raise the VL loss; needs the gradient subspace."""
+    """Remove only what would raise the loss on retention examples; needs the gradient subspace."""
     null_space_energy: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Share of energy at which the rank is cut; None keeps the variant's rank."""
+    """Fraction of the energy at which the rank is cut; None keeps the variant's rank."""
     null_space_memory_gib: float | None = Field(default=None, gt=0.0)
     """Memory in GiB for what gradient subspaces are computed from; weights that do not fit wait for a further pass over
     the retention examples, with the same result. None for twice what the bases take, at least 1."""

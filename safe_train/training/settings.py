@@ -39,8 +39,8 @@ class OptimizationSettings(Section):
     adam_beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
     """AdamW's decay of the second moment."""
     warmup_ratio: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Share of the steps over which the learning rate rises, before its cosine descent."""
+    """Fraction of the steps over which the learning rate rises, before its cosine decay."""
     gate_warmup_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the steps over which the gate opens from 0 to 1."""
+    """Fraction of the steps over which the gate opens from 0 to 1."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Largest norm of the total gradient."""
