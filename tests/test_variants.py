@@ -24,9 +24,10 @@ FIELDS = {
     "description": "Distillation with five times the weight, and null-space updates.",
     "retention_loss_weight": 1.0, "distillation_weight": 1.0, "fisher_weight": 0.0, "enable_null_space": True,
 }  # fmt: skip
-STRONG = RetentionVariantConfig(name="strong_retention", **FIELDS)
+STRONG = RetentionVariantConfig(name="own_retention", **FIELDS)
+"""README's variant by another name: README's own may have been added to the registry."""
 FILE = """\
-strong_retention:
+own_retention:
   description: Distillation with five times the weight, and null-space updates.
   retention_loss_weight: 1
   distillation_weight: 1e0  # text in YAML, whose floats need a dot
@@ -58,21 +59,21 @@ def file(tmp_path):
 
 
 def test_a_variant_of_a_file_is_what_its_fields_say(file):
-    assert find_variant("strong_retention", file) == STRONG
-    assert known_variants(file) == {**RETENTION_VARIANTS, "strong_retention": STRONG}
-    assert build_config({"variants_file": str(file)}, {"variant": "strong_retention"}).retention_variant() == STRONG
+    assert find_variant("own_retention", file) == STRONG
+    assert known_variants(file) == {**RETENTION_VARIANTS, "own_retention": STRONG}
+    assert build_config({"variants_file": str(file)}, {"variant": "own_retention"}).retention_variant() == STRONG
 
 
 def test_json_is_yaml_too(tmp_path):
-    (tmp_path / "v.json").write_text(json.dumps({"strong_retention": FIELDS}))
-    assert find_variant("strong_retention", tmp_path / "v.json") == STRONG
+    (tmp_path / "v.json").write_text(json.dumps({"own_retention": FIELDS}))
+    assert find_variant("own_retention", tmp_path / "v.json") == STRONG
 
 
 def test_without_the_file_there_is_no_such_variant(file):
-    with pytest.raises(InputError, match=r"variant: expected one of no_retention, .*, got 'strong_retention'"):
-        find_variant("strong_retention")
-    with pytest.raises(InputError, match="did you mean 'strong_retention'"):
-        find_variant("strong_retentoin", file)
+    with pytest.raises(InputError, match=r"variant: expected one of .*no_retention, .*, got 'own_retention'"):
+        find_variant("own_retention")
+    with pytest.raises(InputError, match="did you mean 'own_retention'"):
+        find_variant("own_retentoin", file)
 
 
 def described(**changes):
@@ -111,15 +112,16 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 def test_they_are_listed(file):
     listed = invoke("variants", "--variants-file", file).stdout
-    assert f"strong_retention\n  {STRONG.description}\n  mechanisms: KL (1), null space (rank 8" in listed
+    assert f"own_retention\n  {STRONG.description}\n  mechanisms: KL (1), null space (rank 8" in listed
     assert all(f"{name}\n" in listed for name in RETENTION_VARIANTS)
 
 
 def test_the_documented_file_and_package_are_this_variant(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "add_a_variant.md").read_text()
+    page = page.replace("strong_retention", STRONG.name)  # which may stand in the registry, as README shows
     blocks = dict(reversed(re.findall(r"^```(yaml|toml|python)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)))
     (tmp_path / "variants.yaml").write_text(blocks["yaml"])
-    assert find_variant("strong_retention", tmp_path / "variants.yaml") == STRONG
+    assert find_variant("own_retention", tmp_path / "variants.yaml") == STRONG
     names = {}
     exec(blocks["python"], names)
     assert names["STRONG_RETENTION"] == STRONG
@@ -156,25 +158,25 @@ def install(tmp_path, monkeypatch):
 
 
 def strong_fields():
-    return {"name": "strong_retention", **FIELDS}
+    return {"name": "own_retention", **FIELDS}
 
 
 def test_a_package_brings_a_variant_that_is_imported_when_it_is_asked_for(install):
-    install("brings_one", {"strong_retention": "STRONG"})
+    install("brings_one", {"own_retention": "STRONG"})
     assert find_variant("full_retention") is RETENTION_VARIANTS["full_retention"]
     assert build_config({}, {}).variant == "full_retention"
     assert "brings_one" not in sys.modules
-    assert find_variant("strong_retention") == STRONG
-    assert build_config({}, {"variant": "strong_retention"}).retention_variant() == STRONG
-    assert Retention([], variant="strong_retention").resolved == STRONG
-    assert "strong_retention\n" in invoke("variants").stdout
+    assert find_variant("own_retention") == STRONG
+    assert build_config({}, {"variant": "own_retention"}).retention_variant() == STRONG
+    assert Retention([], variant="own_retention").resolved == STRONG
+    assert "own_retention\n" in invoke("variants").stdout
 
 
 @pytest.mark.parametrize(
     ("entry_points", "message"),
     [
         ({"full_retention": "STRONG"}, "expected a new name, got that of a registered variant; rename"),
-        ({"mine": "STRONG"}, "expected a variant of name mine, got strong_retention"),
+        ({"mine": "STRONG"}, "expected a variant of name mine, got own_retention"),
         ({"mine": "THREE"}, "expected a RetentionVariantConfig, got int"),
         ({"mine": "ABSENT"}, "expected a variant that can be imported"),
     ],
@@ -188,18 +190,16 @@ def test_what_a_package_may_not_bring_is_one_line(install, entry_points, message
 
 
 def test_two_packages_with_one_name_are_refused(install):
-    install("brings_one", {"strong_retention": "STRONG"})
-    install("brings_another", {"strong_retention": "STRONG"})
-    with pytest.raises(
-        InputError, match=r"expected a new name, got that of retention variant strong_retention of brings"
-    ):
+    install("brings_one", {"own_retention": "STRONG"})
+    install("brings_another", {"own_retention": "STRONG"})
+    with pytest.raises(InputError, match=r"expected a new name, got that of retention variant own_retention of brings"):
         find_variant("full_retention")
 
 
 def test_a_file_may_not_name_a_package_s_variant(install, file):
-    install("brings_one", {"strong_retention": "STRONG"})
+    install("brings_one", {"own_retention": "STRONG"})
     with pytest.raises(
-        InputError, match=r"variants\.yaml: strong_retention: expected a new name, got that of .*brings_one"
+        InputError, match=r"variants\.yaml: own_retention: expected a new name, got that of .*brings_one"
     ):
         find_variant("full_retention", file)
 
@@ -219,7 +219,7 @@ def trained(small_data, tmp_path_factory):
         "evaluation.conditions=[silence]",
     )  # fmt: skip
     result = invoke(
-        "train", "--variant", "strong_retention", "--variants-file", file, "--data-root", small_data,
+        "train", "--variant", "own_retention", "--variants-file", file, "--data-root", small_data,
         "--output-root", root / "runs", "--max-steps", 2, *(word for s in settings for word in ("--set", s)),
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -235,7 +235,7 @@ def run(trained, tmp_path):
 
 def test_the_run_records_what_the_variant_was(run):
     written = json.loads((run / "config.json").read_text())
-    assert run.name.endswith("_strong_retention")
+    assert run.name.endswith("_own_retention")
     recorded = written["effective"]["retention_variant"]
     assert recorded == replace(STRONG, null_space_min_samples=2).to_dict()
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -249,7 +249,7 @@ def test_it_is_resumed_while_the_file_says_the_same_and_refused_afterwards(run, 
     try:
         file.write_text(FILE.replace("fisher_weight: 0.0", "fisher_weight: 0.5"))
         line = refused("train", "--resume", run)
-        assert line.startswith(f"error: {file}: strong_retention: expected what {run / 'config.json'} recorded")
+        assert line.startswith(f"error: {file}: own_retention: expected what {run / 'config.json'} recorded")
         assert "fisher_weight 0.5 in place of 0.0" in line
         file.write_text(FILE.replace("Distillation", "Distilling"))  # what it does is the same
         assert invoke("train", "--resume", run).exit_code == 0
@@ -264,7 +264,7 @@ def test_a_registered_variant_that_was_edited_is_refused_too(run, monkeypatch):
     described = json.loads(path.read_text()) | {"variants_file": None}
     path.write_text(json.dumps(described))
     edited = replace(STRONG, distillation_weight=2.0)
-    registry = {**RETENTION_VARIANTS, "strong_retention": edited}
+    registry = {**RETENTION_VARIANTS, "own_retention": edited}
     monkeypatch.setattr(variants.retention_variants, "RETENTION_VARIANTS", registry)
     assert "distillation_weight 2.0 in place of 1.0" in refused("train", "--resume", run)
 
@@ -275,10 +275,10 @@ def test_it_is_reported_and_exported_where_there_is_no_such_file(run, tmp_path):
     path.write_text(path.read_text().replace("variants.yaml", "elsewhere.yaml"))
     reported = invoke("report", run, "--output", tmp_path / "report.html")
     assert reported.exit_code == 0, reported.output
-    assert "strong_retention" in (tmp_path / "report.html").read_text()
+    assert "own_retention" in (tmp_path / "report.html").read_text()
     exported = invoke("export", run, tmp_path / "adapter")
     assert exported.exit_code == 0, exported.output
-    assert "strong_retention" in (tmp_path / "adapter" / "README.md").read_text()
+    assert "own_retention" in (tmp_path / "adapter" / "README.md").read_text()
 
 
 def test_two_variants_of_one_name_are_two_arms_of_a_report(run, tmp_path):
@@ -289,14 +289,14 @@ def test_two_variants_of_one_name_are_two_arms_of_a_report(run, tmp_path):
     path.write_text(json.dumps(described))
     result = invoke("report", run, other, "--output", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
-    assert "strong_retention (distillation_weight 0.25)" in (tmp_path / "report.html").read_text()
+    assert "own_retention (distillation_weight 0.25)" in (tmp_path / "report.html").read_text()
 
 
 def test_it_is_evaluated_again_and_planned(run, trained):
     assert invoke("eval", run, "--max-vl", 4).exit_code == 0
-    planned = invoke("train", "--variant", "strong_retention", "--variants-file", trained[1], "--dry-run")
+    planned = invoke("train", "--variant", "own_retention", "--variants-file", trained[1], "--dry-run")
     assert planned.exit_code == 0, planned.output
-    assert "strong_retention" in planned.stdout
+    assert "own_retention" in planned.stdout
 
 
 def test_importing_the_configuration_looks_up_no_package():
