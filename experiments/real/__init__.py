@@ -1,0 +1,1 @@
+"""A model on pretrained weights, recordings and photographs, all from pinned packages."""
