@@ -1,1 +1,1 @@
-"""A model on pretrained weights, recordings and photographs, all from pinned packages."""
+"""The ablation on real pretrained weights, recordings and photographs, all of them from package registries."""
