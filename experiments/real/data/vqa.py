@@ -1,6 +1,6 @@
 """Builds the questions about images of a data root: ``vqa/``, in the form of VQA v2.
 
-    python -m experiments.real.data.vqa ROOT --package easy-vqa=FOLDER --package tuxpaint-stamps-default=FOLDER
+    python -m experiments.real.data.vqa ROOT
 
 Two sources:
 
@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from experiments.real.data.splits import assign_splits
+from experiments.real.packages import unpacked
 from safe_train.cli.errors import one_line_errors
 from safe_train.errors import InputError
 from safe_train.io.files import file_problem, folder_problem, json_text, staged_folder, write_text
@@ -94,7 +96,7 @@ class Picture:
     questions: tuple[Question, ...]
 
 
-def build_vqa(root: Path, packages: Callable[[str], Path]) -> dict[str, Any]:
+def build_vqa(root: Path, packages: Callable[[str], Path] = unpacked) -> dict[str, Any]:
     """Builds ``root/vqa``: for ``train``, ``val`` and ``tune`` the official pair of files, and images of mode RGB.
 
     Args:
@@ -185,10 +187,10 @@ def _caption(path: Path) -> str:
 def name_of(caption: str, stem: str) -> str | None:
     """The name of what is shown, one or two words of its caption in lower case; None where the caption tells none.
 
-    The caption's first sentence has to be a noun phrase that begins with A, An or The. Words that begin with a capital,
-    colors, sizes and participles in -ed before its noun are dropped. If one word is left, this is the name. Of several, it is
-    the longest end of at most two words that the file's name has too: ``electric kettle`` of ``kettle.png`` is a
-    kettle, ``sea lion`` of ``sea_lion.png`` no lion.
+    The caption's first sentence has to be a noun phrase that begins with A, An or The. Capitalized words, colors, sizes
+    and participles in -ed before its noun are dropped. If one word is left, this is the name. Of several, it is the
+    longest end of at most two words that the file's name has too: ``electric kettle`` of ``kettle.png`` is a kettle,
+    ``sea lion`` of ``sea_lion.png`` no lion.
     """
     sentence = re.split(r"[.!?]", re.sub(r"\([^)]*\)|[“”,\"]", "", caption))[0]
     found = re.fullmatch(r"(?:An?|The) (?:(?:pair|bunch) of )?([\w -]+)", sentence.strip())
@@ -271,22 +273,6 @@ def hold_out_photographs(pictures: Sequence[Picture]) -> list[tuple[str, Picture
     for groups in folders.values():
         splits |= assign_splits(groups, PHOTOGRAPH_SHARES)
     return [(splits[picture.group], picture) for picture in pictures]
-
-
-def assign_splits(groups: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """The split of each group: ordered by SHA-256, the first are of the first split, the rest of the last.
-
-    Args:
-        groups: names of groups, which may repeat.
-        shares: the share of the groups that each split gets, rounded.
-    """
-    ordered = sorted(set(groups), key=lambda group: _digest(group.encode()))
-    ends = np.rint(np.cumsum(list(shares.values())) * len(ordered)).astype(int)
-    names = list(shares)
-    return {
-        group: names[int(np.searchsorted(ends, place, side="right").clip(max=len(names) - 1))]
-        for place, group in enumerate(ordered)
-    }
 
 
 def read_on_white(path: Path) -> Image.Image:
@@ -400,10 +386,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser("experiments.real.data.vqa", description=__doc__)
     parser.add_argument("root", type=Path, help="data root")
-    parser.add_argument("--package", action="append", default=[], metavar="NAME=FOLDER", help="an unpacked package")
-    given = parser.parse_args(arguments)
-    folders = dict(package.split("=", 1) for package in given.package)
-    print(json_text(build_vqa(given.root, lambda name: Path(folders[name]))), end="")
+    print(json_text(build_vqa(parser.parse_args(arguments).root)), end="")
 
 
 if __name__ == "__main__":
