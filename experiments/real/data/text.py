@@ -42,18 +42,20 @@ COMMON_WORDS, WORDS = 300, 900
 DOCUMENT_CHARACTERS = (180, 600)
 
 _LEAST_PEOPLE, _MANY_PEOPLE = 1_000_000, 30_000_000
-_NAMES = "Anna Ben Clara David Emma Frank Grace Henry Julia Karl Laura Martin Nora Oscar Paul Rosa Simon Tina".split()  # noqa: SIM905
+_NAMES = (
+    "Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Julia", "Karl", "Laura", "Martin", "Nora",
+    "Oscar", "Paul", "Rosa", "Simon", "Tina",
+)  # fmt: skip
 _ONE_WORD = "Answer with one word."
 
 # WordNet's lexicographer files of nouns for animals, artifacts and plants.
 _CONCRETE = {"05", "06", "20"}
 # Nouns without a plural, or with one that equals the singular; WordNet marks neither.
-_UNCOUNTABLE = frozenset(
-    (
-        "aircraft ammunition artillery bison cattle clothing craft deer equipment fish freight furniture hardware"
-        " livestock machinery moose offspring poultry salmon sheep shrimp silver software swine transportation trout"
-    ).split()
-)
+_UNCOUNTABLE = {
+    "aircraft", "ammunition", "artillery", "bison", "cattle", "clothing", "craft", "deer", "equipment", "fish",
+    "freight", "furniture", "hardware", "livestock", "machinery", "moose", "offspring", "poultry", "salmon", "sheep",
+    "shrimp", "silver", "software", "swine", "transportation", "trout",
+}  # fmt: skip
 # Base 64 as dictd writes offsets and lengths: digits, the highest first. Source: the manual page of dictfmt.
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 

@@ -72,9 +72,14 @@ _UNCATEGORIZED = {"mushrooms"}
 _VARIANT = re.compile(r"[-_]?\d+$|[-_](?:[a-z]|left|right|in|out|open|closed|mirror)$")
 _LOOKS_ALIKE = 0.97  # correlation of 16 x 16 gray values
 
-_FUNCTION_WORDS = frozenset("a an the and or of with in on at from for by to is are like its".split())  # noqa: SIM905
-_COLORS = frozenset("black blue brown colorful gray green pink purple red silver white yellow".split())  # noqa: SIM905
-_SIZES = frozenset({"big", "full", "great", "large", "little", "old", "small", "very"})
+_FUNCTION_WORDS = {
+    "a", "an", "the", "and", "or", "of", "with", "in", "on", "at", "from", "for", "by", "to", "is", "are", "like",
+    "its",
+}  # fmt: skip
+_COLORS = {
+    "black", "blue", "brown", "colorful", "gray", "green", "pink", "purple", "red", "silver", "white", "yellow",
+}  # fmt: skip
+_SIZES = {"big", "full", "great", "large", "little", "old", "small", "very"}
 
 
 @dataclass(frozen=True)
