@@ -102,7 +102,8 @@ def test_the_projector_begins_with_outputs_as_large_as_the_embeddings(model):
     features = 7.0 + 3.0 * torch.randn(200, PLACES, 12, generator=torch.Generator().manual_seed(2))
     out = build_projector(model, features, seed=0)(features)
     assert out.std().item() == pytest.approx(model.get_input_embeddings().weight.std().item(), rel=0.05)
-    hidden = build_projector(model, features, seed=0).linear_1(features)
+    first: torch.nn.Linear = build_projector(model, features, seed=0).linear_1  # type: ignore[assignment]
+    hidden = first(features)
     assert hidden.mean(dim=(0, 1)).abs().max() < 0.1  # the offset of 7 is gone
     assert hidden.std().item() == pytest.approx(1.0, rel=0.3)
 
