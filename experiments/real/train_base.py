@@ -276,10 +276,14 @@ def make_projector(recipe: Recipe, root: Path) -> dict[str, Tensor]:
     """
     language = language_folder()
     processor = build_processor(language)
-    model = build_base(language, processor, None).to(torch.bfloat16)
+    model = _in_bfloat16(build_base(language, processor, None))
     questions = ImageQuestions(model, processor, VQA().examples(root, "train"))
     projector = train_projector(model, questions, recipe)
     return {name: tensor.half().contiguous() for name, tensor in projector.state_dict().items()}
+
+
+def _in_bfloat16(model: Any) -> Any:
+    return model.to(torch.bfloat16).requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -312,7 +316,7 @@ def measure(projector: Mapping[str, Tensor], root: Path, max_questions: int, see
     """
     language = language_folder()
     processor = build_processor(language)
-    model = build_base(language, processor, projector).to(torch.bfloat16).requires_grad_(False)
+    model = _in_bfloat16(build_base(language, processor, projector))
     images = draw_by_image(VQA().examples(root, "val"), max_questions, seed)
     text = Text().examples(root, "val")
     found = base_answers(Base(model, processor, "real"), images, EvaluationSettings(batch_size=50), text=text)

@@ -10,7 +10,6 @@ import gzip
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -96,7 +95,7 @@ def word_error_rate(count: int) -> tuple[float, int]:
             max_length=60,
             do_sample=False,
         )
-        said, heard = _words_of(transcript), _words_of(tokenizer.decode(ids[0], skip_special_tokens=True))
+        said, heard = _words_of(transcript), _words_of(str(tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)))
         errors, words = errors + edit_distance(said, heard), words + len(said)
     return errors / words, words
 
