@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.real.data.baselines import Asked, score_majority
+from experiments.real.data.sources import read_json, read_lines, require_file, require_folder
 from experiments.real.data.splits import assign_splits
 from experiments.real.packages import unpacked
 from safe_train.cli.errors import one_line_errors
-from safe_train.errors import InputError
-from safe_train.io.files import file_problem, folder_problem, json_text, staged_folder, write_text
+from safe_train.io.files import json_text, staged_folder, write_text
 
 COUNTRYINFO, ISO_CODES, WORDNET, DEVIL = "countryinfo", "iso-codes", "wordnet-base", "dict-devil"
 """The packages."""
@@ -127,16 +128,14 @@ def read_countries(countryinfo: Path, iso_codes: Path) -> list[Country]:
         InputError: a package has another layout.
     """
     codes = iso_codes / "usr" / "share" / "iso-codes" / "json"
-    states = {entry["alpha_2"] for entry in _read_json(codes / "iso_3166-1.json", ISO_CODES)["3166-1"]}
+    states = {entry["alpha_2"] for entry in read_json(codes / "iso_3166-1.json", ISO_CODES)["3166-1"]}
     languages = {
         entry["alpha_2"]: _plain_name(entry["name"])
-        for entry in _read_json(codes / "iso_639-2.json", ISO_CODES)["639-2"]
+        for entry in read_json(codes / "iso_639-2.json", ISO_CODES)["639-2"]
         if "alpha_2" in entry
     }
-    folder = countryinfo / "countryinfo" / "data"
-    if problem := folder_problem(folder):
-        raise InputError(folder, f"the folder of {COUNTRYINFO}", problem, "unpack the pinned version again")
-    entries = [_read_json(path, COUNTRYINFO) for path in sorted(folder.glob("*.json"))]
+    folder = require_folder(countryinfo / "countryinfo" / "data", COUNTRYINFO)
+    entries = [read_json(path, COUNTRYINFO) for path in sorted(folder.glob("*.json"))]
     countries = [
         Country(
             name=_with_article(entry["name"]),
@@ -198,20 +197,20 @@ def read_words(wordnet: Path) -> tuple[list[str], dict[str, list[str]]]:
     """
     folder = wordnet / "usr" / "share" / "wordnet"
     counts: Counter[str] = Counter()
-    for line in _read_lines(folder / "cntlist.rev", WORDNET):
+    for line in read_lines(folder / "cntlist.rev", WORDNET):
         key, sense, count = line.split()
         lemma, _, rest = key.partition("%")
         if sense == "1" and rest.startswith("1:"):  # 1: a noun
             counts[lemma] = int(count)
-    kinds = dict(line.split()[:2] for line in _read_lines(folder / "data.noun", WORDNET) if not line.startswith(" "))
+    kinds = dict(line.split()[:2] for line in read_lines(folder / "data.noun", WORDNET) if not line.startswith(" "))
     # index.noun: lemma, part of speech, number of senses and pointers, pointers, two numbers, offsets of the senses.
     senses = {
         fields[0]: fields[6 + int(fields[3])]
-        for fields in (line.split() for line in _read_lines(folder / "index.noun", WORDNET) if not line.startswith(" "))
+        for fields in (line.split() for line in read_lines(folder / "index.noun", WORDNET) if not line.startswith(" "))
     }
     words = [word for word in counts if kinds.get(senses.get(word, "")) in _CONCRETE and _is_asked(word)]
     irregular: dict[str, list[str]] = defaultdict(list)
-    for line in _read_lines(folder / "noun.exc", WORDNET):
+    for line in read_lines(folder / "noun.exc", WORDNET):
         plural, *singulars = line.split()
         for singular in singulars:
             irregular[singular].append(plural)
@@ -261,10 +260,10 @@ def read_entries(package: Path) -> dict[str, str]:
         InputError: the package has another layout.
     """
     base = package / "usr" / "share" / "dictd"
-    compressed = _require_file(base / "devil.dict.dz", DEVIL)
+    compressed = require_file(base / "devil.dict.dz", DEVIL)
     text = gzip.decompress(compressed.read_bytes())
     entries: dict[str, str] = {}
-    for line in _read_lines(base / "devil.index", DEVIL):
+    for line in read_lines(base / "devil.index", DEVIL):
         word, start, length = line.split("\t")[:3]
         if not word.startswith("00"):  # what dictd tells about the dictionary itself
             begin = _decode_number(start)
@@ -329,34 +328,12 @@ def summarize(
             }
             for split, questions in splits.items()
         },
-        "baselines": {"majority_of_type": _score_majority(splits["train"], splits["val"])},
+        "baselines": {"majority_of_type": score_majority(*(map(_by_type, splits[name]) for name in ("train", "val")))},
     }
 
 
-def _score_majority(train: Sequence[TextQuestion], val: Sequence[TextQuestion]) -> dict[str, float]:
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in train:
-        answers[question.kind][question.short] += 1
-    # Of equally frequent answers the first in the alphabet.
-    best = {kind: min(counts, key=lambda answer: (-counts[answer], answer)) for kind, counts in answers.items()}
-    right: dict[str, list[bool]] = defaultdict(list)
-    for question in val:
-        right[question.kind].append(best.get(question.kind) == question.short)
-    return {kind: round(sum(each) / len(each), 4) for kind, each in sorted(right.items())}
-
-
-def _read_json(path: Path, package: str) -> dict[str, Any]:
-    return json.loads(_require_file(path, package).read_text(encoding="utf-8"))
-
-
-def _read_lines(path: Path, package: str) -> list[str]:
-    return _require_file(path, package).read_text(encoding="utf-8").splitlines()
-
-
-def _require_file(path: Path, package: str) -> Path:
-    if problem := file_problem(path):
-        raise InputError(path, f"a file of {package}", problem, "unpack the pinned version again")
-    return path
+def _by_type(question: TextQuestion) -> Asked:
+    return Asked(question.kind, question.kind, question.short)
 
 
 @one_line_errors

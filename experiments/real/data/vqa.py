@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from experiments.real.data.baselines import Asked, score_majority
+from experiments.real.data.sources import read_json, require_file, require_folder
 from experiments.real.data.splits import assign_splits
 from experiments.real.packages import unpacked
 from safe_train.cli.errors import one_line_errors
-from safe_train.errors import InputError
-from safe_train.io.files import file_problem, folder_problem, json_text, staged_folder, write_text
+from safe_train.io.files import file_problem, json_text, staged_folder, write_text
 
 EASY_VQA, STAMPS = "easy-vqa", "tuxpaint-stamps-default"
 """The packages."""
@@ -138,11 +139,10 @@ def read_shapes(package: Path) -> list[tuple[str, Picture]]:
 
 
 def _read_official_shapes(folder: Path, first_id: int) -> list[Picture]:
-    listed = _require_file(folder / "questions.json", EASY_VQA)
     questions: dict[int, list[Question]] = defaultdict(list)
-    for text, answer, image in json.loads(listed.read_text(encoding="utf-8")):
+    for text, answer, image in read_json(folder / "questions.json", EASY_VQA):
         questions[image].append(Question(text, answer, _kind_of_shape_question(answer)))
-    paths = {image: _require_file(folder / "images" / f"{image}.png", EASY_VQA) for image in sorted(questions)}
+    paths = {image: require_file(folder / "images" / f"{image}.png", EASY_VQA) for image in sorted(questions)}
     return [
         Picture(path, first_id + image, _digest(path.read_bytes()), tuple(questions[image]))
         for image, path in paths.items()
@@ -163,9 +163,7 @@ def read_photographs(package: Path) -> list[Picture]:
     Raises:
         InputError: the package has another layout.
     """
-    stamps = package / "usr" / "share" / "tuxpaint" / "stamps"
-    if problem := folder_problem(stamps):
-        raise InputError(stamps, f"the folder of {STAMPS}", problem, "unpack the pinned version again")
+    stamps = require_folder(package / "usr" / "share" / "tuxpaint" / "stamps", STAMPS)
     found = [path.relative_to(stamps) for path in sorted(stamps.rglob("*.png"))]
     captioned = [path for path in found if not _LEFT_OUT & set(path.parts) and _caption(stamps / path)]
     first = {_digest((stamps / path).read_bytes()): path for path in reversed(captioned)}
@@ -348,42 +346,27 @@ def summarize(splits: Mapping[str, Sequence[Picture]]) -> dict[str, Any]:
             for name, pictures in splits.items()
         },
         "baselines": {
-            "majority_of_type": score_majority(train, val, lambda question: question.kind),
-            "majority_of_question": score_majority(train, val, lambda question: question.text),
+            "majority_of_type": score_majority(map(_by_type, train), map(_by_type, val)),
+            "majority_of_question": score_majority(map(_by_text, train), map(_by_text, val)),
         },
         "val_names_seen_in_train": sum(question.kind == NAME and question.answer in names for question in val),
     }
+
+
+def _by_type(question: Question) -> Asked:
+    return Asked(question.kind, question.kind, question.answer)
+
+
+def _by_text(question: Question) -> Asked:
+    return Asked(question.text, question.kind, question.answer)
 
 
 def _questions(pictures: Iterable[Picture]) -> list[Question]:
     return [question for picture in pictures for question in picture.questions]
 
 
-def score_majority(
-    train: Sequence[Question], val: Sequence[Question], key: Callable[[Question], str]
-) -> dict[str, float]:
-    """Accuracy on ``val``, in all and by type, of the most frequent answer in ``train`` to questions of equal key."""
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for question in train:
-        answers[key(question)][question.answer] += 1
-    # Of equally frequent answers the first in the alphabet.
-    best = {name: min(counts, key=lambda answer: (-counts[answer], answer)) for name, counts in answers.items()}
-    right: dict[str, list[bool]] = defaultdict(list)
-    for question in val:
-        is_right = best.get(key(question)) == question.answer
-        right["all"].append(is_right)
-        right[question.kind].append(is_right)
-    return {kind: round(sum(each) / len(each), 4) for kind, each in sorted(right.items())}
-
-
 def _digest(content: bytes) -> str:
     return sha256(content).hexdigest()
-
-
-def _require_file(path: Path, package: str) -> Path:
-    if problem := file_problem(path):
-        raise InputError(path, f"a file of {package}", problem, "unpack the pinned version again")
-    return path
 
 
 @one_line_errors
