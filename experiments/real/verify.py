@@ -10,6 +10,7 @@ import gzip
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -81,7 +82,8 @@ def word_error_rate(count: int) -> tuple[float, int]:
     Args:
         count: recordings, every n-th of those with 4 to 15 words.
     """
-    model, extractor, tokenizer = convert_audio().eval(), audio_feature_extractor(), audio_tokenizer()
+    model: Any = convert_audio().eval()
+    extractor, tokenizer = audio_feature_extractor(), audio_tokenizer()
     errors = words = 0
     for path, transcript in _recordings(count):
         waveform = load_waveform(path, extractor.sampling_rate)
@@ -95,7 +97,7 @@ def word_error_rate(count: int) -> tuple[float, int]:
             max_length=60,
             do_sample=False,
         )
-        said, heard = _words_of(transcript), _words_of(str(tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)))
+        said, heard = _words_of(transcript), _words_of(str(tokenizer.decode(list(ids[0]), skip_special_tokens=True)))
         errors, words = errors + edit_distance(said, heard), words + len(said)
     return errors / words, words
 
