@@ -79,9 +79,7 @@ def read_clips(packages: Callable[[str], Path]) -> list[Clip]:
     Raises:
         InputError: the transcripts of a voice are missing.
     """
-    return sorted(
-        (clip for voice in VOICES for clip in _read_voice(voice, packages)), key=lambda clip: clip.name
-    )
+    return sorted((clip for voice in VOICES for clip in _read_voice(voice, packages)), key=lambda clip: clip.name)
 
 
 def _read_voice(voice: Voice, packages: Callable[[str], Path]) -> Iterator[Clip]:
@@ -96,9 +94,7 @@ def _read_voice(voice: Voice, packages: Callable[[str], Path]) -> Iterator[Clip]
 def _read_prompt(voice: Voice, path: Path, prompt: str, transcripts: Mapping[str, str]) -> Clip:
     name = f"asterisk-{voice.name.lower().replace(' ', '-')}-{prompt.replace('/', '-')}"
     if word := find_word(prompt):
-        return Clip(
-            name, path, voice.package, (f"word {name}",), speaker=voice.name, word=word, split=voice.word_split
-        )
+        return Clip(name, path, voice.package, (f"word {name}",), speaker=voice.name, word=word, split=voice.word_split)
     text = transcripts.get(prompt, "")
     own = f"prompt {voice.name} {prompt}"
     keys = (own,) if voice.held_out else (f"prompt {prompt}", own)

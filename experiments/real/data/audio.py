@@ -6,7 +6,7 @@ Three sets, each in its official layout:
 - ``audiocaps``: prompts in English with their transcripts, and sound effects with their captions;
 - ``wavcaps``: short recordings of instruments and machines with captions.
 
-Splits are ``train``, ``val``, ``tune`` and, in ``avqa``, ``speaker``: languages said by speakers who are not trained on.
+Splits are ``train``, ``val``, ``tune`` and, in ``avqa``, ``speaker``: languages by speakers who are not trained on.
 
 Language is confounded with the speaker and with the recording: almost every language has one or two speakers, each with
 a microphone and format of their own. ``avqa/summary.json`` has beside each kind what guessing by question, and by
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.real.data import asterisk, sonic_pi, tuxpaint
+from experiments.real.data import asterisk, ktuberling, sonic_pi, tuxpaint
 from experiments.real.data.clips import Recording, group_recordings, measure
 from experiments.real.data.layouts import write_audiocaps, write_avqa, write_wavcaps
 from experiments.real.data.selection import (
@@ -33,7 +33,7 @@ from experiments.real.data.selection import (
 )
 from safe_train.errors import InputError
 
-PACKAGES = tuple(sorted({tuxpaint.PACKAGE, sonic_pi.PACKAGE, *asterisk.PACKAGES}))
+PACKAGES = tuple(sorted({tuxpaint.PACKAGE, ktuberling.PACKAGE, sonic_pi.PACKAGE, *asterisk.PACKAGES}))
 """The packages that it reads."""
 
 SETS = ("avqa", "audiocaps", "wavcaps")
@@ -66,6 +66,7 @@ def read_recordings(packages: Callable[[str], Path]) -> list[Recording]:
     clips = [
         *asterisk.read_clips(packages),
         *tuxpaint.read_clips(packages(tuxpaint.PACKAGE)),
+        *ktuberling.read_clips(packages(ktuberling.PACKAGE)),
         *sonic_pi.read_clips(packages(sonic_pi.PACKAGE)),
     ]
     clips.sort(key=lambda clip: (clip.word is None, not clip.category, clip.name))

@@ -95,8 +95,9 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
     """By kind and split: number of clips, seconds, how often each answer, and what guessing scores.
 
     ``majority`` is the accuracy of the answer that is most frequent in ``train`` for the question, the first in the
-    alphabet of several. ``format`` knows the sampling rate and the number of channels, too: what it scores above
-    ``majority`` tells how far the recordings, and not what is said, give the answer away.
+    alphabet of several; ``largest`` is the share of the split's own most frequent answer. ``format`` knows the sampling
+    rate and the number of channels, too: what it scores above ``majority`` tells how far the recordings, and not what
+    is said, give the answer away.
     """
     by_kind: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -107,6 +108,7 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
                 "clips": len(members),
                 "seconds": round(sum(row.recording.seconds for row in members), 1),
                 "speakers": len({row.recording.clip.speaker for row in members} - {""}),
+                "largest": round(Counter(row.answer for row in members).most_common(1)[0][1] / len(members), 4),
                 "majority": _guess(by_split["train"], members, lambda row: (row.question,)),
                 "format": _guess(by_split["train"], members, _format_of),
                 "answers": dict(sorted(Counter(row.answer for row in members).items())),

@@ -18,13 +18,16 @@ HELD_OUT_SPEAKERS = "speaker"
 """The split of languages said by speakers who are not trained on."""
 
 SHARES = {"train": 0.72, "val": 0.16, "tune": 0.12}
-"""Shares of the splits among groups, and of each kind of sound."""
+"""Shares of the splits among groups."""
 
-LANGUAGE_CLIPS = {"train": 120, "val": 16, "tune": 11, HELD_OUT_SPEAKERS: 40}
+SOUND_SHARES = {"val": 0.33, "tune": 0.15}
+"""Shares of the clips of each kind of sound: they are few, and fewer would test nothing."""
+
+LANGUAGE_CLIPS = {"train": 120, "val": 16, "tune": 11, HELD_OUT_SPEAKERS: 24}
 """Clips of each language, if there are as many: equal, so that no language is the one to guess."""
 
-LONGEST_PROMPT = 6
-"""Words of the prompts that serve as captions."""
+LONGEST_CAPTION = 6
+"""Words of the longest caption: what is longer tells of rules or origins, or is a prompt of several sentences."""
 
 _SEED = 0
 
@@ -68,17 +71,14 @@ def assign_splits(recordings: Sequence[Recording], groups: Mapping[str, str]) ->
 
 
 def _divide(sizes: Mapping[str, int], splits: dict[str, str]) -> None:
-    """Gives the smaller splits groups until they have their share of the clips, then ``train`` the rest."""
-    order = sorted(sizes, key=_position)
+    """Gives ``val`` and ``tune`` groups as long as they fit into their share of the clips, and ``train`` the rest."""
     total = sum(sizes.values())
-    for split in ("val", "tune"):
-        wanted = max(1, round(SHARES[split] * total))
-        count = 0
-        while order and count < wanted:
-            group = order.pop()
-            splits[group] = split
-            count += sizes[group]
-    splits.update(dict.fromkeys(order, "train"))
+    remaining = {split: max(1, round(share * total)) for split, share in SOUND_SHARES.items()}
+    for group in sorted(sizes, key=_position):
+        split = next((split for split, left in remaining.items() if sizes[group] <= left), "train")
+        splits[group] = split
+        if split in remaining:
+            remaining[split] -= sizes[group]
 
 
 def _split_by_hash(group: str) -> str:
@@ -104,9 +104,7 @@ def select_words(recordings: Iterable[Recording], groups: Mapping[str, str]) -> 
     ]
 
 
-def select_sounds(
-    recordings: Iterable[Recording], groups: Mapping[str, str], splits: Mapping[str, str]
-) -> list[Row]:
+def select_sounds(recordings: Iterable[Recording], groups: Mapping[str, str], splits: Mapping[str, str]) -> list[Row]:
     """Every sound of the closed set of categories."""
     return [
         Row(each, group := groups[each.clip.name], splits[group], "Sound", SOUND_QUESTION, each.clip.category)
@@ -135,12 +133,13 @@ def select_languages(
 def select_captions(
     recordings: Iterable[Recording], groups: Mapping[str, str], splits: Mapping[str, str], taken: set[str]
 ) -> list[Row]:
-    """Short prompts in English with their transcript, and sound effects with their caption."""
+    """Prompts in English with their transcript, and sounds with their caption, if these are short."""
     rows = []
     for each in recordings:
         clip, group = each.clip, groups[each.clip.name]
-        is_prompt = clip.language == "English" and not clip.split and len(clip.text.split()) <= LONGEST_PROMPT
-        if clip.text and group not in taken and (is_prompt or not clip.speaker):
+        is_prompt = clip.language == "English" and not clip.split
+        is_short = 0 < len(clip.text.split()) <= LONGEST_CAPTION
+        if is_short and group not in taken and (is_prompt or not clip.speaker):
             rows.append(Row(each, group, splits[group], "Prompt" if is_prompt else "Effect", "", clip.text))
     return rows
 

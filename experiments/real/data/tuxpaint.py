@@ -1,8 +1,8 @@
 """Tux Paint's stamps: spoken captions in several languages, numbers and letters, and sound effects.
 
 A stamp ``<folder>/dog`` has a caption in ``dog.txt`` (in English on the first line), its spoken form in
-``dog_desc_<language>.ogg``, in English ``dog_desc.ogg``, and the sound that it makes in ``dog.ogg``. Numbers and letters
-are in ``symbols``. Source: the package's files and changelog.
+``dog_desc_<language>.ogg``, in English ``dog_desc.ogg``, and the sound that it makes in ``dog.ogg``. Numbers
+and letters are in ``symbols``. Source: the package's files and changelog.
 """
 
 from __future__ import annotations
