@@ -127,14 +127,13 @@ def measure(clip: Clip) -> Recording:
 def group_recordings(recordings: Sequence[Recording]) -> dict[str, str]:
     """By name of a clip, the smallest key of its group.
 
-    A group is a connected component: clips are joined by a shared key, by equal samples and by samples that correlate
-    more than ``SAME_CORRELATION``.
+    A group is a connected component: clips are joined by a shared key, and by samples that are equal or correlate more
+    than ``SAME_CORRELATION``.
     """
     parents: dict[str, str] = {}
     for each in recordings:
-        keys = (*each.clip.keys, f"samples {each.sha256}")
-        for key in keys:
-            _join(parents, keys[0], key)
+        for key in each.clip.keys:
+            _join(parents, each.clip.keys[0], key)
     for one, other in find_near_duplicates(recordings):
         _join(parents, one.clip.keys[0], other.clip.keys[0])
     members: dict[str, set[str]] = defaultdict(set)

@@ -217,12 +217,10 @@ def test_captions_of_one_picture_lie_in_one_split(built):
 def test_equal_words_said_twice_lie_in_one_split(originals):
     """ "Goodbye." and "Goodbye!" are the same, in every language."""
     questions, captions, _ = select_rows(read_recordings(originals))
-    found = {
-        row.split
-        for row in (*questions, *captions)
-        if "goodbye" in row.recording.clip.name and not row.recording.clip.split
-    }
-    assert len(found) == 1
+    trained = [row for row in (*questions, *captions) if not row.recording.clip.split]
+    said = [row for row in trained if row.recording.clip.name.endswith("goodbye")]
+    assert {row.recording.clip.name for row in said} >= {"asterisk-june-goodbye", "asterisk-june-vm-goodbye"}
+    assert len({row.group for row in said}) == 1
 
 
 def decoys(packages):
