@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.real.data.clips import Clip, Word
-from experiments.real.data.words import LETTER, LETTERS, MONTH, MONTHS, NUMBER, NUMBERS, WEEKDAY, WEEKDAYS
+from experiments.real.data.words import (
+    LETTER,
+    LETTERS,
+    MONTH,
+    MONTHS,
+    NUMBER,
+    NUMBERS,
+    ORDINAL,
+    ORDINALS,
+    WEEKDAY,
+    WEEKDAYS,
+)
 from safe_train.errors import InputError
 from safe_train.io.files import file_problem
 
@@ -111,7 +122,7 @@ def _read_prompt(voice: Voice, path: Path, prompt: str, transcripts: Mapping[str
 
 
 def find_word(prompt: str) -> Word | None:
-    """The word of a prompt such as ``digits/7``, ``digits/day-0``, ``digits/mon-11`` or ``letters/a``, or None."""
+    """The word of a prompt such as ``digits/7``, ``digits/h-7``, ``digits/day-0``, ``digits/mon-11`` or ``letters/a``, or None."""
     folder, _, name = prompt.rpartition("/")
     if folder == "letters" and name in LETTERS:
         return Word(LETTER, LETTERS[name])
@@ -120,6 +131,8 @@ def find_word(prompt: str) -> Word | None:
     if name in NUMBERS:
         return Word(NUMBER, NUMBERS[name])
     part, _, number = name.partition("-")
+    if part == "h" and number in ORDINALS:
+        return Word(ORDINAL, ORDINALS[number])
     if part == "day" and number.isdecimal():
         return Word(WEEKDAY, WEEKDAYS[int(number)])
     if part == "mon" and number.isdecimal():

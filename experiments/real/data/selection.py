@@ -23,7 +23,7 @@ SHARES = {"train": 0.72, "val": 0.16, "tune": 0.12}
 SOUND_SHARES = {"val": 0.33, "tune": 0.15}
 """Shares of the clips of each kind of sound: they are few, and fewer would test nothing."""
 
-LANGUAGE_CLIPS = {"train": 120, "val": 16, "tune": 11, HELD_OUT_SPEAKERS: 24}
+LANGUAGE_CLIPS = {"train": 100, "val": 14, "tune": 11, HELD_OUT_SPEAKERS: 24}
 """Clips of each language, if there are as many: equal, so that no language is the one to guess."""
 
 LONGEST_CAPTION = 6

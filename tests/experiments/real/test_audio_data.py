@@ -73,7 +73,16 @@ def write_asterisk(packages):
     for voice in asterisk.VOICES:
         folder = f"{voice.package}/usr/share/asterisk/sounds/{voice.folder}"
         suffix = ".gsm" if voice.package in ("asterisk-prompt-es-co", "asterisk-prompt-fr-armelle") else ".wav"
-        for prompt in (*prompts, "digits/7", "digits/day-0", "digits/mon-11", "letters/b", "silence/1"):
+        for prompt in (
+            *prompts,
+            "digits/7",
+            "digits/h-12",
+            "digits/h-21",
+            "digits/day-0",
+            "digits/mon-11",
+            "letters/b",
+            "silence/1",
+        ):
             packages.record(f"{folder}/{prompt}{suffix}")
         for number in range(12):
             packages.record(f"{folder}/prompt-{number}{suffix}")
@@ -144,6 +153,7 @@ def test_answers(built):
     rows = table(built)
     answers = {
         "asterisk-june-digits-7": ("Word", "train", "seven"),
+        "asterisk-carlo-digits-h-12": ("Word", "train", "twelfth"),
         "asterisk-ivrvoiceru-letters-b": ("Word", "train", "B"),
         "asterisk-armelle-digits-day-0": ("Word", "val", "Sunday"),
         "asterisk-july-digits-mon-11": ("Word", "val", "December"),
