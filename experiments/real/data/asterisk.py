@@ -122,7 +122,7 @@ def _read_prompt(voice: Voice, path: Path, prompt: str, transcripts: Mapping[str
 
 
 def find_word(prompt: str) -> Word | None:
-    """The word of a prompt such as ``digits/7``, ``digits/h-7``, ``digits/day-0``, ``digits/mon-11`` or ``letters/a``, or None."""
+    """The word of a prompt, such as ``digits/7``, ``digits/h-7``, ``digits/day-0`` or ``letters/a``; None of others."""
     folder, _, name = prompt.rpartition("/")
     if folder == "letters" and name in LETTERS:
         return Word(LETTER, LETTERS[name])
