@@ -1,1 +1,1 @@
-"""The data root of the experiment on pretrained weights, in the layouts of docs/data.md."""
+"""Builds the data root of real recordings, photographs and texts, from packages."""
