@@ -139,7 +139,7 @@ def _guess(known: Iterable[Row], asked: Sequence[Row], condition: Callable[[Row]
 
 def _describe(row: Row) -> list[Any]:
     recording, clip = row.recording, row.recording.clip
-    package_file = "/".join(clip.path.parts[clip.path.parts.index("usr") :])
+    package_file = f"usr/{clip.path.as_posix().rpartition('/usr/')[2]}"
     return [
         clip.name, row.kind, row.split, row.answer, clip.speaker, clip.language, row.group, clip.package, package_file,
         round(recording.seconds, 3), recording.rate, recording.channels, recording.sha256,

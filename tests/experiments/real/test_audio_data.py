@@ -14,6 +14,7 @@ from experiments.real.data.audio import PACKAGES, build_audio, read_recordings, 
 from experiments.real.data.clips import Clip, Word, find_near_duplicates, measure
 from experiments.real.data.layouts import summarize
 from experiments.real.data.selection import Row, assign_splits, drop_repeats, require_disjoint
+from experiments.real.packages import PACKAGES as pinned
 from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.datasets.avqa import AVQA
 from safe_train.data.datasets.wavcaps import WavCaps
@@ -337,9 +338,12 @@ def test_missing_transcripts_and_damaged_audio_are_refused(packages):
         read_recordings(packages)
 
 
-def test_packages():
-    assert len(PACKAGES) == 16
-    assert {voice.package for voice in asterisk.VOICES} < set(PACKAGES)
+def test_the_packages_are_pinned_and_their_files_told(built):
+    assert {name for name in PACKAGES if pinned[name].part != "data"} == set()
+    lines = table(built).values()
+    assert {line["package"] for line in lines} <= set(PACKAGES)
+    files = {line["video_id"]: line["file"] for line in lines}
+    assert files["asterisk-july-digits-7"] == "usr/share/asterisk/sounds/es/digits/7.gsm"
 
 
 def test_splits_have_every_kind_of_sound(originals):
