@@ -208,6 +208,14 @@ def test_official_readers_read_it(built):
     assert samples["sonic-pi-guit_slide"] == ("guitar, slide",)
 
 
+def test_frames_without_a_header_become_wav_with_the_same_samples(originals, built):
+    source = originals("asterisk-prompt-es-co/usr/share/asterisk/sounds/es/digits/7.gsm")
+    expected, _ = soundfile.read(source, dtype="int16", format="RAW", subtype="GSM610", samplerate=8000, channels=1)
+    samples, rate = soundfile.read(built / "avqa/audio/asterisk-july-digits-7.wav", dtype="int16")
+    assert rate == 8000
+    np.testing.assert_array_equal(samples, expected)
+
+
 def test_the_check_finds_nothing(built):
     reports = [report for split in ("train", "val", "tune") for report in check_root(built, splits=[split])]
     reports += check_root(built, sets=["avqa"], splits=["speaker"])
