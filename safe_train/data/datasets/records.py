@@ -17,6 +17,7 @@ class AudioRecord:
         captions: all reference captions, or reference answers if there is a question; at least one.
         question: the question about the clip, or None for captioning.
         image_path: an image that belongs to the clip, which exists, or None.
+        question_type: such as ``Audio-Visual Temporal`` in MUSIC-AVQA; empty if the list gives none.
     """
 
     clip_id: str
@@ -24,6 +25,7 @@ class AudioRecord:
     captions: tuple[str, ...]
     question: str | None
     image_path: Path | None
+    question_type: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from safe_train.data.datasets.avqa import AVQA
+from safe_train.data.datasets.issues import Issue, IssueKind
 from safe_train.data.datasets.records import AudioRecord
+from safe_train.data.example import QUESTION
 from safe_train.errors import InputError
 
 ENTRIES = [
@@ -123,11 +125,12 @@ def test_official_files(official):
     middle = folder / "frames/00000272/000003.jpg"
     first, second = "avqa/audio/00000272.wav", "avqa/audio/train/sa00007434.mp3"
     instruments = "Are there piano and ukulele instruments in the video?"
+    where = "Where is the first sounding instrument?"
     types = "How many types of musical instruments sound in the video?"
     assert AVQA().records(official, "train") == [
-        AudioRecord(first, official / first, ("left",), "Where is the first sounding instrument?", middle),
-        AudioRecord(second, official / second, ("no",), instruments, None),
-        AudioRecord(first, official / first, ("two",), types, middle),
+        AudioRecord(first, official / first, ("left",), where, middle, "Audio-Visual Temporal"),
+        AudioRecord(second, official / second, ("no",), instruments, None, "Visual Counting"),
+        AudioRecord(first, official / first, ("two",), types, middle, "Audio-Visual Counting"),
     ]
 
 
@@ -154,6 +157,50 @@ def test_template_values_as_a_list(official):
     write(official, [OFFICIAL[1] | {"templ_values": ["cello", "bass"]}], "avqa-train.json")
     (example,) = AVQA().records(official, "train")
     assert example.question == "Are there cello and bass instruments in the video?"
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ('["Audio", "Language"]', "Audio Language"),
+        (["Audio", "Language"], "Audio Language"),
+        ("counting", "counting"),
+        ("[counting", "[counting"),
+        ("[]", QUESTION),
+        (None, QUESTION),
+    ],
+)
+def test_the_type_of_a_question_is_the_kind_of_its_example(official, written, kind):
+    write(official, [OFFICIAL[0] | {"type": written}], "avqa-train.json")
+    assert [example.kind for example in AVQA().examples(official, "train")] == [kind]
+
+
+def test_what_a_manifest_calls_type_changes_no_example(root):
+    """Else the fingerprints of rows that were evaluated before would change."""
+    write(root, ENTRIES)
+    without = AVQA().examples(root, "train")
+    write(root, [entry | {"type": '["Audio", "Language"]'} for entry in ENTRIES])
+    assert AVQA().examples(root, "train") == without
+    assert {example.kind for example in without} == {"question"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": 7}, "expected type to be text or a list of texts, got 7"),
+        ({"type": ["Audio", 3]}, "expected type to be text or a list of texts"),
+        ({"type": '["caption"]'}, "expected another type of question, got 'caption'"),
+        ({"type": r'["a\ud83d"]'}, "expected text that is Unicode, got the lone surrogate U+D83D"),
+    ],
+)
+def test_types_that_are_refused_are_what_the_check_finds(official, change, message):
+    write(official, [OFFICIAL[0], OFFICIAL[1] | change, OFFICIAL[2] | change], "avqa-train.json")
+    with pytest.raises(InputError) as caught:
+        AVQA().records(official, "train")
+    assert message in str(caught.value)
+    issues = [found for found in AVQA().check_entries(official, "train") if isinstance(found, Issue)]
+    assert len(issues) == 2  # one for each entry that is wrong, where the reader stops at the first
+    assert {issue.kind for issue in issues} <= {IssueKind.ENTRY, IssueKind.SURROGATE}
 
 
 @pytest.mark.parametrize(
