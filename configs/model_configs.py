@@ -6,13 +6,17 @@ Hidden sizes of the base and the encoders are read from their own configurations
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from safe_train.configs.lookup import look_up
 
 EMBEDDED = "embedded"
+
+CACHE_PREFIX = "cache:"
+"""Begins the name of a folder under ``$SAFE_CACHE``, which a recipe of this project makes on each machine."""
+
 _LAYERS_PER_FUSION = 8
 
 
@@ -23,12 +27,15 @@ class ModelConfig:
     Attributes:
         name: the registered name.
         description: one sentence for people.
-        base_model: vision-language model: hub id, local folder, or ``"embedded"``.
+        base_model: vision-language model: hub id, local folder, ``"embedded"``, or ``cache:`` and a folder of the
+            cache.
         audio_encoders: the same for each audio encoder; their features are projected separately and concatenated.
         num_audio_tokens: audio tokens that the projector makes from a clip, for each encoder.
         projector_hidden: width of the projector's hidden layer.
         fusion_layers: number of decoder layers with gated cross-attention, or ``"auto"``: one in eight, at least two.
         fusion_dim: width of the queries, keys and values of the cross-attention, over all heads.
+        defaults: dotted settings that replace the general defaults with this pair, unless they are given.
+        made_by: the command that makes the folders of the cache.
 
     Raises:
         ValueError: no audio encoder, or a count below 1.
@@ -42,15 +49,17 @@ class ModelConfig:
     projector_hidden: int
     fusion_layers: int | Literal["auto"] = "auto"
     fusion_dim: int
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         """Rejects a configuration without hearing or with empty parts."""
         if not self.audio_encoders:
             raise ValueError(f"{self.name}: audio_encoders must name at least one encoder, got none")
-        for field in ("num_audio_tokens", "projector_hidden", "fusion_dim", "fusion_layers"):
-            value = getattr(self, field)
+        for size in ("num_audio_tokens", "projector_hidden", "fusion_dim", "fusion_layers"):
+            value = getattr(self, size)
             if value != "auto" and value < 1:
-                raise ValueError(f"{self.name}: {field} must be at least 1, got {value}")
+                raise ValueError(f"{self.name}: {size} must be at least 1, got {value}")
 
     def num_fusion_layers(self, num_decoder_layers: int) -> int:
         """How many of the base's decoder layers carry a fusion.
@@ -96,6 +105,25 @@ MULTIMODAL = ModelConfig(
     fusion_dim=1024,
 )
 
+REAL = ModelConfig(
+    name="real",
+    description="SmolLM2-135M-Instruct with EfficientNet-lite0, and Whisper tiny.en, from package registries.",
+    base_model=f"{CACHE_PREFIX}real/base",
+    audio_encoders=(f"{CACHE_PREFIX}real/audio_encoder",),
+    projector_hidden=512,
+    fusion_dim=256,
+    defaults=MappingProxyType(
+        {
+            "precision": "bf16",
+            "data.root": f"{CACHE_PREFIX}real/data",
+            "data.train_audio_source": "avqa",
+            "data.val_audio_source": "avqa",
+            "model.audio_seconds": 5.0,
+        }
+    ),
+    made_by="make real",
+)
+
 
 def sizes_for(hidden_size: int, num_decoder_layers: int) -> dict[str, int]:
     """Sizes of the trained parts for a base that no configuration is named for, as settings of ``model``.
@@ -111,7 +139,9 @@ def sizes_for(hidden_size: int, num_decoder_layers: int) -> dict[str, int]:
     }
 
 
-MODEL_CONFIGS: Mapping[str, ModelConfig] = MappingProxyType({"demo": DEMO, "full": FULL, "multimodal": MULTIMODAL})
+MODEL_CONFIGS: Mapping[str, ModelConfig] = MappingProxyType(
+    {config.name: config for config in (DEMO, FULL, MULTIMODAL, REAL)}
+)
 
 
 def get_model_config(name: str) -> ModelConfig:

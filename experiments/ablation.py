@@ -1,4 +1,4 @@
-"""The ablation on the embedded model: variants and simple rivals, each at its own learning rate, over seeds.
+"""The ablation, on the embedded model and on real weights: variants and simple rivals over learning rates and seeds.
 
     python -m experiments.ablation tune --regime plentiful --workers 2 --json docs/results/tuning.json
     python -m experiments.ablation run --regime plentiful --rates docs/results/tuning.json --workers 2 \
@@ -7,7 +7,7 @@
     python -m experiments.ablation front docs/results/tuning.json --output docs/results/front_plentiful.svg
 
 ``tune`` trains each arm over a grid of learning rates with seeds of its own and evaluates it on rows of its own, the
-split ``tune`` of the procedural data. The rule is the same for every arm: of the rates that hear within a point of the
+split ``tune``. The rule is the same for every arm: of the rates that hear within a point of the
 arm's best, the one that loses least in its worst condition.
 
 ``run`` trains and evaluates arms with five seeds, each at its tuned rate, or without ``--rates`` all at the default
@@ -44,6 +44,7 @@ from experiments.arms import (
     arms,
     at_rate,
     chosen_arms,
+    default_rate,
     folder_name,
     is_tuned,
 )
@@ -132,7 +133,7 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "processors": os.cpu_count()}
 
 
-def rates_words(rows: Mapping[str, Figures]) -> str:
+def rates_words(rows: Mapping[str, Figures], regime: str) -> str:
     """Which learning rates the rows of a table were trained with, in words."""
     quarter = {name for name, settings in RIVALS.items() if not is_tuned(settings)}
     rates = [values["learning_rate"] for name, values in rows.items() if name not in quarter]
@@ -140,8 +141,8 @@ def rates_words(rows: Mapping[str, Figures]) -> str:
         return "learning rates that differ between the seeds of an arm"
     if None in rates:
         return "learning rates that are not known"
-    if set(rates) <= {DEFAULT_RATE}:
-        return f"every arm at the default learning rate, {DEFAULT_RATE:g}"
+    if set(rates) <= {default_rate(regime)}:
+        return f"every arm at the default learning rate, {default_rate(regime):g}"
     return "each arm at its own learning rate"
 
 
@@ -210,7 +211,7 @@ def _table(arguments: argparse.Namespace) -> None:
     for regime, rows in tables.items():
         if not rows:
             continue
-        print(f"\n## {regime}: {rates_words(rows)}\n\n{markdown(rows)}")
+        print(f"\n## {regime}: {rates_words(rows, regime)}\n\n{markdown(rows)}")
         differences[regime] = {}
         for family, pairs in PAIRS.items():
             for value, words in (("worst_by_seed", "worst change of each seed"), ("audio", "audio")):
@@ -223,7 +224,7 @@ def _table(arguments: argparse.Namespace) -> None:
             "machine": machine(),
             "versions": versions(),
             "conditions": CONDITIONS,
-            "learning_rates": {regime: rates_words(rows) for regime, rows in tables.items() if rows},
+            "learning_rates": {regime: rates_words(rows, regime) for regime, rows in tables.items() if rows},
             "regimes": tables,
             "differences": differences,
         }

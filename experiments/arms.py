@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from safe_train.configs.model_configs import REAL
 from safe_train.errors import InputError, nearest
+from safe_train.training.base_defaults import TUNED_WIDTH
 from safe_train.training.settings import OptimizationSettings
 
 Settings = dict[str, str]
@@ -15,6 +17,11 @@ CONDITIONS = ("silence", "distractor", "contradictory", "loud", "noise", "worst_
 """Conditions on VL rows and text-only rows, over which "worst" ranges."""
 
 DEFAULT_RATE = OptimizationSettings().lr_adapter
+"""Of the embedded base."""
+
+REAL_WIDTH = 576
+"""Width of SmolLM2-135M, from which the default learning rate on it follows."""
+
 LR_KEYS = ("optimization.lr_projector", "optimization.lr_adapter")
 
 
@@ -36,14 +43,25 @@ _SHOWN = {"data.image_prob": "1"}
 _OUTNUMBERED = {"optimization.audio_batch_size": "32", "optimization.vl_batch_size": "4"}
 _MORE_ROWS = {"evaluation.max_vl": "2000", "evaluation.max_text": "2000"}
 
+_REAL = {
+    "model.config": REAL.name,
+    "optimization.max_steps": "300",
+    "evaluation.conditions": json.dumps(CONDITIONS),
+    "evaluation.max_vl": "400",
+    "evaluation.max_text": "400",
+    "evaluation.max_audio": "300",
+}
+
 REGIMES: dict[str, Settings] = {
     "plentiful": _COMMON,
     "scarce": _COMMON | _SCARCE,
     "harder": _COMMON | _FEW | _SHORT | _SHOWN | _MORE_ROWS,
+    "real": _REAL,
 }
 """``plentiful``: all protected rows, the registered weights. ``scarce``: 100 VL and 30 text-only rows and a twentieth
 of the weight. ``harder``: 60 and 20 rows, half of the steps, every clip with an image that it has nothing to do with,
-the registered weights, and four times the questions.
+the registered weights, and four times the questions. ``real``: real weights, recordings and photographs, from the
+folders that ``make real`` makes; the others are of the embedded base and the procedural data.
 """
 
 CANDIDATES: dict[str, Settings] = {
@@ -66,9 +84,11 @@ CHECKPOINT_EVERY = 50
 EARLY_STOPPED = ("no_retention, early stopping",)
 """Arms whose checkpoint is chosen on the rows for tuning."""
 
+_QUARTER = "no_retention, a quarter of the learning rate"
+
 RIVALS: dict[str, Settings] = {
     "replay_only": {"variant": "replay_only"},
-    "no_retention, a quarter of the learning rate": {"variant": "no_retention"} | rate_settings(DEFAULT_RATE / 4),
+    _QUARTER: {"variant": "no_retention"} | rate_settings(DEFAULT_RATE / 4),
     "no_retention, early stopping": {
         "variant": "no_retention",
         "checkpoint_every": str(CHECKPOINT_EVERY),
@@ -76,7 +96,9 @@ RIVALS: dict[str, Settings] = {
     },
     "no_retention, gate 0.5": {"variant": "no_retention", "evaluation.gate": "0.5"},
 }
-"""What a skeptic would try first. A quarter of the learning rate is that of the *default* rate, whatever was tuned."""
+"""What a skeptic would try first. A quarter of the learning rate is that of the *default* rate, whatever was tuned.
+For ``real`` the default is that of its wider base.
+"""
 
 _LORA = {"model.lora_rank": "8"}
 _NO_SILENCE = {"data.silence_prob": "0"}
@@ -119,14 +141,18 @@ EXTRA: dict[str, dict[str, Settings]] = {
     regime: {name: settings | _NO_SILENCE for name, settings in by_name.items()} for regime, by_name in _ALONE.items()
 }
 EXTRA["scarce"]["full_retention, mixed audio"] = {"variant": "full_retention"} | _MIXED
+EXTRA["real"] = {
+    "full_retention, VL rows alone protected": {"variant": "full_retention", "data.train_text_source": "none"},
+    "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
+}
 EXTRA["plentiful"]["full_retention, VL rows alone protected"] = {
     "variant": "full_retention",
     "data.train_text_source": "none",
 }
 """Beside variants and rivals: mechanisms alone, controls, and other settings of the null space and the protected rows.
 
-In these arms no protected row hears silence, unless the arm says otherwise; in the last of ``plentiful`` a tenth does,
-as in the variants.
+In these arms no protected row hears silence, unless the arm says otherwise; in the last of ``plentiful`` and those of
+``real`` a tenth does, as in the variants.
 """
 
 
@@ -144,9 +170,20 @@ def regime_settings(name: str) -> Settings:
     return known[name]
 
 
+def default_rate(regime: str) -> float:
+    """The learning rate of a regime where none is given; on the wider base it is smaller in proportion."""
+    return DEFAULT_RATE * TUNED_WIDTH / REAL_WIDTH if is_real(regime) else DEFAULT_RATE
+
+
+def is_real(regime: str) -> bool:
+    """Whether a regime is one of real weights."""
+    return regime_settings(regime).get("model.config") == REAL.name
+
+
 def arms(regime: str) -> dict[str, Settings]:
     """Every arm of a regime by name, with its settings: the five variants first, then the rivals, then the rest."""
     named = {name: {"variant": name} for name in MAIN} | RIVALS | EXTRA.get(regime, {})
+    named[_QUARTER] = {"variant": "no_retention"} | rate_settings(default_rate(regime) / 4)
     return {name: regime_settings(regime) | settings for name, settings in named.items()}
 
 

@@ -3,7 +3,7 @@
     python -m experiments.early_stopping --set variant=no_retention --set checkpoint_every=50 \
         --set checkpoint_keep=1000 --output-root runs/early_stopping
 
-Every checkpoint is evaluated on the split ``tune`` of the procedural data and chosen from by the rule of
+Every checkpoint is evaluated on the split ``tune`` and chosen from by the rule of
 :func:`experiments.tuning.choose`. The chosen one alone is then evaluated on the rows of the settings, and stands in the
 output root as a finished run, whose ``metrics.json`` also holds what was chosen from, under ``early_stopping``.
 """
@@ -38,8 +38,7 @@ def train_and_choose(settings: Mapping[str, str], root: Path) -> Path:
     """Trains, chooses a checkpoint and evaluates it.
 
     Args:
-        settings: dotted settings as text; ``data.val_split`` names the rows of the last evaluation, of the procedural
-            data.
+        settings: dotted settings as text; ``data.val_split`` names the rows of the last evaluation.
         root: the finished run's folder is made there.
 
     Returns:
@@ -50,7 +49,7 @@ def train_and_choose(settings: Mapping[str, str], root: Path) -> Path:
     """
     search = root / SEARCH
     shutil.rmtree(search, ignore_errors=True)
-    config = build_config({}, dict(settings) | tuning_settings() | {"output_root": str(search / "training")})
+    config = build_config({}, dict(settings) | tuning_settings(settings) | {"output_root": str(search / "training")})
     outcome = start_run(config, RunCallbacks())
     training = json.loads((RunFolder(outcome.folder).metrics).read_text(encoding="utf-8"))
     checkpoints = {found.step: found.folder for found in list_checkpoints(RunFolder(outcome.folder).checkpoints)}

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.arms import EARLY_STOPPED, Settings, chosen_arms, folder_name, is_tuned, rate_settings
 from experiments.runs import Job, finished_run, make
 from experiments.tables import Figures, worst_change
+from safe_train.configs.model_configs import REAL
 from safe_train.embedded.dataset import DatasetSizes, embedded_data_root
 from safe_train.errors import InputError
 from safe_train.report.summary import read_summary
@@ -82,20 +83,28 @@ def point_of(rate: float, evaluations: Sequence[Figures], step: int | None = Non
     return Point(rate, sum(audio) / len(audio), worst, condition, step)
 
 
-def tuning_settings() -> Settings:
-    """Settings by which a run is evaluated on the rows for tuning."""
-    return {"data.root": str(embedded_data_root(TUNING_SIZES)), "data.val_split": TUNING_SPLIT}
+def tuning_settings(settings: Mapping[str, str]) -> Settings:
+    """Settings by which a run is evaluated on the rows for tuning.
+
+    Args:
+        settings: of the run; the real data have such rows beside the others, the procedural ones get them.
+    """
+    split = {"data.val_split": TUNING_SPLIT}
+    return (
+        split
+        if settings.get("model.config") == REAL.name
+        else split | {"data.root": str(embedded_data_root(TUNING_SIZES))}
+    )
 
 
 def grid_jobs(
     named: Mapping[str, Settings], rates: Sequence[float], seeds: Sequence[int], root: Path, title: str
 ) -> list[Job]:
     """A run for each arm, rate and seed, in ``root/<arm>/<rate>/<seed>``, evaluated on the rows for tuning."""
-    rows = tuning_settings()
     return [
         Job(
             f"{title}, {name}, {rate:g}, seed {seed}",
-            settings | rows | rate_settings(rate) | {"seed": str(seed)},
+            settings | tuning_settings(settings) | rate_settings(rate) | {"seed": str(seed)},
             root / folder_name(name) / f"{rate:g}" / str(seed),
             name in EARLY_STOPPED,
         )

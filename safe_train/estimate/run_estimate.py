@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from safe_train.config import StageAConfig
-from safe_train.configs.model_configs import get_model_config
 from safe_train.data.collator import Collator
 from safe_train.estimate.captures import repeated_captures
 from safe_train.estimate.meta_model import (
@@ -26,6 +25,7 @@ from safe_train.estimate.speed import Speed
 from safe_train.estimate.trace import Cost, MetaTrace, Phase
 from safe_train.model.batch import Batch
 from safe_train.model.safe_model import SafeModel
+from safe_train.model.sources import base_source
 from safe_train.retention.mechanism import Calibration, Mechanism, RunLength
 from safe_train.training.build import (
     Rows,
@@ -179,8 +179,7 @@ def plan_run(config: StageAConfig) -> Plan:
 
 def _meta_trainer(config: StageAConfig, rows: Rows) -> tuple[StageATrainer, MetaBatches, dict[str, int]]:
     """A trainer on the meta device, its batches, and the bytes of the base, the encoders and the trained parts."""
-    source = config.model.base_model or get_model_config(config.model.config).base_model
-    base = meta_base(source, precision_dtype(config))
+    base = meta_base(base_source(config.model), precision_dtype(config))
     encoders = load_audio_encoders(config, meta_audio_encoder)
     held = {"frozen base": _module_bytes(base.model), "audio encoders": sum(_module_bytes(e) for e in encoders)}
     model = SafeModel(base, encoders, adapter_config(config.model, len(base.decoder_layers), config.seed))

@@ -9,6 +9,7 @@ from safe_train.config import StageAConfig
 from safe_train.configs.model_configs import EMBEDDED, get_model_config, sizes_for
 from safe_train.embedded import weights
 from safe_train.model.folders import as_input_error, check_folder, read_model_config
+from safe_train.model.sources import base_source, located
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ def follow_base(config: StageAConfig, device_type: str) -> StageAConfig:
       the width (Yang et al. 2022, arXiv:2203.03466, section 4);
     - the precision becomes bf16 on a GPU.
 
+    A model configuration that was named may have defaults of its own, which come first.
+
     Values set here count as given afterwards, so that a resumed run continues unchanged.
 
     Args:
@@ -33,9 +36,10 @@ def follow_base(config: StageAConfig, device_type: str) -> StageAConfig:
         device_type: ``cuda`` or ``cpu``.
 
     Raises:
-        InputError: the base's configuration cannot be read.
+        InputError: the base's configuration cannot be read, or the model configuration's folders are not there.
     """
-    source = config.model.base_model or get_model_config(config.model.config).base_model
+    config = _with_named_defaults(config) if get_model_config(config.model.config).defaults else config
+    source = base_source(config.model)
     if source in (EMBEDDED, str(weights.base_folder())):
         return config
     decoder = _decoder_config(source)
@@ -58,6 +62,21 @@ def follow_base(config: StageAConfig, device_type: str) -> StageAConfig:
     top = found.pop("")
     sections = {name: getattr(config, name).model_copy(update=values) for name, values in found.items()}
     return config.model_copy(update=sections | top)
+
+
+def _with_named_defaults(config: StageAConfig) -> StageAConfig:
+    """The defaults of the model configuration in place of the general ones, where nothing is given."""
+    sections: dict[str, dict[str, Any]] = {}
+    for dotted, value in get_model_config(config.model.config).defaults.items():
+        section, _, name = dotted.rpartition(".")
+        given = (getattr(config, section) if section else config).model_fields_set
+        if name not in given:
+            text = located(value, config.model.config) if isinstance(value, str) else value
+            sections.setdefault(section, {})[name] = text
+    top = sections.pop("", {})
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()} | top
+    )
 
 
 def _decoder_config(source: str) -> Any:

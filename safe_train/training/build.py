@@ -33,6 +33,7 @@ from safe_train.model.base import Base
 from safe_train.model.loading import load_base
 from safe_train.model.safe_model import AdapterConfig, SafeModel
 from safe_train.model.settings import ModelSettings
+from safe_train.model.sources import base_source, encoder_sources
 from safe_train.training.batches import StepBatches
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def load_base_model(config: StageAConfig, device: torch.device | None = None) ->
     """The frozen base, before anything is attached to it; on the configuration's device if none is given."""
     settings = config.model
     return load_base(
-        settings.base_model or get_model_config(settings.config).base_model,
+        base_source(settings),
         dtype=_DTYPES[config.precision],
         device=device or resolve_device(config.device),
         attention=settings.attention,
@@ -174,7 +175,7 @@ def load_audio_encoders(config: StageAConfig, load: Callable[..., AudioEncoder] 
         InputError: the configuration names another number of encoders than of kinds of features.
     """
     settings = config.model
-    sources = settings.audio_encoders or get_model_config(settings.config).audio_encoders
+    sources = encoder_sources(settings)
     kinds = settings.audio_features or (None,) * len(sources)
     if len(kinds) != len(sources):
         expected, got = f"one for each of {len(sources)} audio encoders", str(len(kinds))

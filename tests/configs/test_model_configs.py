@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 
-from configs.model_configs import DEMO, FULL, MODEL_CONFIGS, MULTIMODAL, get_model_config
+from configs.model_configs import DEMO, FULL, MODEL_CONFIGS, MULTIMODAL, REAL, get_model_config
 
 
-def test_the_three_configurations_are_found_by_name():
+def test_the_configurations_are_found_by_name():
     assert {name: get_model_config(name) for name in MODEL_CONFIGS} == {
         "demo": DEMO,
         "full": FULL,
         "multimodal": MULTIMODAL,
+        "real": REAL,
     }
     assert all(name == config.name for name, config in MODEL_CONFIGS.items())
 
@@ -24,7 +25,7 @@ def test_which_models_they_name():
 
 
 def test_an_unknown_configuration_is_told_with_the_nearest():
-    with pytest.raises(ValueError, match="known are demo, full, multimodal; did you mean 'multimodal'"):
+    with pytest.raises(ValueError, match="known are demo, full, multimodal, real; did you mean 'multimodal'"):
         get_model_config("multi-modal")
 
 

@@ -25,6 +25,7 @@ from experiments.arms import (
     regime_settings,
 )
 from experiments.tables import compare, markdown, row
+from experiments.tuning import tuning_settings
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import conditions_for
@@ -112,6 +113,19 @@ def test_the_arms_of_the_loudness_experiment_are_configurations_of_its_four_comb
         assert {"loud", *loudness.GAIN_CONDITIONS} <= set(conditions_for("audio"))
 
 
+def test_the_default_rate_on_real_weights_is_that_of_their_wider_base():
+    """4e-3 was tuned at a width of 128; SmolLM2-135M is 576 wide."""
+    quarter = build_config({}, arms("real")["no_retention, a quarter of the learning rate"]).optimization
+    assert quarter.lr_adapter == quarter.lr_projector == pytest.approx(4e-3 * 128 / 576 / 4, rel=1e-5)
+
+
+def test_rows_for_tuning_are_those_of_the_data():
+    assert tuning_settings(arms("real")["no_retention"]) == {"data.val_split": "tune"}
+    procedural = tuning_settings(arms("plentiful")["no_retention"])
+    assert procedural.pop("data.val_split") == "tune"
+    assert "embedded-data" in procedural["data.root"]
+
+
 def test_the_rivals_are_what_their_names_say():
     found = {name: build_config({}, settings) for name, settings in arms("plentiful").items()}
     quarter = found["no_retention, a quarter of the learning rate"]
@@ -161,6 +175,7 @@ def test_means_intervals_and_the_worst_condition_are_over_the_seeds(tmp_path):
         "plentiful": ["soft_retention"],
         "scarce": [],
         "harder": [],
+        "real": [],
     }
     found = row(runs["plentiful"]["soft_retention"])
     assert found["seeds"] == [1, 2, 3]
@@ -260,7 +275,7 @@ def test_the_pairs_are_of_arms_that_every_regime_has():
 def test_the_table_says_which_learning_rates_it_is_of(rates, words):
     rows = {name: {"learning_rate": rate} for name, rate in zip(MAIN, rates, strict=False)}
     quarter = {"no_retention, a quarter of the learning rate": {"learning_rate": DEFAULT_RATE / 4}}
-    assert rates_words(rows | quarter) == words
+    assert rates_words(rows | quarter, "plentiful") == words
 
 
 def test_an_unknown_arm_is_refused(tmp_path):

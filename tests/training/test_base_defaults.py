@@ -12,6 +12,7 @@ from safe_train.config import build_config
 from safe_train.configs.model_configs import FULL, sizes_for
 from safe_train.embedded import weights
 from safe_train.errors import InputError
+from safe_train.model.sources import base_source, encoder_sources
 from safe_train.runs.layout import read_config
 from safe_train.training.base_defaults import TUNED_WIDTH, follow_base
 from safe_train.training.build import adapter_config
@@ -122,3 +123,41 @@ def test_sizes_grow_with_the_base_up_to_those_of_full(width, layers, expected):
 def test_a_base_without_a_configuration_is_told(tmp_path):
     with pytest.raises(InputError, match=r"a folder with the config\.json of the vision-language model, got none"):
         follow_base(build_config({}, {"model.base_model": str(tmp_path)}), "cpu")
+
+
+@pytest.fixture
+def real_folders(llava, tmp_path, monkeypatch):
+    """A cache with the folders of the model configuration ``real``, with another model's configuration in them."""
+    monkeypatch.setenv("SAFE_CACHE", str(tmp_path / "cache"))
+    real = tmp_path / "cache" / "real"
+    for name in ("audio_encoder", "data"):
+        (real / name).mkdir(parents=True)
+    (real / "base").symlink_to(llava)
+    return real
+
+
+def test_the_defaults_of_a_named_configuration_come_first(real_folders):
+    config = follow_base(build_config({}, {"model.config": "real"}), "cpu")
+    assert (config.precision, config.model.audio_seconds, config.data.train_audio_source) == ("bf16", 5.0, "avqa")
+    assert config.data.root == str(real_folders / "data")
+    assert (base_source(config.model), *encoder_sources(config.model)) == (
+        str(real_folders / "base"),
+        str(real_folders / "audio_encoder"),
+    )
+    assert config.optimization.lr_adapter == 4e-3 / 32  # the folder's model is 4096 wide
+    assert follow_base(config, "cpu") == config
+
+
+def test_what_is_given_stands_before_the_defaults_of_a_named_configuration(real_folders):
+    given = {"model.config": "real", "precision": "fp32", "model.audio_seconds": "30", "data.root": "elsewhere"}
+    config = follow_base(build_config({}, given), "cpu")
+    assert (config.precision, config.model.audio_seconds, config.data.root) == ("fp32", 30.0, "elsewhere")
+    assert config.data.val_audio_source == "avqa"
+
+
+def test_folders_that_have_not_been_made_are_told_with_the_command_that_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFE_CACHE", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"real/data: expected a folder .* 'real', got no such folder; run `make real`"
+    ):
+        follow_base(build_config({}, {"model.config": "real"}), "cpu")

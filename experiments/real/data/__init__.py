@@ -1,0 +1,1 @@
+"""Builds the data root of real recordings, photographs and texts, from packages."""
