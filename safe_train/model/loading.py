@@ -89,9 +89,10 @@ def attention_by_part(config: Any, attention: str) -> str | dict[str, str]:
 
 def _lacks(config: Any, part: str, attention: str) -> bool:
     """Whether transformers says of a part's class that it has no such implementation of attention."""
+    classes: Any = MODEL_MAPPING
     kind = type(getattr(config, part, None))
     supports = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}.get(attention)
-    return supports is not None and kind in MODEL_MAPPING and not getattr(MODEL_MAPPING[kind], supports, True)
+    return supports is not None and kind in classes and not getattr(classes[kind], supports, True)
 
 
 def _require_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:

@@ -16,6 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProj
 from safe_train.config import build_config
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
+from safe_train.estimate.meta_model import meta_audio_encoder
 from safe_train.huggingface import SafeForConditionalGeneration
 from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures, leveled, load_audio_encoder
 from safe_train.model.audio.projector import AudioProjector
@@ -165,6 +166,8 @@ def test_of_an_encoder_with_a_longer_window_those_features_are_kept_that_begin_i
     assert not expected.mask[:, count:].any()
     if encoder.window < whole.window:  # the control: what lies behind would change them
         assert not torch.equal(whole([clip]).values[:, :count], found.values)
+    dry_run = meta_audio_encoder(folders[name], torch.float32, features=kind, seconds=seconds)
+    assert (dry_run.window, dry_run.num_features) == (encoder.window, count)
     half = encoder([clip[: encoder.window // 2]])
     assert torch.equal(half.mask, whole([clip[: encoder.window // 2]]).mask[:, :count])
 
