@@ -105,6 +105,42 @@ PACKAGES = {
             "GPL-2 and others, by file",
             "photographs, spoken captions and sound effects",
         ),
+        Package(
+            "countryinfo",
+            "1.0.1",
+            "pypi",
+            "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350",
+            "data",
+            "MIT",
+            "questions about countries: capitals, languages, populations",
+        ),
+        Package(
+            "iso-codes",
+            "4.15.0-1",
+            "debian",
+            "b1beb869303229c38288d4ddacfd582c91f594759b5767c9cecebd87f16ff70e",
+            "data",
+            "LGPL-2.1+",
+            "the names of languages and the codes of countries",
+        ),
+        Package(
+            "wordnet-base",
+            "1:3.0-37",
+            "debian",
+            "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+            "data",
+            "WordNet3.0 (a permissive licence of Princeton University)",
+            "questions about words",
+        ),
+        Package(
+            "dict-devil",
+            "1.0-13.1",
+            "debian",
+            "6a535684def2a1f70cd42da16d12d43f0e9dc3e54e4a329178eebab3170e3154",
+            "data",
+            "public domain, copyright expired",
+            "documents: The Devil's Dictionary of A. Bierce, 1911",
+        ),
     )
 }
 
