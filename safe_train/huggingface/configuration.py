@@ -29,7 +29,7 @@ class SafeConfig(PretrainedConfig):
         base_revision: branch, tag or commit of it; None is the default branch.
         audio_encoders: hub id or local folder of each audio encoder.
         audio_features: ``pooled`` or ``grid`` for each encoder; None is each encoder's own.
-        audio_seconds: for each encoder, what is heard of a clip where its extractor does not say; None is the default.
+        audio_seconds: for each encoder, the most that is heard of a clip, from its start; None is the default.
         audio_level_db: level in dB of full scale that a clip is brought to before it is encoded; None for none.
         adapter: the fields of :class:`~safe_train.model.AdapterConfig`.
         gate: scalar in [0, 1] on the fusion; 0 is the base.

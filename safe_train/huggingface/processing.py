@@ -74,9 +74,9 @@ class SafeProcessor(ProcessorMixin):
     @property
     def hearings(self) -> list[Hearing]:
         """What each audio encoder hears of a clip: all of it where neither configuration nor extractor says less."""
-        seconds = self.config.audio_seconds or [0.0] * len(self.extractors)
-        windows = (window_of(*each)[0] for each in zip(self.extractors, seconds, strict=True))
-        return [Hearing(rate, window or None) for rate, window in zip(self.sampling_rates, windows, strict=True)]
+        seconds = self.config.audio_seconds or [None] * len(self.extractors)
+        windows = (window_of(*each) for each in zip(self.extractors, seconds, strict=True))
+        return [Hearing(rate, window) for rate, window in zip(self.sampling_rates, windows, strict=True)]
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]

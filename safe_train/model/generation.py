@@ -53,7 +53,7 @@ def generate_greedily(base: Base, inputs: dict[str, Tensor], max_new_tokens: int
         max_new_tokens: where an answer is cut off.
         options: of ``generate``, in place of those here.
     """
-    with greedy(base):
+    with greedy(base), contiguous_states(base):
         generated = base.model.generate(**inputs, **{"max_new_tokens": max_new_tokens, "do_sample": False} | options)
     return generated[:, inputs["input_ids"].shape[1] :]
 
@@ -67,6 +67,26 @@ def greedy(base: Base) -> Iterator[None]:
         yield
     finally:
         base.model.generation_config = own
+
+
+@contextmanager
+def contiguous_states(base: Base) -> Iterator[None]:
+    """Inside the block, the head of a base in half precision on a CPU gets its hidden states in one piece.
+
+    ``generate`` gives it the last state of each prompt, a strided slice. PyTorch then copies the head's weight once for
+    each example and multiplies one by one. In bfloat16, for 100 examples of width 576 and 49,152 tokens, that is
+    12 s and 5.7 GB in place of 0.02 s, for the same bits. In float32 it is less than a second, but the product of
+    all examples at once has other last bits, so nothing changes there.
+    """
+    head = base.model.get_output_embeddings()
+    if head.weight.device.type != "cpu" or head.weight.dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _module, inputs: tuple(states.contiguous() for states in inputs))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def greedy_configuration(base: Base) -> GenerationConfig:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import MODEL_MAPPING, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from safe_train.configs.model_configs import EMBEDDED
@@ -47,10 +47,13 @@ def load_base(
     folder = str(weights.base_folder()) if source == EMBEDDED else source
     device = torch.device(device)
     check_folder(folder, "the vision-language model")
-    options = _attention_options(attention, device, dtype) | _quantization_options(quantization, device, dtype)
+    _require_attention(attention, device, dtype)
+    options = _quantization_options(quantization, device, dtype)
     with as_input_error(folder, _EXPECTED, _HINT):
         config = read_model_config(folder)
         refuse_architecture(config, folder)
+        if attention != "auto":
+            options["attn_implementation"] = attention_by_part(config, attention)
         model, missing, left_over = load_weights(AutoModelForImageTextToText, folder, config, dtype=dtype, **options)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     if not hasattr(processor, "tokenizer"):  # what AutoProcessor finds if there is no more than a tokenizer
@@ -75,10 +78,25 @@ def load_base(
     return base
 
 
-def _attention_options(attention: Attention, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What ``from_pretrained`` takes; the conditions of flash attention are reported before anything is loaded."""
-    if attention == "auto":
-        return {}
+def attention_by_part(config: Any, attention: str) -> str | dict[str, str]:
+    """What ``from_pretrained`` takes as ``attn_implementation``: by part where the vision tower has no such attention.
+
+    A convolutional tower has none, and transformers would refuse the whole model for it; it keeps its own way.
+    """
+    without = {name for name in config.sub_configs if name != "text_config" and _lacks(config, name, attention)}
+    return dict.fromkeys(["", *(set(config.sub_configs) - without)], attention) if without else attention
+
+
+def _lacks(config: Any, part: str, attention: str) -> bool:
+    """Whether transformers says of a part's class that it has no such implementation of attention."""
+    classes: Any = MODEL_MAPPING
+    kind = type(getattr(config, part, None))
+    supports = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}.get(attention)
+    return supports is not None and kind in classes and not getattr(classes[kind], supports, True)
+
+
+def _require_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> None:
+    """The conditions of flash attention, which are reported before anything is loaded."""
     if attention == "flash_attention_2":
         where, hint = "model.attention", "choose sdpa"
         if device.type != "cuda":
@@ -87,7 +105,6 @@ def _attention_options(attention: Attention, device: torch.device, dtype: torch.
             raise InputError(where, "the package flash-attn", "none that runs here", f"install it, or {hint}")
         if dtype == torch.float32:
             raise InputError(where, "half precision for flash_attention_2", "fp32", f"set precision=bf16, or {hint}")
-    return {"attn_implementation": attention}
 
 
 def _quantization_options(quantization: Quantization | Any, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class ModelSettings(Section):
     audio_features: tuple[Literal["pooled", "grid"], ...] | None = None
     """For each audio encoder, one feature per clip, or one per stretch of time; None for what suits the model."""
     audio_seconds: float = Field(default=30.0, gt=0.0)
-    """Seconds of a clip that an audio encoder without a window of its own takes (wav2vec 2.0 and kin)."""
+    """Seconds of a clip that are heard, from its start; less where the audio encoder's own window is shorter."""
     audio_level_db: float | None = -20.0
     """Level (root mean square, dB of full scale) that a clip is scaled to before it is encoded; None leaves clips
     as they are."""

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from PIL import Image
 from torchaudio.functional import resample
-from transformers import BatchFeature
+from transformers import BatchFeature, WhisperFeatureExtractor
 
 from safe_train.audio.waveform import load_waveform
 from safe_train.errors import InputError
@@ -162,6 +162,13 @@ def test_of_a_long_array_no_more_is_looked_at_than_is_heard(processor, source_ra
     assert found["audio_lengths"].tolist() == [[16_000]]
     assert whole["audio_lengths"].tolist() == [[80_000]]
     torch.testing.assert_close(found["audio_values"], whole["audio_values"][..., :16_000], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("seconds", "window"), [(1.5, 24_000), (30.0, 64_000), (None, 64_000)])
+def test_an_extractor_with_a_window_of_its_own_is_heard_up_to_the_shorter(processor, seconds, window):
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=4)
+    config = SafeConfig(audio_seconds=seconds and [seconds])
+    assert SafeProcessor(processor.base_processor, [extractor], config).hearings == [(16_000, window)]
 
 
 def test_of_a_long_file_what_is_heard_is_what_stage_a_hears(processor, tmp_path):

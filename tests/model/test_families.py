@@ -108,7 +108,7 @@ def attach(folder, audio_encoder):
             with torch.no_grad():
                 for parameter in model.trainable_parameters().values():
                     parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-        return Hearing(model, Collator(base.processor, FeatureCache([audio_encoder])))
+        return Hearing(model, Collator(base.processor, FeatureCache([audio_encoder]), dtype=base.model.dtype))
 
     return build
 

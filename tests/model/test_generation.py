@@ -21,7 +21,7 @@ from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.fingerprint import base_key
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.model.base import Base
-from safe_train.model.generation import generate_greedily, own_settings, stop_tokens
+from safe_train.model.generation import contiguous_states, generate_greedily, greedy, own_settings, stop_tokens
 from safe_train.model.loading import load_base
 
 CONFIGURATION = "generation_config.json"
@@ -160,3 +160,40 @@ def test_answers_that_depended_on_them_are_not_taken_again(tmp_path, unheard, em
     assert "overruled" not in plain
     without_effect = name in WITHOUT_EFFECT
     assert ("overruled" not in key) == without_effect == (not own_settings(base))
+
+
+def seen_by_head(base: Base, generate) -> list[bool]:
+    """Of each call of the head while ``generate`` runs, whether its states are contiguous."""
+    seen = []
+    head = base.model.get_output_embeddings()
+    own = head.forward
+    head.forward = lambda states: (seen.append(states.is_contiguous()), own(states))[1]
+    try:
+        generate()
+    finally:
+        del head.forward
+    return seen
+
+
+@pytest.mark.parametrize(("dtype", "in_one_piece"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_the_head_gets_prompts_in_one_piece_in_half_precision(dtype, in_one_piece, rows):
+    """In float32 the last bits would be others than those of earlier answers."""
+    base = load_base(EMBEDDED, dtype=dtype)
+    prompts = Collator(base.processor, FeatureCache([]), dtype=dtype).prompt_batch(rows).inputs
+    seen = seen_by_head(base, lambda: generate_greedily(base, prompts, 4))
+    assert seen == [in_one_piece, *[True] * (len(seen) - 1)]
+    assert len(seen) > 1
+    with greedy(base):  # the control: transformers gives it a slice, and nothing is left behind
+        assert not seen_by_head(base, lambda: base.model.generate(**prompts, max_new_tokens=4))[0]
+
+
+def test_logits_in_half_precision_are_those_of_transformers_alone(sources, source, rows):
+    base = load_base(source, dtype=torch.bfloat16)
+    prompts = Collator(base.processor, FeatureCache([]), dtype=torch.bfloat16).prompt_batch(rows).inputs
+    options = {"max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+    with greedy(base):
+        expected = base.model.generate(**prompts, **options)
+        with contiguous_states(base):
+            found = base.model.generate(**prompts, **options)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert all(torch.equal(*pair) for pair in zip(found.logits, expected.logits, strict=True))

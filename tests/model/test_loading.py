@@ -9,9 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForImageTextToText,
     Blip2Config,
     Blip2ForConditionalGeneration,
+    BloomConfig,
+    CLIPVisionConfig,
+    EfficientNetConfig,
+    FastVlmConfig,
     Florence2Config,
+    LlamaConfig,
+    LlavaConfig,
     OPTConfig,
     PreTrainedConfig,
     T5Config,
@@ -20,7 +27,7 @@ from transformers import (
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.model.audio.encoder import load_audio_encoder
-from safe_train.model.loading import load_base
+from safe_train.model.loading import attention_by_part, load_base
 from safe_train.model.requirements import refuse_architecture, with_head_found
 from safe_train.training.build import load_base_model
 from tests.model.families import FAMILIES
@@ -201,6 +208,30 @@ def test_a_folder_with_a_tokenizer_alone_is_refused(llava, tmp_path):
 def test_attention_is_the_one_that_is_asked_for(attention):
     base = load_base_model(build_config({}, {"model.attention": attention, "device": "cpu"}))
     assert base.text_config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_convolutional_tower_has_no_say_in_the_decoders_attention(attention, tmp_path):
+    """transformers alone refuses the model with SDPA, since EfficientNet has no attention to compute by it."""
+    folder = str(FAMILIES["fast_vlm"].save(tmp_path))
+    base = load_base(folder, attention=attention)
+    assert base.text_config._attn_implementation == attention
+    assert base.model.config.vision_config._attn_implementation == "eager"
+    if attention == "sdpa":
+        with pytest.raises(ValueError, match="EfficientNetModel does not support"):
+            AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention)
+
+
+def test_attention_is_named_by_part_for_such_a_tower_alone():
+    """A decoder without the implementation is not to fall back in silence."""
+    by_part = {"": "flash_attention_2", "text_config": "flash_attention_2"}
+    vision, text = CLIPVisionConfig(), LlamaConfig()
+    for config, expected in (
+        (FastVlmConfig(vision_config=EfficientNetConfig(), text_config=text), by_part),
+        (LlavaConfig(vision_config=vision, text_config=text), "flash_attention_2"),
+        (LlavaConfig(vision_config=vision, text_config=BloomConfig()), "flash_attention_2"),
+    ):
+        assert attention_by_part(config, "flash_attention_2") == expected
 
 
 def test_attentions_agree(llava):

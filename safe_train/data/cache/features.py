@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from safe_train.audio.input import SYNTHETIC_SECONDS, Amplified, AudioInput, WhiteNoise, render_waveform
@@ -52,13 +53,14 @@ class FeatureCache:
 
     def _find(self, number: int, clip: AudioInput | None) -> AudioFeatures | None:
         tensors = self.store.find((number, clip), partial(self._key, number, clip))
-        return None if tensors is None else AudioFeatures(tensors["values"], tensors["mask"])
+        return None if tensors is None else AudioFeatures(tensors["values"].float(), tensors["mask"])
 
     def _encode(self, number: int, clip: AudioInput | None, waveform: Tensor) -> AudioFeatures:
         features = self.encoders[number]([waveform])
-        tensors = {"values": features.values, "mask": features.mask}
+        values = _without_loss(features.values, self.encoders[number].model.dtype)
+        tensors = {"values": values, "mask": features.mask}
         kept = self.store.add((number, clip), partial(self._key, number, clip), tensors)
-        return AudioFeatures(kept["values"], kept["mask"])
+        return AudioFeatures(kept["values"].float(), kept["mask"])
 
     def _waveforms(self, clip: AudioInput | None) -> list[Tensor]:
         """The part of the clip that each encoder uses, at its sampling rate."""
@@ -74,6 +76,12 @@ def ordered_map(num_workers: int) -> Callable[..., Iterator[Any]]:
     return ThreadPoolExecutor(num_workers).map if num_workers else map
 
 
+def _without_loss(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in a dtype if it holds each of them exactly, as the encoder's own does those that it computed."""
+    smaller = values.to(dtype)
+    return smaller if torch.equal(smaller.to(values.dtype), values) else values
+
+
 def _clip_sha256(clip: AudioInput | None) -> str:
     """Digest of what is heard: a file counts by its bytes, not by its path."""
     match clip:
@@ -87,6 +95,11 @@ def _clip_sha256(clip: AudioInput | None) -> str:
             return json_sha256(["file", file_sha256(clip)])
 
 
+def _layout(dtype: torch.dtype) -> str:
+    """How features are stored: an earlier version cannot use others than float32."""
+    return str(_LAYOUT) if dtype == torch.float32 else f"{_LAYOUT}, {dtype}"
+
+
 def _encoder_sha256(encoder: AudioEncoder) -> str:
     """Digest of weights, configuration, extractor, the encoder's own settings, versions and the kind of device."""
     plain = {name: value for name, value in vars(encoder).items() if isinstance(value, str | int | float)}
@@ -96,7 +109,7 @@ def _encoder_sha256(encoder: AudioEncoder) -> str:
             "config": encoder.model.config.to_dict(),
             "extractor": encoder.extractor.to_dict(),
             "settings": {name: value for name, value in plain.items() if name != "source"},  # the weights say it better
-            "versions": versions() | {"soundfile": version("soundfile"), "layout": str(_LAYOUT)},
+            "versions": versions() | {"soundfile": version("soundfile"), "layout": _layout(encoder.model.dtype)},
             "device": computing_device(encoder.model.device),
         }
     )

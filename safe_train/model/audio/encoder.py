@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection, PreTrainedModel
 
+from safe_train.audio.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.model.audio.feature_readout import CLAP_TYPES, read, readout_of, window_of
+from safe_train.model.audio.feature_readout import CLAP_TYPES, own_window, read, readout_of, window_of
 from safe_train.model.folders import as_input_error, check_folder, load_weights, missing_weights, read_model_config
 
 FeatureKind = Literal["pooled", "grid"]
@@ -59,7 +60,7 @@ class AudioEncoder(nn.Module):
         sampling_rate: Hz of the waveforms it takes.
         window: samples of a clip that are used, from its start.
         features: whether a clip gives one feature or a grid.
-        num_features: F, features per clip.
+        num_features: F, features per clip: those that begin within the window.
         feature_size: D.
         level_db: level that each clip is scaled to before it is encoded, or None; see :func:`leveled`.
     """
@@ -81,12 +82,14 @@ class AudioEncoder(nn.Module):
             extractor: makes the model's inputs of waveforms.
             source: where both were loaded from.
             features: None for CLAP's embedding of a clip and the grid of every other model.
-            seconds: the window of a model whose extractor takes clips of any length.
+            seconds: upper limit of the window. A model whose extractor pads every clip to a longer window of its own
+                still encodes that one; of its n moments in ``own`` seconds, the first ``ceil(n seconds / own)`` are
+                kept.
             level_db: level in dB of full scale that each clip is brought to; None leaves clips as loud as they are.
 
         Raises:
-            InputError: the model gives the same number of features for clips of any length, and its extractor does not
-                say how long the stretch is that they stand for.
+            InputError: the window is shorter than any clip may be; or the model gives the same number of features for
+                clips of any length, and its extractor does not say how long the stretch is that they stand for.
         """
         super().__init__()
         self.model: Any = model.requires_grad_(False).eval()
@@ -96,8 +99,13 @@ class AudioEncoder(nn.Module):
         self.sampling_rate: int = extractor.sampling_rate
         self.features: FeatureKind = features or ("pooled" if model.config.model_type in CLAP_TYPES else "grid")
         self._reading = readout_of(model, pooled=self.features == "pooled")
-        self.window, self._fixed = window_of(extractor, seconds)
-        self._grid_size, self.feature_size = self._read(torch.zeros(self.window)).shape
+        window, own = window_of(extractor, seconds), own_window(extractor)
+        assert window is not None  # there is a limit
+        self.window, self._fixed = window, own is not None
+        if window < SHORTEST_SECONDS * self.sampling_rate:
+            raise InputError("model.audio_seconds", HEARABLE_LENGTH, f"{seconds:g} s", "raise it")
+        num_read, self.feature_size = self._read(torch.zeros(self.window if own is None else own)).shape
+        self._grid_size = int(self._begins_within(self.window, num_read).sum())
         if not self._fixed and len(self._read(torch.zeros(self.window // 2))) == self._grid_size:
             hint = "choose an encoder whose features grow with the clip"
             raise InputError(source, "a feature extractor with n_samples", type(extractor).__name__, hint)
@@ -107,7 +115,7 @@ class AudioEncoder(nn.Module):
     def forward(self, waveforms: list[Tensor]) -> AudioFeatures:
         """Encodes float32 mono waveforms [samples] at ``sampling_rate``.
 
-        Clips that are longer than the encoder's window are cropped to its start, never at random, so that the features
+        Clips that are longer than ``window`` are cropped to its start, never at random, so that the features
         of a clip are always the same. For the same reason each clip is encoded by itself: in a batch, models without a
         mask hear the padding, and normalize over it. A clip without samples has no feature that is not masked.
         """
@@ -117,22 +125,24 @@ class AudioEncoder(nn.Module):
 
     def _encode(self, clip: Tensor) -> AudioFeatures:
         found = self._read(clip)
+        heard = self._begins_within(len(clip), len(found))[: self._grid_size]
         values = torch.zeros(1, self._grid_size, self.feature_size, device=found.device)
         mask = torch.zeros(1, self._grid_size, dtype=torch.bool, device=found.device)
-        if len(found):
-            values[0, : len(found)] = found
-            mask[0, : len(found)] = self._begins_within(len(clip), len(found)).to(mask.device)
+        if len(heard):
+            values[0, : len(heard)] = found[: len(heard)]
+            mask[0, : len(heard)] = heard.to(mask.device)
         if self.features == "pooled" and self._grid_size > 1:
             values = values[mask].mean(dim=0).view(1, 1, -1) if mask.any() else values[:, :1]
             mask = mask.any(dim=1, keepdim=True)
         return AudioFeatures(values, mask)
 
     def _begins_within(self, num_samples: int, num_features: int) -> Tensor:
-        """Bool [num_features]: whether a feature's stretch of time begins before the clip's end."""
-        if not self._fixed:
+        """Bool [num_features]: whether a feature's stretch of time begins within so many samples of the clip."""
+        own = own_window(self.extractor)
+        if own is None or not num_features:
             return torch.ones(num_features, dtype=torch.bool)
         moments = num_features // self._reading.per_moment
-        starts = torch.arange(moments, dtype=torch.float64) * (self.window / moments)
+        starts = torch.arange(moments, dtype=torch.float64) * (own / moments)
         return (starts < num_samples).repeat_interleave(self._reading.per_moment)
 
     def _read(self, clip: Tensor) -> Tensor:

@@ -73,14 +73,20 @@ def _hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return module(**inputs).last_hidden_state[0]
 
 
-def window_of(extractor: Any, otherwise_seconds: float) -> tuple[int, bool]:
-    """Samples that an extractor fits every clip into, and whether it says so; if not, the length of so many seconds."""
+def own_window(extractor: Any) -> int | None:
+    """Samples that an extractor fits every clip into; None if it takes clips of any length."""
     for name in ("nb_max_samples", "n_samples"):  # CLAP's and Whisper's
         if getattr(extractor, name, None):
-            return getattr(extractor, name), True
+            return getattr(extractor, name)
     if type(extractor).__name__ == "ASTFeatureExtractor":
-        return extractor.max_length * extractor.sampling_rate // 100, True  # a frame every 10 ms
-    return int(otherwise_seconds * extractor.sampling_rate), False
+        return extractor.max_length * extractor.sampling_rate // 100  # a frame every 10 ms
+    return None
+
+
+def window_of(extractor: Any, seconds: float | None) -> int | None:
+    """Samples of a clip that are used: the shorter of the extractor's window and so many seconds; None for all."""
+    limits = (own_window(extractor), None if seconds is None else int(seconds * extractor.sampling_rate))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def seconds_of(window: int, sampling_rate: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from safe_train.errors import InputError
 from safe_train.model.audio.encoder import AudioFeatures
 
 
@@ -16,14 +17,15 @@ class AudioProjector(nn.Module):
     biases so that every trained parameter is a matrix, lie a normalization without parameters and a GELU.
 
     Raises:
-        ValueError: there are fewer features than tokens and F does not divide ``k``.
+        InputError: there are fewer features than tokens and F does not divide ``k``.
     """
 
     def __init__(self, num_features: int, feature_size: int, num_tokens: int, hidden: int, out_size: int) -> None:
         super().__init__()
         self.segments = min(num_features, num_tokens)
         if num_tokens % self.segments:
-            raise ValueError(f"num_audio_tokens must be a multiple of {num_features} features, got {num_tokens}")
+            expected, hint = f"a multiple of {num_features} features", "choose another, or raise model.audio_seconds"
+            raise InputError("model.num_audio_tokens", expected, str(num_tokens), hint)
         self.out_size = out_size
         self.up = nn.Linear(feature_size, hidden, bias=False)
         self.out = nn.Linear(hidden, num_tokens // self.segments * out_size, bias=False)

@@ -8,13 +8,13 @@ import pytest
 import soundfile
 import torch
 
-from safe_train.audio.input import Amplified, WhiteNoise
+from safe_train.audio.input import Amplified, WhiteNoise, render_waveform
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.data.cache import features as feature_cache
 from safe_train.data.cache.features import FeatureCache
 from safe_train.data.cache.tensor_store import TensorStore
 from safe_train.errors import InputError
-from safe_train.model.audio.encoder import load_audio_encoder
+from safe_train.model.audio.encoder import AudioFeatures, load_audio_encoder
 from tests.data.cache.stores import counts, store
 
 
@@ -103,6 +103,40 @@ def test_another_level_does_not_find_the_features(tmp_path, clips):
     without = load_audio_encoder(EMBEDDED)
     del without.level_db
     assert feature_cache._encoder_sha256(without) == feature_cache._encoder_sha256(encoders[0])
+
+
+def test_another_window_does_not_find_the_features(tmp_path, clips):
+    """Also of an encoder whose own window is longer; a limit that is longer than that changes nothing."""
+    computed = []
+    for seconds in (30.0, 1.0, 0.5, 2.0, 1.0):
+        kept = store(tmp_path / "cache")
+        FeatureCache([load_audio_encoder(EMBEDDED, features="grid", seconds=seconds)], store=kept).get(clips[1:3])
+        computed.append(kept.computed)
+    assert computed == [2, 2, 2, 0, 0]  # the embedded encoder hears 2 s
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4)])
+def test_features_are_kept_in_the_encoders_precision(dtype, size, tmp_path, clips):
+    """Without loss: those of an encoder in half precision take half the memory and come back as the same bits."""
+    encoder = load_audio_encoder(EMBEDDED, features="grid", dtype=dtype)
+    expected = encoder([render_waveform(clips[0], encoder.sampling_rate)])
+    first, second = store(tmp_path / "cache"), store(tmp_path / "cache")
+    for kept in (first, first, second):  # computed, from memory, from disk
+        (found,) = FeatureCache([encoder], store=kept).get(clips[:1])
+        assert found.values.dtype == torch.float32
+        assert torch.equal(found.values, expected.values)
+        assert torch.equal(found.mask, expected.mask)
+        assert kept.num_bytes == expected.values.numel() * size + expected.mask.numel()
+    assert (counts(first), counts(second)) == ((1, 0, 1), (0, 1, 0))
+
+
+def test_what_half_precision_would_round_is_kept_as_it_is(audio_encoder, clips):
+    """A mean over a clip is taken in float32, whatever the precision of the encoder."""
+    encoder = load_audio_encoder(EMBEDDED, dtype=torch.bfloat16)
+    third = torch.full((1, 1, 4), 1 / 3)
+    encoder.forward = lambda _: AudioFeatures(third, torch.ones(1, 1, dtype=torch.bool))
+    (found,) = FeatureCache([encoder]).get(clips[:1])
+    assert torch.equal(found.values, third)
 
 
 def test_a_clip_that_vanished_is_told_with_its_name(tmp_path, audio_encoder):

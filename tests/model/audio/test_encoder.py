@@ -11,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection
+from transformers import AutoFeatureExtractor, AutoModel, ClapAudioModelWithProjection, WhisperFeatureExtractor
 
 from safe_train.config import build_config
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
+from safe_train.estimate.meta_model import meta_audio_encoder
 from safe_train.huggingface import SafeForConditionalGeneration
 from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures, leveled, load_audio_encoder
+from safe_train.model.audio.projector import AudioProjector
 from safe_train.model.loading import load_base
 from safe_train.model.safe_model import AdapterConfig, SafeModel
 from safe_train.training.build import load_audio_encoders
@@ -128,12 +130,79 @@ def test_a_padded_batch_would_hear_its_neighbors(folders, clips):
 
 def test_a_long_clip_is_heard_up_to_the_window(name, folders):
     encoder = load_audio_encoder(folders[name], features=AUDIO_MODELS[name].features, seconds=3.0)
-    expected = 3.0 if AUDIO_MODELS[name].window == 30.0 else AUDIO_MODELS[name].window
-    assert encoder.window == expected * RATE
+    assert encoder.window == min(3.0, AUDIO_MODELS[name].window) * RATE
     clip = 0.1 * torch.randn(encoder.window + RATE, generator=torch.Generator().manual_seed(0))
     assert torch.equal(encoder([clip]).values, encoder([clip[: encoder.window]]).values)
     assert encoder([clip]).mask.all()
     assert encoder([clip]).values.shape == (1, encoder.num_features, encoder.feature_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "count"),
+    [
+        ("whisper", 1.0, 50),  # of 200 in 4 s
+        ("whisper", 0.51, 26),  # the last of them begins at 0.5 s
+        ("whisper", 0.5, 25),
+        ("whisper", 30.0, 200),
+        ("whisper pooled", 1.0, 1),
+        ("clap pooled", 1.0, 1),
+        ("clap grid", 1.0, 8 * 4),  # of 16 moments in 2 s, 4 bands each
+        ("clap grid", 0.8, 7 * 4),
+        ("ast", 1.0, 13 * 2),  # of 25 moments in 2 s, 2 bands each
+        ("ast", 2.5, 25 * 2),
+    ],
+)
+def test_of_an_encoder_with_a_longer_window_those_features_are_kept_that_begin_in_time(name, seconds, count, folders):
+    """Bit for bit those of the whole window, for the clip cropped to so many seconds."""
+    kind = AUDIO_MODELS[name].features
+    whole = load_audio_encoder(folders[name], features=kind)
+    encoder = load_audio_encoder(folders[name], features=kind, seconds=seconds)
+    assert encoder.window == min(seconds, AUDIO_MODELS[name].window) * RATE
+    clip = 0.1 * torch.randn(5 * RATE, generator=torch.Generator().manual_seed(0))
+    found, expected = encoder([clip]), whole([clip[: encoder.window]])
+    assert found.values.shape == (1, count, whole.feature_size) == (1, encoder.num_features, encoder.feature_size)
+    assert torch.equal(found.values, expected.values[:, :count])
+    assert found.mask.all()
+    assert not expected.mask[:, count:].any()
+    if encoder.window < whole.window:  # the control: what lies behind would change them
+        assert not torch.equal(whole([clip]).values[:, :count], found.values)
+    dry_run = meta_audio_encoder(folders[name], torch.float32, features=kind, seconds=seconds)
+    assert (dry_run.window, dry_run.num_features) == (encoder.window, count)
+    half = encoder([clip[: encoder.window // 2]])
+    assert torch.equal(half.mask, whole([clip[: encoder.window // 2]]).mask[:, :count])
+
+
+def test_five_seconds_of_whisper_are_250_features():
+    """Of the published 1500 in 30 s; behind the clip lies silence, by Whisper's own extractor or in the file."""
+    torch.manual_seed(0)
+    tiny, _ = AUDIO_MODELS["whisper"].build()
+    tiny.config.max_source_positions = 1_500
+    model, extractor = type(tiny)(tiny.config), WhisperFeatureExtractor(feature_size=16)
+    whole, encoder = AudioEncoder(model, extractor, "whisper"), AudioEncoder(model, extractor, "whisper", seconds=5.0)
+    assert (whole.window, whole.num_features) == (30 * RATE, 1_500)
+    assert (encoder.window, encoder.num_features) == (5 * RATE, 250)
+    clip = 0.1 * torch.randn(5 * RATE, generator=torch.Generator().manual_seed(0))
+    silence_behind = torch.cat([clip, torch.zeros(25 * RATE)])
+    assert torch.equal(encoder([clip]).values, whole([silence_behind]).values[:, :250])
+    noise_behind = torch.cat([clip, 0.1 * torch.ones(25 * RATE)])
+    assert not torch.equal(encoder([clip]).values, whole([noise_behind]).values[:, :250])
+    assert torch.equal(encoder([clip]).values, encoder([noise_behind]).values)
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(30.0, 2), (2.0, 4), (1.0, 8)])
+def test_the_audio_tokens_spread_over_the_window(seconds, tokens, folders, clips):
+    """Of 8, a clip of one second has 2 in Whisper's own window, here 4 s, and all of them in a window of one."""
+    encoder = load_audio_encoder(folders["whisper"], seconds=seconds)
+    projector = AudioProjector(encoder.num_features, encoder.feature_size, 8, 16, 32)
+    _, mask = projector(encoder(clips[2:]))
+    assert mask[0].tolist() == [True] * tokens + [False] * (8 - tokens)
+
+
+@pytest.mark.parametrize("name", ["whisper", "wav2vec2"])
+def test_a_window_that_no_clip_fits_into_is_refused(name, folders):
+    with pytest.raises(InputError, match=r"model\.audio_seconds: expected a clip of at least 0\.025 s, got 0\.02 s"):
+        load_audio_encoder(folders[name], seconds=0.02)
+    assert load_audio_encoder(folders[name], seconds=0.04).num_features == {"whisper": 2, "wav2vec2": 1}[name]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from safe_train.errors import InputError
 from safe_train.model.audio.encoder import AudioFeatures
 from safe_train.model.audio.projector import AudioProjector
 
@@ -49,5 +50,5 @@ def test_what_lies_in_the_padding_does_not_matter():
 
 
 def test_a_count_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="num_audio_tokens must be a multiple of 4 features, got 6"):
+    with pytest.raises(InputError, match=r"model\.num_audio_tokens: expected a multiple of 4 features, got 6"):
         AudioProjector(4, SIZE, 6, HIDDEN, OUT)

@@ -4,7 +4,7 @@ from tests.model.families.building import TEXT_LAYERS, Family
 from tests.model.families.gemma import save_gemma3, save_paligemma
 from tests.model.families.idefics import save_idefics3, save_smolvlm
 from tests.model.families.internvl import save_internvl
-from tests.model.families.llava import save_llava, save_llava_next, save_llava_onevision
+from tests.model.families.llava import save_fast_vlm, save_llava, save_llava_next, save_llava_onevision
 from tests.model.families.qwen import IMAGE as QWEN_IMAGE
 from tests.model.families.qwen import save_qwen2_5_vl, save_qwen2_vl, save_qwen3_vl
 
@@ -12,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     "llava": Family("LLaVA", save_llava, "<image>"),
     "llava_next": Family("LLaVA-NeXT", save_llava_next, "<image>"),
     "llava_onevision": Family("LLaVA-OneVision", save_llava_onevision, "<image>"),
+    "fast_vlm": Family("FastVLM", save_fast_vlm, "<image>"),
     "qwen2_vl": Family("Qwen2-VL", save_qwen2_vl, QWEN_IMAGE),
     "qwen2_5_vl": Family("Qwen2.5-VL", save_qwen2_5_vl, QWEN_IMAGE),
     "qwen3_vl": Family("Qwen3-VL", save_qwen3_vl, QWEN_IMAGE),

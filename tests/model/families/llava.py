@@ -1,4 +1,4 @@
-"""LLaVA, LLaVA-NeXT and LLaVA-OneVision."""
+"""LLaVA, LLaVA-NeXT, LLaVA-OneVision and FastVLM, whose processor is LLaVA's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import (
     CLIPImageProcessor,
+    FastVlmConfig,
+    FastVlmForConditionalGeneration,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
@@ -90,3 +92,39 @@ def save_llava_onevision(folder: Path) -> Path:
         chat_template=_CHATML,
     )
     return save(LlavaOnevisionForConditionalGeneration, config, processor, folder, "<image>", "<video>")
+
+
+def save_fast_vlm(folder: Path) -> Path:
+    """A convolutional tower, EfficientNet, whose maps of 2 x 2 are four image tokens, and a Llama decoder."""
+    tokenizer = tokenizer_with("<|im_start|>", "<|im_end|>", eos="<|im_end|>", image_token="<image>")
+    tower = {
+        "model_type": "efficientnet",
+        "width_coefficient": 0.025,  # of the 1280 channels of the last layer, 32 are left; of the others the least, 8
+        "depth_coefficient": 1.0,
+        "hidden_dim": 32,
+        "hidden_size": 32,
+        "in_channels": [32, 16, 24, 40],
+        "out_channels": [16, 24, 40, 80],
+        "kernel_sizes": [3, 3, 5, 3],
+        "strides": [1, 2, 2, 2],
+        "num_block_repeats": [1, 2, 1, 1],
+        "expand_ratios": [1, 6, 6, 6],
+        "hidden_act": "relu6",
+        "image_size": 32,
+        "initializer_range": 0.5,
+    }
+    config = FastVlmConfig(
+        vision_config=tower,
+        text_config=text_config(tokenizer, "llama"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size=_SIDE, do_center_crop=False),
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="full",
+        chat_template=_CHATML,
+        num_additional_image_tokens=0,
+    )
+    return save(FastVlmForConditionalGeneration, config, processor, folder, "<image>")
