@@ -6,7 +6,8 @@ Three sets, each in its official layout:
 - ``audiocaps``: prompts in English with their transcripts, and sound effects with their captions;
 - ``wavcaps``: short recordings of instruments and machines with captions.
 
-Splits are ``train``, ``val``, ``tune`` and, in ``avqa``, ``speaker``: languages by speakers who are not trained on.
+Splits are ``train``, ``val`` and ``tune``. In ``avqa``, ``val`` also asks for languages of speakers who are not trained
+on, as the type ``Language, new speaker``; ``clips.csv`` and ``summary.json`` call these clips the split ``speaker``.
 
 Language is confounded with the speaker and with the recording: almost every language has one or two speakers, each with
 a microphone and format of their own. ``avqa/summary.json`` has beside each kind what guessing by question, and by

@@ -15,7 +15,7 @@ from typing import Any
 import soundfile
 
 from experiments.real.data.clips import GSM, Recording, decode
-from experiments.real.data.selection import Row
+from experiments.real.data.selection import HELD_OUT_SPEAKERS, Row
 from safe_train.io.files import json_text, write_text
 
 _COLUMNS = (
@@ -39,16 +39,20 @@ def place_clip(recording: Recording, folder: Path, stem: str) -> None:
 
 
 def write_avqa(folder: Path, rows: Sequence[Row]) -> None:
-    """MUSIC-AVQA's lists, ``avqa-<split>.json``, and its ``audio/<video_id>``; and what is known of the clips."""
+    """MUSIC-AVQA's lists, ``avqa-<split>.json``, and its ``audio/<video_id>``; and what is known of the clips.
+
+    Clips of the split ``speaker`` are asked for in ``val``, as a type of question of their own.
+    """
     by_split: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number, row in enumerate(rows, start=1):
         name = row.recording.clip.name
         place_clip(row.recording, folder / "audio", name)
-        by_split[row.split].append(
+        is_new = row.split == HELD_OUT_SPEAKERS
+        by_split["val" if is_new else row.split].append(
             {
                 "video_id": name,
                 "question_id": number,
-                "type": json.dumps(["Audio", row.kind]),
+                "type": json.dumps(["Audio", f"{row.kind}, new speaker" if is_new else row.kind]),
                 "question_content": row.question,
                 "templ_values": "[]",
                 "question_deleted": 0,
