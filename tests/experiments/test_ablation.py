@@ -176,6 +176,7 @@ def test_means_intervals_and_the_worst_condition_are_over_the_seeds(tmp_path):
         "scarce": [],
         "harder": [],
         "real": [],
+        "real_short": [],
     }
     found = row(runs["plentiful"]["soft_retention"])
     assert found["seeds"] == [1, 2, 3]

@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from experiments.real import packages
-from experiments.real.packages import PACKAGES, Package, packages_key, unpacked
+from experiments.real.packages import PACKAGES, Package, licence_table, packages_key, unpacked
 from safe_train.errors import InputError
 
 
@@ -109,3 +110,8 @@ def test_every_package_is_pinned():
         assert package.version[0].isdigit()
         assert package.licence
         assert package.use
+
+
+def test_the_page_has_every_licence():
+    page = Path(__file__).parents[3] / "docs/real.md"
+    assert licence_table() in page.read_text(encoding="utf-8")
