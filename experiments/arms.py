@@ -70,7 +70,8 @@ REGIMES: dict[str, Settings] = {
 """``plentiful``: all protected rows, the registered weights. ``scarce``: 100 VL and 30 text-only rows and a twentieth
 of the weight. ``harder``: 60 and 20 rows, half of the steps, every clip with an image that it has nothing to do with,
 the registered weights, and four times the questions. ``real``: real weights, recordings and photographs, from the
-folders that ``make real`` makes, and ``real_short`` what it runs itself; the others are of the embedded base and the procedural data.
+folders that ``make real`` makes, and ``real_short`` what it runs itself; the others are of the embedded base and the
+procedural data.
 """
 
 CANDIDATES: dict[str, Settings] = {
