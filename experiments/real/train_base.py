@@ -53,11 +53,11 @@ class Recipe:
 
     Attributes:
         seed: of its initialization and of the order of images.
-        epochs: times that every drawn picture is seen.
+        epochs: times that every drawn picture is seen in a cycle.
         photographs: times that a photograph is seen for each of those; there are few.
         images: images a step.
         questions: questions of an image in a step, drawn anew each time; the rest of them wait.
-        learning_rate: peak; it rises over the first steps and falls as a cosine.
+        learning_rates: peak of each cycle; it rises over the first steps and falls as a cosine.
         warmup: share of the steps over which it rises.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
@@ -68,7 +68,7 @@ class Recipe:
     photographs: int = 5
     images: int = 4
     questions: int = 10
-    learning_rate: float = 2e-3
+    learning_rates: tuple[float, ...] = (2e-3, 1e-3)
     warmup: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -242,22 +242,39 @@ def train_projector(model: Any, questions: ImageQuestions, recipe: Recipe) -> nn
     # On a CPU, the backward pass of fused attention takes longer than that of plain products.
     model.model.language_model.set_attn_implementation("eager")
     projector = build_projector(model, questions.sample_features(), recipe.seed)
-    optimizer = torch.optim.AdamW(projector.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    rng = np.random.default_rng(recipe.seed)
+    for cycle in range(len(recipe.learning_rates)):
+        train_cycle(model, projector, questions, recipe, cycle)
+        projector.half().float()  # the next cycle, and whoever reads the file, begin with the same weights
+    return projector
+
+
+def train_cycle(model: Any, projector: nn.Module, questions: ImageQuestions, recipe: Recipe, cycle: int) -> None:
+    """Trains the projector for one cycle of the learning rate, with an optimizer of its own.
+
+    Args:
+        model: FastVLM, frozen.
+        projector: float32.
+        questions: to be trained on.
+        recipe: how.
+        cycle: which of its cycles, from 0.
+    """
+    peak = recipe.learning_rates[cycle]
+    optimizer = torch.optim.AdamW(projector.parameters(), peak, weight_decay=recipe.weight_decay)
+    rng = np.random.default_rng([recipe.seed, cycle] if cycle else recipe.seed)
     schedule = questions.schedule(recipe.photographs)
     steps = recipe.epochs * (len(schedule) // recipe.images)
     start = time.perf_counter()
     for step, indices in enumerate(_orders(schedule, recipe.epochs, recipe.images, rng)):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate_factor(step / steps, recipe.warmup)
+            group["lr"] = peak * rate_factor(step / steps, recipe.warmup)
         loss = answer_loss(model, projector, questions.batch(indices, rng, recipe.questions))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(projector.parameters(), recipe.clip)
         optimizer.step()
         if step % 20 == 0 or step == steps - 1:
-            logger.info("step %d of %d: loss %.3f, %.0f s", step, steps, loss.item(), time.perf_counter() - start)
-    return projector
+            seconds = time.perf_counter() - start
+            logger.info("cycle %d, step %d of %d: loss %.3f, %.0f s", cycle, step, steps, loss.item(), seconds)
 
 
 def rate_factor(progress: float, warmup: float) -> float:
