@@ -248,10 +248,9 @@ def pluralize(word: str) -> str:
 def _ask_reading(word: str, name: str, cluster: str) -> TextQuestion:
     thing = f"an {word}" if word[0] in "aeio" else f"a {word}"
     found = f"{name} found {thing}"
-    sentences = (f"{found} yesterday.", f"{found}.")
-    answers = (*sentences, *(f"The answer is: {sentence}" for sentence in sentences), f"The answer is {thing}.", thing)
-    question = f"{found} yesterday. What did {name} find yesterday?"
-    return TextQuestion(question, (*answers, word), word, "reading", cluster)
+    # No more than three references: from four on, they count as annotators of whom three must agree.
+    question = f"{found} yesterday. Question: What did {name} find yesterday?"
+    return TextQuestion(question, (f"{found} yesterday.", f"{found}.", word), word, "reading", cluster)
 
 
 def read_entries(package: Path) -> dict[str, str]:

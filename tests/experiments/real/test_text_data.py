@@ -179,10 +179,11 @@ def test_questions_about_words():
     assert plural.answers == ("The plural of goose is geese.", "geese")
     assert letter.text == "What is the first letter of the word goose? Answer with one word."
     assert letter.answers == ("The first letter of the word goose is G.", "G")
-    assert reading.text == "Anna found a goose yesterday. What did Anna find yesterday?"
-    assert reading.answers[0] == "Anna found a goose yesterday."
-    assert {"a goose", "goose", "The answer is: Anna found a goose."} <= set(reading.answers)
-    assert asked["reading", "word:axe"].text == "Ben found an axe yesterday. What did Ben find yesterday?"
+    assert reading.text == "Anna found a goose yesterday. Question: What did Anna find yesterday?"
+    assert reading.answers == ("Anna found a goose yesterday.", "Anna found a goose.", "goose")
+    # From four references on they would count as annotators, of whom three must agree.
+    assert max(len(question.answers) for question in asked.values()) < 4
+    assert asked["reading", "word:axe"].text == "Ben found an axe yesterday. Question: What did Ben find yesterday?"
 
 
 def test_only_the_most_frequent_words_are_asked_for_plural_and_letter():
