@@ -93,6 +93,7 @@ def row(runs: Sequence[RunSummary]) -> Figures:
             for name in evaluations[0]["audio"]
             if all(name in e["audio"] for e in evaluations)
         },
+        "audio_by_kind": _by_kind(evaluations),
         "audio_gain": _over_seeds([e["audio_gain"]["silence"] for e in evaluations]),
         "bypass_bit_equal": all(
             e[part]["bypass"]["bit_equal"] for e in evaluations for part in _parts(e) if "bypass" in e[part]
@@ -186,6 +187,9 @@ def markdown(rows: Mapping[str, Figures]) -> str:
         if having:
             columns = {_words(name): _cell_of(part, name, sign) for name in conditions}
             blocks.append(f"{title}:\n\n{_table(having, columns)}")
+    if len(kinds := list(dict.fromkeys(kind for values in rows.values() for kind in values["audio_by_kind"]))) > 1:
+        columns = {kind: _kind_cell(kind) for kind in kinds}
+        blocks.append(f"Audio, by type of question:\n\n{_table(rows, columns)}")
     return "\n\n".join(blocks)
 
 
@@ -232,6 +236,10 @@ _SUMMARY: dict[str, Callable[[Figures], str]] = {
 }
 
 
+def _kind_cell(kind: str) -> Callable[[Figures], str]:
+    return lambda values: f"{values['audio_by_kind'][kind]:.1f} %" if kind in values["audio_by_kind"] else ""
+
+
 def _cell_of(part: str, condition: str, sign: str) -> Callable[[Figures], str]:
     def cell(values: Figures) -> str:
         found = values[part].get(condition)
@@ -267,6 +275,13 @@ def _rate(run: RunSummary) -> float | None:
 
 def _one_or_all(values: Sequence[float | None]) -> Any:
     return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _by_kind(evaluations: Sequence[Figures]) -> dict[str, float]:
+    """Mean over the seeds of matched accuracy in percent, by type of question; none in results of earlier versions."""
+    found = [evaluation["audio"]["matched"].get("by_kind", {}) for evaluation in evaluations]
+    shared = [kind for kind in found[0] if all(kind in by_kind for by_kind in found)]
+    return {kind: 100 * _mean([by_kind[kind] for by_kind in found]) for kind in shared}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -140,16 +140,19 @@ def audio_result(
     Raises:
         InputError: caption metrics are requested, and aac-metrics is not installed.
     """
-    cluster_of = {example.row_id: example.cluster for example in examples}
-    clusters = [cluster_of[prediction.row_id] for prediction in predictions]
+    example_of = {example.row_id: example for example in examples}
+    asked = [example_of[prediction.row_id] for prediction in predictions]
+    clusters = [example.cluster for example in asked]
+    scores = audio_scores(predictions, examples, metric)
     return AudioResult(
         condition=condition,
         rows=len(predictions),
-        accuracy=cluster_bootstrap(audio_scores(predictions, examples, metric), clusters, bounds=SHARE),
+        accuracy=cluster_bootstrap(scores, clusters, bounds=SHARE),
         token_f1=cluster_bootstrap([prediction.token_f1 or 0.0 for prediction in predictions], clusters, bounds=SHARE),
         format_errors=malformed_share(predictions),
         updates=_mean_updates(predictions),
         captions=_caption_figures(predictions, examples) if with_captions else None,
+        by_kind=_mean_by([example.kind for example in asked], scores),
     )
 
 

@@ -131,6 +131,7 @@ class AudioResult:
         format_errors: share of answers that are empty, run over several lines or had to be cut off.
         updates: for each fused layer, the mean ratio of the update to the hidden states that it is added to.
         captions: caption metrics over the examples that ask for a caption, if they were asked for.
+        by_kind: ``accuracy`` by question type; empty in results of a version that did not measure it.
     """
 
     condition: str
@@ -140,6 +141,7 @@ class AudioResult:
     format_errors: float
     updates: list[float]
     captions: CaptionFigures | None = None
+    by_kind: dict[str, float] = field(default_factory=dict)
 
 
 class Worst(NamedTuple):

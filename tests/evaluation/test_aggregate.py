@@ -248,3 +248,11 @@ def test_parts_of_one_document_are_drawn_where_there_is_no_other():
     assert found.difference.low < found.difference.high
     with pytest.raises(ValueError, match="at least two documents"):
         document_result("silence", bits(2.0)[:1], bits(1.0)[:1], rows)
+
+
+def test_audio_accuracy_by_type_of_question():
+    """Of three questions about words two are answered, of one about a language none."""
+    kinds, scores = ("word", "word", "language", "word"), (1.0, 0.0, 0.0, 1.0)
+    rows = [Example(str(number), "?", ("a",), kind=kind, cluster=str(number)) for number, kind in enumerate(kinds)]
+    samples = [Prediction(str(number), "a" if score else "b", score) for number, score in enumerate(scores)]
+    assert audio_result("matched", samples, rows).by_kind == {"language": 0.0, "word": pytest.approx(2 / 3)}

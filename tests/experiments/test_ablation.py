@@ -335,3 +335,15 @@ def test_a_table_of_no_runs_is_refused_and_replaces_no_results(tmp_path, experim
             "name the --output-root of its run command\n"
         )
     assert results.read_text() == "{}"
+
+
+def test_audio_is_told_by_type_of_question_where_every_seed_has_it(tmp_path):
+    evaluations = [metrics(seed) for seed in (1, 2)]
+    for values, word in zip(evaluations, (0.5, 0.7), strict=True):
+        values["evaluation"]["audio"]["matched"]["by_kind"] = {"word": word, "language": 0.9}
+    found = row(summaries(tmp_path, *evaluations))
+    assert found["audio_by_kind"] == {"word": pytest.approx(60.0), "language": pytest.approx(90.0)}
+    assert "| soft_retention | 60.0 % | 90.0 % |" in markdown({"soft_retention": found})
+    earlier = row(summaries(tmp_path / "earlier", metrics(1)))
+    assert earlier["audio_by_kind"] == {}
+    assert "by type of question" not in markdown({"soft_retention": earlier})
