@@ -191,6 +191,7 @@ def test_a_clip_is_encoded_once(audio_encoder, clips):
     class Counting:
         sampling_rate = 16_000
         window = 10 * sampling_rate
+        model = audio_encoder.model
 
         def __call__(self, waveforms):
             calls.append(len(waveforms))
