@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments.real.folders import real_folder
 from safe_train.errors import InputError
-from safe_train.io.cache import cache_root
 from safe_train.io.fingerprints import file_sha256
 
 DEBIAN_RELEASE = "Debian 12"
@@ -71,7 +71,7 @@ def unpacked(name: str) -> Path:
         InputError: it cannot be had, or what came has another SHA-256.
     """
     package = PACKAGES[name]
-    folder = cache_root() / "real" / "packages" / f"{package.name}-{package.sha256[:12]}"
+    folder = real_folder() / "packages" / f"{package.name}-{package.sha256[:12]}"
     if not folder.is_dir():
         archive = _downloaded(package)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def unpacked(name: str) -> Path:
 
 
 def _downloaded(package: Package) -> Path:
-    downloads = cache_root() / "real" / "downloads"
+    downloads = real_folder() / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     if archive := _find(package, downloads):
         return archive
@@ -128,7 +128,7 @@ def _run(package: Package, command: Sequence[str], folder: Path) -> None:
 
 def _unavailable(package: Package, got: str) -> InputError:
     source = "the Python package index" if package.registry == "pypi" else f"{DEBIAN_RELEASE}'s archive"
-    downloads = cache_root() / "real" / "downloads"
+    downloads = real_folder() / "downloads"
     return InputError(
         f"{package.name} {package.version}, needed for {package.use}",
         f"a file with SHA-256 {package.sha256} from {source}",

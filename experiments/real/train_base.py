@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from experiments.real.base import PROJECTOR, build_base, build_processor, language_folder
 from experiments.real.data.build import data_folder
+from experiments.real.data.vqa import CATEGORY, NAME
 from safe_train.cli.errors import one_line_errors
 from safe_train.cli.options import quiet_libraries
 from safe_train.data.datasets.text import Text
@@ -43,7 +44,7 @@ from safe_train.model.prompting import ChatPrompts, Turn
 
 logger = logging.getLogger(__name__)
 
-PHOTOGRAPH_TYPES = ("name", "category")
+PHOTOGRAPH_TYPES = (NAME, CATEGORY)
 """Types of the questions about photographs."""
 
 
