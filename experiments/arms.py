@@ -46,14 +46,15 @@ _MORE_ROWS = {"evaluation.max_vl": "2000", "evaluation.max_text": "2000"}
 _REAL = {
     "model.config": REAL.name,
     "data.image_prob": "0.1",
-    "optimization.max_steps": "500",
+    "optimization.max_steps": "300",
     "optimization.audio_batch_size": "32",
     "optimization.vl_batch_size": "8",
     "evaluation.conditions": json.dumps(CONDITIONS),
-    "evaluation.max_vl": "200",
-    "evaluation.max_text": "300",
+    "evaluation.max_vl": "150",
+    "evaluation.max_text": "200",
+    "evaluation.max_audio": "300",
 }
-"""Nine passes over the clips; an image in few of them, since it makes an example three times as long."""
+"""Five passes over the clips; an image in few of them, since it makes an example three times as long."""
 
 _REAL_SHORT = {
     "optimization.max_steps": "100",
