@@ -12,18 +12,19 @@ arm's best, the one that loses least in its worst condition.
 
 ``run`` trains and evaluates arms with five seeds, each at its tuned rate, or without ``--rates`` all at the default
 one; a run that has finished is not made again, and an interrupted one goes on. ``--extras`` adds mechanisms alone,
-controls and other settings. ``table`` prints means over seeds and which arms differ. ``explore`` tries a regime on the
-rows for tuning. ``safe report runs/ablation_tuned/plentiful`` makes the page.
+controls and other settings. ``table`` prints means over seeds and which arms differ. ``record`` keeps the figures of
+finished runs apart from their folders, for an experiment of several days; see :mod:`experiments.records`. ``explore``
+tries a regime on the rows for tuning. ``safe report runs/ablation_tuned/plentiful`` makes the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import signal
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -49,6 +50,7 @@ from experiments.arms import (
     is_tuned,
 )
 from experiments.front import draw_front
+from experiments.records import FinishedRun, RunKey, add_records, not_recorded, read_records, record
 from experiments.runs import Job, make, require_finished
 from experiments.tables import Figures, compare, differences_markdown, markdown, row
 from safe_train.cli.errors import one_line_errors
@@ -56,7 +58,6 @@ from safe_train.cli.options import quiet_libraries
 from safe_train.errors import InputError
 from safe_train.evaluation.fingerprint import versions
 from safe_train.io.files import json_text, write_text
-from safe_train.report.summary import RunSummary, read_summary
 
 __all__ = ["CONDITIONS", "EXTRA", "MAIN", "REGIMES", "RIVALS", "arms", "markdown", "read_all", "row", "run_all"]
 
@@ -71,14 +72,14 @@ PAIRS: dict[str, list[tuple[str, str]]] = {
 
 def jobs(
     regime: str, seeds: Sequence[int], root: Path, named: Mapping[str, dict[str, str]], rates: Mapping[str, float]
-) -> list[Job]:
+) -> dict[RunKey, Job]:
     """A run for each arm and seed, in ``root/<regime>/<arm>/<seed>``.
 
     Raises:
         InputError: rates are given, and there is none for an arm.
     """
-    return [
-        Job(
+    return {
+        RunKey(regime, name, seed): Job(
             f"{regime}, {name}, seed {seed}",
             at_rate(name, settings, rates) | {"seed": str(seed)},
             root / regime / folder_name(name) / str(seed),
@@ -86,7 +87,7 @@ def jobs(
         )
         for seed in seeds
         for name, settings in named.items()
-    ]
+    }
 
 
 def run_all(
@@ -98,6 +99,7 @@ def run_all(
     rates: Mapping[str, float] | None = None,
     extras: bool = False,
     workers: int = 1,
+    recorded: Path | None = None,
 ) -> None:
     """Trains arms with every seed, each in a process and a folder of its own.
 
@@ -109,23 +111,38 @@ def run_all(
         rates: tuned learning rates by arm; by default the default rate for all.
         extras: whether mechanisms alone, controls and other settings are run too.
         workers: runs at a time.
+        recorded: a file of records; what it has is not made.
 
     Raises:
         InputError: an arm is unknown or has no tuned rate, a run fails, or one with other settings is in its folder.
     """
-    make(jobs(regime, seeds, root, chosen_arms(regime, only, extras=extras), rates or {}), workers)
+    wanted = jobs(regime, seeds, root, chosen_arms(regime, only, extras=extras), rates or {})
+    if recorded is not None:
+        wanted = not_recorded(wanted, recorded)
+    make(list(wanted.values()), workers)
 
 
-def read_all(root: Path) -> dict[str, dict[str, list[RunSummary]]]:
-    """Finished runs by regime and arm, seeds ascending."""
-    found: dict[str, dict[str, list[RunSummary]]] = {}
-    for regime in REGIMES:
-        by_arm = defaultdict(list)
-        for name in arms(regime):
-            for metrics in (root / regime / folder_name(name)).glob("*/*/metrics.json"):
-                by_arm[name].append(read_summary(metrics.parent))
-        found[regime] = {name: sorted(runs, key=lambda run: run.metrics["seed"]) for name, runs in by_arm.items()}
-    return found
+def read_all(root: Path) -> dict[str, dict[str, list[FinishedRun]]]:
+    """Finished runs by regime and arm, seeds ascending.
+
+    Args:
+        root: the folder of the runs, or a file of records.
+    """
+    found: dict[str, dict[str, list[FinishedRun]]] = {regime: {} for regime in REGIMES}
+    if root.is_file():
+        for one in read_records(root):
+            found[one.regime].setdefault(one.arm, []).append(one.finished)
+    else:
+        for regime in REGIMES:
+            for name in arms(regime):
+                if runs := sorted((root / regime / folder_name(name)).glob("*/*/metrics.json")):
+                    found[regime][name] = [FinishedRun.of(path.parent) for path in runs]
+    return {
+        regime: {
+            name: sorted(by_arm[name], key=lambda run: run.metrics["seed"]) for name in arms(regime) if name in by_arm
+        }
+        for regime, by_arm in found.items()
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -166,7 +183,22 @@ def _run(arguments: argparse.Namespace) -> None:
         rates=rates,
         extras=arguments.extras,
         workers=arguments.workers,
+        recorded=arguments.recorded,
     )
+
+
+def _record(arguments: argparse.Namespace) -> None:
+    rates = tuning.read_rates(arguments.rates, arguments.regime) if arguments.rates else {}
+    seeds = sorted({int(path.name) for path in (arguments.root / arguments.regime).glob("*/*") if path.name.isdigit()})
+    there = {
+        name: settings
+        for name, settings in arms(arguments.regime).items()
+        if (arguments.root / arguments.regime / folder_name(name)).is_dir()
+    }
+    found = record(jobs(arguments.regime, seeds, arguments.root, there, rates))
+    require_finished({"runs": found}, arguments.root)
+    added = add_records(arguments.into, found)
+    print(f"{added} of {len(found)} runs are new in {arguments.into}")
 
 
 def _tune(arguments: argparse.Namespace) -> None:
@@ -221,14 +253,25 @@ def _table(arguments: argparse.Namespace) -> None:
                     print(f"\n{family}, {words}, in points, paired by seed:\n\n{differences_markdown(found)}")
     if arguments.json is not None:
         content = {
-            "machine": machine(),
-            "versions": versions(),
+            **_made_by(arguments.root),
             "conditions": CONDITIONS,
             "learning_rates": {regime: rates_words(rows, regime) for regime, rows in tables.items() if rows},
             "regimes": tables,
             "differences": differences,
         }
         write_text(arguments.json, json_text(content))
+
+
+def _made_by(root: Path) -> dict[str, Any]:
+    """Machine and versions of the runs; those of a folder are taken to be this machine's."""
+    if not root.is_file():
+        return {"machine": machine(), "versions": versions()}
+    records = read_records(root)
+    different = {json.dumps(one.versions, sort_keys=True) for one in records}
+    return {
+        "machine": {"processors": sorted({one.processor for one in records})},
+        "versions": [json.loads(text) for text in sorted(different)],
+    }
 
 
 def _front(arguments: argparse.Namespace) -> None:
@@ -247,7 +290,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--arms", nargs="+", metavar="ARM", help="only these")
     run.add_argument("--extras", action="store_true", help="also mechanisms alone, controls and other settings")
     run.add_argument("--rates", type=Path, metavar="FILE", help="learning rates that tune has chosen")
+    run.add_argument("--recorded", type=Path, metavar="FILE", help="runs that this file has are not made")
     run.add_argument("--output-root", type=Path, default=Path("runs/ablation"))
+
+    kept = commands.add_parser("record", help="add the figures of finished runs to a file")
+    kept.set_defaults(action=_record)
+    kept.add_argument("root", type=Path, help="the --output-root of the runs")
+    kept.add_argument("--regime", choices=REGIMES, default="plentiful")
+    kept.add_argument("--rates", type=Path, metavar="FILE", help="learning rates that the runs were made with")
+    kept.add_argument("--into", type=Path, required=True, metavar="FILE", help="a line a run; made if it is not there")
 
     tune = commands.add_parser("tune", help="choose each arm's learning rate on rows of its own")
     tune.set_defaults(action=_tune)
@@ -275,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
 
     table = commands.add_parser("table", help="print means over seeds, and which arms differ")
     table.set_defaults(action=_table)
-    table.add_argument("root", type=Path)
+    table.add_argument("root", type=Path, help="the folder of the runs, or a file that record has written")
     table.add_argument("--json", type=Path, help="also write the rows to this file")
 
     front = commands.add_parser("front", help="draw audio against the worst loss over the grid")

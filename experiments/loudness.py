@@ -19,6 +19,7 @@ from pathlib import Path
 
 from experiments.ablation import machine
 from experiments.arms import CONDITIONS, REGIMES, Settings, folder_name, rate_settings
+from experiments.records import FinishedRun
 from experiments.runs import Job, make, require_finished
 from experiments.tables import Figures, compare, differences_markdown, interval_cell, row
 from experiments.tuning import read_rates
@@ -26,7 +27,6 @@ from safe_train.cli.errors import one_line_errors
 from safe_train.cli.options import quiet_libraries
 from safe_train.evaluation.fingerprint import versions
 from safe_train.io.files import json_text, write_text
-from safe_train.report.summary import RunSummary, read_summary
 
 GAIN_CONDITIONS = ("gain_-20", "gain_-10", "gain_+10")
 _GAINS = {"data.gains_db": "[-20, -10, 10, 20]"}
@@ -57,12 +57,12 @@ def jobs(seeds: Sequence[int], root: Path, rate: float | None) -> list[Job]:
     ]
 
 
-def read_all(root: Path) -> dict[str, list[RunSummary]]:
+def read_all(root: Path) -> dict[str, list[FinishedRun]]:
     """Finished runs by arm, seeds ascending."""
-    found: dict[str, list[RunSummary]] = defaultdict(list)
+    found: dict[str, list[FinishedRun]] = defaultdict(list)
     for name in ARMS:
         for metrics in (root / folder_name(name)).glob("*/*/metrics.json"):
-            found[name].append(read_summary(metrics.parent))
+            found[name].append(FinishedRun.of(metrics.parent))
     return {name: sorted(runs, key=lambda run: run.metrics["seed"]) for name, runs in found.items()}
 
 

@@ -10,12 +10,11 @@ from typing import Any
 from scipy.stats import t
 
 from experiments.arms import CONDITIONS
+from experiments.records import FinishedRun
 from safe_train.evaluation.conditions import keep_retention
 from safe_train.metrics.intervals import Estimate
 from safe_train.metrics.non_inferiority import holm
 from safe_train.report.seeds import ENOUGH_SEEDS, over_seeds
-from safe_train.report.summary import RunSummary
-from safe_train.runs.layout import RunFolder, read_config
 
 LEVEL = 0.05
 """Two arms are said to differ where the p-value after Holm's correction is below it."""
@@ -58,7 +57,7 @@ def worst_change(evaluations: Sequence[Figures]) -> tuple[float, str]:
     return means[worst], worst
 
 
-def row(runs: Sequence[RunSummary]) -> Figures:
+def row(runs: Sequence[FinishedRun]) -> Figures:
     """An arm over its seeds: changes from the base in points by condition, hearing in percent, documents in bits."""
     evaluations = [run.metrics["evaluation"] for run in runs]
     vl, text = (
@@ -72,7 +71,7 @@ def row(runs: Sequence[RunSummary]) -> Figures:
     results = [evaluation[part or "vl"][condition] for evaluation in evaluations]
     return {
         "seeds": [run.metrics["seed"] for run in runs],
-        "learning_rate": _one_or_all([_rate(run) for run in runs]),
+        "learning_rate": _one_or_all([run.learning_rate for run in runs]),
         "vl_rows": [e["vl"]["bypass"]["rows"] for e in evaluations],
         "vl_base": _over_seeds([e["base"] for e in evaluations]),
         "vl_change": vl,
@@ -264,13 +263,6 @@ def _parts(evaluation: Figures) -> list[str]:
 
 def _by_seed(value: Any) -> list[float]:
     return value["by_seed"] if isinstance(value, Mapping) else value
-
-
-def _rate(run: RunSummary) -> float | None:
-    """The run's learning rate, if it has kept its settings."""
-    if run.folder is None or not (RunFolder(run.folder).config).is_file():
-        return None
-    return read_config(run.folder).optimization.lr_adapter
 
 
 def _one_or_all(values: Sequence[float | None]) -> Any:

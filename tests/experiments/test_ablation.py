@@ -24,12 +24,12 @@ from experiments.arms import (
     is_tuned,
     regime_settings,
 )
+from experiments.records import FinishedRun
 from experiments.tables import compare, markdown, row
 from experiments.tuning import tuning_settings
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import conditions_for
-from safe_train.report.summary import read_summary
 
 
 def estimate(mean):
@@ -84,7 +84,7 @@ def write(folder, values):
 
 
 def summaries(tmp_path, *values):
-    return [read_summary(write(tmp_path / str(number), found)) for number, found in enumerate(values)]
+    return [FinishedRun.of(write(tmp_path / str(number), found)) for number, found in enumerate(values)]
 
 
 @pytest.mark.parametrize("regime", [*REGIMES, *CANDIDATES])
@@ -160,7 +160,7 @@ def test_extras_are_run_where_they_are_asked_for():
 
 
 def test_each_job_has_a_folder_of_its_own(tmp_path):
-    found = jobs("scarce", [1, 2], tmp_path, arms("scarce"), {})
+    found = list(jobs("scarce", [1, 2], tmp_path, arms("scarce"), {}).values())
     assert len({job.folder for job in found}) == len(found) == 2 * len(arms("scarce"))
     assert {job.settings["seed"] for job in found} == {"1", "2"}
     assert {job.name.rpartition(", seed")[0] for job in found if job.early_stopping} == {f"scarce, {EARLY_STOPPED[0]}"}
