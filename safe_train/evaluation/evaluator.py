@@ -25,6 +25,7 @@ from safe_train.evaluation.predictions import Answer, Kind, NoStore, Prediction,
 from safe_train.evaluation.results import Evaluation
 from safe_train.evaluation.settings import EvaluationSettings
 from safe_train.evaluation.summarize import summarize
+from safe_train.evaluation.teacher_passes import KeptTeacher
 from safe_train.evaluation.text_examples import answer_by_form, bits_by_row, hash_states, num_bytes
 from safe_train.metrics.vqa_accuracy import vqa_accuracy
 from safe_train.model.batch import Batch
@@ -70,7 +71,8 @@ class Evaluator:
         self.processes = processes
         self.store: PredictionStore | NoStore = NoStore(processes)
         self.distractors = Distractors(audio_rows, seed)
-        self._retention_model = SafeRetentionModel(model)
+        # Processes in a collective forward run the same passes, so none may leave one out that it has kept.
+        self._retention_model = SafeRetentionModel(model) if processes.collective_forward else KeptTeacher(model)
 
     def run(
         self, progress: Callable[[str], None] = lambda _condition: None, conditions: Selection | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class SharedPrefix:
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
     output: Any
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> SharedPrefix:
+        """The same with another tensor for each."""
+        parts = (self.arguments, dict(self.keywords), self.output)
+        return SharedPrefix(self.layer, *pytree.tree_map_only(Tensor, function, parts))
+
+    def leaves(self) -> list[Any]:
+        """What tuples, lists and dictionaries of the recorded call hold."""
+        return pytree.tree_leaves((self.arguments, dict(self.keywords), self.output))
 
 
 class PrefixRecorder:
