@@ -8,6 +8,7 @@ import torch
 from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.datasets.vqa import VQA
 from safe_train.data.example import DOCUMENT, Example
+from safe_train.distributed.processes import Processes
 from safe_train.evaluation import evaluator as module
 from safe_train.evaluation.base_answers import base_answers
 from safe_train.evaluation.evaluator import Evaluator
@@ -86,7 +87,8 @@ def test_other_examples_are_another_batch(make_evaluator):
 
 def test_processes_in_a_collective_forward_keep_nothing(make_evaluator):
     evaluator = make_evaluator(KeptTeacher)
-    sharded = type("Sharded", (), {"collective_forward": True})()
+    sharded = Processes()
+    sharded.collective_forward = True
     found = Evaluator(
         evaluator.model,
         evaluator.encoder,
