@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from safe_train.evaluation.results import AnswerResult, AudioResult, DocumentResult, Evaluation
 from safe_train.io.text_table import align
 from safe_train.metrics.intervals import Estimate
@@ -24,9 +26,12 @@ def format_evaluation(evaluation: Evaluation, width: int | None = None) -> str:
     """
     parts = [
         _answers("VL questions", evaluation.base, evaluation.vl, width),
+        _types("VL questions", evaluation.vl, width),
         _answers("text-only questions", evaluation.base_text, evaluation.text, width),
+        _types("text-only questions", evaluation.text, width),
         _documents(evaluation, width),
         _audio(evaluation, width),
+        _types("audio examples", evaluation.audio, width, find_metric(evaluation.audio_metric)),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
@@ -46,6 +51,26 @@ def _answers(questions: str, base: Estimate | None, results: dict[str, AnswerRes
         for name, result in results.items()
     ]
     return [f"{questions}: base accuracy {_percent(base.mean)}", "", *align(ANSWERS_HEADER, cells, width)]
+
+
+def _types(
+    questions: str,
+    results: Mapping[str, AnswerResult] | Mapping[str, AudioResult],
+    width: int | None,
+    metric: Metric | None = None,
+) -> list[str]:
+    """Accuracy by type of question under each condition, where there are several types."""
+    kinds = sorted({kind for result in results.values() for kind in result.by_kind})
+    if len(kinds) < 2:
+        return []
+    scale, digits, unit = (100.0, 1, " %") if metric is None else (metric.scale, metric.digits, metric.unit)
+
+    def cell(result: AnswerResult | AudioResult, kind: str) -> str:
+        return f"{scale * result.by_kind[kind]:.{digits}f}{unit}" if kind in result.by_kind else "-"
+
+    cells = [(kind, *(cell(result, kind) for result in results.values())) for kind in kinds]
+    title = f"{questions} by type: {'accuracy' if metric is None else metric.label}"
+    return [title, "", *align(("type", *results), cells, width)]
 
 
 def _documents(evaluation: Evaluation, width: int | None) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from safe_train.evaluation.conditions import BYPASS, MATCHED, Condition, find_condition, sort_names
+from safe_train.evaluation.conditions import BYPASS, DISTRACTOR, MATCHED, Condition, find_condition, sort_names
 from safe_train.evaluation.predictions import Kind
 from safe_train.metrics.registry import caption_metrics
 from safe_train.report import wording
@@ -27,6 +27,7 @@ from safe_train.report.charts.panel import Look, swatch
 from safe_train.report.document import Report
 from safe_train.report.grouping import VariantRuns
 from safe_train.report.summary import TEXT_UNMEASURED
+from safe_train.report.variants import AnswerCell, AudioCell
 from safe_train.report.verdict import headline
 
 
@@ -88,6 +89,11 @@ def _context(report: Report, groups: Sequence[VariantRuns]) -> dict[str, Any]:
         "gain_unit": "points" if all(variant.metric.is_share for variant in variants) else "",
         "not_drawn": [variant.name for variant in variants if variant.standing.not_retention],
         "audio_conditions": _describe(audio, "audio"),
+        "types": {
+            "VL": _types([variant.vl.get(DISTRACTOR.name) for variant in variants]),
+            "text": _types([variant.text.get(DISTRACTOR.name) for variant in variants]),
+            "audio": _types([variant.audio.get(MATCHED.name) for variant in variants]),
+        },
         "captions": {
             name: words for variant in variants for name, words in variant.audio[MATCHED.name].tokenizers.items()
         },
@@ -115,6 +121,11 @@ def _columns(conditions: Sequence[Condition]) -> list[str]:
 def _describe(conditions: Sequence[Condition], kind: Kind) -> dict[str, str]:
     """What plays, by condition; empty for a condition that is no longer registered."""
     return {condition.name: condition.describe(kind) for condition in conditions}
+
+
+def _types(cells: Sequence[AnswerCell | AudioCell | None]) -> list[str]:
+    """Types of questions that a cell has; results of an earlier version have none on audio."""
+    return sorted({kind for cell in cells if cell is not None for kind in cell.by_kind})
 
 
 def _layer_names(groups: Sequence[VariantRuns]) -> list[str]:

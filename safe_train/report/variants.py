@@ -59,6 +59,7 @@ class AnswerCell:
         kl: KL(base || SAFE) in nats, mean over answer tokens.
         format_errors: share of malformed answers.
         worst_group: the question type that loses most in any seed.
+        by_kind: accuracy by question type, of those that every seed has.
         margin: whether a loss of the margin is ruled out.
         mcnemar_p: that as many right answers are lost as gained in every seed.
         mcnemar_p_holm: the same after Holm's correction over the variants; None for a positive control.
@@ -80,6 +81,7 @@ class AnswerCell:
     kl: float
     format_errors: float
     worst_group: QuestionType | None
+    by_kind: dict[str, float]
     margin: Margin
     mcnemar_p: float
     mcnemar_p_holm: float | None
@@ -130,6 +132,7 @@ class AudioCell:
         token_f1: largest F1 of the answer's words with a reference's.
         gain: accuracy with the matched clip minus that here, paired; None for the matched clip itself.
         format_errors: share of malformed answers, mean over seeds.
+        by_kind: accuracy by question type, of those that every seed has.
         captions: caption metrics by name, means over seeds; those that every seed has.
         tokenizers: by caption metric, what split the captions.
     """
@@ -140,6 +143,7 @@ class AudioCell:
     token_f1: Interval
     gain: Interval | None
     format_errors: float
+    by_kind: dict[str, float]
     captions: dict[str, float]
     tokenizers: dict[str, str]
 
@@ -366,6 +370,7 @@ def _answer_cell(condition: str, measured: Sequence[tuple[int, AnswerResult]], *
         kl=mean(lambda result: result.kl),
         format_errors=mean(lambda result: result.format_errors),
         worst_group=_worst_group(results),
+        by_kind=_mean_by_kind([result.by_kind for result in results]),
         margin=margin,
         mcnemar_p=any_seed([result.mcnemar_p for result in results]),
         mcnemar_p_holm=None,
@@ -408,6 +413,12 @@ def _worst_group(results: Sequence[AnswerResult]) -> QuestionType | None:
     return min(groups, key=lambda group: group.difference.mean, default=None)
 
 
+def _mean_by_kind(by_seed: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over seeds; results of an earlier version name no type."""
+    shared = [kind for kind in by_seed[0] if all(kind in found for found in by_seed)]
+    return {kind: _mean([found[kind] for found in by_seed]) for kind in shared}
+
+
 def _document_cell(measured: Sequence[tuple[int, DocumentResult]]) -> DocumentCell:
     results = [result for _, result in measured]
     flags = [result.bit_equal for result in results if result.bit_equal is not None]
@@ -435,6 +446,7 @@ def _audio_cell(measured: Sequence[tuple[int, AudioResult, Estimate | None]]) ->
         token_f1=over_seeds([result.token_f1 for _, result, _ in measured]),
         gain=over_seeds(gains) if gains else None,
         format_errors=_mean([result.format_errors for _, result, _ in measured]),
+        by_kind=_mean_by_kind([result.by_kind for _, result, _ in measured]),
         captions={name: _mean([figures.means[name] for figures in captions]) for name in shared},
         tokenizers={name: captions[0].tokenizers[name] for name in shared},
     )

@@ -71,6 +71,22 @@ def test_the_page_shows_the_figures_of_the_json(full):
         assert all(digest in text for digest in run["sha256"].values())
 
 
+def test_accuracy_stands_by_type_of_question(make_run, tmp_path):
+    """The questions of a type are half of all, and the lost answers are those of one type or the other."""
+    out = report_on(make_run(tmp_path, losses={"distractor": 6}))
+    (arm,) = json.loads(out.figures.read_text(encoding="utf-8"))["arms"]
+    cell = arm["vl"]["distractor"]
+    assert list(cell["by_kind"]) == ["count", "shape"]
+    assert sum(cell["by_kind"].values()) / 2 == pytest.approx(cell["accuracy"]) == pytest.approx(0.9)
+    assert arm["vl"]["bypass"]["by_kind"] == {"count": 1.0, "shape": 1.0}
+    page = out.page.read_text(encoding="utf-8")
+    (table,) = re.findall(r'aria-label="Accuracy on VL questions by type of question">(.*?)</table>', page, re.DOTALL)
+    for kind, accuracy in cell["by_kind"].items():
+        assert re.search(rf"<th scope=\"row\">{kind}</th>\s*<td [^>]*>{100 * accuracy:.1f}.%<", table), table
+    assert table.count("100.0") >= 2
+    assert "Accuracy on audio questions by type" not in page  # of one type
+
+
 def test_json_holds_no_media(full):
     assert "base64" not in full.figures.read_text(encoding="utf-8")
     assert full.page.read_text(encoding="utf-8").count("data:audio/wav;base64,") == HEARD + sum(
