@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
@@ -158,7 +159,7 @@ def rates_words(rows: Mapping[str, Figures], regime: str) -> str:
         return "learning rates that differ between the seeds of an arm"
     if None in rates:
         return "learning rates that are not known"
-    if set(rates) <= {default_rate(regime)}:
+    if all(math.isclose(rate, default_rate(regime), rel_tol=1e-6) for rate in rates):
         return f"every arm at the default learning rate, {default_rate(regime):g}"
     return "each arm at its own learning rate"
 

@@ -16,6 +16,7 @@ from experiments.arms import (
     EARLY_STOPPED,
     EXTRA,
     MAIN,
+    REAL_WIDTH,
     REGIMES,
     RIVALS,
     arms,
@@ -30,6 +31,7 @@ from experiments.tuning import tuning_settings
 from safe_train.config import build_config
 from safe_train.errors import InputError
 from safe_train.evaluation.conditions import conditions_for
+from safe_train.training.base_defaults import TUNED_WIDTH
 
 
 def estimate(mean):
@@ -277,6 +279,12 @@ def test_the_table_says_which_learning_rates_it_is_of(rates, words):
     rows = {name: {"learning_rate": rate} for name, rate in zip(MAIN, rates, strict=False)}
     quarter = {"no_retention, a quarter of the learning rate": {"learning_rate": DEFAULT_RATE / 4}}
     assert rates_words(rows | quarter, "plentiful") == words
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1.0, "every arm at the default learning rate"), (1.01, "each arm at")])
+def test_on_real_weights_the_default_rate_is_the_one_that_the_run_has_worked_out(factor, words):
+    rate = DEFAULT_RATE * (TUNED_WIDTH / REAL_WIDTH) * factor  # as base_defaults does, whose last bit may differ
+    assert rates_words({name: {"learning_rate": rate} for name in MAIN}, "real").startswith(words)
 
 
 def test_an_unknown_arm_is_refused(tmp_path):
