@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from experiments.runs import Job, finished_run, require_same_settings
 from safe_train.errors import InputError
+from safe_train.evaluation.predictions import KEY
 from safe_train.io.files import write_text
 from safe_train.io.fingerprints import versions
 from safe_train.io.records import from_plain
@@ -171,7 +172,7 @@ def _base_sha256(run: Path) -> str:
     """Digest of the base's weights, which an evaluation keeps with its answers."""
     found = {
         json.loads(path.read_text(encoding="utf-8"))["base"]["sha256"]
-        for path in RunFolder(run).evaluations.glob("*/key.json")
+        for path in RunFolder(run).evaluations.glob(f"*/{KEY}")
     }
     if len(found) != 1:
         hint = "name the folder of a finished run"
