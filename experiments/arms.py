@@ -56,6 +56,15 @@ _REAL = {
 }
 """Five passes over the clips; an image in few of them, since it makes an example three times as long."""
 
+_ON_GPU = {
+    "device": "cuda",
+    "model.attention": "sdpa",
+    "data.length_buckets": "false",
+    "evaluation.batch_size": "75",
+    "checkpoint_every": "300",
+}
+"""Eager attention and length buckets save arithmetic on a CPU and only add launches on a GPU."""
+
 _REAL_SHORT = {
     "optimization.max_steps": "100",
     "evaluation.conditions": '["silence", "distractor"]',
@@ -69,13 +78,14 @@ REGIMES: dict[str, Settings] = {
     "scarce": _COMMON | _SCARCE,
     "harder": _COMMON | _FEW | _SHORT | _SHOWN | _MORE_ROWS,
     "real": _REAL,
+    "real_gpu": _REAL | _ON_GPU,
     "real_short": _REAL | _REAL_SHORT,
 }
 """``plentiful``: all protected rows, the registered weights. ``scarce``: 100 VL and 30 text-only rows and a twentieth
 of the weight. ``harder``: 60 and 20 rows, half of the steps, every clip with an image that it has nothing to do with,
 the registered weights, and four times the questions. ``real``: real weights, recordings and photographs, from the
-folders that ``make real`` makes, and ``real_short`` what it runs itself; the others are of the embedded base and the
-procedural data.
+folders that ``make real`` makes, ``real_gpu`` the same protocol with settings that suit a GPU, and ``real_short`` what
+``make real`` runs itself; the others are of the embedded base and the procedural data.
 """
 
 CANDIDATES: dict[str, Settings] = {
@@ -159,6 +169,7 @@ EXTRA["real"] = {
     "full_retention, VL rows alone protected": {"variant": "full_retention", "data.train_text_source": "none"},
     "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
 }
+EXTRA["real_gpu"] = EXTRA["real"]
 EXTRA["real_short"] = {}
 EXTRA["plentiful"]["full_retention, VL rows alone protected"] = {
     "variant": "full_retention",

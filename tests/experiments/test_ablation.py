@@ -178,7 +178,9 @@ def test_means_intervals_and_the_worst_condition_are_over_the_seeds(tmp_path):
         "scarce": [],
         "harder": [],
         "real": [],
+        "real_gpu": [],
         "real_short": [],
+
     }
     found = row(runs["plentiful"]["soft_retention"])
     assert found["seeds"] == [1, 2, 3]
