@@ -61,6 +61,7 @@ _ON_GPU = {
     "model.attention": "sdpa",
     "data.length_buckets": "false",
     "evaluation.batch_size": "75",
+    "data.num_workers": "4",
     "checkpoint_every": "300",
 }
 """Eager attention and length buckets save arithmetic on a CPU and only add launches on a GPU."""

@@ -7,6 +7,7 @@ with a different number of tokens than the base expects, a token id beyond the e
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ _LARGEST_EDGE = 8192  # pixels; larger ones than any processor resizes to take t
 
 _TURNS = (Turn("what is it?", 1, "a dog"), Turn("what?", answer="no"))
 _LIMITS = {"seconds": 5, "bytes": 2**30, "characters": 1_000_000}  # a template takes milliseconds
+
+_ASKED_TO_STOP = frozenset({-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP})
+"""Return codes of a process that was asked to stop, as Ctrl-C and a scheduler ask all processes of a job."""
 
 _HINT = "copy the model's folder again, with the processor and chat template of that model"
 
@@ -97,13 +101,24 @@ def check_template(processor: Any, folder: str) -> None:
 
 @cache
 def _renders(request: str) -> bool:
-    """Whether a template keeps to its limits, or fails in another way."""
+    """Whether a template keeps to its limits, or fails in another way.
+
+    A signal that asks the whole job to stop ends that process too and says nothing of the template, so it is rendered
+    again; our own process has its own way to stop.
+    """
+    code = _render(request)
+    while code in _ASKED_TO_STOP:
+        code = _render(request)
+    return code >= 0 and code != render_once.OVER_LIMIT
+
+
+def _render(request: str) -> int:
     command = [sys.executable, "-P", render_once.__file__]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     ) as process:
         process.communicate(request)
-    return process.returncode >= 0 and process.returncode != render_once.OVER_LIMIT
+    return process.returncode
 
 
 @torch.no_grad()

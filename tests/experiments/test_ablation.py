@@ -180,7 +180,6 @@ def test_means_intervals_and_the_worst_condition_are_over_the_seeds(tmp_path):
         "real": [],
         "real_gpu": [],
         "real_short": [],
-
     }
     found = row(runs["plentiful"]["soft_retention"])
     assert found["seeds"] == [1, 2, 3]

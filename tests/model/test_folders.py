@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safe_train.data.cache.features import FeatureCache
 from safe_train.data.collator import Collator
@@ -174,6 +176,30 @@ def test_a_template_that_does_not_end_is_refused(folder, monkeypatch, name):
     monkeypatch.setattr(ChatPrompts, "text", lambda *_: pytest.fail("rendered without limits"))
     (folder / "chat_template.jinja").write_text(ENDLESS[name])
     assert "expected a chat template that comes to an end within 1 s" in loaded_or_told(folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "blamed"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGKILL, True)]
+)
+def test_a_signal_that_stops_the_job_says_nothing_of_the_template(folder, tmp_path, monkeypatch, number, blamed):
+    """A process that exceeds its time is killed; Ctrl-C and a scheduler reach it too."""
+    program, before = tmp_path / "render.py", tmp_path / "rendered_before"
+    program.write_text(
+        "import os, pathlib, signal\n"
+        f"before = pathlib.Path({str(before)!r})\n"
+        "if not before.exists():\n"
+        "    before.touch()\n"
+        f"    signal.signal({number}, signal.SIG_DFL) if {number} != signal.SIGKILL else None\n"
+        f"    os.kill(os.getpid(), {number})\n"
+    )
+    monkeypatch.setattr(trial.render_once, "__file__", str(program))
+    trial._renders.cache_clear()
+    processor = AutoProcessor.from_pretrained(folder)
+    try:
+        with pytest.raises(InputError, match="comes to an end") if blamed else nullcontext():
+            trial.check_template(processor, "model")
+    finally:
+        trial._renders.cache_clear()
 
 
 def test_negative_control_a_template_that_ends_passes(folder):
