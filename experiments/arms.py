@@ -64,7 +64,7 @@ _ON_GPU = {
     "data.num_workers": "4",
     "checkpoint_every": "300",
 }
-"""Eager attention and length buckets save arithmetic on a CPU and only add launches on a GPU."""
+"""Eager attention and length buckets are made for a CPU: on a GPU, a small model waits for launches, of which they add."""
 
 _REAL_SHORT = {
     "optimization.max_steps": "100",
