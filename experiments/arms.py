@@ -64,7 +64,7 @@ _ON_GPU = {
     "data.num_workers": "4",
     "checkpoint_every": "300",
 }
-"""Eager attention and length buckets are made for a CPU: on a GPU, a small model waits for launches, of which they add."""
+"""Eager attention and length buckets suit a CPU: a small model on a GPU waits for launches, and they add some."""
 
 _REAL_SHORT = {
     "optimization.max_steps": "100",
