@@ -28,7 +28,7 @@ LAYERS = (
     ("safe_train.evaluation",),
     ("safe_train.report",),
     ("safe_train.training",),
-    ("safe_train.estimate",),
+    ("safe_train.estimate", "safe_train.finetuning"),
     ("safe_train.huggingface",),
     ("safe_train.cli",),
     ("experiments", "containers"),

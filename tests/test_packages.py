@@ -187,7 +187,7 @@ import sys
 from pathlib import Path
 import safe_train.huggingface
 assert safe_train.__file__.startswith(sys.argv[1]), safe_train.__file__
-from tests.huggingface.tiny_text import SETTINGS, retentive, rows, text_model
+from tests.finetuning.tiny_text import SETTINGS, retentive, rows, text_model
 retention = safe_train.huggingface.Retention(rows(32, 2), settings=SETTINGS, rows_per_step=4)
 trainer = retentive(Path("out"), text_model(adapter=False), retention, max_steps=2)
 trainer.train()

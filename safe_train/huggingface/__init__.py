@@ -7,13 +7,15 @@ so to ``pipeline``.
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto import modeling_auto
 
+from safe_train.finetuning.chats import ChatCollator
+from safe_train.finetuning.trainer import Retention, RetentionCallback, RetentionMixin
 from safe_train.huggingface.configuration import SafeConfig
 from safe_train.huggingface.modeling import SafeForConditionalGeneration
 from safe_train.huggingface.pipeline import SafePipeline
 from safe_train.huggingface.processing import SafeProcessor, SafeTokenizer
-from safe_train.huggingface.trainer import Retention, RetentionCallback, RetentionMixin
 
 __all__ = [
+    "ChatCollator",
     "Retention",
     "RetentionCallback",
     "RetentionMixin",

@@ -1,9 +1,9 @@
-"""Gradient checkpointing of the frozen decoder: recomputes the activations inside its layers."""
+"""Gradient checkpointing of decoder layers in evaluation mode: recomputes the activations inside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,22 @@ def checkpoint_layers(layers: Iterable[nn.Module], state: State) -> None:
         layer.forward = partial(_recompute, layer.forward, state)
 
 
+@contextmanager
+def checkpointed(layers: Iterable[nn.Module], state: State) -> Iterator[None]:
+    """:func:`checkpoint_layers` for the forward passes inside the block; their backward passes may come behind it."""
+    layers = list(layers)
+    own = [vars(layer).get("forward") for layer in layers]
+    checkpoint_layers(layers, state)
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            if before is None:
+                del layer.forward
+            else:
+                layer.forward = before
+
+
 def _recompute(forward: Callable[..., Any], state: State, *arguments: Any, **keywords: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*arguments, **keywords)
@@ -37,7 +53,7 @@ def _recompute(forward: Callable[..., Any], state: State, *arguments: Any, **key
         forward,
         *arguments,
         use_reentrant=False,
-        preserve_rng_state=False,  # a frozen base in evaluation mode draws nothing
+        preserve_rng_state=False,  # in evaluation mode nothing is drawn
         context_fn=lambda: (nullcontext(), again),
         **keywords,
     )

@@ -6,8 +6,8 @@ tokenizer has no other), then the text without an end token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -77,8 +77,9 @@ class ChatPrompts:
     """Prompts by a chat template."""
 
     def __init__(self, processor: Any) -> None:
-        self.processor = processor
-        added = processor.tokenizer.added_tokens_decoder.values()
+        """Takes a processor, or a tokenizer alone."""
+        self.processor, self.tokenizer = processor, getattr(processor, "tokenizer", processor)
+        added = self.tokenizer.added_tokens_decoder.values()
         self._markers = [token.content for token in added if token.special]
 
     def encode(
@@ -90,8 +91,8 @@ class ChatPrompts:
         encoded = self._conversations(asked or [(Turn("?"), [])], padding_side)
         if len(asked) == len(turns):
             return encoded
-        texts = [None if isinstance(turn, Turn) else document_ids(self.processor.tokenizer, turn) for turn in turns]
-        return _with_documents(encoded, texts, self.processor.tokenizer.pad_token_id, padding_side)
+        texts = [None if isinstance(turn, Turn) else document_ids(self.tokenizer, turn) for turn in turns]
+        return _with_documents(encoded, texts, self.tokenizer.pad_token_id, padding_side)
 
     def _conversations(self, asked: Sequence[tuple[Turn, Sequence[Any]]], padding_side: str) -> dict[str, Tensor]:
         """What the base takes for turns with the images of each, padded to the longest."""
@@ -115,21 +116,34 @@ class ChatPrompts:
             InputError: the template writes another prompt when the answer is known.
         """
         if isinstance(turn, Document):
-            return document_ids(self.processor.tokenizer, turn)[1:]
-        texts = [self.text(Turn(turn.question, turn.num_images)), self.text(turn)]
-        prompt, full = (self.processor.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
-        if full[: len(prompt)] != prompt or (turn.answer or "").strip() not in texts[1][len(texts[0]) :]:
+            return document_ids(self.tokenizer, turn)[1:]
+        return self.last_answer_ids(messages_of(replace(turn, answer=turn.answer or "")))
+
+    def last_answer_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The tokens of a conversation's last message, the assistant's, and its end token.
+
+        Raises:
+            InputError: the template writes another prompt when the answer is known.
+        """
+        texts = [self.conversation(messages[:-1]), self.conversation(messages)]
+        prompt, full = (self.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+        if full[: len(prompt)] != prompt or text_in(messages[-1]).strip() not in texts[1][len(texts[0]) :]:
             raise _unstable()
         return full[len(prompt) :]
 
     def text(self, turn: Turn) -> str:
-        """The conversation up to where the answer is to begin, or up to the answer's end."""
-        messages = messages_of(turn)
-        prompt = self.processor.apply_chat_template(messages[:1], add_generation_prompt=True, tokenize=False)
-        if turn.answer is None:
+        """:meth:`conversation` of a turn."""
+        return self.conversation(messages_of(turn))
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The conversation up to where an answer is to begin, or, where its last message is one, up to its end."""
+        answered = messages[-1]["role"] == "assistant"
+        asked = list(messages[:-1] if answered else messages)
+        prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        if not answered:
             return prompt
-        whole = self.processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
-        return self._end(prompt + _behind(prompt, whole), len(prompt), turn.answer.strip())
+        whole = self.processor.apply_chat_template(list(messages), add_generation_prompt=False, tokenize=False)
+        return self._end(prompt + _behind(prompt, whole), len(prompt), text_in(messages[-1]).strip())
 
     def _end(self, whole: str, prompt_length: int, answer: str) -> str:
         """The conversation up to the marker that ends the answer, where a generation stops.
@@ -141,7 +155,15 @@ class ChatPrompts:
         if ends:
             return whole[: min(ends)]
         # Some templates (LLaVA-1.5's) end a turn with a space alone; the model must learn to stop all the same.
-        return whole.rstrip() + self.processor.tokenizer.eos_token
+        return whole.rstrip() + self.tokenizer.eos_token
+
+
+def text_in(message: Mapping[str, Any]) -> str:
+    """The text of a message, whose content is a string or a list of parts."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
 
 
 def messages_of(turn: Turn) -> list[dict[str, Any]]:

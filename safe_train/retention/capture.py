@@ -18,12 +18,20 @@ class LinearCapture:
     times has its uses joined along t, so that they are summed before anything is squared.
     """
 
-    def __init__(self, linears: Mapping[str, nn.Linear], recorded: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        linears: Mapping[str, nn.Linear],
+        recorded: Collection[str] | None = None,
+        *,
+        num_samples: int | None = None,
+    ) -> None:
         """Takes the layers by name.
 
         Args:
             linears: the layers whose weights' own gradients are switched off.
             recorded: those of them that are recorded; None for all.
+            num_samples: samples of a forward pass, None if not known. With one sample, all that a layer gets is that
+                sample's, whatever its shape: patches or tiles of images, tokens that are routed to an expert.
 
         Raises:
             ValueError: a layer has a trained bias; its gradient would be lost.
@@ -33,6 +41,7 @@ class LinearCapture:
                 raise ValueError(f"{name}: expected a linear layer without a trained bias, got one; freeze the bias")
         self.linears = dict(linears)
         self.recorded = set(linears) if recorded is None else set(recorded)
+        self.num_samples = num_samples
         self._uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._handles: list[Any] = []
 
@@ -59,10 +68,25 @@ class LinearCapture:
                 return
             if not output.requires_grad:  # the first trained layer of the graph: nothing before it needs a gradient
                 output.requires_grad_(True)
-            x = inputs[0].detach()
-            output.register_hook(lambda gradient: self._uses[name].append((_tokens(x), _tokens(gradient.detach()))))
+            x = self._by_sample(inputs[0].detach(), name)
+            output.register_hook(
+                lambda gradient: self._uses[name].append((x, self._by_sample(gradient.detach(), name)))
+            )
 
         return record
+
+    def _by_sample(self, states: Tensor, name: str) -> Tensor:
+        """[N, d] or [N, ..., d] as [N, T, d].
+
+        Raises:
+            ValueError: the leading axis is not that of the samples, so that none of them could be told from another.
+        """
+        if self.num_samples == 1:
+            return states.reshape(1, -1, states.shape[-1])
+        if self.num_samples not in (None, states.shape[0]):
+            shape = list(states.shape)
+            raise ValueError(f"{name}: expected states of {self.num_samples} samples, got {shape}; take one at a time")
+        return states[:, None] if states.dim() == 2 else states.flatten(1, -2)
 
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Inputs [N, T, d_in] and output gradients [N, T, d_out] of each layer that was used since the last call."""
@@ -83,8 +107,3 @@ def per_sample_gradients(inputs: Tensor, grad_outputs: Tensor) -> Tensor:
 def _join(uses: list[Tensor]) -> Tensor:
     """One after the other along t; of a layer that is used once, what was recorded and no copy."""
     return uses[0] if len(uses) == 1 else torch.cat(uses, dim=1)
-
-
-def _tokens(states: Tensor) -> Tensor:
-    """[N, d] or [N, ..., d] as [N, T, d]."""
-    return states[:, None] if states.dim() == 2 else states.flatten(1, -2)

@@ -182,7 +182,7 @@ def accumulate_fisher(
     fishers = {name: torch.zeros_like(module.weight, dtype=torch.float32) for name, module in linears.items()}
     count = 0
     for batch in batches:
-        with LinearCapture(linears) as capture:
+        with LinearCapture(linears, num_samples=int(batch.num_rows)) as capture:
             states = model.student(batch)
             numbers = (count + number for number in collectives.global_indices(batch.num_rows))
             drawn = draw_labels(model.head, states, numbers, seed) if labels == "true" else None

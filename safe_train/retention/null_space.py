@@ -25,7 +25,7 @@ from safe_train.retention.mechanism import (
 )
 from safe_train.retention.settings import RetentionSettings
 from safe_train.retention.subspace import activation_subspace, gradient_subspace
-from safe_train.retention.task_update import MULTI, TaskUpdate
+from safe_train.retention.task_update import MULTI, TaskUpdate, splits_by_task
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,11 @@ class NullSpaceProjection(Mechanism):
         """
         if one_sided and subspace == "activation":
             raise ValueError("one_sided: expected the gradient subspace, got activation, whose vectors carry no sign")
-        if projects == "task_update":
-            _check_adamw(optimizer)
+        if projects == "task_update" and not splits_by_task(optimizer):
+            raise ValueError(
+                "projects='task_update': expected torch.optim.AdamW without amsgrad or maximize, "
+                f"got {type(optimizer).__name__}; choose projects='update'"
+            )
         self.model, self.linears, self.batches, self.optimizer = model, dict(linears), batches, optimizer
         self.rank, self.min_samples, self.refresh_interval = rank, min_samples, refresh_interval
         self.subspace, self.projects, self.one_sided, self.energy = subspace, projects, one_sided, energy
@@ -296,17 +299,6 @@ class NullSpaceProjection(Mechanism):
         self._plan = None
         self.computed_at = int(state["computed_at"])
         self._acted = bool(self.bases)
-
-
-def _check_adamw(optimizer: torch.optim.Optimizer) -> None:
-    usable = isinstance(optimizer, torch.optim.AdamW) and not any(
-        group["amsgrad"] or group["maximize"] for group in optimizer.param_groups
-    )
-    if not usable:
-        raise ValueError(
-            "projects='task_update': expected torch.optim.AdamW without amsgrad or maximize, "
-            f"got {type(optimizer).__name__}; choose projects='update'"
-        )
 
 
 def _coefficients(tensor: Tensor, basis: Tensor, one_sided: bool) -> Tensor:

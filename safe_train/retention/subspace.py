@@ -79,7 +79,8 @@ def _one_pass(
 ) -> tuple[dict[str, LinearGradientGram], list[str]]:
     """Captures of those of the named layers that fit into the memory, and the names of the others."""
     grams: dict[str, LinearGradientGram] = {}
-    later: list[str] | None = None
+    sizes: dict[str, int] = {}
+    later: list[str] = []
     for batch in batches(num_samples):
         total = collectives.sum(int(batch.num_rows))
         captured = captured_inputs_and_gradients(model, linears, batch, names)
@@ -88,12 +89,15 @@ def _one_pass(
             if name not in grams:
                 grams[name] = LinearGradientGram(inputs.shape[2], grad_outputs.shape[2])
             grams[name].update(inputs, grad_outputs)
-        if later is None:
-            later = _beyond({name: -(-num_samples // total) * gram.nbytes for name, gram in grams.items()}, memory)
-            for name in later:
-                del grams[name]
-            names = [name for name in names if name not in later]
-    return grams, later or []
+        # What a layer takes is known from its first use, which for a vision tower is the first batch with an image.
+        if appeared := {n: -(-num_samples // total) * gram.nbytes for n, gram in grams.items() if n not in sizes}:
+            sizes |= appeared
+            beyond = _beyond(sizes, memory)
+            for name in beyond:
+                del grams[name], sizes[name]
+            later += beyond
+            names = [name for name in names if name not in beyond]
+    return grams, later
 
 
 def _beyond(sizes: Mapping[str, int], memory: int) -> list[str]:
@@ -145,6 +149,6 @@ def captured_inputs_and_gradients(
         batch: this process's share of retention examples.
         recorded: names of the layers that are wanted; None for all.
     """
-    with LinearCapture(linears, recorded) as capture:
+    with LinearCapture(linears, recorded, num_samples=int(batch.num_rows)) as capture:
         negative_log_likelihood(model.head, model.student(batch)).backward()
         return capture.take()

@@ -17,6 +17,13 @@ _INTERMEDIATE_ELEMENTS = 2**24
 """Elements of an intermediate result at a time: 64 MiB of float32."""
 
 
+def splits_by_task(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether :class:`TaskUpdate` knows the optimizer's steps: those of AdamW without amsgrad or maximize."""
+    return isinstance(optimizer, torch.optim.AdamW) and not any(
+        group["amsgrad"] or group["maximize"] for group in optimizer.param_groups
+    )
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Parameters that share the optimizer's settings and their number of steps.

@@ -4,7 +4,7 @@ import pytest
 
 from safe_train.huggingface import Retention
 from safe_train.retention import MECHANISMS
-from tests.huggingface.tiny_text import RetentiveTrainer, arguments, collate, rows, text_model
+from tests.finetuning.tiny_text import RetentiveTrainer, arguments, collate, rows, text_model
 from tests.retention.l2_anchor import PROBE, L2Anchor
 
 

@@ -22,14 +22,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.errors import InputError
+from safe_train.finetuning.rows import RetentionBatch, RetentionExamples
+from safe_train.finetuning.student import trained_linears
+from safe_train.finetuning.trainer import require_whole_gradients
 from safe_train.huggingface import Retention, RetentionCallback
-from safe_train.huggingface.retention_examples import RetentionExamples, TextBatch, trained_linears
-from safe_train.huggingface.trainer import _require_one_process
 from safe_train.model.base import OutputHead
 from safe_train.retention import AnswerStates, RunLength, TrainingContext, build_mechanisms
 from safe_train.retention.settings import RetentionSettings
 from safe_train.retention.stack import resolve_variant
-from tests.huggingface.tiny_text import (
+from tests.finetuning.tiny_text import (
     SETTINGS,
     RetentiveTrainer,
     arguments,
@@ -199,7 +200,7 @@ def test_the_optimizers_step_stays_out_of_the_protected_subspace(tmp_path):
 
 def divergence_from_original(model):
     """Mean KL of the protected tokens' distributions from those of the untouched model, in nats."""
-    batch = TextBatch.of(collate(PROTECTED), torch.device("cpu"))
+    batch = RetentionBatch.of(collate(PROTECTED), torch.device("cpu"))
     with torch.no_grad():
         old, new = (
             m.eval()(**batch.inputs).logits[batch.rows, batch.positions].double().log_softmax(-1)
@@ -357,7 +358,7 @@ def test_a_tied_head_whose_embedding_is_trained_is_refused(tmp_path):
 
 
 def test_a_model_without_a_head_is_refused(tmp_path):
-    with pytest.raises(InputError, match="a causal language model with an output head, got LlamaModel"):
+    with pytest.raises(InputError, match="a language model with an output head, got LlamaModel"):
         retentive(tmp_path, text_model(adapter=False).model, Retention(PROTECTED))
 
 
@@ -381,7 +382,7 @@ class EveryDivergence(TrainerCallback):
         self.found.append(self.now())
 
     def now(self):
-        batch, was_training = TextBatch.of(collate(PROTECTED), torch.device("cpu")), self.model.training
+        batch, was_training = RetentionBatch.of(collate(PROTECTED), torch.device("cpu")), self.model.training
         with torch.no_grad():
             old, new = (m.eval()(**batch.inputs).logits for m in (text_model(adapter=False), self.model))
         self.model.train(was_training)
@@ -458,7 +459,7 @@ def test_rows_without_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="labels other than -100"):
         retentive(tmp_path, text_model(adapter=True), Retention(unlabeled)).train()
     with pytest.raises(ValueError, match="expected labels, got input_ids"):
-        TextBatch.of({"input_ids": torch.ones(1, 3)}, torch.device("cpu"))
+        RetentionBatch.of({"input_ids": torch.ones(1, 3)}, torch.device("cpu"))
     with pytest.raises(ValueError, match="at least one, got none"):
         retentive(tmp_path, text_model(adapter=True), Retention([])).train()
 
@@ -489,16 +490,6 @@ def test_a_stream_of_protected_rows_is_refused_before_the_training(tmp_path):
         retentive(tmp_path, text_model(adapter=True), Retention(Stream()))
 
 
-def test_half_precision_is_refused_before_the_training(tmp_path):
-    trainer_arguments = arguments(tmp_path)
-    trainer_arguments.fp16 = True  # a CPU has none, so that the arguments themselves would refuse it
-    with pytest.raises(InputError, match=r"TrainingArguments\.fp16: expected one process in float32 or bfloat16"):
-        RetentiveTrainer(
-            model=text_model(adapter=True), args=trainer_arguments, train_dataset=rows(64, 1), data_collator=collate,
-            retention=Retention(PROTECTED),
-        )  # fmt: skip
-
-
 def test_the_callback_alone_is_refused(tmp_path):
     model = text_model(adapter=True)
     callback = RetentionCallback(Retention(PROTECTED), model, collate)
@@ -509,14 +500,12 @@ def test_the_callback_alone_is_refused(tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize(
-    "given", [{"world_size": 2}, {"n_gpu": 2}, {"deepspeed": "plan.json"}, {"fsdp": ["full_shard"]}, {"fp16": True}]
-)
+@pytest.mark.parametrize("given", [{"n_gpu": 2}, {"deepspeed": "plan.json"}, {"fsdp": ["full_shard"]}])
 def test_what_cannot_be_split_is_refused(given):
-    alone = {"world_size": 1, "n_gpu": 1, "deepspeed": None, "fsdp": None, "fp16": False}
-    _require_one_process(SimpleNamespace(**alone))
-    with pytest.raises(InputError, match=rf"TrainingArguments\.{next(iter(given))}: expected one process"):
-        _require_one_process(SimpleNamespace(**alone | given))
+    alone = {"n_gpu": 1, "deepspeed": None, "fsdp": None}
+    require_whole_gradients(SimpleNamespace(**alone))
+    with pytest.raises(InputError, match=rf"TrainingArguments\.{next(iter(given))}: expected whole gradients in every"):
+        require_whole_gradients(SimpleNamespace(**alone | given))
 
 
 # --- the retention examples
@@ -539,6 +528,6 @@ def test_every_protected_row_comes_once_before_any_comes_again():
 
 def test_the_position_before_a_label_predicts_it():
     collated = {"input_ids": torch.tensor([[5, 6, 7], [8, 9, 0]]), "labels": torch.tensor([[-100, 6, 7], [8, 9, -100]])}
-    batch = TextBatch.of(collated, torch.device("cpu"))
+    batch = RetentionBatch.of(collated, torch.device("cpu"))
     found = list(zip(batch.rows.tolist(), batch.positions.tolist(), batch.labels.tolist(), strict=True))
     assert found == [(0, 0, 6), (0, 1, 7), (1, 0, 9)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import get_last_checkpoint
 
 from safe_train.configs.retention_variants import RetentionVariantConfig
+from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError
-from safe_train.huggingface.retention_examples import (
-    RetentionCausalLM,
-    RetentionExamples,
-    RowData,
-    learns_prompts,
-    require_frozen_head,
-    trained_linears,
-)
+from safe_train.finetuning.processes import ReplicatedCalibration
+from safe_train.finetuning.rows import Collate, RetentionExamples, RowData, collator_for
+from safe_train.finetuning.student import RetentionLanguageModel, learns_prompts, require_frozen_head, trained_linears
 from safe_train.io.tensor_files import save_tensors
 from safe_train.retention import RetentionStack, build_mechanisms
 from safe_train.retention.mechanism import RunLength, TrainingContext
+from safe_train.retention.null_space import NullSpaceProjection
 from safe_train.retention.registry import enabled_mechanisms
 from safe_train.retention.settings import RetentionSettings
 from safe_train.retention.stack import resolve_retention, resolve_variant
+from safe_train.retention.task_update import MULTI, splits_by_task
 from safe_train.variants import find_variant
 
 logger = logging.getLogger(__name__)
@@ -44,12 +42,15 @@ class Retention:
     """What a training run is to keep, and how.
 
     Attributes:
-        protected: rows on which the model is to answer as before, in the form of the training data: token ids and
-            labels, for the trainer's own collator.
+        protected: rows on which the model is to answer as before: token ids and labels, or whatever the trainer's own
+            collator takes; or text that it does not take, as :class:`~safe_train.finetuning.chats.ChatCollator` reads
+            it with the trainer's ``processing_class``.
         variant: name of a registered variant, or a variant of one's own.
-        rows_per_step: retention examples that each optimizer step looks at.
+        rows_per_step: retention examples that each optimizer step looks at, all processes together.
         settings: how the mechanisms work.
         seed: of the order of the rows and of the labels that the Fisher diagonal is computed with.
+        collate: puts the rows together in place of the trainer's collator; returns ``labels`` beside what the model
+            takes.
     """
 
     protected: RowData
@@ -57,6 +58,7 @@ class Retention:
     rows_per_step: int = 8
     settings: RetentionSettings = field(default_factory=RetentionSettings)
     seed: int = 0
+    collate: Collate | None = None
 
     @property
     def resolved(self) -> RetentionVariantConfig:
@@ -68,18 +70,15 @@ class Retention:
 class RetentionCallback(TrainerCallback):
     """The mechanisms in a training of the ``Trainer``; :class:`RetentionMixin` adds it.
 
+    Of several processes, each takes its share of a step's retention examples and calibrates on all of them.
+
     Attributes:
         retention: what is kept, and how.
         effective: what that amounts to in this training; None before it begins.
         stack: the mechanisms; None before the training begins.
     """
 
-    def __init__(
-        self,
-        retention: Retention,
-        model: nn.Module,
-        collate: Callable[[list[Any]], Mapping[str, Any]],
-    ) -> None:
+    def __init__(self, retention: Retention, model: nn.Module, collate: Collate, processing_class: Any = None) -> None:
         """Takes the model before its training, of which a copy is kept if a teacher is needed and it has no adapter.
 
         Raises:
@@ -87,35 +86,45 @@ class RetentionCallback(TrainerCallback):
                 retention examples are not as the collator takes them.
             ValueError: there are no retention examples, or they have no labels.
         """
-        self.retention, self.collate = retention, collate
+        self.retention = retention
+        self.collate = retention.collate or collator_for(retention.protected, collate, processing_class)
         self.effective: dict[str, float | int] | None = None
         self.stack: RetentionStack | None = None
         self.resume_from: bool | str | None = None
         self._variant = retention.resolved
         require_frozen_head(model)
         _linears_for(self._variant, model)
-        RetentionExamples(retention.protected, collate, batch_size=1, seed=0, device=torch.device("cpu"))
+        RetentionExamples(retention.protected, self.collate, batch_size=1, seed=0, device=torch.device("cpu"))
         self._teacher: nn.Module | None = None
         if any(kind.needs_teacher for kind in enabled_mechanisms(self._variant)) and not isinstance(model, PeftModel):
             self._teacher = copy.deepcopy(model).requires_grad_(False).eval()
         self._gradients_of_step: int | None = None
         self._gradient_norm = 0.0
+        self._skips = False
         self._loss = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
-        """Builds the mechanisms on the weights that are trained; a resumed training takes up their state."""
-        _require_one_process(args)
+        """Builds the mechanisms on the weights that are trained; a resumed training takes up their state.
+
+        Raises:
+            InputError: the training is of a kind that cannot be split, by its processes or by its optimizer; or the
+                checkpoint to resume from was written without retention.
+        """
+        require_whole_gradients(args)
         model = objects["model"]
         # Out of Accelerate's wrapper, since the mechanisms read the optimizer's own state.
         optimizer = getattr(objects["optimizer"], "optimizer", objects["optimizer"])
+        _require_split(self._variant, self.retention.settings, optimizer)
+        self._processes = Processes(args.process_index, args.world_size, args.device)
         self._rows = RetentionExamples(
             self.retention.protected,
             self.collate,
             batch_size=self.retention.rows_per_step,
             seed=self.retention.seed,
             device=args.device,
+            processes=self._processes,
         )
         if self._teacher is not None:
             self._teacher.to(args.device)
@@ -123,13 +132,17 @@ class RetentionCallback(TrainerCallback):
         self.effective = resolve_retention(self._variant, self.retention.settings, length)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._step = state.global_step
+        sample, linears = self._rows.batch(0), _linears_for(self._variant, model)
+        student = RetentionLanguageModel(model, self._teacher, sample)
+        one_by_one = not student.keeps_rows(linears, sample)
         context = TrainingContext(
-            model=RetentionCausalLM(model, self._teacher, self._rows.batch(0)),
-            linears=_linears_for(self._variant, model),
-            batches=lambda num_rows: self._rows.coming(self._step, num_rows),
+            model=student,
+            linears=linears,
+            batches=lambda num_rows: self._rows.coming(self._step, num_rows, one_by_one=one_by_one),
             optimizer=optimizer,
             length=length,
             seed=self.retention.seed,
+            collectives=ReplicatedCalibration(self._processes),
         )
         self.stack = build_mechanisms(self._variant, self.retention.settings, context)
         if state.global_step:
@@ -144,17 +157,28 @@ class RetentionCallback(TrainerCallback):
         for parameter in self._parameters:  # what a calibration leaves on weights that are in no linear layer
             parameter.grad = None
 
-    def after_task_backward(self) -> None:
-        """When the gradients of a step are complete and still those of the task alone: adds the retention loss's."""
+    def after_task_backward(self, scale: float = 1.0) -> None:
+        """When the gradients of a step are complete and still those of the task alone: adds the retention loss's.
+
+        Args:
+            scale: factor on the gradients, by which a training in float16 keeps small ones above zero.
+        """
         stack = self._mechanisms
+        self._scale_gradients(1.0 / scale)
         stack.after_task_backward()
         if stack.adds_loss:
-            loss = stack.loss(self._rows.batch(self._step))
-            loss.backward()
-            self._loss = loss.item()
+            batch = self._rows.batch(self._step)
+            share = len(batch.labels) / self._processes.sum(len(batch.labels))
+            with self._processes.summed_gradients(self._parameters):
+                loss = stack.loss(batch) * share
+                loss.backward()
+            self._loss = self._processes.mean(loss.item() / share, len(batch.labels))
         stack.after_retention_backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         self._gradient_norm = torch.nn.utils.get_total_norm(gradients).item()
+        # A scaler skips the step then, and lowers its factor: the mechanisms must not take it for one.
+        self._skips = scale != 1.0 and not math.isfinite(self._gradient_norm)
+        self._scale_gradients(scale)
         self._gradients_of_step = self._step
 
     def on_pre_optimizer_step(
@@ -168,16 +192,27 @@ class RetentionCallback(TrainerCallback):
         if self._gradients_of_step != state.global_step:
             raise RuntimeError("expected class MyTrainer(RetentionMixin, Trainer), got the callback without the mixin")
         limit = args.max_grad_norm
-        self._mechanisms.before_optimizer_step(min(1.0, limit / (self._gradient_norm + 1e-6)) if limit > 0 else 1.0)
+        clip_coefficient = min(1.0, limit / (self._gradient_norm + 1e-6)) if limit > 0 else 1.0
+        if not self._skips:
+            self._mechanisms.before_optimizer_step(clip_coefficient)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """Right after the optimizer has moved the weights."""
-        self._mechanisms.after_optimizer_step()
+        if not self._skips:
+            self._mechanisms.after_optimizer_step()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any) -> None:
-        """Writes the mechanisms' state into the trainer's checkpoint."""
+        """Writes the mechanisms' state into the trainer's checkpoint.
+
+        Raises:
+            InputError: the processes' trained weights are not the same.
+        """
+        trained = {str(number): parameter for number, parameter in enumerate(self._parameters)}
+        self._processes.require_same("trained weights", trained)
+        if not args.should_save:
+            return
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._mechanisms.state_dict().items()}
         save_tensors(tensors, folder / RETENTION_STATE)
@@ -186,7 +221,8 @@ class RetentionCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """Warns of mechanisms that never acted."""
-        for name in self._mechanisms.inactive():
+        inactive = self._mechanisms.inactive()
+        for name in inactive if state.is_world_process_zero else ():
             logger.warning("%s is on and never had an effect; train longer, or give it more retention examples", name)
 
     def metrics(self) -> dict[str, float]:
@@ -199,13 +235,18 @@ class RetentionCallback(TrainerCallback):
             raise RuntimeError("expected a training that has begun, got none")
         return self.stack
 
+    def _scale_gradients(self, factor: float) -> None:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if factor != 1.0 and gradients:
+            MULTI._foreach_mul_(gradients, factor)
+
     def _restore(self, output: Path, device: torch.device) -> None:
         found = self.resume_from if isinstance(self.resume_from, str) else get_last_checkpoint(str(output))
         path = Path(found or output) / RETENTION_STATE
         if not path.is_file():
             hint = "resume from a checkpoint that was written with retention, or train anew"
             raise InputError(path, "the mechanisms' state beside the trainer's", "no such file", hint)
-        self._mechanisms.load_state_dict(load_file(path, device=str(device)))
+        self._mechanisms.load_state_dict({name: value.to(device) for name, value in load_file(path).items()})
 
 
 class RetentionMixin:
@@ -213,15 +254,22 @@ class RetentionMixin:
 
     The retention examples are looked at once an optimizer step, behind the last backward pass of its micro-batches and
     before the trainer clips. ``loss`` in the logs stays the task's own; what the mechanisms did is logged beside it.
-    One process; mixed precision by bfloat16 leaves the retention examples in the precision of the weights.
+    Mixed precision leaves the retention examples in the precision of the weights.
     """
 
     def __init__(self, *args: Any, retention: Retention, **options: Any) -> None:
-        """Takes what the trainer takes, and ``retention``."""
+        """Takes what the trainer takes, and ``retention``.
+
+        Raises:
+            InputError: as :class:`RetentionCallback`; or the training is of a kind in which no process has the whole
+                gradients of a step.
+            ValueError: as :class:`RetentionCallback`.
+        """
         super().__init__(*args, **options)
         trainer: Any = self
-        _require_one_process(trainer.args)
-        self.retention = RetentionCallback(retention, trainer.model, trainer.data_collator)
+        require_whole_gradients(trainer.args)
+        processing_class = getattr(trainer, "processing_class", None)
+        self.retention = RetentionCallback(retention, trainer.model, trainer.data_collator, processing_class)
         trainer.add_callback(self.retention)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
@@ -234,7 +282,8 @@ class RetentionMixin:
         loss = super().training_step(*args, **options)  # type: ignore[misc]
         trainer: Any = self
         if trainer.accelerator.sync_gradients:
-            self.retention.after_task_backward()
+            scaler = trainer.accelerator.scaler
+            self.retention.after_task_backward(1.0 if scaler is None else scaler.get_scale())
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
@@ -264,20 +313,33 @@ def _linears_for(variant: RetentionVariantConfig, model: nn.Module) -> dict[str,
     return found
 
 
-def _require_one_process(args: TrainingArguments) -> None:
-    """The mechanisms split a step's gradient, which only the process that has it whole can do.
+def _require_split(
+    variant: RetentionVariantConfig, settings: RetentionSettings, optimizer: torch.optim.Optimizer
+) -> None:
+    """The null space is kept by the task's part of a step, which not every optimizer's steps can be split into.
 
     Raises:
-        InputError: several processes or GPUs, a sharded model, or float16, whose gradients are scaled.
+        InputError: the optimizer's cannot.
+    """
+    uses_part = NullSpaceProjection in enabled_mechanisms(variant) and settings.null_space_target == "task_update"
+    if uses_part and not splits_by_task(optimizer):
+        expected = "torch.optim.AdamW without amsgrad or maximize, whose steps split into the task's part and the rest"
+        hint = 'project the whole step: Retention(..., settings=RetentionSettings(null_space_target="update"))'
+        raise InputError("optimizer", expected, type(optimizer).__name__, hint)
+
+
+def require_whole_gradients(args: TrainingArguments) -> None:
+    """The mechanisms split a step's gradient, which only a process that has it whole can do.
+
+    Raises:
+        InputError: several GPUs in one process, or gradients of which each process holds a part.
     """
     found = {
-        "world_size": args.world_size > 1 and f"{args.world_size} processes",
         "n_gpu": args.n_gpu > 1 and f"{args.n_gpu} GPUs in one process",
-        "deepspeed": bool(args.deepspeed) and "DeepSpeed",
-        "fsdp": bool(args.fsdp) and "FSDP",
-        "fp16": args.fp16 and "float16",
+        "deepspeed": bool(args.deepspeed) and "DeepSpeed, which shards gradients as they are computed",
+        "fsdp": bool(args.fsdp) and "FSDP, which shards them",
     }
     for name, got in found.items():
         if got:
-            hint = "train with one process on one device, in float32 or bfloat16"
-            raise InputError(f"TrainingArguments.{name}", "one process in float32 or bfloat16", got, hint)
+            expected = "whole gradients in every process"
+            raise InputError(f"TrainingArguments.{name}", expected, got, "start one process a GPU: torchrun, with DDP")

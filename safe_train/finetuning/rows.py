@@ -1,0 +1,176 @@
+"""Retention examples of a data set, batch by batch, as a function of seed and number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safe_train.distributed.processes import ALONE, Processes
+from safe_train.errors import InputError
+from safe_train.finetuning.chats import IGNORED, ChatCollator
+from safe_train.model.folders import FOREIGN_ERRORS, as_input_error
+
+Collate = Callable[[list[Any]], Mapping[str, Any]]
+
+_ROWS = int.from_bytes(b"protected", "big")  # tells these random numbers from the others of a seed
+_CHAT_COLUMNS = frozenset({"messages", "prompt", "completion", "text"})
+
+
+class RowData(Protocol):
+    """A data set of rows as a ``transformers.Trainer`` takes them."""
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One row."""
+        ...
+
+
+@dataclass(frozen=True)
+class RetentionBatch:
+    """Retention examples.
+
+    Attributes:
+        inputs: what the model takes, ``input_ids`` [B, T] among them, perhaps images.
+        rows: int64 [N], the row of each labeled token.
+        positions: int64 [N], the position whose hidden state predicts it.
+        labels: int64 [N], the labeled tokens.
+    """
+
+    inputs: dict[str, Tensor]
+    rows: Tensor
+    positions: Tensor
+    labels: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """Examples in the batch."""
+        return self.inputs["input_ids"].shape[0]
+
+    @staticmethod
+    def of(collated: Mapping[str, Any], device: torch.device) -> RetentionBatch:
+        """A collated batch; position t predicts label t + 1, and labels of -100 do not count.
+
+        Raises:
+            ValueError: it has no labels, or none that counts.
+        """
+        if "labels" not in collated:
+            got = ", ".join(collated)
+            raise ValueError(f"retention examples: expected labels, got {got}; add them to the data set")
+        inputs = {name: value.to(device) for name, value in collated.items() if isinstance(value, Tensor)}
+        targets = inputs.pop("labels")[:, 1:]
+        rows, positions = (targets != IGNORED).nonzero(as_tuple=True)
+        if not len(rows):
+            raise ValueError("retention examples: expected labels other than -100 behind the first token, got none")
+        return RetentionBatch(inputs, rows, positions, targets[rows, positions])
+
+
+class RetentionExamples:
+    """Batches of retention examples as a function of seed and number, so that a resumed run sees the same ones.
+
+    Every row comes once before any comes again, in an order of its own each time.
+    """
+
+    def __init__(
+        self,
+        data: RowData,
+        collate: Collate,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
+        """Takes the rows, and puts the first together as a batch, which would fail the training later.
+
+        Raises:
+            InputError: they have no number, such as a stream's, or the collator takes no such rows; or there are more
+                processes than rows in a batch.
+            ValueError: there are none, or they have no labels.
+        """
+        if batch_size < processes.world_size:
+            expected = f"at least one retention example for each of {processes.world_size} processes"
+            raise InputError("rows_per_step", expected, str(batch_size), f"set it to {processes.world_size} or more")
+        self.data, self.collate, self.batch_size = data, collate, batch_size
+        self.seed, self.device, self.processes = seed, device, processes
+        self._order: tuple[int, list[int]] = (-1, [])
+        first = first_of(data)
+        with as_input_error(
+            "retention examples", "what the trainer's collator takes, as rows of the training data", _HINT
+        ):
+            collated = collate([first])
+        RetentionBatch.of(collated, device)
+
+    def batch(self, number: int) -> RetentionBatch:
+        """This process's share of batch number so and so."""
+        places = range(number * self.batch_size, (number + 1) * self.batch_size)
+        return self._batch(self.processes.shard(places))
+
+    def coming(self, number: int, num_rows: int, *, one_by_one: bool = False) -> Iterator[RetentionBatch]:
+        """Whole batches from a number on, with at least ``num_rows`` rows in all; or each of their rows alone."""
+        first, count = number * self.batch_size, -(-num_rows // self.batch_size)
+        size = 1 if one_by_one else self.batch_size
+        for start in range(first, first + count * self.batch_size, size):
+            yield self._batch(range(start, start + size))
+
+    def _batch(self, places: Sequence[int]) -> RetentionBatch:
+        return RetentionBatch.of(self.collate([self.data[self._index(place)] for place in places]), self.device)
+
+    def _index(self, place: int) -> int:
+        epoch, within = divmod(place, len(self.data))
+        if self._order[0] != epoch:
+            order = np.random.default_rng([_ROWS, self.seed, epoch]).permutation(len(self.data))
+            self._order = (epoch, order.tolist())
+        return self._order[1][within]
+
+
+_HINT = (
+    "tokenize them as the trained rows are: input_ids, and labels that are -100 where nothing is to be kept; or give "
+    "the trainer a processing_class with a chat template, for rows of messages"
+)
+
+
+def first_of(data: RowData) -> Any:
+    """The first row.
+
+    Raises:
+        InputError: the data set has no length.
+        ValueError: it has no rows.
+    """
+    if not hasattr(data, "__len__"):
+        hint = "take a part of it as a list: list(itertools.islice(rows, 1000))"
+        raise InputError("retention examples", "a data set with a length", type(data).__name__, hint)
+    if not len(data):
+        raise ValueError("retention examples: expected at least one, got none; without them nothing is retained")
+    return data[0]
+
+
+def collator_for(data: RowData, collate: Collate, processing_class: Any) -> Collate:
+    """What puts the rows together: the trainer's collator, or, for text that it does not take, a chat collator.
+
+    Args:
+        data: the retention examples.
+        collate: the trainer's collator.
+        processing_class: the trainer's processor or tokenizer, or None.
+
+    Raises:
+        InputError: as :class:`RetentionExamples` and :class:`ChatCollator`.
+        ValueError: as :class:`RetentionExamples`.
+    """
+    first = first_of(data)
+    is_text = isinstance(first, Mapping) and "input_ids" not in first and not _CHAT_COLUMNS.isdisjoint(first)
+    if processing_class is None or not is_text:
+        return collate
+    try:
+        collated = collate([first])
+    except FOREIGN_ERRORS:
+        return ChatCollator(processing_class)
+    takes = isinstance(collated, Mapping) and {"input_ids", "labels"} <= set(collated)
+    return collate if takes else ChatCollator(processing_class)

@@ -1,0 +1,171 @@
+"""The model that is trained, as the retention mechanisms see it, and its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from safe_train.errors import InputError
+from safe_train.finetuning.rows import RetentionBatch
+from safe_train.model.activation_checkpointing import checkpointed
+from safe_train.model.base import Base
+from safe_train.retention import AnswerStates
+from safe_train.retention.mechanism import LogitHead
+
+_HEAD_TOLERANCE = 0.02  # a forgotten scale, cap or bias moves logits by several percent; bfloat16 rounds by 0.4 %
+
+
+class RetentionLanguageModel:
+    """A :class:`~safe_train.retention.RetentionModel` over a text or image-text model that is being trained.
+
+    Student and teacher run in evaluation mode, so that no dropout lies between them. The teacher of a PEFT model is the
+    same model with its adapter switched off; that of any other model is a frozen copy, which takes its memory again.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, sample: RetentionBatch) -> None:
+        """Takes the trained model, the frozen one if it is another, and rows on which its head is tried.
+
+        Raises:
+            InputError: its logits are not a linear map of its last hidden states, or the output head is trained.
+        """
+        require_frozen_head(model)
+        self.model = model
+        with evaluating(model):
+            self._student = _with_head_found(_as_base(model), sample)
+        self._teacher = self._student if teacher is None else _as_base(teacher)
+        self.head: LogitHead = self._student.head
+
+    def student(self, batch: RetentionBatch) -> AnswerStates:
+        """Hidden states that predict the labeled tokens."""
+        with evaluating(self.model), _recomputing(self.model):
+            hidden = self._hidden_states(batch)
+        return AnswerStates(hidden[batch.rows, batch.positions], batch.labels, batch.rows)
+
+    @torch.no_grad()
+    def teacher(self, batch: RetentionBatch) -> Tensor:
+        """Those of the model before the training."""
+        adapter_off = self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
+        with evaluating(self.model), adapter_off:
+            hidden = self._teacher.last_hidden_state(**self._teacher.ready(batch.inputs))
+        return hidden[batch.rows, batch.positions]
+
+    @torch.no_grad()
+    def keeps_rows(self, linears: dict[str, nn.Linear], batch: RetentionBatch) -> bool:
+        """Whether the inputs of these layers have a batch's rows along their leading axis.
+
+        Those of a vision tower have images, tiles or patches there, those of an expert the tokens that come to it.
+        """
+        inside = {id(module) for module in self._student.model.get_decoder().modules()}
+        if not all(id(module) in inside for module in linears.values()):
+            return False
+        leading: set[int] = set()
+        handles = [
+            module.register_forward_pre_hook(lambda _module, inputs: leading.add(inputs[0].shape[0]))
+            for module in linears.values()
+        ]
+        try:
+            with evaluating(self.model):
+                self._hidden_states(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return leading <= {batch.num_rows}
+
+    def _hidden_states(self, batch: RetentionBatch) -> Tensor:
+        """Of the trained model [B, T, H]; trained prompts stand before the rows, and are put there by PEFT alone."""
+        inputs = self._student.ready(batch.inputs)
+        if not learns_prompts(self.model):
+            return self._student.last_hidden_state(**inputs)
+        found: list[Tensor] = []
+        decoder = self._student.model.base_model
+        handle = decoder.register_forward_hook(lambda _module, _inputs, output: found.append(output.last_hidden_state))
+        try:
+            self.model(**inputs)
+        finally:
+            handle.remove()
+        return found[-1][:, -inputs["input_ids"].shape[1] :]
+
+
+def learns_prompts(model: nn.Module) -> bool:
+    """Whether what is trained are prompts (prompt tuning, P-tuning, prefix tuning) and no layers."""
+    return isinstance(model, PeftModel) and model.peft_config[str(model.active_adapter)].is_prompt_learning
+
+
+def require_frozen_head(model: nn.Module) -> None:
+    """The retention mechanisms compare hidden states and put one head on the student's and the teacher's.
+
+    Raises:
+        InputError: the head is trained, itself or by an adapter on it; or there is none.
+    """
+    base = _as_base(model).model
+    head, inside = base.get_output_embeddings(), {id(p) for p in base.base_model.parameters()}
+    if head is None:
+        expected = "a language model with an output head"
+        hint = "load it by AutoModelForCausalLM or AutoModelForImageTextToText"
+        raise InputError("model", expected, type(base).__name__, hint)
+    of_head = {id(p) for p in head.parameters()}
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad and (id(parameter) in of_head or id(parameter) not in inside):
+            hint = "leave the output head out of target_modules and modules_to_save"
+            if not isinstance(model, PeftModel):
+                hint = "freeze it with model.get_output_embeddings().requires_grad_(False), or train an adapter"
+            expected = "a frozen one, since student and teacher share it"
+            raise InputError("output head", expected, f"a trained {name}", hint)
+
+
+def trained_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers whose weights are trained, by name; of many adapters of PEFT there are none."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.requires_grad
+    }
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; behind it, every module is in the mode in which it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+@contextmanager
+def _recomputing(model: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing in evaluation mode, where the model's own, which is switched on, does nothing."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing]
+    with ExitStack() as stack:
+        if layers:
+            stack.enter_context(checkpointed(layers, lambda: evaluating(model)))
+        yield
+
+
+def _as_base(model: nn.Module) -> Base:
+    """The language model itself, without the PEFT model around it."""
+    found: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return Base(found, None, found.config.name_or_path or type(found).__name__)
+
+
+@torch.no_grad()
+def _with_head_found(base: Base, sample: RetentionBatch) -> Base:
+    """The base with the head that gives its model's logits, with a configured cap on them or without."""
+    inputs = base.ready(sample.inputs)
+    hidden = base.last_hidden_state(**inputs)
+    logits = base.model(**inputs, use_cache=False).logits.float()
+    for caps_logits in (True, False):
+        found = replace(base, caps_logits=caps_logits)
+        if (found.head(hidden) - logits).norm() <= _HEAD_TOLERANCE * logits.norm():
+            return found
+    got = f"other logits in {type(base.model).__name__}"
+    raise InputError(base.source, "logits that are softcap(h W + b) of the last hidden states h", got, "choose another")
