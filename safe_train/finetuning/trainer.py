@@ -112,7 +112,6 @@ class RetentionCallback(TrainerCallback):
             InputError: the training is of a kind that cannot be split, by its processes or by its optimizer; or the
                 checkpoint to resume from was written without retention.
         """
-        require_whole_gradients(args)
         model = objects["model"]
         # Out of Accelerate's wrapper, since the mechanisms read the optimizer's own state.
         optimizer = getattr(objects["optimizer"], "optimizer", objects["optimizer"])
@@ -267,7 +266,7 @@ class RetentionMixin:
         """
         super().__init__(*args, **options)
         trainer: Any = self
-        require_whole_gradients(trainer.args)
+        require_whole_gradients(trainer.args, trainer.accelerator.distributed_type.value)
         processing_class = getattr(trainer, "processing_class", None)
         self.retention = RetentionCallback(retention, trainer.model, trainer.data_collator, processing_class)
         trainer.add_callback(self.retention)
@@ -328,18 +327,26 @@ def _require_split(
         raise InputError("optimizer", expected, type(optimizer).__name__, hint)
 
 
-def require_whole_gradients(args: TrainingArguments) -> None:
+def require_whole_gradients(args: TrainingArguments, distributed_type: str = "NO") -> None:
     """The mechanisms split a step's gradient, which only a process that has it whole can do.
 
+    Args:
+        args: of the trainer.
+        distributed_type: Accelerate's word for how the processes work together; also told by ``accelerate launch``.
+
     Raises:
-        InputError: several GPUs in one process, or gradients of which each process holds a part.
+        InputError: several GPUs in one process, gradients of which each process holds a part, or weights that are
+            moved during the backward pass.
     """
+    steps_early = str(args.optim).removeprefix("OptimizerNames.").lower()
     found = {
         "n_gpu": args.n_gpu > 1 and f"{args.n_gpu} GPUs in one process",
-        "deepspeed": bool(args.deepspeed) and "DeepSpeed, which shards gradients as they are computed",
-        "fsdp": bool(args.fsdp) and "FSDP, which shards them",
+        "deepspeed": (bool(args.deepspeed) or distributed_type == "DEEPSPEED") and "DeepSpeed, which shards gradients",
+        "fsdp": (bool(args.fsdp) or distributed_type == "FSDP") and "FSDP, which shards gradients",
+        "optim": steps_early.endswith(("layerwise", "lomo")) and f"{args.optim}, which steps within the backward pass",
     }
     for name, got in found.items():
         if got:
-            expected = "whole gradients in every process"
-            raise InputError(f"TrainingArguments.{name}", expected, got, "start one process a GPU: torchrun, with DDP")
+            expected = "whole gradients in every process before the optimizer's step"
+            hint = "take another optimizer" if name == "optim" else "start one process a GPU, by torchrun, with DDP"
+            raise InputError(f"TrainingArguments.{name}", expected, got, hint)

@@ -500,12 +500,28 @@ def test_the_callback_alone_is_refused(tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize("given", [{"n_gpu": 2}, {"deepspeed": "plan.json"}, {"fsdp": ["full_shard"]}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"n_gpu": 2},
+        {"deepspeed": "plan.json"},
+        {"fsdp": ["full_shard"]},
+        {"optim": "lomo"},
+        {"optim": "galore_adamw_layerwise"},
+    ],
+)
 def test_what_cannot_be_split_is_refused(given):
-    alone = {"n_gpu": 1, "deepspeed": None, "fsdp": None}
+    alone = {"n_gpu": 1, "deepspeed": None, "fsdp": None, "optim": "adamw_torch"}
     require_whole_gradients(SimpleNamespace(**alone))
     with pytest.raises(InputError, match=rf"TrainingArguments\.{next(iter(given))}: expected whole gradients in every"):
         require_whole_gradients(SimpleNamespace(**alone | given))
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "fsdp"])
+def test_what_accelerate_launch_is_told_to_shard_is_refused(name):
+    args = SimpleNamespace(n_gpu=1, deepspeed=None, fsdp=None, optim="adamw_torch")
+    with pytest.raises(InputError, match=rf"TrainingArguments\.{name}: expected whole gradients"):
+        require_whole_gradients(args, name.upper())
 
 
 # --- the retention examples
