@@ -54,7 +54,7 @@ class ChatCollator:
 
     def _conversations(self, chats: Sequence[list[Message]], images: Sequence[list[Any]]) -> dict[str, Tensor]:
         if not getattr(self.processor, "chat_template", None):
-            hint = "choose an instruction-tuned model, or write rows with input_ids and labels"
+            hint = "choose an instruction-tuned model, or write rows with prompt and completion as strings"
             raise InputError("processing_class", "a chat template, for rows of messages", "none", hint)
         if any(images) and not self._takes_images:
             hint = "give the trainer the model's processor: processing_class=AutoProcessor.from_pretrained(...)"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -132,8 +133,8 @@ class RetentionExamples:
 
 
 _HINT = (
-    "tokenize them as the trained rows are: input_ids, and labels that are -100 where nothing is to be kept; or give "
-    "the trainer a processing_class with a chat template, for rows of messages"
+    "tokenize them: input_ids, and labels that are -100 where nothing is to be kept; or give the trainer the model's "
+    "tokenizer or processor as processing_class, for rows of messages"
 )
 
 
@@ -153,7 +154,11 @@ def first_of(data: RowData) -> Any:
 
 
 def collator_for(data: RowData, collate: Collate, processing_class: Any) -> Collate:
-    """What puts the rows together: the trainer's collator, or, for text that it does not take, a chat collator.
+    """What puts the rows together.
+
+    For rows of text, a :class:`ChatCollator`. For rows of token ids and labels, the trainer's collator if it returns
+    them as rows, else padding: trainers of preferences or rewards have a collator for rows of another kind, and one
+    without padding makes a single row of all. For any other rows, the trainer's collator.
 
     Args:
         data: the retention examples.
@@ -161,16 +166,44 @@ def collator_for(data: RowData, collate: Collate, processing_class: Any) -> Coll
         processing_class: the trainer's processor or tokenizer, or None.
 
     Raises:
-        InputError: as :class:`RetentionExamples` and :class:`ChatCollator`.
+        InputError: as :class:`RetentionExamples`.
         ValueError: as :class:`RetentionExamples`.
     """
     first = first_of(data)
-    is_text = isinstance(first, Mapping) and "input_ids" not in first and not _CHAT_COLUMNS.isdisjoint(first)
-    if processing_class is None or not is_text:
+    if not isinstance(first, Mapping):
         return collate
-    try:
-        collated = collate([first])
-    except FOREIGN_ERRORS:
+    if "input_ids" not in first and processing_class is not None and not _CHAT_COLUMNS.isdisjoint(first):
         return ChatCollator(processing_class)
-    takes = isinstance(collated, Mapping) and {"input_ids", "labels"} <= set(collated)
-    return collate if takes else ChatCollator(processing_class)
+    columns = [first.get(name) for name in ("input_ids", "labels")]
+    if all(_is_integers(column) for column in columns) and not _returns_rows(collate, first):
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        return partial(pad_rows, padding=getattr(tokenizer, "pad_token_id", None) or 0)
+    return collate
+
+
+def pad_rows(rows: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Tensor]:
+    """Token ids and labels [B, T], padded on the right, with an attention mask."""
+    length = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values: Iterable[Any], value: int) -> Tensor:
+        return torch.tensor([[*map(int, row), *[value] * (length - len(row))] for row in values])
+
+    return {
+        "input_ids": padded((row["input_ids"] for row in rows), padding),
+        "labels": padded((row["labels"] for row in rows), IGNORED),
+        "attention_mask": padded(([1] * len(row["input_ids"]) for row in rows), 0),
+    }
+
+
+def _is_integers(column: Any) -> bool:
+    is_list = isinstance(column, (Sequence, Tensor, np.ndarray)) and not isinstance(column, str)
+    return is_list and len(column) > 0 and all(isinstance(int(value), int) for value in column)
+
+
+def _returns_rows(collate: Collate, row: Mapping[str, Any]) -> bool:
+    """Whether a collator makes two rows, with labels, of two."""
+    try:
+        collated = collate([dict(row), dict(row)])
+        return "labels" in collated and len(collated["input_ids"]) == 2
+    except FOREIGN_ERRORS:
+        return False
