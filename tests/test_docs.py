@@ -21,7 +21,7 @@ EXAMPLES = {
 
 
 def test_there_are_examples():
-    assert {page.name for page in EXAMPLES} >= {"README.md", "retention.md", "hugging_face.md"}
+    assert {page.name for page in EXAMPLES} >= {"README.md", "retention.md", "hugging_face.md", "finetuning.md"}
 
 
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.name)

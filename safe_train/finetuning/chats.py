@@ -60,10 +60,10 @@ class ChatCollator:
             hint = "give the trainer the model's processor: processing_class=AutoProcessor.from_pretrained(...)"
             raise InputError("processing_class", "a processor, for rows with images", "a tokenizer", hint)
         prompts = ChatPrompts(self.processor)
-        chats = [self._in_form(chat, len(of_row)) for chat, of_row in zip(chats, images, strict=True)]
+        formed = [self._in_form(chat, len(of_row)) for chat, of_row in zip(chats, images, strict=True)]
         encoded = dict(
             self.processor(
-                text=[prompts.conversation(chat) for chat in chats],
+                text=[prompts.conversation(chat) for chat in formed],
                 **({"images": list(images)} if any(images) else {}),
                 padding=True,
                 padding_side="right",
@@ -71,9 +71,9 @@ class ChatCollator:
                 return_tensors="pt",
             )
         )
-        return self._labeled(encoded, [prompts.last_answer_ids(chat) for chat in chats])
+        return self._labeled(encoded, [prompts.last_answer_ids(chat) for chat in formed])
 
-    def _in_form(self, chat: list[Message], num_images: int) -> list[Message]:
+    def _in_form(self, chat: Sequence[Message], num_images: int) -> Sequence[Message]:
         """Contents as templates take them: lists of parts for a processor, strings for a tokenizer."""
         if not self._takes_images:
             return [{**message, "content": _as_text(message["content"])} for message in chat]

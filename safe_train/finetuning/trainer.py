@@ -170,7 +170,8 @@ class RetentionCallback(TrainerCallback):
             share = len(batch.labels) / self._processes.sum(len(batch.labels))
             with self._processes.summed_gradients(self._parameters):
                 loss = stack.loss(batch) * share
-                loss.backward()
+                if loss.requires_grad:  # not where a vision tower alone is trained and no row has an image
+                    loss.backward()
             self._loss = self._processes.mean(loss.item() / share, len(batch.labels))
         stack.after_retention_backward()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -338,15 +339,15 @@ def require_whole_gradients(args: TrainingArguments, distributed_type: str = "NO
         InputError: several GPUs in one process, gradients of which each process holds a part, or weights that are
             moved during the backward pass.
     """
-    steps_early = str(args.optim).removeprefix("OptimizerNames.").lower()
+    optimizer = str(args.optim).removeprefix("OptimizerNames.").lower()
     found = {
-        "n_gpu": args.n_gpu > 1 and f"{args.n_gpu} GPUs in one process",
-        "deepspeed": (bool(args.deepspeed) or distributed_type == "DEEPSPEED") and "DeepSpeed, which shards gradients",
-        "fsdp": (bool(args.fsdp) or distributed_type == "FSDP") and "FSDP, which shards gradients",
-        "optim": steps_early.endswith(("layerwise", "lomo")) and f"{args.optim}, which steps within the backward pass",
+        "n_gpu": (args.n_gpu > 1, f"{args.n_gpu} GPUs in one process"),
+        "deepspeed": (args.deepspeed or distributed_type == "DEEPSPEED", "DeepSpeed, which shards gradients"),
+        "fsdp": (args.fsdp or distributed_type == "FSDP", "FSDP, which shards gradients"),
+        "optim": (optimizer.endswith(("layerwise", "lomo")), f"{optimizer}, which steps within the backward pass"),
     }
-    for name, got in found.items():
-        if got:
+    for name, (is_so, got) in found.items():
+        if is_so:
             expected = "whole gradients in every process before the optimizer's step"
             hint = "take another optimizer" if name == "optim" else "start one process a GPU, by torchrun, with DDP"
             raise InputError(f"TrainingArguments.{name}", expected, got, hint)

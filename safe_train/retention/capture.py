@@ -88,6 +88,12 @@ class LinearCapture:
             raise ValueError(f"{name}: expected states of {self.num_samples} samples, got {shape}; take one at a time")
         return states[:, None] if states.dim() == 2 else states.flatten(1, -2)
 
+    @staticmethod
+    def backward(loss: Tensor) -> None:
+        """The backward pass, unless no recorded layer was used, as no vision tower is by rows without an image."""
+        if loss.requires_grad:
+            loss.backward()
+
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Inputs [N, T, d_in] and output gradients [N, T, d_out] of each layer that was used since the last call."""
         taken = {

@@ -186,7 +186,7 @@ def accumulate_fisher(
             states = model.student(batch)
             numbers = (count + number for number in collectives.global_indices(batch.num_rows))
             drawn = draw_labels(model.head, states, numbers, seed) if labels == "true" else None
-            negative_log_likelihood(model.head, states, drawn).backward()
+            capture.backward(negative_log_likelihood(model.head, states, drawn))
             captured = capture.take()
         for name, (inputs, grad_outputs) in captured.items():
             fisher_diagonal_(fishers[name], inputs, grad_outputs)

@@ -165,6 +165,11 @@ class NullSpaceProjection(Mechanism):
         self.calibrate()
         self.computed_at = examples_seen
         energies = [basis.captured_energy for basis in self.bases.values()]
+        if not energies:
+            logger.warning(
+                "null space at step %d: no retention example uses a trained layer; nothing is projected", step
+            )
+            return
         logger.info("null space at step %d: captured energy %.2f to %.2f", step, min(energies), max(energies))
 
     def calibrate(self, batches: CalibrationBatches | None = None) -> None:

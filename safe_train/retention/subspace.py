@@ -150,5 +150,5 @@ def captured_inputs_and_gradients(
         recorded: names of the layers that are wanted; None for all.
     """
     with LinearCapture(linears, recorded, num_samples=int(batch.num_rows)) as capture:
-        negative_log_likelihood(model.head, model.student(batch)).backward()
+        capture.backward(negative_log_likelihood(model.head, model.student(batch)))
         return capture.take()

@@ -18,9 +18,6 @@ from tests.finetuning.tiny_images import KINDS, image_model, image_rows, loaded
 from tests.finetuning.tiny_text import RetentiveTrainer, arguments
 from tests.tolerances import LEAKAGE, LOGITS, relative_error
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers calls its own old name
-)
 CPU = torch.device("cpu")
 PROTECTED = image_rows(6, 2)
 SETTINGS = RetentionSettings(null_space_min_samples=6, fisher_samples=6, null_space_refresh_interval=12)
@@ -122,6 +119,16 @@ def test_a_rows_gradient_is_its_own_in_the_vision_tower_too(kind, targets):
     if alone:  # taken together, it is noticed or wrong
         with pytest.raises(ValueError, match="take one at a time"):
             accumulate_fisher(student, linears, examples.coming(0, len(PROTECTED)), **given)
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl"])
+def test_a_vision_tower_alone_is_trained_beside_rows_without_an_image(tmp_path, kind):
+    """One of the retention examples a step: of those without an image, none has a gradient."""
+    trainer, _ = train(tmp_path, kind, Retention(PROTECTED, settings=SETTINGS, rows_per_step=1), "tower", max_steps=12)
+    trainer.train_dataset = [row for row in image_rows(36, 1) if row["images"]]
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+    assert trainer.state.log_history[-2]["null_space_leakage"] < LEAKAGE
 
 
 def test_messages_of_a_vision_model_need_its_processor():

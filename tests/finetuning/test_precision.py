@@ -17,9 +17,6 @@ from tests.finetuning.tiny_text import SETTINGS, retentive, text_model, trained_
 from tests.tolerances import LEAKAGE, PARALLEL, relative_error
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # transformers 5.23 calls it activation_checkpointing, 5.17 does not know that name.
-    pytest.mark.filterwarnings("ignore:`gradient_checkpointing(_kwargs)?` is deprecated:FutureWarning"),
     # A step that a scaler has skipped, of which the trainer's scheduler knows nothing.
     pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step\\(\\)` before:UserWarning"),
 ]

@@ -17,7 +17,6 @@ from tests.tolerances import PARALLEL, relative_error
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("finetuning processes"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 VARIANTS = ("no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_retention")
 CASES = {name: {"variant": name} for name in VARIANTS} | {

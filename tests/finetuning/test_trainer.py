@@ -42,9 +42,6 @@ from tests.finetuning.tiny_text import (
 )
 from tests.tolerances import LEAKAGE, PARALLEL, relative_error
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # transformers calls its own old name
-)
 PROTECTED = rows(24, 2)
 NULL_SPACE_ALONE = RetentionVariantConfig(
     name="alone", description="", retention_loss_weight=0.0, distillation_weight=0.0, fisher_weight=0.0,

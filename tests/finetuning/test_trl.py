@@ -25,12 +25,7 @@ from tests.finetuning.tiny_images import image_model, image_rows, loaded
 from tests.model.families.building import chat_template, text_config, tokenizer_with
 from tests.tolerances import LEAKAGE
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of the libraries about each other
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = pytest.mark.slow
 SETTINGS = RetentionSettings(null_space_min_samples=8, fisher_samples=8, null_space_refresh_interval=16)
 STEPS = 4
 

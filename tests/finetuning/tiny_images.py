@@ -20,6 +20,7 @@ KINDS = ("llava", "qwen2_vl", "qwen2_5_vl", "smolvlm", "gemma3")
 _TARGETS = {
     "decoder": r".*language_model.*\.(q_proj|v_proj)|.*text_model.*\.(q_proj|v_proj)",
     "everything": "all-linear",
+    "tower": r".*vision.*\.(q_proj|v_proj)|.*visual.*\.qkv",
 }
 
 
@@ -33,7 +34,7 @@ def loaded(kind: str) -> tuple[Any, Any]:
 
 
 def image_model(kind: str, targets: str = "decoder") -> Any:
-    """The model with LoRA on its decoder, or on every linear layer, the vision tower's included."""
+    """The model with LoRA on its decoder, on every linear layer, or on the vision tower alone."""
     model = copy.deepcopy(loaded(kind)[0])
     torch.manual_seed(1)
     config = LoraConfig(r=4, lora_dropout=0.1, target_modules=_TARGETS[targets], exclude_modules="lm_head")

@@ -20,7 +20,6 @@ def example():
     del sys.modules[spec.name]
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # transformers' own use
 def test_the_example_keeps_what_a_plain_training_forgets(example):
     found = example.compare(example.tiny_task(), variant="full_retention", steps=100)
     old = {name: right for name, (right, _) in found.items()}

@@ -1,14 +1,11 @@
 """A mechanism that is registered acts in a ``transformers.Trainer`` as well."""
 
-import pytest
-
 from safe_train.huggingface import Retention
 from safe_train.retention import MECHANISMS
 from tests.finetuning.tiny_text import RetentiveTrainer, arguments, collate, rows, text_model
 from tests.retention.l2_anchor import PROBE, L2Anchor
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # transformers' own use
 def test_a_transformers_trainer_trains_with_it(monkeypatch, tmp_path):
     monkeypatch.setitem(MECHANISMS, L2Anchor.name, L2Anchor)
     model = text_model(adapter=True)

@@ -1,9 +1,12 @@
 """With gradient checkpointing the gradients are the same bits, and the layers' inner activations are not kept."""
 
+import contextlib
+
 import pytest
 import torch
 
 from safe_train.config import build_config
+from safe_train.model.activation_checkpointing import checkpoint_layers, checkpointed
 from safe_train.training.build import attach as attach_configured
 from safe_train.training.build import load_base_model
 
@@ -62,8 +65,8 @@ def test_generation_and_bypass_do_not_change(source, rows, attach):
     model, encoder = attach(source)
     prompts, features = encoder.prompt_batch(rows).inputs, encoder.features_of(rows)
     found = []
-    for checkpointed in (False, True):
-        if checkpointed:
+    for recomputes in (False, True):
+        if recomputes:
             model.checkpoint_gradients()
         found.append([model.generate(prompts, heard, max_new_tokens=4, do_sample=False) for heard in (None, features)])
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
@@ -88,3 +91,15 @@ def test_the_setting_switches_it(checkpointed):
     config = build_config({}, {"model.gradient_checkpointing": str(checkpointed).lower()})
     model = attach_configured(load_base_model(config), config)
     assert all(("forward" in vars(layer)) == checkpointed for layer in model.base.decoder_layers)
+
+
+def test_layers_are_left_as_they_were():
+    """One without a pass of its own, and one whose pass another has replaced."""
+    plain, replaced = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    checkpoint_layers([replaced], contextlib.nullcontext)
+    before = replaced.forward
+    with checkpointed([plain, replaced], contextlib.nullcontext):
+        assert "forward" in vars(plain)
+        assert replaced.forward is not before
+    assert "forward" not in vars(plain)
+    assert replaced.forward is before

@@ -75,3 +75,22 @@ def test_a_layer_used_twice_is_summed_over_its_uses_before_squaring():
 def test_a_trained_bias_is_refused():
     with pytest.raises(ValueError, match="without a trained bias"):
         LinearCapture({"layer": nn.Linear(2, 2)})
+
+
+def test_all_that_a_layer_gets_is_the_only_samples():
+    """Two tiles of one image, or tokens that a router has taken out of their row."""
+    layer, tiles = nn.Linear(4, 3, bias=False), torch.randn(2, 5, 4)
+    with LinearCapture({"layer": layer}, num_samples=1) as capture:
+        layer(tiles).square().sum().backward()
+        inputs, grad_outputs = capture.take()["layer"]
+    (expected,) = torch.autograd.grad(layer(tiles).square().sum(), layer.weight)
+    assert relative_error(per_sample_gradients(inputs, grad_outputs), expected.flatten()[None]) < FISHER[torch.float32]
+
+
+def test_a_leading_axis_that_is_not_that_of_the_samples_is_refused():
+    layer = nn.Linear(4, 3, bias=False)
+    with (
+        LinearCapture({"layer": layer}, num_samples=3),
+        pytest.raises(ValueError, match=r"of 3 samples, got \[2, 5, 4\]"),
+    ):
+        layer(torch.randn(2, 5, 4)).sum().backward()

@@ -81,18 +81,22 @@ def test_memory_counts_the_samples_that_are_still_to_come(monkeypatch):
         assert len(recorded) == 2 * num_passes
 
 
-def test_a_layer_that_only_later_rows_use_gets_its_basis_too():
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_layer_that_only_later_rows_use_gets_its_basis_too(monkeypatch, memory):
     """The second layer's part is left out of the first batch, as of a batch without its modality."""
     model = ToyModel(dtype=torch.float64)
-    hidden, seen = model.hidden, []
+    hidden, without = model.hidden, next(iter(model.batches(12))).inputs
 
     def partial_hidden(inputs):
-        seen.append(inputs)
-        return inputs @ model.anchor + model.first(inputs) if len(seen) == 1 else hidden(inputs)
+        alone = inputs @ model.anchor + model.first(inputs)
+        return alone if torch.equal(inputs, without) else hidden(inputs)
 
+    recorded = recorded_layers(monkeypatch)
     model.hidden = partial_hidden
-    bases = gradient_subspace(model, model.linears, model.batches, num_samples=12, rank=4, energy=None)
+    bases = gradient_subspace(model, model.linears, model.batches, num_samples=12, rank=4, energy=None, memory=memory)
     model.hidden = hidden
+    both = ["first", "second"]
+    assert recorded == [both, both] + ([["second"], ["second"]] if memory else [])  # it waits for a pass of its own
     assert set(bases) == {"first", "second"}
     rows = per_row_gradients(model, list(model.batches(12))[1])["second"].flatten(1)
     best = torch.linalg.svd(rows, full_matrices=False).Vh[:4].T
