@@ -19,6 +19,7 @@ from safe_train.model.base import Base
 from safe_train.retention import AnswerStates
 from safe_train.retention.mechanism import LogitHead
 
+_TAKEN_OUT_OF_THE_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _HEAD_TOLERANCE = 0.02  # a forgotten scale, cap or bias moves logits by several percent; bfloat16 rounds by 0.4 %
 
 
@@ -26,7 +27,8 @@ class RetentionLanguageModel:
     """A :class:`~safe_train.retention.RetentionModel` over a text or image-text model that is being trained.
 
     Student and teacher run in evaluation mode, so that no dropout lies between them. The teacher of a PEFT model is the
-    same model with its adapter switched off; that of any other model is a frozen copy, which takes its memory again.
+    same model with its adapter switched off, where that is the model as it was; else it is a frozen copy, which takes
+    the model's memory again.
     """
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, sample: RetentionBatch) -> None:
@@ -51,7 +53,8 @@ class RetentionLanguageModel:
     @torch.no_grad()
     def teacher(self, batch: RetentionBatch) -> Tensor:
         """Those of the model before the training."""
-        adapter_off = self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
+        switched = self._teacher is self._student and isinstance(self.model, PeftModel)
+        adapter_off = self.model.disable_adapter() if switched else nullcontext()
         with evaluating(self.model), adapter_off:
             hidden = self._teacher.last_hidden_state(**self._teacher.ready(batch.inputs))
         return hidden[batch.rows, batch.positions]
@@ -96,6 +99,18 @@ class RetentionLanguageModel:
 def learns_prompts(model: nn.Module) -> bool:
     """Whether what is trained are prompts (prompt tuning, P-tuning, prefix tuning) and no layers."""
     return isinstance(model, PeftModel) and model.peft_config[str(model.active_adapter)].is_prompt_learning
+
+
+def is_itself_without_adapter(model: nn.Module) -> bool:
+    """Whether the model as it was is the PEFT model with its adapter switched off.
+
+    Some initializations of LoRA (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take what the adapter begins with out of the
+    weights below it: without the adapter they are another model.
+    """
+    if not isinstance(model, PeftModel):
+        return False
+    begins = (getattr(config, "init_lora_weights", True) for config in model.peft_config.values())
+    return not any(isinstance(begin, str) and begin.startswith(_TAKEN_OUT_OF_THE_WEIGHTS) for begin in begins)
 
 
 def require_frozen_head(model: nn.Module) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -21,7 +20,13 @@ from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError
 from safe_train.finetuning.processes import ReplicatedCalibration
 from safe_train.finetuning.rows import Collate, RetentionExamples, RowData, collator_for
-from safe_train.finetuning.student import RetentionLanguageModel, learns_prompts, require_frozen_head, trained_linears
+from safe_train.finetuning.student import (
+    RetentionLanguageModel,
+    is_itself_without_adapter,
+    learns_prompts,
+    require_frozen_head,
+    trained_linears,
+)
 from safe_train.io.tensor_files import save_tensors
 from safe_train.retention import RetentionStack, build_mechanisms
 from safe_train.retention.mechanism import RunLength, TrainingContext
@@ -79,7 +84,7 @@ class RetentionCallback(TrainerCallback):
     """
 
     def __init__(self, retention: Retention, model: nn.Module, collate: Collate, processing_class: Any = None) -> None:
-        """Takes the model before its training, of which a copy is kept if a teacher is needed and it has no adapter.
+        """Takes the model before its training, of which a copy is kept if a teacher is needed.
 
         Raises:
             InputError: the head is trained, the variant asks for linear layers of which none is trained, or the
@@ -96,7 +101,8 @@ class RetentionCallback(TrainerCallback):
         _linears_for(self._variant, model)
         RetentionExamples(retention.protected, self.collate, batch_size=1, seed=0, device=torch.device("cpu"))
         self._teacher: nn.Module | None = None
-        if any(kind.needs_teacher for kind in enabled_mechanisms(self._variant)) and not isinstance(model, PeftModel):
+        needs_teacher = any(kind.needs_teacher for kind in enabled_mechanisms(self._variant))
+        if needs_teacher and not is_itself_without_adapter(model):
             self._teacher = copy.deepcopy(model).requires_grad_(False).eval()
         self._gradients_of_step: int | None = None
         self._gradient_norm = 0.0

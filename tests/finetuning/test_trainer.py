@@ -408,6 +408,30 @@ def test_what_is_logged_is_the_divergence_of_the_whole_model(tmp_path, name):
     assert trainer.retention.stack.inactive() == []
 
 
+BEGINNINGS = {
+    name: lambda name=name: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=name)
+    for name in ("gaussian", "pissa", "olora", "orthogonal")
+} | {"DoRA": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], use_dora=True)}
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_what_is_kept_is_the_model_as_it_was_however_the_adapter_begins(tmp_path, name):
+    """PiSSA and OLoRA change the weights below the adapter: without it, the model is another."""
+    torch.manual_seed(0)
+    model = get_peft_model(text_model(adapter=False), BEGINNINGS[name]())
+    kept = Retention(PROTECTED, "soft_retention", rows_per_step=len(PROTECTED))
+    trainer = retentive(tmp_path, model, kept, gradient_accumulation_steps=1)
+    divergences = EveryDivergence(model)
+    trainer.add_callback(divergences)
+    trainer.train()
+    logged = [line["kl"] for line in trainer.state.log_history if "kl" in line]
+    assert logged == pytest.approx(divergences.found, rel=1e-3, abs=1e-6)
+    assert logged[0] < 1e-6 < logged[-1]
+    with model.disable_adapter():
+        changed = divergences.now() > 1e-3
+    assert changed == (name in ("pissa", "olora"))
+
+
 @pytest.mark.parametrize("name", OTHER_ADAPTERS)
 def test_other_adapters_are_retained(tmp_path, name):
     """Beside a training without retention, less has changed."""
