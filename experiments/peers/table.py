@@ -33,10 +33,8 @@ def shares(lines: Sequence[Line]) -> dict[str, list[float]]:
 
 def table(lines: Sequence[Line], kept: int) -> str:
     """Markdown: an arm a row, for so many kept rows a skill."""
-    rows = [
-        f"| arm | trains | old rows | chosen | {', % | '.join(_GROUPS)}, % |",
-        "|---|---|---|---|" + "---|" * len(_GROUPS),
-    ]
+    columns = ["arm", "trains", "old rows", "chosen", *(f"{group}, %" for group in _GROUPS)]
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in ARMS.values():
         tested = [line for line in lines if (line["arm"], line["kept"], line["part"]) == (arm.name, kept, "test")]
         if not tested:

@@ -53,9 +53,11 @@ class RetentionLanguageModel:
     @torch.no_grad()
     def teacher(self, batch: RetentionBatch) -> Tensor:
         """Those of the model before the training."""
-        switched = self._teacher is self._student and isinstance(self.model, PeftModel)
-        adapter_off = self.model.disable_adapter() if switched else nullcontext()
-        with evaluating(self.model), adapter_off:
+        is_same = self._teacher is self._student
+        with (
+            evaluating(self.model),
+            self.model.disable_adapter() if is_same and isinstance(self.model, PeftModel) else nullcontext(),
+        ):
             hidden = self._teacher.last_hidden_state(**self._teacher.ready(batch.inputs))
         return hidden[batch.rows, batch.positions]
 
@@ -113,18 +115,33 @@ def is_itself_without_adapter(model: nn.Module) -> bool:
     return not any(isinstance(begin, str) and begin.startswith(_TAKEN_OUT_OF_THE_WEIGHTS) for begin in begins)
 
 
+def require_decoder(model: nn.Module) -> None:
+    """The retention mechanisms read one decoder's hidden states on one device, and the head behind it.
+
+    Raises:
+        InputError: there is no head, an encoder before the decoder, or the layers are on several devices.
+    """
+    base = _as_base(model).model
+    hint = "load it by AutoModelForCausalLM or AutoModelForImageTextToText"
+    if base.get_output_embeddings() is None:
+        raise InputError("model", "a language model with an output head", type(base).__name__, hint)
+    if base.config.is_encoder_decoder:
+        raise InputError("model", "a language model without an encoder of text", type(base).__name__, hint)
+    devices = sorted({str(device) for device in getattr(base, "hf_device_map", {}).values()})
+    if len(devices) > 1:
+        where = "load it without device_map, and start one process a GPU, by torchrun"
+        raise InputError("model", "all layers on one device", ", ".join(devices), where)
+
+
 def require_frozen_head(model: nn.Module) -> None:
     """The retention mechanisms compare hidden states and put one head on the student's and the teacher's.
 
     Raises:
-        InputError: the head is trained, itself or by an adapter on it; or there is none.
+        InputError: the head is trained, itself or by an adapter on it; or as :func:`require_decoder`.
     """
+    require_decoder(model)
     base = _as_base(model).model
     head, inside = base.get_output_embeddings(), {id(p) for p in base.base_model.parameters()}
-    if head is None:
-        expected = "a language model with an output head"
-        hint = "load it by AutoModelForCausalLM or AutoModelForImageTextToText"
-        raise InputError("model", expected, type(base).__name__, hint)
     of_head = {id(p) for p in head.parameters()}
     for name, parameter in base.named_parameters(remove_duplicate=False):
         if parameter.requires_grad and (id(parameter) in of_head or id(parameter) not in inside):

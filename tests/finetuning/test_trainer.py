@@ -18,7 +18,14 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+)
 
 from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.errors import InputError
@@ -357,6 +364,21 @@ def test_a_tied_head_whose_embedding_is_trained_is_refused(tmp_path):
 def test_a_model_without_a_head_is_refused(tmp_path):
     with pytest.raises(InputError, match="a language model with an output head, got LlamaModel"):
         retentive(tmp_path, text_model(adapter=False).model, Retention(PROTECTED))
+
+
+def test_an_encoder_and_decoder_is_refused(tmp_path):
+    config = T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    with pytest.raises(InputError, match="without an encoder of text, got T5ForConditionalGeneration"):
+        retentive(tmp_path, T5ForConditionalGeneration(config), Retention(PROTECTED))
+
+
+def test_layers_on_several_devices_are_refused(tmp_path):
+    model = text_model(adapter=True)
+    model.get_base_model().hf_device_map = {"model": 0, "lm_head": 0}
+    retentive(tmp_path, model, Retention(PROTECTED))
+    model.get_base_model().hf_device_map = {"model": 0, "lm_head": 1}
+    with pytest.raises(InputError, match="all layers on one device, got 0, 1"):
+        retentive(tmp_path, model, Retention(PROTECTED))
 
 
 OTHER_ADAPTERS = {
