@@ -1,6 +1,10 @@
-"""The collectives of a trainer's processes, which share a step's retention examples and calibrate each on all."""
+"""What a trainer's processes do together: they share a step's retention examples and calibrate each on all."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from safe_train.distributed.processes import Processes
 from safe_train.retention.collectives import SingleProcess
@@ -23,3 +27,15 @@ class ReplicatedCalibration(SingleProcess):
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return self.processes.any(flag)
+
+
+def average_gradients(processes: Processes, parameters: Iterable[Tensor]) -> None:
+    """Replaces each gradient by its mean over all processes, as DDP does; zeros where a process has none."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = parameter.new_zeros(parameter.shape)
+        gradients.append(parameter.grad)
+    processes.sum_(gradients)
+    for gradient in gradients:
+        gradient /= processes.world_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -10,14 +11,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from safe_train.errors import InputError
 from safe_train.finetuning.rows import RetentionBatch
 from safe_train.model.activation_checkpointing import checkpointed
-from safe_train.model.base import Base
+from safe_train.model.base import Base, OutputHead
 from safe_train.retention import AnswerStates
-from safe_train.retention.mechanism import LogitHead
 
 _TAKEN_OUT_OF_THE_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _HEAD_TOLERANCE = 0.02  # a forgotten scale, cap or bias moves logits by several percent; bfloat16 rounds by 0.4 %
@@ -39,10 +40,15 @@ class RetentionLanguageModel:
         """
         require_frozen_head(model)
         self.model = model
+        base = _as_base(model)
+        self._is_sharded = is_sharded(model)
+        takes_fewer = "logits_to_keep" in inspect.signature(base.model.forward).parameters
+        self._options = (
+            {"use_cache": False} | ({"logits_to_keep": 1} if takes_fewer else {}) if self._is_sharded else {}
+        )
         with evaluating(model):
-            self._student = _with_head_found(_as_base(model), sample)
+            self._student, self.head = _with_head_found(base, model if self._is_sharded else base.model, sample)
         self._teacher = self._student if teacher is None else _as_base(teacher)
-        self.head: LogitHead = self._student.head
 
     def student(self, batch: RetentionBatch) -> AnswerStates:
         """Hidden states that predict the labeled tokens."""
@@ -58,7 +64,8 @@ class RetentionLanguageModel:
             evaluating(self.model),
             self.model.disable_adapter() if is_same and isinstance(self.model, PeftModel) else nullcontext(),
         ):
-            hidden = self._teacher.last_hidden_state(**self._teacher.ready(batch.inputs))
+            inputs = self._teacher.ready(batch.inputs)
+            hidden = self._through_all(inputs) if self._is_sharded else self._teacher.last_hidden_state(**inputs)
         return hidden[batch.rows, batch.positions]
 
     @torch.no_grad()
@@ -86,16 +93,20 @@ class RetentionLanguageModel:
     def _hidden_states(self, batch: RetentionBatch) -> Tensor:
         """Of the trained model [B, T, H]; trained prompts stand before the rows, and are put there by PEFT alone."""
         inputs = self._student.ready(batch.inputs)
-        if not learns_prompts(self.model):
+        if not (self._is_sharded or learns_prompts(self.model)):
             return self._student.last_hidden_state(**inputs)
-        found: list[Tensor] = []
-        decoder = self._student.model.base_model
-        handle = decoder.register_forward_hook(lambda _module, _inputs, output: found.append(output.last_hidden_state))
-        try:
-            self.model(**inputs)
-        finally:
-            handle.remove()
-        return found[-1][:, -inputs["input_ids"].shape[1] :]
+        return self._through_all(inputs)[:, -inputs["input_ids"].shape[1] :]
+
+    def _through_all(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Last hidden states by the forward pass of the whole model, which alone gathers what is sharded."""
+        with _last_hidden_states(self._student.model.base_model) as found:
+            self.model(**inputs, **self._options)
+        return found[-1]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether every process holds a part of the model's weights alone."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def learns_prompts(model: nn.Module) -> bool:
@@ -189,15 +200,38 @@ def _as_base(model: nn.Module) -> Base:
     return Base(found, None, found.config.name_or_path or type(found).__name__)
 
 
+@contextmanager
+def _last_hidden_states(decoder: nn.Module) -> Iterator[list[Tensor]]:
+    """Those that the decoder returns inside the block, a pass after the other."""
+    found: list[Tensor] = []
+    handle = decoder.register_forward_hook(lambda _module, _inputs, output: found.append(output.last_hidden_state))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
 @torch.no_grad()
-def _with_head_found(base: Base, sample: RetentionBatch) -> Base:
-    """The base with the head that gives its model's logits, with a configured cap on them or without."""
-    inputs = base.ready(sample.inputs)
-    hidden = base.last_hidden_state(**inputs)
-    logits = base.model(**inputs, use_cache=False).logits.float()
+def _with_head_found(base: Base, whole: Any, sample: RetentionBatch) -> tuple[Base, OutputHead]:
+    """The base with the head that gives its model's logits, with a configured cap on them or without; and that head.
+
+    Of a sharded model, the head is gathered, in the precision of the hidden states.
+    """
+    with _last_hidden_states(base.model.base_model) as found:
+        logits = whole(**base.ready(sample.inputs), use_cache=False).logits.float()
+    hidden = found[-1]
     for caps_logits in (True, False):
-        found = replace(base, caps_logits=caps_logits)
-        if (found.head(hidden) - logits).norm() <= _HEAD_TOLERANCE * logits.norm():
-            return found
+        capped = replace(base, caps_logits=caps_logits)
+        head = capped.head
+        if isinstance(head.weight, DTensor):
+            weight, bias = (None if p is None else _gathered(p).to(hidden.dtype) for p in (head.weight, head.bias))
+            assert weight is not None
+            head = replace(head, weight=weight, bias=bias)
+        if (head(hidden) - logits).norm() <= _HEAD_TOLERANCE * logits.norm():
+            return capped, head
     got = f"other logits in {type(base.model).__name__}"
     raise InputError(base.source, "logits that are softcap(h W + b) of the last hidden states h", got, "choose another")
+
+
+def _gathered(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -18,7 +18,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.distributed.processes import Processes
 from safe_train.errors import InputError
-from safe_train.finetuning.processes import ReplicatedCalibration
+from safe_train.finetuning.fsdp import leave_trained_whole
+from safe_train.finetuning.processes import ReplicatedCalibration, average_gradients
 from safe_train.finetuning.rows import Collate, RetentionExamples, RowData, collator_for
 from safe_train.finetuning.student import (
     RetentionLanguageModel,
@@ -81,6 +82,8 @@ class RetentionCallback(TrainerCallback):
         retention: what is kept, and how.
         effective: what that amounts to in this training; None before it begins.
         stack: the mechanisms; None before the training begins.
+        shards_base: whether FSDP holds the frozen weights in parts. It leaves the trained ones whole, and their
+            gradients are those of a process's own rows until they are averaged here.
     """
 
     def __init__(self, retention: Retention, model: nn.Module, collate: Collate, processing_class: Any = None) -> None:
@@ -100,6 +103,7 @@ class RetentionCallback(TrainerCallback):
         require_frozen_head(model)
         _linears_for(self._variant, model)
         RetentionExamples(retention.protected, self.collate, batch_size=1, seed=0, device=torch.device("cpu"))
+        self.shards_base = False
         self._teacher: nn.Module | None = None
         needs_teacher = any(kind.needs_teacher for kind in enabled_mechanisms(self._variant))
         if needs_teacher and not is_itself_without_adapter(model):
@@ -169,6 +173,8 @@ class RetentionCallback(TrainerCallback):
             scale: factor on the gradients, by which a training in float16 keeps small ones above zero.
         """
         stack = self._mechanisms
+        if self.shards_base:
+            average_gradients(self._processes, self._parameters)
         self._scale_gradients(1.0 / scale)
         stack.after_task_backward()
         if stack.adds_loss:
@@ -273,9 +279,13 @@ class RetentionMixin:
         """
         super().__init__(*args, **options)
         trainer: Any = self
+        plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
         require_whole_gradients(trainer.args, trainer.accelerator.distributed_type.value)
+        if plugin is not None:
+            leave_trained_whole(plugin, trainer.model)
         processing_class = getattr(trainer, "processing_class", None)
         self.retention = RetentionCallback(retention, trainer.model, trainer.data_collator, processing_class)
+        self.retention.shards_base = plugin is not None
         trainer.add_callback(self.retention)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
@@ -349,7 +359,6 @@ def require_whole_gradients(args: TrainingArguments, distributed_type: str = "NO
     found = {
         "n_gpu": (args.n_gpu > 1, f"{args.n_gpu} GPUs in one process"),
         "deepspeed": (args.deepspeed or distributed_type == "DEEPSPEED", "DeepSpeed, which shards gradients"),
-        "fsdp": (args.fsdp or distributed_type == "FSDP", "FSDP, which shards gradients"),
         "optim": (optimizer.endswith(("layerwise", "lomo")), f"{optimizer}, which steps within the backward pass"),
     }
     for name, (is_so, got) in found.items():

@@ -25,9 +25,22 @@ CASES = {name: {"variant": name} for name in VARIANTS} | {
     "images": {"variant": "full_retention", "model": "llava"},
     "resumed": {"variant": "full_retention", "save": True, "options": {"save_strategy": "steps", "save_steps": 4}},
 }
+FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}}
+CASES |= {f"FSDP2, {name}": {"variant": name, "options": FSDP} for name in VARIANTS} | {
+    "FSDP2, images": {"variant": "full_retention", "model": "llava", "options": FSDP},
+    "FSDP2, resumed": {
+        "variant": "full_retention", "save": True, "options": {"save_strategy": "steps", "save_steps": 4} | FSDP,
+    },
+}  # fmt: skip
 WRONG = {
     "mean of means": {"variant": "soft_retention", "scale": 100.0, "processes": "MeanOfMeans"},
     "each for itself": {"variant": "soft_retention", "scale": 100.0, "processes": "EachForItself"},
+    "FSDP2, each for itself": {
+        "variant": "soft_retention",
+        "scale": 100.0,
+        "processes": "EachForItself",
+        "options": FSDP,
+    },
 }
 
 
@@ -76,11 +89,18 @@ def test_a_wrong_mean_is_found(folder, tmp_path, name):
     assert relative_error(moved(of_two(folder, name)), moved(expected)) > 5 * PARALLEL[torch.float32]
 
 
-def test_two_resumed_processes_give_the_same_bits(folder):
-    whole, resumed = of_two(folder, "resumed"), load_file(folder / "resumed.resumed.0")
+@pytest.mark.parametrize("name", ["resumed", "FSDP2, resumed"])
+def test_two_resumed_processes_give_the_same_bits(folder, name):
+    whole, resumed = of_two(folder, name), load_file(folder / f"{name}.resumed.0")
     trained = [key for key in whole if key.startswith(("end/", "state/"))]
     assert trained
     assert all(torch.equal(whole[key], resumed[key]) for key in trained)
+
+
+def test_each_process_holds_half_of_what_is_frozen(folder):
+    whole, sharded = (load_file(folder / f"{name}.0") for name in ("full_retention", "FSDP2, full_retention"))
+    trained = sum(value.numel() for name, value in whole.items() if name.startswith("start/"))
+    assert sharded["held"] - trained == (whole["held"] - trained) / 2
 
 
 def test_fewer_retention_examples_than_processes_are_refused():

@@ -29,6 +29,7 @@ from transformers import (
 
 from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.errors import InputError
+from safe_train.finetuning.fsdp import leave_trained_whole
 from safe_train.finetuning.rows import RetentionBatch, RetentionExamples
 from safe_train.finetuning.student import trained_linears
 from safe_train.finetuning.trainer import require_whole_gradients
@@ -548,23 +549,46 @@ def test_the_callback_alone_is_refused(tmp_path):
     [
         {"n_gpu": 2},
         {"deepspeed": "plan.json"},
-        {"fsdp": ["full_shard"]},
         {"optim": "lomo"},
         {"optim": "galore_adamw_layerwise"},
     ],
 )
 def test_what_cannot_be_split_is_refused(given):
-    alone = {"n_gpu": 1, "deepspeed": None, "fsdp": None, "optim": "adamw_torch"}
+    alone = {"n_gpu": 1, "deepspeed": None, "optim": "adamw_torch"}
     require_whole_gradients(SimpleNamespace(**alone))
     with pytest.raises(InputError, match=rf"TrainingArguments\.{next(iter(given))}: expected whole gradients in every"):
         require_whole_gradients(SimpleNamespace(**alone | given))
 
 
-@pytest.mark.parametrize("name", ["deepspeed", "fsdp"])
-def test_what_accelerate_launch_is_told_to_shard_is_refused(name):
-    args = SimpleNamespace(n_gpu=1, deepspeed=None, fsdp=None, optim="adamw_torch")
-    with pytest.raises(InputError, match=rf"TrainingArguments\.{name}: expected whole gradients"):
-        require_whole_gradients(args, name.upper())
+def test_what_accelerate_launch_is_told_is_refused_as_well():
+    args = SimpleNamespace(n_gpu=1, deepspeed=None, optim="adamw_torch")
+    with pytest.raises(InputError, match=r"TrainingArguments\.deepspeed: expected whole gradients"):
+        require_whole_gradients(args, "DEEPSPEED")
+
+
+def plugin(version=2, ignored=None):
+    return SimpleNamespace(fsdp_version=version, ignored_modules=ignored)
+
+
+@pytest.mark.parametrize("ignored", [None, r".*layers\.1\.mlp"], ids=["none", "a pattern"])
+def test_what_is_trained_stays_whole_under_fsdp(ignored):
+    model, given = text_model(adapter=True), plugin(ignored=ignored)
+    leave_trained_whole(given, model)
+    left = {id(p) for module in given.ignored_modules for p in module.parameters()}
+    assert {id(p) for p in model.parameters() if p.requires_grad} <= left
+    frozen = {name: id(p) for name, p in model.named_parameters() if not p.requires_grad}
+    whole = {name for name, number in frozen.items() if number in left}
+    assert whole == {name for name in frozen if ignored and "layers.1.mlp" in name}
+
+
+def test_what_fsdp_cannot_leave_whole_is_refused():
+    with pytest.raises(InputError, match="FSDP: expected version 2, got version 1"):
+        leave_trained_whole(plugin(version=1), text_model(adapter=True))
+    with pytest.raises(InputError, match="an adapter, which stays whole, got a training of the whole model"):
+        leave_trained_whole(plugin(), text_model(adapter=False))
+    model = get_peft_model(text_model(adapter=False), BEGINNINGS["pissa"]())
+    with pytest.raises(InputError, match=r"an adapter .* model .* as it was, got one that begins"):
+        leave_trained_whole(plugin(), model)
 
 
 # --- the retention examples

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from safe_train.distributed.processes import Processes
@@ -64,9 +67,12 @@ def trainer_of(case: dict[str, Any], folder: Path, world_size: int) -> Retentive
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # each process draws for itself
+    args = arguments(folder, **options)
+    if "fsdp" in options:  # as on GPUs: Accelerate knows no FSDP on CPUs, where PyTorch's works all the same
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     settings = SETTINGS.model_copy(update={"retention_scale": case.get("scale", 1.0)})
     return RetentiveTrainer(
-        model=model, args=arguments(folder, **options), train_dataset=data, data_collator=collator,
+        model=model, args=args, train_dataset=data, data_collator=collator,
         retention=Retention(protected, case["variant"], rows_per_step=5, settings=settings),
     )  # fmt: skip
 
@@ -77,6 +83,8 @@ def outcome(case: dict[str, Any], folder: Path, world_size: int = 1) -> dict[str
     found = {f"start/{name}": value for name, value in trained_weights(trainer.model).items()}
     trainer.train(resume_from_checkpoint=case.get("resume"))
     found |= {f"end/{name}": value for name, value in trained_weights(trainer.model).items()}
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in trainer.model.parameters())
+    found["held"] = torch.tensor(held)
     state = trainer.retention.stack.state_dict()
     found |= {f"state/{name}": value.clone().contiguous() for name, value in state.items()}
     for line in trainer.state.log_history:
