@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from safe_train.errors import InputError
@@ -24,8 +26,11 @@ class ChatCollator:
     A row is one of those that TRL trains on:
 
     - ``messages``, the last of them the assistant's, whose tokens and end token are labeled; those before are context;
-    - ``prompt`` and ``completion``, both messages or both strings; the completion is labeled;
-    - ``text``: labeled from its second token on.
+    - ``prompt`` and ``completion``: both messages, the same; or both strings, of which the completion is labeled, with
+      an end token behind it;
+    - ``text``, labeled behind the token that begins a text.
+
+    Messages may come with ``tools`` and ``chat_template_kwargs`` for the chat template.
 
     A row of messages may have ``images`` or ``image``: for the image parts of the messages in their order, or, where
     they name none, for the beginning of the first question.
@@ -44,15 +49,21 @@ class ChatCollator:
             InputError: a row is of none of the kinds, rows of messages and others are mixed, the chat template writes
                 another prompt once the answer is known, or a tokenizer is to read images.
         """
-        chats = [messages_in(row) for row in rows]
+        chats, images = [messages_in(row) for row in rows], [images_in(row) for row in rows]
         if all(chat is None for chat in chats):
+            if any(images):
+                hint = "write the text as messages"
+                raise InputError("retention examples", "images beside messages", "images beside plain text", hint)
             return self._texts(rows)
         if any(chat is None for chat in chats):
             expected = "rows of messages alone, or none of them"
             raise InputError("retention examples", expected, "both kinds", "write all rows as messages")
-        return self._conversations([chat for chat in chats if chat is not None], [images_in(row) for row in rows])
+        templates = [_template_options(row) for row in rows]
+        return self._conversations([chat for chat in chats if chat is not None], images, templates)
 
-    def _conversations(self, chats: Sequence[list[Message]], images: Sequence[list[Any]]) -> dict[str, Tensor]:
+    def _conversations(
+        self, chats: Sequence[list[Message]], images: Sequence[list[Any]], templates: Sequence[dict[str, Any]]
+    ) -> dict[str, Tensor]:
         if not getattr(self.processor, "chat_template", None):
             hint = "choose an instruction-tuned model, or write rows with prompt and completion as strings"
             raise InputError("processing_class", "a chat template, for rows of messages", "none", hint)
@@ -63,7 +74,7 @@ class ChatCollator:
         formed = [self._in_form(chat, len(of_row)) for chat, of_row in zip(chats, images, strict=True)]
         encoded = dict(
             self.processor(
-                text=[prompts.conversation(chat) for chat in formed],
+                text=[prompts.conversation(chat, **more) for chat, more in zip(formed, templates, strict=True)],
                 **({"images": list(images)} if any(images) else {}),
                 padding=True,
                 padding_side="right",
@@ -71,13 +82,14 @@ class ChatCollator:
                 return_tensors="pt",
             )
         )
-        return self._labeled(encoded, [prompts.last_answer_ids(chat) for chat in formed])
+        answers = [prompts.last_answer_ids(chat, **more) for chat, more in zip(formed, templates, strict=True)]
+        return self._labeled(encoded, answers)
 
     def _in_form(self, chat: Sequence[Message], num_images: int) -> Sequence[Message]:
         """Contents as templates take them: lists of parts for a processor, strings for a tokenizer."""
         if not self._takes_images:
-            return [{**message, "content": _as_text(message["content"])} for message in chat]
-        parts = [{**message, "content": _as_parts(message["content"])} for message in chat]
+            return [{**message, "content": _as_text(message.get("content"))} for message in chat]
+        parts = [{**message, "content": _as_parts(message.get("content"))} for message in chat]
         named = sum(part["type"] == "image" for message in parts for part in message["content"])
         if num_images and not named:
             first = next((message for message in parts if message["role"] == "user"), parts[0])
@@ -104,9 +116,16 @@ class ChatCollator:
             hint = "write rows with messages, with prompt and completion, with text, or with input_ids and labels"
             expected = "messages, prompt and completion, or text"
             raise InputError("retention examples", expected, ", ".join(map(str, row)) or "nothing", hint)
+        end = self.tokenizer.eos_token or ""
+        completion = row["completion"] if end and row["completion"].endswith(end) else row["completion"] + end
+        # Together, as they are read: alone, some tokenizers begin the completion in another way.
+        whole = self.tokenizer(row["prompt"] + completion).input_ids
         prompt = self.tokenizer(row["prompt"]).input_ids
-        answer = self.tokenizer(row["completion"], add_special_tokens=False).input_ids
-        return prompt, [*answer, *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id])]
+        if self.tokenizer.eos_token_id is not None and whole[-2:] == [self.tokenizer.eos_token_id] * 2:
+            whole = whole[:-1]  # of a tokenizer that adds one itself
+        pairs = enumerate(zip(prompt, whole, strict=False))
+        first = next((place for place, (alone, together) in pairs if alone != together), min(len(prompt), len(whole)))
+        return whole[:first], whole[first:]
 
     def _padding(self) -> int:
         found = self.tokenizer.pad_token_id
@@ -148,21 +167,49 @@ def messages_in(row: Any) -> list[Message] | None:
 def images_in(row: Mapping[str, Any]) -> list[Any]:
     """The images of a row, in order: those of its columns, or those that stand in its messages."""
     if row.get("images") is not None:
-        return list(row["images"])
-    if row.get("image") is not None:
-        return [row["image"]]
-    messages = messages_in(row) or []
-    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
-    return [part["image"] for part in parts if part.get("type") == "image" and part.get("image") is not None]
+        found = list(row["images"]) if isinstance(row["images"], (list, tuple)) else [row["images"]]
+    elif row.get("image") is not None:
+        found = [row["image"]]
+    else:
+        contents = [message.get("content") for message in messages_in(row) or []]
+        parts = [part for content in contents if isinstance(content, list) for part in content]
+        found = [part.get("image") for part in parts if part.get("type") == "image"]
+    return [_opened(image) for image in found if image is not None]
+
+
+def _opened(image: Any) -> Any:
+    """An image of ``datasets`` that is not decoded, opened; any other as it is."""
+    if not isinstance(image, Mapping):
+        return image
+    source = io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
+    return Image.open(source)
+
+
+def _template_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    tools = {"tools": row["tools"]} if row.get("tools") else {}
+    return tools | dict(row.get("chat_template_kwargs") or {})
 
 
 def _as_parts(content: Any) -> list[dict[str, Any]]:
     """Parts without what they show: the images are given apart. ``datasets`` fills missing keys with None."""
+    if content is None:
+        return []
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
+    _require_known(content)
     shown = ({"type": "image"} if part["type"] == "image" else part for part in content)
     return [{name: value for name, value in part.items() if value is not None} for part in shown]
 
 
-def _as_text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
+def _as_text(content: Any) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    _require_known(content)
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _require_known(parts: Sequence[Mapping[str, Any]]) -> None:
+    for part in parts:
+        if part.get("type") not in ("text", "image"):
+            hint = "leave the row out, or give Retention a collate of your own"
+            raise InputError("retention examples", "parts of type text or image", repr(part.get("type")), hint)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from safe_train.distributed.processes import ALONE, Processes
 from safe_train.errors import InputError
-from safe_train.finetuning.chats import IGNORED, ChatCollator
+from safe_train.finetuning.chats import IGNORED, ChatCollator, images_in
 from safe_train.model.folders import FOREIGN_ERRORS, as_input_error
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 
 _ROWS = int.from_bytes(b"protected", "big")  # tells these random numbers from the others of a seed
+_FEW = 32  # rows that are looked at to find out what all are
 _CHAT_COLUMNS = frozenset({"messages", "prompt", "completion", "text"})
 
 
@@ -102,12 +103,23 @@ class RetentionExamples:
         self.data, self.collate, self.batch_size = data, collate, batch_size
         self.seed, self.device, self.processes = seed, device, processes
         self._order: tuple[int, list[int]] = (-1, [])
-        first = first_of(data)
-        with as_input_error(
-            "retention examples", "what the trainer's collator takes, as rows of the training data", _HINT
-        ):
-            collated = collate([first])
-        RetentionBatch.of(collated, device)
+        first_of(data)
+        checked = len(data) if is_text(data) else 1  # to put an image into a batch takes long
+        for index in range(checked):
+            self._collated([index])
+
+    def _collated(self, indices: Sequence[int]) -> RetentionBatch:
+        """Rows put together; what a collator raises names them.
+
+        Raises:
+            InputError: the collator does not take them.
+            ValueError: they have no labels.
+        """
+        which = f"{indices[0]}" if len(indices) == 1 else f"among {', '.join(map(str, indices))}"
+        expected = "what the trainer's collator takes, as rows of the training data"
+        with as_input_error(f"retention examples, row {which}", expected, _HINT):
+            collated = self.collate([self.data[index] for index in indices])
+        return RetentionBatch.of(collated, self.device)
 
     def batch(self, number: int) -> RetentionBatch:
         """This process's share of batch number so and so."""
@@ -122,7 +134,7 @@ class RetentionExamples:
             yield self._batch(range(start, start + size))
 
     def _batch(self, places: Sequence[int]) -> RetentionBatch:
-        return RetentionBatch.of(self.collate([self.data[self._index(place)] for place in places]), self.device)
+        return self._collated([self._index(place) for place in places])
 
     def _index(self, place: int) -> int:
         epoch, within = divmod(place, len(self.data))
@@ -150,7 +162,23 @@ def first_of(data: RowData) -> Any:
         raise InputError("retention examples", "a data set with a length", type(data).__name__, hint)
     if not len(data):
         raise ValueError("retention examples: expected at least one, got none; without them nothing is retained")
-    return data[0]
+    try:
+        return data[0]
+    except KeyError as error:
+        got = f"{type(data).__name__} with {', '.join(map(str, data))}"  # type: ignore[arg-type]
+        hint = "choose one of its parts, such as data['train']"
+        raise InputError("retention examples", "rows by their number", got, hint) from error
+
+
+def is_text(data: RowData) -> bool:
+    """Whether the rows are conversations or texts without an image, which are quickly read."""
+    first = first_of(data)
+    if not isinstance(first, Mapping) or "input_ids" in first or _CHAT_COLUMNS.isdisjoint(first):
+        return False
+    try:
+        return not any(images_in(data[index]) for index in range(min(len(data), _FEW)))
+    except InputError:
+        return False
 
 
 def collator_for(data: RowData, collate: Collate, processing_class: Any) -> Collate:
@@ -201,9 +229,14 @@ def _is_integers(column: Any) -> bool:
 
 
 def _returns_rows(collate: Collate, row: Mapping[str, Any]) -> bool:
-    """Whether a collator makes two rows, with labels, of two."""
+    """Whether a collator makes two rows of two, of different lengths, and leaves the labels as they are."""
+    length = len(row["input_ids"])
+    shorter = {
+        name: value[:-1] if _is_integers(value) and len(value) == length else value for name, value in row.items()
+    }
     try:
-        collated = collate([dict(row), dict(row)])
-        return "labels" in collated and len(collated["input_ids"]) == 2
+        collated = collate([dict(row), dict(shorter)])
+        found = [[int(label) for label in labels if label != IGNORED] for labels in collated["labels"]]
     except FOREIGN_ERRORS:
         return False
+    return found == [[int(x) for x in given["labels"] if int(x) != IGNORED] for given in (row, shorter)]

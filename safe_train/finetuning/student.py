@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,16 +22,18 @@ from safe_train.model.activation_checkpointing import checkpointed
 from safe_train.model.base import Base, OutputHead
 from safe_train.retention import AnswerStates
 
-_TAKEN_OUT_OF_THE_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_SAME = (
+    1e-3  # of hidden states; an adapter that has been trained moves them by percents, bfloat16 rounds by 0.4 % at most
+)
 _HEAD_TOLERANCE = 0.02  # a forgotten scale, cap or bias moves logits by several percent; bfloat16 rounds by 0.4 %
 
 
 class RetentionLanguageModel:
     """A :class:`~safe_train.retention.RetentionModel` over a text or image-text model that is being trained.
 
-    Student and teacher run in evaluation mode, so that no dropout lies between them. The teacher of a PEFT model is the
-    same model with its adapter switched off, where that is the model as it was; else it is a frozen copy, which takes
-    the model's memory again.
+    Student and teacher run in evaluation mode, so that no dropout lies between them. The teacher is the model as it was
+    given, by a frozen copy of what is trained; of trained prompts, and of a sharded base, it is the model with its
+    adapter switched off.
     """
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, sample: RetentionBatch) -> None:
@@ -99,7 +103,7 @@ class RetentionLanguageModel:
 
     def _through_all(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states by the forward pass of the whole model, which alone gathers what is sharded."""
-        with _last_hidden_states(self._student.model.base_model) as found:
+        with _last_hidden_states(self._student.model.get_decoder()) as found:
             self.model(**inputs, **self._options)
         return found[-1]
 
@@ -114,16 +118,32 @@ def learns_prompts(model: nn.Module) -> bool:
     return isinstance(model, PeftModel) and model.peft_config[str(model.active_adapter)].is_prompt_learning
 
 
-def is_itself_without_adapter(model: nn.Module) -> bool:
-    """Whether the model as it was is the PEFT model with its adapter switched off.
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """The model as it is, in evaluation mode; what is not trained takes no memory again."""
+    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, shared).requires_grad_(False).eval()
 
-    Some initializations of LoRA (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take what the adapter begins with out of the
-    weights below it: without the adapter they are another model.
+
+@torch.no_grad()
+def is_itself_without_adapter(model: nn.Module, sample: RetentionBatch) -> bool:
+    """Whether the model as it is can be had by switching its adapter off, now and later.
+
+    It cannot where the adapter has been trained before, or begins by changing the weights below it (PiSSA, OLoRA,
+    CorDA, LoftQ), or where weights are trained beside it.
     """
-    if not isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel) or learns_prompts(model):
         return False
-    begins = (getattr(config, "init_lora_weights", True) for config in model.peft_config.values())
-    return not any(isinstance(begin, str) and begin.startswith(_TAKEN_OUT_OF_THE_WEIGHTS) for begin in begins)
+    switched = (str(model.base_model.prefix), "modules_to_save")
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    if not all(any(word in name for word in switched) for name in trained):
+        return False
+    base = _as_base(model)
+    inputs = base.ready(sample.inputs)
+    with evaluating(model):
+        as_it_is = base.last_hidden_state(**inputs)
+        with model.disable_adapter():
+            without = base.last_hidden_state(**inputs)
+    return bool((as_it_is - without).norm() <= _SAME * without.norm())
 
 
 def require_decoder(model: nn.Module) -> None:
@@ -164,11 +184,15 @@ def require_frozen_head(model: nn.Module) -> None:
 
 
 def trained_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers whose weights are trained, by name; of many adapters of PEFT there are none."""
+    """The linear layers whose weights are trained, by name; of many adapters of PEFT there are none.
+
+    LoRA on parameters that are no layer's, such as those of fused experts, has linear layers that are never called.
+    """
+    uncalled = [f"{name}.lora_" for name, module in model.named_modules() if isinstance(module, ParamWrapper)]
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad
+        if isinstance(module, nn.Linear) and module.weight.requires_grad and not name.startswith(tuple(uncalled))
     }
 
 
@@ -217,7 +241,7 @@ def _with_head_found(base: Base, whole: Any, sample: RetentionBatch) -> tuple[Ba
 
     Of a sharded model, the head is gathered, in the precision of the hidden states.
     """
-    with _last_hidden_states(base.model.base_model) as found:
+    with _last_hidden_states(base.model.get_decoder()) as found:
         logits = whole(**base.ready(sample.inputs), use_cache=False).logits.float()
     hidden = found[-1]
     for caps_logits in (True, False):

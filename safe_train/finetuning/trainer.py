@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safe_train.finetuning.processes import ReplicatedCalibration, average_gradi
 from safe_train.finetuning.rows import Collate, RetentionExamples, RowData, collator_for
 from safe_train.finetuning.student import (
     RetentionLanguageModel,
-    is_itself_without_adapter,
+    frozen_copy,
     learns_prompts,
     require_frozen_head,
     trained_linears,
@@ -40,6 +41,8 @@ from safe_train.variants import find_variant
 
 logger = logging.getLogger(__name__)
 
+ResumeFrom = str | os.PathLike[str] | bool | None
+_MOST = 0.99  # share of what is trained that norms and biases leave to linear layers
 RETENTION_STATE = "retention.safetensors"
 
 
@@ -86,8 +89,22 @@ class RetentionCallback(TrainerCallback):
             gradients are those of a process's own rows until they are averaged here.
     """
 
-    def __init__(self, retention: Retention, model: nn.Module, collate: Collate, processing_class: Any = None) -> None:
-        """Takes the model before its training, of which a copy is kept if a teacher is needed.
+    def __init__(
+        self,
+        retention: Retention,
+        model: nn.Module,
+        collate: Collate,
+        processing_class: Any = None,
+        fsdp_plugin: Any = None,
+    ) -> None:
+        """Takes the model before its training, of whose trained weights a copy is kept if a teacher is needed.
+
+        Args:
+            retention: what is kept, and how.
+            model: the trainer's.
+            collate: the trainer's collator.
+            processing_class: the trainer's tokenizer or processor, for rows of text.
+            fsdp_plugin: Accelerate's settings of FSDP, if the model is to be sharded; what is trained is left whole.
 
         Raises:
             InputError: the head is trained, the variant asks for linear layers of which none is trained, or the
@@ -98,16 +115,21 @@ class RetentionCallback(TrainerCallback):
         self.collate = retention.collate or collator_for(retention.protected, collate, processing_class)
         self.effective: dict[str, float | int] | None = None
         self.stack: RetentionStack | None = None
-        self.resume_from: bool | str | None = None
+        self.resume_from: ResumeFrom = None
         self._variant = retention.resolved
+        if retention.settings.teacher_cache:
+            hint = "leave it out: here the teacher's states are computed at each step"
+            raise InputError("retention.settings.teacher_cache", "false", "true", hint)
         require_frozen_head(model)
         _linears_for(self._variant, model)
-        RetentionExamples(retention.protected, self.collate, batch_size=1, seed=0, device=torch.device("cpu"))
-        self.shards_base = False
+        rows = RetentionExamples(retention.protected, self.collate, batch_size=1, seed=0, device=torch.device("cpu"))
+        self.shards_base = fsdp_plugin is not None
+        if self.shards_base:
+            leave_trained_whole(fsdp_plugin, model, rows.batch(0))
         self._teacher: nn.Module | None = None
         needs_teacher = any(kind.needs_teacher for kind in enabled_mechanisms(self._variant))
-        if needs_teacher and not is_itself_without_adapter(model):
-            self._teacher = copy.deepcopy(model).requires_grad_(False).eval()
+        if needs_teacher and not self.shards_base and not learns_prompts(model):
+            self._teacher = frozen_copy(model)
         self._gradients_of_step: int | None = None
         self._gradient_norm = 0.0
         self._skips = False
@@ -141,7 +163,11 @@ class RetentionCallback(TrainerCallback):
         self.effective = resolve_retention(self._variant, self.retention.settings, length)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._step = state.global_step
-        sample, linears = self._rows.batch(0), _linears_for(self._variant, model)
+        optimized = {id(parameter) for parameter in self._parameters}
+        linears = _linears_for(self._variant, model)
+        linears = {name: module for name, module in linears.items() if id(module.weight) in optimized}
+        _tell_what_is_left_out(linears, self._parameters, self._variant)
+        sample = self._rows.batch(0)
         student = RetentionLanguageModel(model, self._teacher, sample)
         one_by_one = not student.keeps_rows(linears, sample)
         context = TrainingContext(
@@ -154,6 +180,7 @@ class RetentionCallback(TrainerCallback):
             collectives=ReplicatedCalibration(self._processes),
         )
         self.stack = build_mechanisms(self._variant, self.retention.settings, context)
+        self._optimizer_was_restored = bool(optimizer.state)
         if state.global_step:
             self._restore(Path(args.output_dir or "."), args.device)
 
@@ -253,12 +280,20 @@ class RetentionCallback(TrainerCallback):
             MULTI._foreach_mul_(gradients, factor)
 
     def _restore(self, output: Path, device: torch.device) -> None:
-        found = self.resume_from if isinstance(self.resume_from, str) else get_last_checkpoint(str(output))
+        named = self.resume_from if isinstance(self.resume_from, (str, os.PathLike)) else None
+        found = named or get_last_checkpoint(str(output))
         path = Path(found or output) / RETENTION_STATE
         if not path.is_file():
             hint = "resume from a checkpoint that was written with retention, or train anew"
             raise InputError(path, "the mechanisms' state beside the trainer's", "no such file", hint)
-        self._mechanisms.load_state_dict({name: value.to(device) for name, value in load_file(path).items()})
+        state = {name: value.to(device) for name, value in load_file(path).items()}
+        if not self._optimizer_was_restored:  # of a checkpoint with the model alone: AdamW begins anew, and so do they
+            state = {name: value for name, value in state.items() if "/moment." not in name}
+        try:
+            self._mechanisms.load_state_dict(state)
+        except KeyError as error:
+            expected, got = f"the state of {self._variant.name} on these layers", f"no {error.args[0]}"
+            raise InputError(path, expected, got, "resume with the variant and the adapter of before") from error
 
 
 class RetentionMixin:
@@ -279,16 +314,19 @@ class RetentionMixin:
         """
         super().__init__(*args, **options)
         trainer: Any = self
-        plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
         require_whole_gradients(trainer.args, trainer.accelerator.distributed_type.value)
-        if plugin is not None:
-            leave_trained_whole(plugin, trainer.model)
-        processing_class = getattr(trainer, "processing_class", None)
-        self.retention = RetentionCallback(retention, trainer.model, trainer.data_collator, processing_class)
-        self.retention.shards_base = plugin is not None
+        self.retention = RetentionCallback(
+            retention,
+            trainer.model,
+            trainer.data_collator,
+            getattr(trainer, "processing_class", None),
+            getattr(trainer.accelerator.state, "fsdp_plugin", None),
+        )
         trainer.add_callback(self.retention)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **options: Any
+    ) -> Any:
         """Trains; a resumed training takes up the mechanisms' state too."""
         self.retention.resume_from = resume_from_checkpoint
         return super().train(resume_from_checkpoint, *args, **options)  # type: ignore[misc]
@@ -327,6 +365,18 @@ def _linears_for(variant: RetentionVariantConfig, model: nn.Module) -> dict[str,
         if module.bias is not None and module.bias.requires_grad:
             raise InputError("model", expected, f"a trained bias in {name}", f"{hint}, or freeze the biases")
     return found
+
+
+def _tell_what_is_left_out(
+    linears: Mapping[str, nn.Linear], parameters: Sequence[Tensor], variant: RetentionVariantConfig
+) -> None:
+    """Warns of trained weights that the mechanisms on linear layers pass by, such as norms and fused experts."""
+    inside, whole = sum(m.weight.numel() for m in linears.values()), sum(p.numel() for p in parameters)
+    if linears and inside < _MOST * whole:
+        logger.warning(
+            "%s: Fisher and null space act on linear layers, which hold %.0f %% of what is trained",
+            variant.name, 100 * inside / whole,
+        )  # fmt: skip
 
 
 def _require_split(

@@ -16,6 +16,7 @@ from transformers import PaliGemmaProcessor
 
 from safe_train.errors import InputError
 
+_STAND_IN = "\u2983stand-in\u2984"  # for an answer, where its text alone does not tell its place
 _PLACEHOLDERS = ("image_token", "boi_token", "fake_image_token", "video_token", "audio_token")
 
 
@@ -119,13 +120,17 @@ class ChatPrompts:
             return document_ids(self.tokenizer, turn)[1:]
         return self.last_answer_ids(messages_of(replace(turn, answer=turn.answer or "")))
 
-    def last_answer_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def last_answer_ids(self, messages: Sequence[Mapping[str, Any]], **template: Any) -> list[int]:
         """The tokens of a conversation's last message, the assistant's, and its end token.
+
+        Args:
+            messages: the conversation.
+            template: what the chat template is given beside it, such as ``tools``.
 
         Raises:
             InputError: the template writes another prompt when the answer is known.
         """
-        texts = [self.conversation(messages[:-1]), self.conversation(messages)]
+        texts = [self.conversation(messages[:-1], **template), self.conversation(messages, **template)]
         prompt, full = (self.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
         if full[: len(prompt)] != prompt or text_in(messages[-1]).strip() not in texts[1][len(texts[0]) :]:
             raise _unstable()
@@ -135,35 +140,54 @@ class ChatPrompts:
         """:meth:`conversation` of a turn."""
         return self.conversation(messages_of(turn))
 
-    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def conversation(self, messages: Sequence[Mapping[str, Any]], **template: Any) -> str:
         """The conversation up to where an answer is to begin, or, where its last message is one, up to its end."""
         answered = messages[-1]["role"] == "assistant"
-        asked = list(messages[:-1] if answered else messages)
-        prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        asked, answer = list(messages[:-1] if answered else messages), text_in(messages[-1]).strip()
+        prompt = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False, **template)
         if not answered:
             return prompt
-        whole = self.processor.apply_chat_template(list(messages), add_generation_prompt=False, tokenize=False)
-        return self._end(prompt + _behind(prompt, whole), len(prompt), text_in(messages[-1]).strip())
+        whole = self._rendered(messages, prompt, template)
+        behind = max(whole.find(answer, len(prompt)), len(prompt)) + len(answer)
+        if whole.count(answer, len(prompt)) > 1:  # a short answer is part of a header's or an end marker's name, too
+            marked = self._rendered([*asked, {**messages[-1], "content": _replaced(messages[-1])}], prompt, template)
+            place = marked.find(_STAND_IN)
+            if place >= 0 and whole[:place] == marked[:place] and whole.startswith(answer, place):
+                behind = place + len(answer)
+        return self._end(whole, behind)
 
-    def _end(self, whole: str, prompt_length: int, answer: str) -> str:
+    def _rendered(self, messages: Sequence[Mapping[str, Any]], prompt: str, template: Mapping[str, Any]) -> str:
+        """An answered conversation, behind its prompt as a generation finds it."""
+        whole = self.processor.apply_chat_template(
+            list(messages), add_generation_prompt=False, tokenize=False, **template
+        )
+        return prompt + _behind(prompt, whole)
+
+    def _end(self, whole: str, behind: int) -> str:
         """The conversation up to the marker that ends the answer, where a generation stops.
 
         What some templates write after it, such as a line break, is not part of an answer.
         """
-        behind = max(whole.find(answer, prompt_length), prompt_length) + len(answer)
         ends = [whole.find(marker, behind) + len(marker) for marker in self._markers if marker in whole[behind:]]
         if ends:
             return whole[: min(ends)]
         # Some templates (LLaVA-1.5's) end a turn with a space alone; the model must learn to stop all the same.
-        return whole.rstrip() + self.tokenizer.eos_token
+        return whole.rstrip() + (self.tokenizer.eos_token or "")
 
 
 def text_in(message: Mapping[str, Any]) -> str:
     """The text of a message, whose content is a string or a list of parts."""
-    content = message["content"]
+    content = message.get("content") or ""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _replaced(message: Mapping[str, Any]) -> Any:
+    """The message's content with the stand-in as its text."""
+    if isinstance(message["content"], str):
+        return _STAND_IN
+    return [{"type": "text", "text": _STAND_IN}]
 
 
 def messages_of(turn: Turn) -> list[dict[str, Any]]:

@@ -1,8 +1,12 @@
 """Conversations, prompts with completions and texts become rows whose labels are what is answered."""
 
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from safe_train.errors import InputError
 from safe_train.finetuning.chats import ChatCollator, images_in
@@ -11,6 +15,7 @@ from tests.finetuning.test_trl import PROTECTED, chat
 from tests.finetuning.test_trl import tokenizer as _tokenizer
 from tests.finetuning.tiny_images import image_rows, loaded
 from tests.finetuning.tiny_text import collate
+from tests.model.families.building import tokenizer_with
 
 tokenizer = _tokenizer
 
@@ -33,6 +38,62 @@ def test_a_completion_is_labeled(tokenizer):
     assert [text.split() for text in answers(ChatCollator(tokenizer), rows)] == [["top", "left</s>"], ["no</s>"]]
     as_messages = [{"prompt": chat("is it red?", "")[:1], "completion": chat("", "no")[1:]}]
     assert answers(ChatCollator(tokenizer), as_messages) == ["no<|end|>"]
+
+
+def test_a_completion_is_tokenized_behind_its_prompt_and_ends_once(tmp_path):
+    """As it is read: by itself, this tokenizer begins a text with a space; one that adds its own end adds it once."""
+    backend = Tokenizer(models.BPE({"\u2581": 0, "a": 1, "b": 2, "</s>": 3, "\u2581a": 4, "<s>": 5}, [("\u2581", "a")]))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="<s>", pad_token="</s>")
+    for completion in ("a", "a</s>"):
+        collated = ChatCollator(made)([{"prompt": "ab", "completion": completion}])
+        assert collated["input_ids"].tolist() == [[4, 2, 1, 3]]
+        assert collated["labels"].tolist() == [[-100, -100, 1, 3]]
+    ends = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 5), ("</s>", 3)])
+    backend.post_processor = ends
+    ending = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="<s>", pad_token="</s>")
+    collated = ChatCollator(ending)([{"prompt": "ab", "completion": "a"}])
+    assert collated["input_ids"].tolist() == [[5, 4, 2, 1, 3]]
+    assert collated["labels"].tolist() == [[-100, -100, -100, 1, 3]]
+
+
+@pytest.mark.parametrize("answer", ["a", "final", "e", "", "red"])
+def test_an_answer_that_is_part_of_a_header_is_labeled_whole(answer):
+    made = tokenizer_with("<|turn|>", "<|channel|>", "<|says|>", "<|end|>")
+    made.chat_template = (
+        "{% for m in messages %}<|turn|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|says|>"
+        "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|turn|>assistant{% endif %}"
+    )
+    (found,) = answers(ChatCollator(made), [{"messages": chat("is it?", answer)}])
+    assert "".join(found.split()) == f"<|channel|>final<|says|>{answer}<|end|>"
+
+
+def test_tools_and_settings_of_the_template_are_given_to_it(tokenizer):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = (
+        "{% if tools %}{{ tools[0].name }}<|end|>{% endif %}{% if loud %}loud<|end|>{% endif %}" + made.chat_template
+    )
+    row = {"messages": chat("is it red?", "no"), "tools": [{"name": "look"}], "chat_template_kwargs": {"loud": True}}
+    collated = ChatCollator(made)([row, {"messages": row["messages"]}])
+    texts = [
+        made.decode(ids[mask.bool()])
+        for ids, mask in zip(collated["input_ids"], collated["attention_mask"], strict=True)
+    ]
+    assert texts[0].replace(" ", "").startswith("look<|end|>loud<|end|><|turn|>user")
+    assert texts[1].replace(" ", "").startswith("<|turn|>user")
+    assert answers(ChatCollator(made), [row]) == ["no<|end|>"]
+
+
+def test_images_as_data_sets_have_them_are_opened(tmp_path):
+    (row,) = image_rows(1, 3)
+    row["images"][0].save(tmp_path / "it.png")
+    collator = ChatCollator(loaded("llava")[1])
+    expected = collator([row])["pixel_values"]
+    data = (tmp_path / "it.png").read_bytes()
+    for image in ({"bytes": data, "path": None}, {"bytes": None, "path": str(tmp_path / "it.png")}):
+        assert torch.equal(collator([{**row, "images": [image]}])["pixel_values"], expected)
+    assert torch.equal(collator([{**row, "images": row["images"][0]}])["pixel_values"], expected)
+    assert "pixel_values" not in collator([{**row, "images": [None]}])
 
 
 def test_a_text_is_labeled_but_for_what_begins_it(tokenizer):
@@ -70,6 +131,11 @@ def test_a_data_set_of_conversations_is_read_as_it_is(tokenizer):
         ({"messages": []}, "messages that end in the assistant's answer, got no message"),
         ({"messages": chat("a", "b")[:1]}, "messages that end in the assistant's answer, got one of role 'user'"),
         ({"prompt": "a"}, "messages, prompt and completion, or text, got prompt"),
+        ({"text": "a", "images": ["x"]}, "images beside messages, got images beside plain text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}, *chat("", "b")[1:]]},
+            "parts of type text or image, got 'video'",
+        ),
         ({"messages": chat("a", "b"), "images": ["x"]}, "a processor, for rows with images, got a tokenizer"),
     ],
 )
@@ -84,13 +150,11 @@ def test_rows_of_both_kinds_are_refused(tokenizer):
 
 
 def test_a_tokenizer_without_a_template_is_refused_for_messages(tokenizer):
-    import copy
-
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
     with pytest.raises(InputError, match="a chat template, for rows of messages, got none"):
         ChatCollator(bare)([{"messages": chat("a", "b")}])
-    assert answers(ChatCollator(bare), [{"prompt": "a", "completion": "red"}]) == ["red</s>"]
+    assert answers(ChatCollator(bare), [{"prompt": "a", "completion": " red"}])[0].split() == ["red</s>"]
 
 
 # --- which collator
@@ -106,7 +170,14 @@ def refuses(_rows):
     raise KeyError("chosen")
 
 
-@pytest.mark.parametrize("given", [flattened, refuses, list], ids=["one row of all", "another kind", "no tensors"])
+def relabels(rows):
+    """As a collator for language modeling does: every token is to be predicted."""
+    return {**collate(rows), "labels": collate(rows)["input_ids"]}
+
+
+@pytest.mark.parametrize(
+    "given", [flattened, refuses, list, relabels], ids=["one row of all", "another kind", "no tensors", "own labels"]
+)
 def test_token_ids_are_padded_where_the_trainers_collator_is_for_other_rows(tokenizer, given):
     rows = [{"input_ids": [3, 4, 5], "labels": [-100, 4, 5]}, {"input_ids": [6, 7], "labels": [-100, 7]}]
     chosen = collator_for(rows, given, tokenizer)

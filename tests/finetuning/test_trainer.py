@@ -1,6 +1,7 @@
 """Retention in the `Trainer` is the loop one would write by hand, and it keeps what a plain training forgets."""
 
 import contextlib
+import copy
 import logging
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,6 +22,10 @@ from peft import (
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     Trainer,
@@ -29,9 +34,10 @@ from transformers import (
 
 from safe_train.configs.retention_variants import RetentionVariantConfig, get_variant_config
 from safe_train.errors import InputError
+from safe_train.finetuning.chats import ChatCollator
 from safe_train.finetuning.fsdp import leave_trained_whole
 from safe_train.finetuning.rows import RetentionBatch, RetentionExamples
-from safe_train.finetuning.student import trained_linears
+from safe_train.finetuning.student import frozen_copy, trained_linears
 from safe_train.finetuning.trainer import require_whole_gradients
 from safe_train.huggingface import Retention, RetentionCallback
 from safe_train.model.base import OutputHead
@@ -48,6 +54,7 @@ from tests.finetuning.tiny_text import (
     text_model,
     trained_weights,
 )
+from tests.model.families.building import tokenizer_with
 from tests.tolerances import LEAKAGE, PARALLEL, relative_error
 
 PROTECTED = rows(24, 2)
@@ -251,6 +258,87 @@ def test_a_resumed_training_gives_the_same_bits(tmp_path):
         retentive(tmp_path / "cut", text_model(adapter=True), retention).train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_is_named_by_a_path_too(tmp_path):
+    retention, found = Retention(PROTECTED, settings=SETTINGS), []
+    options = {"save_strategy": "steps", "save_steps": 4}
+    whole = text_model(adapter=True)
+    retentive(tmp_path, whole, retention, **options).train()
+    for named in (str(tmp_path / "checkpoint-4"), tmp_path / "checkpoint-4"):
+        model = text_model(adapter=True)
+        retentive(tmp_path, model, retention).train(resume_from_checkpoint=named)
+        found.append(trained_weights(model))
+    expected = trained_weights(whole)
+    assert all(torch.equal(weights[name], expected[name]) for weights in found for name in expected)
+
+
+def test_without_the_optimizers_state_the_mechanisms_begin_its_moments_anew(tmp_path):
+    retention = Retention(PROTECTED, settings=SETTINGS)
+    options = {"save_strategy": "steps", "save_steps": 8, "save_only_model": True}
+    retentive(tmp_path, text_model(adapter=True), retention, **options).train()
+    trainer = retentive(tmp_path, text_model(adapter=True), retention, max_steps=9)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    null_space = trainer.retention.stack.mechanisms[-1]
+    assert null_space.bases
+    moments, of_adamw = null_space._share.moments, trainer.optimizer.optimizer.state
+    for weight, moment in zip(null_space._parameters, moments, strict=True):
+        # Of one step from zero, both; the task's part of a gradient that is clipped as a whole is no larger by much.
+        assert moment.norm() < 3 * of_adamw[weight]["exp_avg"].norm() + 1e-6
+
+
+def test_a_checkpoint_of_another_variant_is_refused(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 4}
+    retentive(tmp_path, text_model(adapter=True), Retention(PROTECTED, "soft_retention"), **options).train()
+    trainer = retentive(tmp_path, text_model(adapter=True), Retention(PROTECTED, "full_retention", settings=SETTINGS))
+    with pytest.raises(InputError, match="expected the state of full_retention on these layers"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_what_the_mechanisms_pass_by_is_told(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="safe_train"):
+        retentive(tmp_path, with_trained_norms(), Retention(PROTECTED, settings=SETTINGS), max_steps=2).train()
+    assert "linear layers, which hold 91 % of what is trained" in caplog.text
+
+
+def test_lora_on_fused_experts_has_no_layers_of_its_own(tmp_path):
+    config = MixtralConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    adapter = LoraConfig(r=4, target_modules=["q_proj"], target_parameters=experts)
+    model = get_peft_model(MixtralForCausalLM(config), adapter)
+    assert set(trained_linears(model)) == {
+        f"base_model.model.model.layers.0.self_attn.q_proj.lora_{side}.default" for side in "AB"
+    }
+    trainer = retentive(tmp_path, model, Retention(PROTECTED, settings=SETTINGS))
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+
+
+def test_an_optimizer_of_a_part_of_the_adapter_is_enough(tmp_path):
+    model = text_model(adapter=True)
+    trainer = retentive(tmp_path, model, Retention(PROTECTED, settings=SETTINGS))
+    some = [p for name, p in model.named_parameters() if p.requires_grad and "layers.1" in name]
+    trainer.optimizer = torch.optim.AdamW(some, lr=5e-3)
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+
+
+def test_opt_is_retained(tmp_path):
+    """Its head stands behind a decoder that is called past the model around it."""
+    config = OPTConfig(
+        vocab_size=40, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32,
+        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = get_peft_model(OPTForCausalLM(config), LoraConfig(r=4, target_modules=["q_proj", "fc1"]))
+    trainer = retentive(tmp_path, model, Retention(PROTECTED, settings=SETTINGS))
+    trainer.train()
+    assert trainer.retention.stack.inactive() == []
+    assert trainer.state.log_history[-2]["null_space_leakage"] < LEAKAGE
+
+
 def test_the_logs_tell_the_tasks_loss_and_what_the_mechanisms_did(tmp_path):
     trainer = retentive(tmp_path, text_model(adapter=True), Retention(PROTECTED, settings=SETTINGS))
     trainer.train()
@@ -395,8 +483,8 @@ OTHER_ADAPTERS = {
 class EveryDivergence(TrainerCallback):
     """At each step the KL of the retention examples, by the whole models' logits."""
 
-    def __init__(self, model):
-        self.model, self.found = model, []
+    def __init__(self, model, original=None):
+        self.model, self.found, self.original = model, [], original or text_model(adapter=False).eval()
 
     def on_step_begin(self, *_args, **_options):
         self.found.append(self.now())
@@ -404,7 +492,7 @@ class EveryDivergence(TrainerCallback):
     def now(self):
         batch, was_training = RetentionBatch.of(collate(PROTECTED), torch.device("cpu")), self.model.training
         with torch.no_grad():
-            old, new = (m.eval()(**batch.inputs).logits for m in (text_model(adapter=False), self.model))
+            old, new = (m.eval()(**batch.inputs).logits for m in (self.original, self.model))
         self.model.train(was_training)
         length = old.shape[1]  # trained prompts come first
         old, new = (logits[:, -length:][batch.rows, batch.positions].double().log_softmax(-1) for logits in (old, new))
@@ -453,6 +541,56 @@ def test_what_is_kept_is_the_model_as_it_was_however_the_adapter_begins(tmp_path
     with model.disable_adapter():
         changed = divergences.now() > 1e-3
     assert changed == (name in ("pissa", "olora"))
+
+
+def trained_before():
+    model = text_model(adapter=True)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(3))
+    return model
+
+
+def with_trained_norms():
+    model = text_model(adapter=True)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.requires_grad_(True)
+    return model
+
+
+def with_trained_biases():
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], bias="lora_only")
+    return get_peft_model(text_model(adapter=False, biases=True), config)
+
+
+@pytest.mark.filterwarnings("ignore:Careful, disabling adapter layers with bias:UserWarning")
+@pytest.mark.parametrize("make", [trained_before, with_trained_norms, with_trained_biases])
+def test_what_is_kept_is_the_model_as_it_was_given(tmp_path, make):
+    """With the adapter that it had, and without what is trained beside one."""
+    model = make()
+    original = copy.deepcopy(model).eval()
+    retention = Retention(PROTECTED, "soft_retention", rows_per_step=len(PROTECTED))
+    trainer = retentive(tmp_path, model, retention, gradient_accumulation_steps=1)
+    divergences = EveryDivergence(model, original)
+    trainer.add_callback(divergences)
+    trainer.train()
+    logged = [line["kl"] for line in trainer.state.log_history if "kl" in line]
+    assert logged == pytest.approx(divergences.found, rel=1e-3, abs=1e-6)
+    assert logged[0] < 1e-6 < logged[-1]
+    with model.disable_adapter():
+        assert divergences.now() > 1e-4  # which the model without its adapter is not
+
+
+def test_a_frozen_copy_takes_the_memory_of_what_is_trained_alone():
+    model = text_model(adapter=True)
+    kept = frozen_copy(model)
+    shared = {
+        name for name, p in kept.named_parameters() if p.data_ptr() == dict(model.named_parameters())[name].data_ptr()
+    }
+    assert shared == {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert not any(p.requires_grad for p in kept.parameters())
+    assert any(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", OTHER_ADAPTERS)
@@ -520,9 +658,27 @@ def test_rows_without_labels_are_refused(tmp_path):
     ids=["text", "conversation", "prompt and completion", "a bare text", "text for ids"],
 )
 def test_protected_rows_that_are_not_tokenized_are_refused_before_the_training(tmp_path, row):
-    refused = r"retention examples: expected what the trainer's collator takes.*tokenize them"
+    refused = r"retention examples, row 0: expected what the trainer's collator takes.*tokenize them"
     with pytest.raises(InputError, match=refused):
         retentive(tmp_path, text_model(adapter=True), Retention([row] * 8))
+
+
+def test_every_row_of_text_is_read_before_the_training(tmp_path):
+    tokenizer = tokenizer_with()
+    rows_of_text = [{"prompt": "a", "completion": "b"}] * 5 + [{"prompt": "a", "completion": None}]
+    with pytest.raises(InputError, match="retention examples, row 5: expected what the trainer's collator takes"):
+        RetentionExamples(rows_of_text, ChatCollator(tokenizer), batch_size=1, seed=0, device=torch.device("cpu"))
+
+
+def test_parts_of_a_data_set_are_refused(tmp_path):
+    with pytest.raises(InputError, match="rows by their number, got dict with train; choose one of its parts"):
+        retentive(tmp_path, text_model(adapter=True), Retention({"train": PROTECTED}))
+
+
+def test_a_teacher_cache_is_refused(tmp_path):
+    settings = SETTINGS.model_copy(update={"teacher_cache": True})
+    with pytest.raises(InputError, match=r"retention\.settings\.teacher_cache: expected false"):
+        retentive(tmp_path, text_model(adapter=True), Retention(PROTECTED, settings=settings))
 
 
 def test_a_stream_of_protected_rows_is_refused_before_the_training(tmp_path):
@@ -566,6 +722,9 @@ def test_what_accelerate_launch_is_told_is_refused_as_well():
         require_whole_gradients(args, "DEEPSPEED")
 
 
+SAMPLE = RetentionBatch.of(collate(PROTECTED), torch.device("cpu"))
+
+
 def plugin(version=2, ignored=None):
     return SimpleNamespace(fsdp_version=version, ignored_modules=ignored)
 
@@ -573,7 +732,7 @@ def plugin(version=2, ignored=None):
 @pytest.mark.parametrize("ignored", [None, r".*layers\.1\.mlp"], ids=["none", "a pattern"])
 def test_what_is_trained_stays_whole_under_fsdp(ignored):
     model, given = text_model(adapter=True), plugin(ignored=ignored)
-    leave_trained_whole(given, model)
+    leave_trained_whole(given, model, SAMPLE)
     left = {id(p) for module in given.ignored_modules for p in module.parameters()}
     assert {id(p) for p in model.parameters() if p.requires_grad} <= left
     frozen = {name: id(p) for name, p in model.named_parameters() if not p.requires_grad}
@@ -583,12 +742,19 @@ def test_what_is_trained_stays_whole_under_fsdp(ignored):
 
 def test_what_fsdp_cannot_leave_whole_is_refused():
     with pytest.raises(InputError, match="FSDP: expected version 2, got version 1"):
-        leave_trained_whole(plugin(version=1), text_model(adapter=True))
+        leave_trained_whole(plugin(version=1), text_model(adapter=True), SAMPLE)
     with pytest.raises(InputError, match="an adapter, which stays whole, got a training of the whole model"):
-        leave_trained_whole(plugin(), text_model(adapter=False))
-    model = get_peft_model(text_model(adapter=False), BEGINNINGS["pissa"]())
-    with pytest.raises(InputError, match=r"an adapter .* model .* as it was, got one that begins"):
-        leave_trained_whole(plugin(), model)
+        leave_trained_whole(plugin(), text_model(adapter=False), SAMPLE)
+    biased = LoraConfig(r=4, target_modules=["q_proj"], bias="lora_only")
+    trained = text_model(adapter=True)
+    for name, parameter in trained.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    others = [get_peft_model(text_model(adapter=False, biases=True), biased), trained]
+    others.append(get_peft_model(text_model(adapter=False), BEGINNINGS["pissa"]()))
+    for model in others:
+        with pytest.raises(InputError, match="a fresh adapter, without which the model is as it was"):
+            leave_trained_whole(plugin(), model, SAMPLE)
 
 
 # --- the retention examples

@@ -43,8 +43,13 @@ def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 _PRISTINE: list[LlamaForCausalLM] = []
 
 
-def text_model(*, adapter: bool) -> Any:
+def text_model(*, adapter: bool, biases: bool = False) -> Any:
     """A random Llama with a frozen head, or with LoRA on its attention; the same weights at every call."""
+    if biases:
+        torch.manual_seed(0)
+        config = copy.deepcopy(text_model(adapter=False).config)
+        config.attention_bias = True
+        return LlamaForCausalLM(config).requires_grad_(False)
     if not _PRISTINE:
         torch.manual_seed(0)
         config = LlamaConfig(
