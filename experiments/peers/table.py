@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from experiments.peers.arms import ARMS
 from experiments.peers.run import CHOOSING_SEEDS, Line, chosen, read_lines
@@ -31,21 +31,50 @@ def shares(lines: Sequence[Line]) -> dict[str, list[float]]:
     }
 
 
+_REFERENCE = "replay_only"
+
+
 def table(lines: Sequence[Line], kept: int) -> str:
-    """Markdown: an arm a row, for so many kept rows a skill."""
+    """Markdown: an arm a row, for so many kept rows a skill.
+
+    The last column has the difference from ``replay_only`` in the mean of what is new and what is protected, seed by
+    seed: each seed is another base.
+    """
     columns = ["arm", "trains", "old rows", "chosen", *(f"{group}, %" for group in _GROUPS)]
+    columns.append("mean of new and protected, against replay")
+    reference = _both([line for line in lines if _which(line) == (_REFERENCE, kept, "test")])
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for arm in ARMS.values():
-        tested = [line for line in lines if (line["arm"], line["kept"], line["part"]) == (arm.name, kept, "test")]
+        tested = [line for line in lines if _which(line) == (arm.name, kept, "test")]
         if not tested:
             continue
         name = f"`{arm.name}`" if arm.source == "SAFE" else f"{arm.name} ({arm.source})".removesuffix(" ()")
         setting = ", ".join(f"{key} {value:g}" for key, value in chosen(arm, kept, lines).items())
         rows_of = {group: HELD_OUT * len(skills) for group, skills in _GROUPS.items()}
         cells = [_cell(values, rows_of[group]) for group, values in shares(tested).items()]
+        both = _both(tested)
+        cells.append(_difference([both[seed] - reference[seed] for seed in sorted(both.keys() & reference.keys())]))
         old = "yes" if arm.needs_old_rows else "no"
         rows.append(f"| {' | '.join([name, arm.trains, old, setting, *cells])} |")
     return "\n".join(rows)
+
+
+def _which(line: Line) -> tuple[str, int, str]:
+    return line["arm"], line["kept"], line["part"]
+
+
+def _both(lines: Sequence[Line]) -> dict[int, float]:
+    """By seed, the mean of the shares of the new skill and of the protected ones, in percent."""
+    ordered, found = sorted(lines, key=lambda line: line["seed"]), shares(lines)
+    pairs = zip(ordered, found["new"], found["protected"], strict=True)
+    return {line["seed"]: (new + protected) / 2 for line, new, protected in pairs}
+
+
+def _difference(points: Sequence[float]) -> str:
+    if len(points) < 2 or not any(points):
+        return ""
+    half = float(t.ppf(0.975, len(points) - 1)) * float(np.std(points, ddof=1)) / len(points) ** 0.5
+    return f"{np.mean(points):+.1f} ({np.mean(points) - half:+.1f} to {np.mean(points) + half:+.1f})"
 
 
 def _cell(percent: Sequence[float], num_rows: int) -> str:
@@ -65,7 +94,7 @@ def require_choices(lines: Sequence[Line]) -> None:
         InputError: one was not.
     """
     for arm, kept in {(line["arm"], line["kept"]) for line in lines if line["part"] == "test"}:
-        found = [line for line in lines if (line["arm"], line["kept"], line["part"]) == (arm, kept, "validation")]
+        found = [line for line in lines if _which(line) == (arm, kept, "validation")]
         expected = len(ARMS[arm].settings) * len(CHOOSING_SEEDS)
         if len(found) != expected:
             raise InputError(f"{arm}, {kept} rows", f"{expected} lines of validation", str(len(found)), "run it again")

@@ -171,11 +171,17 @@ def test_the_table_has_means_and_intervals():
     lines = [line(arm.name, s, seed, "validation", 0.5, 0.5) for s in arm.settings for seed in CHOOSING_SEEDS]
     lines += [line(arm.name, arm.settings[0], seed, "test", 1.0, 0.6 + seed / 50) for seed in range(5)]
     require_choices(lines)
-    (row,) = table(lines, 3).splitlines()[2:]
-    # 64 +- 2.776 * 3.162 / sqrt(5), and Clopper and Pearson's limits of 150 and of 450 rows that agree
+    replay = ARMS["replay_only"]
+    lines += [line(replay.name, s, seed, "validation", 0.5, 0.5) for s in replay.settings for seed in CHOOSING_SEEDS]
+    lines += [line(replay.name, replay.settings[0], seed, "test", 1.0, 0.5) for seed in range(5)]
+    row, of_replay = table(lines, 3).splitlines()[2:]
+    # 64 +- 2.776 * 3.162 / sqrt(5), half of it as the mean of both, and Clopper and Pearson's limits of 150 and of 450
+    # rows that agree
     assert row == (
-        "| lower rate | LoRA | no | rate 0.0002 | 100.0 (97.6 to 100.0) | 64.0 (60.1 to 67.9) | 0.0 (0.0 to 0.8) |"
+        "| lower rate | LoRA | no | rate 0.0002 | 100.0 (97.6 to 100.0) | 64.0 (60.1 to 67.9) | 0.0 (0.0 to 0.8) "
+        "| +7.0 (+5.0 to +9.0) |"
     )
+    assert of_replay.endswith("|  |")
     with pytest.raises(InputError, match="expected 18 lines of validation, got 17"):
         require_choices(lines[1:])
 
