@@ -70,7 +70,7 @@ def test_what_is_logged_is_the_divergence_of_the_whole_model(tmp_path, kind):
     assert trainer.state.log_history[-2]["null_space_leakage"] < LEAKAGE
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
 def test_a_training_without_it_forgets_more(tmp_path, kind):
     options = {"max_steps": 12}
     plain, model = train(tmp_path, kind, **options)
