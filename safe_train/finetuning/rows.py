@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,12 +91,11 @@ class RetentionExamples:
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
-        """Takes the rows, and puts the first together as a batch, which would fail the training later.
+        """Takes the rows.
 
         Raises:
-            InputError: they have no number, such as a stream's, or the collator takes no such rows; or there are more
-                processes than rows in a batch.
-            ValueError: there are none, or they have no labels.
+            InputError: they have no number, such as a stream's; or there are more processes than rows in a batch.
+            ValueError: there are none.
         """
         if batch_size < processes.world_size:
             expected = f"at least one retention example for each of {processes.world_size} processes"
@@ -104,8 +104,15 @@ class RetentionExamples:
         self.seed, self.device, self.processes = seed, device, processes
         self._order: tuple[int, list[int]] = (-1, [])
         first_of(data)
-        checked = len(data) if is_text(data) else 1  # to put an image into a batch takes long
-        for index in range(checked):
+
+    def require_readable(self) -> None:
+        """Puts every row of text together alone, and the first of any others: later it would fail the training.
+
+        Raises:
+            InputError: the collator does not take a row.
+            ValueError: a row has no labels.
+        """
+        for index in range(len(self.data) if is_text(self.data) else 1):  # to put an image into a batch takes long
             self._collated([index])
 
     def _collated(self, indices: Sequence[int]) -> RetentionBatch:
@@ -224,8 +231,9 @@ def pad_rows(rows: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Tenso
 
 
 def _is_integers(column: Any) -> bool:
-    is_list = isinstance(column, (Sequence, Tensor, np.ndarray)) and not isinstance(column, str)
-    return is_list and len(column) > 0 and all(isinstance(int(value), int) for value in column)
+    if isinstance(column, (Tensor, np.ndarray)):
+        column = column.tolist()
+    return isinstance(column, (list, tuple)) and all(isinstance(value, Integral) for value in column)
 
 
 def _returns_rows(collate: Collate, row: Mapping[str, Any]) -> bool:

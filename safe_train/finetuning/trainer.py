@@ -123,6 +123,7 @@ class RetentionCallback(TrainerCallback):
         require_frozen_head(model)
         _linears_for(self._variant, model)
         rows = RetentionExamples(retention.protected, self.collate, batch_size=1, seed=0, device=torch.device("cpu"))
+        rows.require_readable()
         self.shards_base = fsdp_plugin is not None
         if self.shards_base:
             leave_trained_whole(fsdp_plugin, model, rows.batch(0))

@@ -519,6 +519,16 @@ def test_what_is_logged_is_the_divergence_of_the_whole_model(tmp_path, name):
     assert trainer.retention.stack.inactive() == []
 
 
+def require_divergences_from_zero(trainer, divergences):
+    """Trains: what is logged are the divergences of whole models, of which the first is none."""
+    trainer.add_callback(divergences)
+    trainer.train()
+    logged = [line["kl"] for line in trainer.state.log_history if "kl" in line]
+    assert logged == pytest.approx(divergences.found, rel=1e-3, abs=1e-6)
+    assert logged[0] < 1e-6 < logged[-1]
+    return divergences
+
+
 BEGINNINGS = {
     name: lambda name=name: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=name)
     for name in ("gaussian", "pissa", "olora", "orthogonal")
@@ -532,12 +542,7 @@ def test_what_is_kept_is_the_model_as_it_was_however_the_adapter_begins(tmp_path
     model = get_peft_model(text_model(adapter=False), BEGINNINGS[name]())
     kept = Retention(PROTECTED, "soft_retention", rows_per_step=len(PROTECTED))
     trainer = retentive(tmp_path, model, kept, gradient_accumulation_steps=1)
-    divergences = EveryDivergence(model)
-    trainer.add_callback(divergences)
-    trainer.train()
-    logged = [line["kl"] for line in trainer.state.log_history if "kl" in line]
-    assert logged == pytest.approx(divergences.found, rel=1e-3, abs=1e-6)
-    assert logged[0] < 1e-6 < logged[-1]
+    divergences = require_divergences_from_zero(trainer, EveryDivergence(model))
     with model.disable_adapter():
         changed = divergences.now() > 1e-3
     assert changed == (name in ("pissa", "olora"))
@@ -572,12 +577,7 @@ def test_what_is_kept_is_the_model_as_it_was_given(tmp_path, make):
     original = copy.deepcopy(model).eval()
     retention = Retention(PROTECTED, "soft_retention", rows_per_step=len(PROTECTED))
     trainer = retentive(tmp_path, model, retention, gradient_accumulation_steps=1)
-    divergences = EveryDivergence(model, original)
-    trainer.add_callback(divergences)
-    trainer.train()
-    logged = [line["kl"] for line in trainer.state.log_history if "kl" in line]
-    assert logged == pytest.approx(divergences.found, rel=1e-3, abs=1e-6)
-    assert logged[0] < 1e-6 < logged[-1]
+    divergences = require_divergences_from_zero(trainer, EveryDivergence(model, original))
     with model.disable_adapter():
         assert divergences.now() > 1e-4  # which the model without its adapter is not
 
@@ -667,7 +667,9 @@ def test_every_row_of_text_is_read_before_the_training(tmp_path):
     tokenizer = tokenizer_with()
     rows_of_text = [{"prompt": "a", "completion": "b"}] * 5 + [{"prompt": "a", "completion": None}]
     with pytest.raises(InputError, match="retention examples, row 5: expected what the trainer's collator takes"):
-        RetentionExamples(rows_of_text, ChatCollator(tokenizer), batch_size=1, seed=0, device=torch.device("cpu"))
+        RetentionExamples(
+            rows_of_text, ChatCollator(tokenizer), batch_size=1, seed=0, device=torch.device("cpu")
+        ).require_readable()
 
 
 def test_parts_of_a_data_set_are_refused(tmp_path):
