@@ -12,13 +12,14 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 < 8) ? $$1 : 8 
 
 REAL_SHORT_ARMS := no_retention replay_only full_retention
 
-.PHONY: help .venv demo test test-cluster test-real lint bench docs docs-serve tutorial embedded real real-base lock
+.PHONY: help .venv demo test test-cluster test-real test-trackers lint bench docs docs-serve tutorial embedded real real-base lock
 
 help:
 	@echo "make demo      set up and run the main job: safe-train --variant full_retention"
 	@echo "make test      the tests"
 	@echo "make test-cluster  the tests on a real Slurm and Apptainer, made in a folder (needs root; half an hour once)"
 	@echo "make test-real  the tests on real weights, recordings and photographs (downloads 0.5 GB once)"
+	@echo "make test-trackers  the tests with TensorBoard, trackio, W&B and MLflow (downloads 0.1 GB once)"
 	@echo "make lint      ruff, pyright and ShellCheck"
 	@echo "make bench     the microbenchmarks"
 	@echo "make docs      the documentation site, in build/site"
@@ -48,6 +49,10 @@ test-cluster: .venv
 test-real: .venv
 	$(venv_python) -m experiments.real.setup
 	SAFE_TEST_REAL=1 $(venv_python) -m pytest tests/experiments/real -rs
+
+test-trackers: .venv
+	$(venv_python) -m tests.trackers.packages
+	SAFE_TEST_TRACKERS=1 $(venv_python) -m pytest tests/trackers -rs
 
 lint: .venv
 	$(venv_python) -m ruff check
@@ -84,8 +89,12 @@ real-base: .venv
 	$(venv_python) -m experiments.real.train_base
 
 # What is locked already stays as it is where pyproject.toml allows; delete requirements/lock.txt to move everything.
+# The trackers are installed beside the rest, which already has NumPy and Pillow.
 lock:
 	$(or $(PYTHON),python3) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/uv/bin/uv pip compile pyproject.toml --extra test --extra bench --extra containers --extra metrics --extra dev \
 	  --extra docs --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/lock.txt
+	build/uv/bin/uv pip compile requirements/trackers.in --constraint requirements/lock.txt \
+	  --override requirements/trackers.overrides.txt --no-emit-package numpy --no-emit-package pillow \
+	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements/trackers.txt

@@ -23,7 +23,7 @@ from safe_train.io.yaml_files import read_yaml_mapping
 from safe_train.model.settings import ModelSettings
 from safe_train.retention.settings import RetentionSettings
 from safe_train.settings import Section
-from safe_train.training.settings import OptimizationSettings
+from safe_train.training.settings import OptimizationSettings, TrackingSettings
 from safe_train.variants import find_variant
 
 DERIVED = ("effective", "versions", "machine", "notes", "job")
@@ -67,6 +67,7 @@ class StageAConfig(Section):
     retention: RetentionSettings = RetentionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     parallel: ParallelSettings = ParallelSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
     def _sharded_processes_run_the_same_passes(self) -> StageAConfig:

@@ -78,3 +78,9 @@ BITS = 1e-5
 
 # Root mean square of a procedural clip: it is given to six decimals, and other processors round a sine otherwise.
 CLIP_RMS = 2e-6
+
+# What a tracker has recorded of a number: TensorBoard stores float32, 2^-24 off at most; the others store float64.
+TRACKED = {
+    "tensorboard": {"rel": 6e-8, "abs": 0.0}, "wandb": {"rel": 0.0, "abs": 0.0}, "trackio": {"rel": 0.0, "abs": 0.0},
+    "mlflow": {"rel": 0.0, "abs": 0.0},
+}  # fmt: skip

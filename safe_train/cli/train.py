@@ -59,6 +59,12 @@ def _parse_assignments(_context: click.Context, _parameter: click.Parameter, val
 @click.option("--max-steps", type=int, help="Optimizer steps.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", help="fp32 or bf16, of the frozen base.")
+@click.option(
+    "--tracker",
+    multiple=True,
+    metavar="NAME",
+    help="Experiment tracker: tensorboard, wandb, trackio, mlflow or another of Accelerate's; may be given again.",
+)
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Resume from a run's newest checkpoint.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML or JSON file of settings.")
 @click.option(
@@ -153,7 +159,8 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
         "precision": "precision",
     }
     named = {key: options[name] for name, key in keys.items() if options[name] is not None}
-    return named | ({"model.audio_encoders": options["audio_encoder"]} if options["audio_encoder"] else {})
+    several = {"audio_encoder": "model.audio_encoders", "tracker": "tracking.trackers"}
+    return named | {key: options[name] for name, key in several.items() if options[name]}
 
 
 def show_outcome(outcome: RunOutcome, stop: StopRequest) -> None:

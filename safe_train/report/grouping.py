@@ -12,7 +12,10 @@ from safe_train.config import StageAConfig
 from safe_train.configs.retention_variants import RETENTION_VARIANTS
 from safe_train.report.runs import LeftOut, Run, StoredEvaluation, weight
 
-_OF_THE_RUN = ("seed", "label", "device", "output_root", "variants_file", "checkpoint_every", "log_every", "evaluation")
+_OF_THE_RUN = (
+    "seed", "label", "device", "output_root", "variants_file", "checkpoint_every", "log_every", "evaluation",
+    "tracking",
+)  # fmt: skip
 """Settings in which the runs of one variant may differ; of those of the evaluation all but the margin."""
 
 

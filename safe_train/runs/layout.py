@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "evaluations.jsonl"
 
     @property
+    def trackers(self) -> Path:
+        """By which names and ids experiment trackers know the run."""
+        return self.path / "trackers.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / self.CHECKPOINTS

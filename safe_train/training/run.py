@@ -33,9 +33,13 @@ from safe_train.training.build import Rows, load_examples, resolve_device
 from safe_train.training.callbacks import RunCallbacks
 from safe_train.training.prepare import EVALUATION_STOPPED, Prepared, prepare
 from safe_train.training.run_files import write_description, write_results
+from safe_train.training.trackers import Trackers, require_trackers, tracked
 from safe_train.training.trainer import StageATrainer, TrainingOutcome
 
 logger = logging.getLogger(__name__)
+
+MIDWAY, FINAL = "midway", "eval"
+"""What trackers get the figures of evaluations under: those on a tenth of the examples are of a curve of their own."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +156,14 @@ class _Run:
         folder: the run's.
         prepared: everything that was loaded.
         callbacks: called as the run progresses.
+        trackers: what the run reports to; in the main process alone.
         has_steps: whether steps remain to be trained.
     """
 
     folder: Path
     prepared: Prepared
     callbacks: RunCallbacks
+    trackers: Trackers
     has_steps: bool
 
     @property
@@ -167,6 +173,7 @@ class _Run:
 
     def report_step(self, step: int, metrics: dict[str, float]) -> None:
         """Reports a step."""
+        self.trackers.log_step(step, metrics)
         self.callbacks.step(step, self.prepared.config.optimization.max_steps, metrics)
 
     def evaluate_midway(self, step: int) -> None:
@@ -179,6 +186,7 @@ class _Run:
         with processes.raise_on_any_rank():
             if processes.is_main:
                 append_line(RunFolder(self.folder).evaluation_log, line)
+        self.trackers.log_evaluation(step, evaluation, MIDWAY)
 
     def finish(self, training: TrainingOutcome) -> RunOutcome:
         """Evaluates and writes the results, if the training came to its end."""
@@ -189,6 +197,7 @@ class _Run:
             evaluation = _evaluate(self.folder, prepared, self.callbacks, training.steps)
         except StoppedError:
             return RunOutcome(self.folder, training, None)
+        self.trackers.log_evaluation(training.steps, evaluation, FINAL)
         table = None
         with processes.raise_on_any_rank():
             if processes.is_main:
@@ -207,6 +216,7 @@ def _new_run(
             config = follow_base(config, resolve_device(config.device).type)
             if processes.is_main:
                 require_writable(root)
+                require_trackers(config.tracking.trackers)
             rows = rows or load_examples(config)
         prepared = prepare(config, rows, callbacks, processes)
         with processes.raise_on_any_rank():
@@ -216,8 +226,8 @@ def _new_run(
             with processes.raise_on_any_rank():
                 if processes.is_main:
                     write_description(prepared.trainer, rows.indices, notes, folder)
-            with _locked(folder, processes):
-                yield _begin(folder, prepared, callbacks)
+            with _locked(folder, processes), _begun(folder, prepared, callbacks) as run:
+                yield run
 
 
 @contextmanager
@@ -232,13 +242,22 @@ def _resumed_run(folder: Path, callbacks: RunCallbacks) -> Iterator[_Run]:
         prepared = prepare(config, rows, callbacks, processes, folder)
         prepared.trainer.resume(checkpoint, folder)
         logger.info("resumed %s after step %d", folder, checkpoint.step)
-        yield _begin(folder, prepared, callbacks)
+        with _begun(folder, prepared, callbacks) as run:
+            yield run
 
 
-def _begin(folder: Path, prepared: Prepared, callbacks: RunCallbacks) -> _Run:
-    has_steps = prepared.trainer.step < prepared.config.optimization.max_steps
-    callbacks.stage("training" if has_steps else "training was done before")
-    return _Run(folder, prepared, callbacks, has_steps)
+@contextmanager
+def _begun(folder: Path, prepared: Prepared, callbacks: RunCallbacks) -> Iterator[_Run]:
+    """The run before its next step, with its trackers started."""
+    trainer, processes, trackers = prepared.trainer, prepared.processes, Trackers()
+    with ExitStack() as held:
+        with processes.raise_on_any_rank():
+            if processes.is_main:
+                described = trainer.described_configuration()
+                trackers = held.enter_context(tracked(prepared.config, described, folder, trainer.step))
+        has_steps = trainer.step < prepared.config.optimization.max_steps
+        callbacks.stage("training" if has_steps else "training was done before")
+        yield _Run(folder, prepared, callbacks, trackers, has_steps)
 
 
 @contextmanager

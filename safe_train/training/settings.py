@@ -1,4 +1,4 @@
-"""Settings of the optimizer and its schedules."""
+"""Settings of the optimizer and its schedules, and of experiment trackers."""
 
 from __future__ import annotations
 
@@ -44,3 +44,13 @@ class OptimizationSettings(Section):
     """Fraction of the steps over which the gate opens from 0 to 1."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Largest norm of the total gradient."""
+
+
+class TrackingSettings(Section):
+    """Experiment trackers."""
+
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers that a run reports to beside its own files, by Accelerate's names: ``tensorboard``,
+    ``wandb``, ``trackio``, ``mlflow`` and others; each needs its package."""
+    project: str = Field(default="safe", min_length=1)
+    """Project, or experiment, of the trackers that have such a thing."""
