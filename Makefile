@@ -12,11 +12,12 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print ($$1 < 8) ? $$1 : 8 
 
 REAL_SHORT_ARMS := no_retention replay_only full_retention
 
-.PHONY: help .venv demo test test-cluster test-real test-trackers lint bench docs docs-serve tutorial embedded real real-base lock
+.PHONY: help .venv demo test test-slow test-cluster test-real test-trackers lint bench docs docs-serve tutorial embedded real real-base lock
 
 help:
 	@echo "make demo      set up and run the main job: safe-train --variant full_retention"
-	@echo "make test      the tests"
+	@echo "make test      the tests, but for the slow ones (about 12 minutes on two cores)"
+	@echo "make test-slow  kills at random moments, every kernel for every GPU, rehearsals (about 10 minutes on two cores)"
 	@echo "make test-cluster  the tests on a real Slurm and Apptainer, made in a folder (needs root; half an hour once)"
 	@echo "make test-real  the tests on real weights, recordings and photographs (downloads 0.5 GB once)"
 	@echo "make test-trackers  the tests with TensorBoard, trackio, W&B and MLflow (downloads 0.1 GB once)"
@@ -34,13 +35,16 @@ help:
 	@$(or $(PYTHON),python3) scripts/make_venv.py
 
 # Neither needs the network: a test or a run that asks for it fails here, and not first at a user's.
-demo test: export HF_HUB_OFFLINE = 1
+demo test test-slow: export HF_HUB_OFFLINE = 1
 
 demo: .venv
 	.venv/bin/safe-train --variant full_retention
 
 test: .venv
-	$(venv_python) -m pytest -n $(WORKERS) --dist worksteal
+	$(venv_python) -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-slow: .venv
+	$(venv_python) -m pytest -n $(WORKERS) --dist worksteal -m slow --ignore tests/cluster
 
 test-cluster: .venv
 	$(venv_python) -m tests.cluster.machine

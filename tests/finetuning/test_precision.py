@@ -12,8 +12,8 @@ from safe_train.errors import InputError
 from safe_train.finetuning.student import trained_linears
 from safe_train.huggingface import Retention
 from safe_train.retention.settings import RetentionSettings
-from tests.finetuning.test_trainer import NULL_SPACE_ALONE, PROTECTED, EveryDivergence, Updates, share_inside
-from tests.finetuning.tiny_text import SETTINGS, retentive, text_model, trained_weights
+from tests.finetuning.tiny_text import NULL_SPACE_ALONE, PROTECTED, SETTINGS, retentive, text_model, trained_weights
+from tests.finetuning.watching import EveryDivergence, Updates, share_inside
 from tests.tolerances import LEAKAGE, PARALLEL, relative_error
 
 pytestmark = [
@@ -170,12 +170,31 @@ def test_fused_adamw_trains_the_same(tmp_path):
     assert relative_error(found, expected) < PARALLEL[torch.float32]
 
 
+class Lion(torch.optim.Optimizer):
+    """``w -= lr sign(b1 m + (1 - b1) g)``, ``m = b2 m + (1 - b2) g``: Chen et al. 2023, arXiv:2302.06675, program 1."""
+
+    def __init__(self, weights, lr=1e-3, betas=(0.9, 0.99)):
+        super().__init__(weights, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        assert closure is None
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    moment = self.state[weight].setdefault("moment", torch.zeros_like(weight))
+                    weight.sub_(torch.sign(b1 * moment + (1 - b1) * weight.grad), alpha=group["lr"])
+                    moment.mul_(b2).add_(weight.grad, alpha=1 - b2)
+
+
 OTHER_OPTIMIZERS = {
     "adafactor": None,
     "sgd": None,
     "rmsprop": None,
     "adagrad": None,
     "Muon": lambda weights: torch.optim.Muon(weights, lr=1e-2),
+    "Lion": Lion,
     "NAdam": lambda weights: torch.optim.NAdam(weights, lr=1e-2),
     "amsgrad": lambda weights: torch.optim.AdamW(weights, lr=1e-2, amsgrad=True),
 }

@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    OFTConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
+from safe_train.configs.retention_variants import RetentionVariantConfig
 from safe_train.huggingface import Retention, RetentionMixin
 from safe_train.retention.settings import RetentionSettings
 
@@ -87,3 +97,37 @@ def retentive(folder: Path, model: Any, retention: Retention, **options: Any) ->
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
     """Copies of what is trained."""
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+PROTECTED = rows(24, 2)
+"""Retention examples."""
+
+NULL_SPACE_ALONE = RetentionVariantConfig(
+    name="alone", description="", retention_loss_weight=0.0, distillation_weight=0.0, fisher_weight=0.0,
+    enable_null_space=True,
+)  # fmt: skip
+
+OTHER_ADAPTERS = {
+    "IA3": lambda: IA3Config(target_modules=["q_proj", "v_proj"], feedforward_modules=[]),
+    "OFT": lambda: OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "LoHa": lambda: LoHaConfig(r=4, target_modules=["q_proj"]),
+    "prompt tuning": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "prefix tuning": lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "P-tuning": lambda: PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16),
+}
+"""Adapters without linear layers of their own."""
+
+BEGINNINGS = {
+    name: lambda name=name: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=name)
+    for name in ("gaussian", "pissa", "olora", "orthogonal")
+} | {"DoRA": lambda: LoraConfig(r=4, target_modules=["q_proj", "v_proj"], use_dora=True)}
+"""Ways in which LoRA begins; the second and third change the weights below it."""
+
+
+def with_trained_norms() -> Any:
+    """With LoRA, and normalizations trained beside it."""
+    model = text_model(adapter=True)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.requires_grad_(True)
+    return model
