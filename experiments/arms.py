@@ -171,7 +171,7 @@ EXTRA["real"] = {
     "full_retention, shuffled audio": {"variant": "full_retention", "data.shuffle_audio": "true"},
     "soft_retention, a third of the steps": {"variant": "soft_retention", "optimization.max_steps": "100"},
 }
-"""With the null space less than half is heard; the last tells what distillation alone keeps where it hears as little."""
+"""With the null space less than half is heard: the last arm tells what distillation keeps where it hears as little."""
 
 EXTRA["real_gpu"] = EXTRA["real"]
 EXTRA["real_short"] = {}
