@@ -99,7 +99,9 @@ def export_run(
         audio_features=described["audio_features"],
         audio_seconds=[settings.model.audio_seconds] * len(described["audio_encoders"]),
         audio_level_db=settings.model.audio_level_db,
-        adapter={field.name: described[field.name] for field in dataclasses.fields(AdapterConfig)},
+        adapter={
+            field.name: described[field.name] for field in dataclasses.fields(AdapterConfig) if field.name in described
+        },
         gate=figures["gate"],
         license=given.license,
         retention=figures,

@@ -37,12 +37,13 @@ class AdapterConfig:
 
     Attributes:
         num_audio_tokens: audio tokens per clip, for each encoder.
-        projector_hidden: width of the projector's hidden layer.
+        projector_hidden: width of the projector's hidden layers.
         fusion_layers: indices of the decoder layers whose output reads the audio tokens.
         fusion_dim: width of queries, keys and values over all heads.
         fusion_heads: attention heads.
         lora_rank: rank of low-rank updates of the decoder's attention; 0 means none.
         init_seed: seed of the initialization.
+        projector_layers: linear layers of the projector.
     """
 
     num_audio_tokens: int
@@ -52,6 +53,7 @@ class AdapterConfig:
     fusion_heads: int
     lora_rank: int = 0
     init_seed: int = 0
+    projector_layers: int = 2
 
 
 class FusionStatistics:
@@ -110,6 +112,7 @@ class SafeModel(nn.Module):
                     config.num_audio_tokens,
                     config.projector_hidden,
                     base.hidden_size,
+                    config.projector_layers,
                 )
                 for encoder in encoders
             ).to(device)

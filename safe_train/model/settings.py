@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safe_train.settings import Section
 
@@ -37,12 +37,25 @@ class ModelSettings(Section):
     num_audio_tokens: int | None = Field(default=None, ge=1)
     """Audio tokens per clip."""
     projector_hidden: int | None = Field(default=None, ge=1)
-    """Width of the projector's hidden layer."""
+    """Width of the projector's hidden layers; below the encoder's width it is a bottleneck."""
+    projector_layers: int = Field(default=2, ge=2)
+    """Linear layers of the projector, with a GELU between any two."""
     fusion_layers: int | None = Field(default=None, ge=1)
     """Number of decoder layers with a fusion, spread evenly up to the last but one."""
+    fusion_layer_indices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    """Which decoder layers have a fusion behind them, counted from 0 and rising, in place of ``fusion_layers``."""
     fusion_dim: int | None = Field(default=None, ge=1)
     """Width of the cross-attention."""
     fusion_heads: int = Field(default=4, ge=1)
     """Heads of the cross-attention."""
     lora_rank: int = Field(default=0, ge=0)
     """Rank of LoRA on the decoder's attention; 0 for none."""
+
+    @model_validator(mode="after")
+    def _fused_layers_are_given_once(self) -> ModelSettings:
+        indices = self.fusion_layer_indices
+        if indices is not None and self.fusion_layers is not None:
+            raise ValueError("one of fusion_layers, a number, and fusion_layer_indices")
+        if indices is not None and list(indices) != sorted(set(indices)):
+            raise ValueError("fusion_layer_indices must rise, each layer once")
+        return self

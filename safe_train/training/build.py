@@ -196,11 +196,6 @@ def load_audio_encoders(config: StageAConfig, load: Callable[..., AudioEncoder] 
 def adapter_config(settings: ModelSettings, num_decoder_layers: int, seed: int) -> AdapterConfig:
     """Sizes of the trained parts: the settings, and where they are None the registered configuration."""
     registered = get_model_config(settings.config)
-    count = settings.fusion_layers or registered.fusion_layers
-    if count == "auto":
-        count = registered.num_fusion_layers(num_decoder_layers)
-    if count > num_decoder_layers:
-        raise InputError("model.fusion_layers", f"at most {num_decoder_layers} decoder layers", str(count), "lower it")
     fusion_dim = settings.fusion_dim or registered.fusion_dim
     if fusion_dim % settings.fusion_heads:
         got = f"{settings.fusion_heads}"
@@ -208,12 +203,29 @@ def adapter_config(settings: ModelSettings, num_decoder_layers: int, seed: int) 
     return AdapterConfig(
         num_audio_tokens=settings.num_audio_tokens or registered.num_audio_tokens,
         projector_hidden=settings.projector_hidden or registered.projector_hidden,
-        fusion_layers=spread_layers(count, num_decoder_layers),
+        fusion_layers=_fused_layers(settings, num_decoder_layers),
         fusion_dim=fusion_dim,
         fusion_heads=settings.fusion_heads,
         lora_rank=settings.lora_rank,
         init_seed=seed,
+        projector_layers=settings.projector_layers,
     )
+
+
+def _fused_layers(settings: ModelSettings, num_decoder_layers: int) -> tuple[int, ...]:
+    """Those that are named, or so many as the settings or the registered configuration say."""
+    if (indices := settings.fusion_layer_indices) is not None:
+        if indices[-1] >= num_decoder_layers:
+            expected = f"indices below the base's {num_decoder_layers} decoder layers"
+            raise InputError("model.fusion_layer_indices", expected, str(indices[-1]), "they count from 0")
+        return indices
+    registered = get_model_config(settings.config)
+    count = settings.fusion_layers or registered.fusion_layers
+    if count == "auto":
+        count = registered.num_fusion_layers(num_decoder_layers)
+    if count > num_decoder_layers:
+        raise InputError("model.fusion_layers", f"at most {num_decoder_layers} decoder layers", str(count), "lower it")
+    return spread_layers(count, num_decoder_layers)
 
 
 def spread_layers(count: int, num_decoder_layers: int) -> tuple[int, ...]:

@@ -32,6 +32,9 @@ class OptimizationSettings(Section):
     """Peak learning rate of the projectors; if it is not given, times 128 over the width of another base."""
     lr_adapter: float = Field(default=4e-3, gt=0.0)
     """Peak learning rate of the fusions and of LoRA; if it is not given, times 128 over the width of another base."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the task loss that is the cross-entropy with the uniform distribution over the vocabulary, as in
+    ``torch.nn.functional.cross_entropy``; the retention loss has none."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Decoupled weight decay."""
     adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)

@@ -221,7 +221,8 @@ class StageATrainer:
         """Cross-entropy of the answers to audio examples."""
         hidden = self.model.last_hidden_state(batch.inputs, batch.features)
         logits = self.model.base.head(hidden[batch.token_rows, batch.token_positions])
-        return F.cross_entropy(logits, batch.labels, reduction="sum") / tokens
+        smoothing = self.config.optimization.label_smoothing
+        return F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing) / tokens
 
     def _retention_loss(self, batch: Batch, tokens: int) -> Tensor:
         """The mechanisms' loss, which is a mean over the batch's own tokens."""

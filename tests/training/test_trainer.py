@@ -151,3 +151,19 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, configure, p
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="a run folder with a checkpoint"):
         latest_checkpoint(tmp_path / "nothing")
+
+
+def test_label_smoothing_mixes_in_the_uniform_distribution(configure, prepare):
+    """``(1 - e) CE(label) + e mean over the vocabulary of CE(token)``: Szegedy et al. 2016, arXiv:1512.00567."""
+    losses = {}
+    for share in (0.0, 0.25):
+        stage = prepare(configure(variant="no_retention", optimization__label_smoothing=share))
+        (batch, *_) = stage.batches.at(0).task
+        tokens = len(batch.labels)
+        with torch.no_grad():
+            losses[share] = stage._task_loss(batch, tokens).item()
+            hidden = stage.model.last_hidden_state(batch.inputs, batch.features)
+            logits = stage.model.base.head(hidden[batch.token_rows, batch.token_positions]).double()
+        spread = -logits.log_softmax(dim=-1).mean(dim=-1).mean().item()
+    assert losses[0.25] == pytest.approx(0.75 * losses[0.0] + 0.25 * spread, rel=1e-5)
+    assert losses[0.25] != pytest.approx(losses[0.0], rel=1e-2)

@@ -13,14 +13,21 @@ class AudioProjector(nn.Module):
     """Maps features [B, F, D] to ``k`` audio tokens [B, k, H].
 
     With more features than tokens, neighboring features are averaged into ``k`` segments (without padding) and each
-    segment becomes one token; with fewer, each feature becomes ``k / F`` tokens. Between the two linear maps, without
-    biases so that every trained parameter is a matrix, lie a normalization without parameters and a GELU.
+    segment becomes one token; with fewer, each feature becomes ``k / F`` tokens:
+
+        tokens = W_n gelu(... W_2 gelu(W_1 norm(feature)))
+
+    ``norm`` is a layer normalization without parameters. The linear maps have no biases, so that every trained
+    parameter is a matrix.
 
     Raises:
         InputError: there are fewer features than tokens and F does not divide ``k``.
     """
 
-    def __init__(self, num_features: int, feature_size: int, num_tokens: int, hidden: int, out_size: int) -> None:
+    def __init__(
+        self, num_features: int, feature_size: int, num_tokens: int, hidden: int, out_size: int, num_layers: int = 2
+    ) -> None:
+        """Takes F, D, k, the width of the hidden layers, H, and the number of linear maps, at least 2."""
         super().__init__()
         self.segments = min(num_features, num_tokens)
         if num_tokens % self.segments:
@@ -29,6 +36,7 @@ class AudioProjector(nn.Module):
         self.out_size = out_size
         self.up = nn.Linear(feature_size, hidden, bias=False)
         self.out = nn.Linear(hidden, num_tokens // self.segments * out_size, bias=False)
+        self.between = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(num_layers - 2))
 
     def forward(self, features: AudioFeatures) -> tuple[Tensor, Tensor]:
         """Audio tokens [B, k, H] and their mask, bool [B, k]."""
@@ -39,7 +47,9 @@ class AudioProjector(nn.Module):
             kept = F.adaptive_avg_pool1d(mask.to(values.dtype)[:, None], self.segments)
             summed = F.adaptive_avg_pool1d(values.transpose(1, 2), self.segments)
             values, mask = (summed / kept.clamp_min(1e-6)).transpose(1, 2), kept[:, 0] > 0
-        normalized = F.layer_norm(values, values.shape[-1:])
-        tokens = self.out(F.gelu(self.up(normalized)))
+        hidden = F.gelu(self.up(F.layer_norm(values, values.shape[-1:])))
+        for linear in self.between:
+            hidden = F.gelu(linear(hidden))
+        tokens = self.out(hidden)
         tokens = tokens.view(values.shape[0], -1, self.out_size)
         return tokens, mask.repeat_interleave(tokens.shape[1] // mask.shape[1], dim=1)

@@ -52,3 +52,16 @@ def test_what_lies_in_the_padding_does_not_matter():
 def test_a_count_that_does_not_divide_is_refused():
     with pytest.raises(InputError, match=r"model\.num_audio_tokens: expected a multiple of 4 features, got 6"):
         AudioProjector(4, SIZE, 6, HIDDEN, OUT)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_more_layers_lie_between_the_first_and_the_last(count):
+    torch.manual_seed(0)
+    projector, given = AudioProjector(2, SIZE, 4, HIDDEN, OUT, count), features(2)
+    weights = [module.weight for module in projector.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(weights) == count
+    hidden = F.layer_norm(given.values, (SIZE,))
+    for weight in (projector.up.weight, *(linear.weight for linear in projector.between)):
+        hidden = F.gelu(hidden @ weight.T)
+    expected = (hidden @ projector.out.weight.T).view(2, 4, OUT)
+    torch.testing.assert_close(projector(given)[0], expected)
