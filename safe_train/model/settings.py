@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -42,7 +42,7 @@ class ModelSettings(Section):
     """Linear layers of the projector, with a GELU between any two."""
     fusion_layers: int | None = Field(default=None, ge=1)
     """Number of decoder layers with a fusion, spread evenly up to the last but one."""
-    fusion_layer_indices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    fusion_layer_indices: tuple[int, ...] | None = None
     """Which decoder layers have a fusion behind them, counted from 0 and rising, in place of ``fusion_layers``."""
     fusion_dim: int | None = Field(default=None, ge=1)
     """Width of the cross-attention."""
@@ -56,6 +56,6 @@ class ModelSettings(Section):
         indices = self.fusion_layer_indices
         if indices is not None and self.fusion_layers is not None:
             raise ValueError("one of fusion_layers, a number, and fusion_layer_indices")
-        if indices is not None and list(indices) != sorted(set(indices)):
-            raise ValueError("fusion_layer_indices must rise, each layer once")
+        if indices is not None and (not indices or indices[0] < 0 or list(indices) != sorted(set(indices))):
+            raise ValueError("fusion_layer_indices must be layers from 0 on, rising, each once")
         return self
