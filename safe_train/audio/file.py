@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -227,7 +228,8 @@ class _Patched(io.FileIO):
     """A file that shows 0xFFFFFFFF in one place: a size that is not known."""
 
     def __init__(self, path: Path, start: int) -> None:
-        super().__init__(path)
+        with path.open("rb", buffering=0) as file:
+            super().__init__(os.dup(file.fileno()))
         self._places = range(start, start + 4)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] - it is cffi's buffer

@@ -88,7 +88,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
         raise InputError(path, "an image", problem, "check the path or remove its entry")
     try:
         # A file of another format is refused before any code that reads it has run.
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.format == "JPEG2000":
                 _require_end(path)
             yield image

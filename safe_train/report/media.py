@@ -14,6 +14,7 @@ from PIL import Image
 from safe_train.data.image import load_image
 from safe_train.data.procedural import is_in_made_folder
 from safe_train.errors import InputError
+from safe_train.io.archives import find_file
 from safe_train.io.files import file_problem
 from safe_train.io.fingerprints import content_sha256
 
@@ -62,6 +63,7 @@ def picture(path: Path, sha256: str | None) -> Picture:
         path: the image.
         sha256: of the image that was evaluated, as the run says; see :func:`_explain_refusal`.
     """
+    path = find_file(path)
     if problem := _explain_refusal(path, sha256, LARGEST_IMAGE):
         return Picture(str(path), None, problem)
     try:
@@ -88,6 +90,7 @@ def clip(heard: str, sha256_of: Mapping[str, str]) -> Clip:
     kind = _AUDIO_TYPES.get(path.suffix.lower())
     if kind is None:
         return Clip(str(heard), problem=f"{path.suffix} is not played by browsers")
+    path = find_file(path)
     if problem := _explain_refusal(path, sha256_of.get(str(path)), LARGEST_CLIP):
         return Clip(str(heard), problem=problem)
     try:

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from safe_train.runs.checkpoint import list_checkpoints
+from tests.data.shards import as_shards
 from tests.survival.runs import SETTINGS, Process, differences, end_of, resume, start, write_data
 
 ANY, LOADED, CHECKPOINT, EVALUATION = "any moment", "after loading", "checkpoint", "evaluation"
@@ -102,7 +103,9 @@ class Trials:
         ends: for each run that came to its end, what differs from the expected.
     """
 
-    def __init__(self, folder: Path, seed: int, tell: Callable[[str], None] = lambda _line: None) -> None:
+    def __init__(
+        self, folder: Path, seed: int, tell: Callable[[str], None] = lambda _line: None, *, shards: bool = False
+    ) -> None:
         self.folder, self.tell = folder, tell
         self.random = random.Random(seed)
         self.kills: list[Kill] = []
@@ -110,6 +113,8 @@ class Trials:
         self._logs = 0
         self.data = folder / "data"
         write_data(self.data)
+        if shards:
+            self.data = as_shards(self.data, folder / "shards")
         begun = time.monotonic()
         process = start(self._log(), self.data, folder / "straight")
         while "training" not in stages(process.log) and process.poll() is None:
@@ -179,7 +184,7 @@ class Trials:
         return self.folder / f"{self._logs}.log"
 
 
-def report(trials: Trials, seed: int) -> dict[str, Any]:
+def report(trials: Trials, seed: int, *, shards: bool) -> dict[str, Any]:
     """The moments and the ends as JSON."""
     return {
         "question": "runs killed with SIGKILL and resumed: is the end that of an uninterrupted run, bit for bit?",
@@ -188,6 +193,7 @@ def report(trials: Trials, seed: int) -> dict[str, Any]:
         "runs_bit_equal": sum(not differing for differing in trials.ends),
         "doing": dict(Counter(kill.doing for kill in trials.kills)),
         "seed": seed,
+        "shards": shards,
         "settings": SETTINGS,
         "uninterrupted_seconds": round(trials.seconds, 1),
         "loading_seconds": round(trials.loading, 1),
@@ -214,13 +220,14 @@ def main() -> None:
     parser.add_argument("--aimed", type=int, default=10, help="kills beside these at moments that are waited for")
     parser.add_argument("--kills-a-run", type=int, default=4, help="then a run is left to end")
     parser.add_argument("--preloaded", action="store_true", help="start runs as copies of this process")
+    parser.add_argument("--shards", action="store_true", help="data in tar shards, not in files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if given.preloaded:
         preload()
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(Path(folder), given.seed, lambda line: print(line, flush=True))
+        trials = Trials(Path(folder), given.seed, lambda line: print(line, flush=True), shards=given.shards)
         counts = {
             ANY: given.kills // 2, LOADED: given.kills - given.kills // 2,
             CHECKPOINT: given.aimed // 2, EVALUATION: given.aimed - given.aimed // 2,
@@ -229,7 +236,7 @@ def main() -> None:
             until = len(trials.kills) + count
             while len(trials.kills) < until:
                 trials.kill_and_resume(repeat(aim, min(given.kills_a_run, until - len(trials.kills))))
-        found = report(trials, given.seed)
+        found = report(trials, given.seed, shards=given.shards)
     if given.output:
         given.output.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{found['kills']} kills, {found['runs']} runs, {found['runs_bit_equal']} bit-equal")

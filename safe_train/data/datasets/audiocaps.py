@@ -14,7 +14,14 @@ from typing import NamedTuple
 from safe_train.audio.folder import index_audio_files
 from safe_train.data.datasets.clips import MissingClips
 from safe_train.data.datasets.entry_scan import EntryFields
-from safe_train.data.datasets.manifest import Record, as_record, read_records, read_text, require_set_folder, resolve
+from safe_train.data.datasets.manifest import (
+    Record,
+    as_record,
+    optional_file,
+    read_records,
+    read_text,
+    require_set_folder,
+)
 from safe_train.data.datasets.reader import AudioReader
 from safe_train.data.datasets.records import AudioRecord
 from safe_train.errors import InputError
@@ -29,7 +36,8 @@ class AudioCaps(AudioReader):
 
     Tried in turn in ``root/audiocaps/``: the official ``train.csv`` (audiocap_id, youtube_id, start_time, caption),
     with audio ``audio/train/<youtube_id>_<start_time>``, ``<youtube_id>`` or ``<audiocap_id>`` as ``.wav``, ``.flac``,
-    ``.ogg`` or ``.mp3``; then ``audiocaps_train.jsonl``, ``audiocaps_train.json``, ``train.jsonl``, ``train.json``.
+    ``.ogg`` or ``.mp3``; then ``audiocaps_train.jsonl``, ``audiocaps_train.json``, ``train.jsonl``, ``train.json``;
+    then :mod:`shards <safe_train.data.datasets.shards>`.
 
     A manifest entry has ``id`` or ``ytid``; ``answers``, ``answer``, ``caption`` or ``captions``; ``audio`` or
     ``audio_path``, relative to the root or to ``root/audiocaps/`` (without it the audio is found as in the official
@@ -76,15 +84,15 @@ class AudioCaps(AudioReader):
                 raise InputError(record.where, "an id of its own", got, "rename one, or give ytid and start_time")
             if clip.own_id:
                 seen[clip.own_id] = record.where
-            audio, image = record.optional_text(*fields.audio), record.optional_text(*fields.image)
+            image = optional_file(record, fields.image, root, folder)
             yield _Entry(
                 where=record.where,
                 entry_id=clip.name if record.optional("id") is None else record.identifier("id"),
                 clip=clip,
                 captions=record.references(*fields.answers),
-                audio=resolve(root, folder, audio, record.where) if audio else None,
+                audio=optional_file(record, fields.audio, root, folder),
                 question=self.question(record, has_image=image is not None),
-                image=resolve(root, folder, image, record.where) if image else None,
+                image=image,
             )
 
 

@@ -15,10 +15,12 @@ from safe_train.data.datasets.entry_scan import EntryFields, EntryScan
 from safe_train.data.datasets.issues import IssueKind, ListedRecord
 from safe_train.data.datasets.manifest import (
     Record,
+    optional_file,
     read_records,
     require_encodable,
     require_unique,
     require_utf8,
+    required_file,
     resolve,
     strip_placeholder,
 )
@@ -115,7 +117,7 @@ class AVQA(AudioReader):
         """The written path, or else the video's file, or else the path where it would be."""
         folder = root / self.name
         if entry.optional("video_id") is None or entry.optional(*self.fields.audio) is not None:
-            return resolve(root, folder, entry.text(*self.fields.audio), entry.where)
+            return required_file(entry, self.fields.audio, root, folder)
         video = entry.identifier("video_id")
         expected = resolve(root, folder, f"{self.name}/audio/{video}.wav", entry.where)
         return videos.get(video, expected)
@@ -123,9 +125,8 @@ class AVQA(AudioReader):
     def _find_image(self, root: Path, entry: Record) -> Path | None:
         """The written path, or else the middle frame of the video, or None."""
         folder = root / self.name
-        written = entry.optional_text(*self.fields.image)
-        if written:
-            return resolve(root, folder, written, entry.where)
+        if found := optional_file(entry, self.fields.image, root, folder):
+            return found
         if entry.optional("video_id") is None:
             return None
         frames = resolve(root, folder, f"{self.name}/frames/{entry.identifier('video_id')}", entry.where)

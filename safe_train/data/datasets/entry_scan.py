@@ -59,9 +59,10 @@ class EntryScan:
             return None
 
     def take_path(self, root: Path, folder: Path, names: tuple[str, ...], *, is_required: bool) -> Path | None:
-        """The path in the first of the fields that is there, in the root or in the set's folder."""
-        if self.record.optional(*names) is None and not is_required:
-            return None
+        """The path in the first of the fields that is there, in the root, in the set's folder or in a shard."""
+        found = self.record.optional(*names)
+        if isinstance(found, Path) or (found is None and not is_required):
+            return found
         written = self.take(IssueKind.ENTRY, lambda: self.record.text(*names))
         if written is None:
             return None

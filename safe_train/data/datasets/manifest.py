@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safe_train.data.datasets.shards import find_first_shard, read_shards
 from safe_train.errors import InputError
+from safe_train.io.archives import ARCHIVE_SUFFIX
 from safe_train.io.files import file_problem, folder_problem
 from safe_train.io.messages import LONGEST, shortened, typed
 
@@ -178,9 +180,10 @@ def manifest_names(set_name: str, split: str) -> tuple[str, ...]:
 
 
 def find_manifest(folder: Path, set_name: str, split: str) -> Path | None:
-    """The first manifest of the split that exists, or None."""
+    """The first manifest of the split that exists, or else the first of its shards, or None."""
     candidates = (folder / name for name in manifest_names(set_name, split))
-    return next((path for path in candidates if file_problem(path) is None), None)
+    found = next((path for path in candidates if file_problem(path) is None), None)
+    return found or find_first_shard(folder, set_name, split)
 
 
 def read_text(path: Path) -> str:
@@ -204,15 +207,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The entries of a manifest: the lines of a ``.jsonl`` file, or the list in a ``.json`` file.
+    """The entries of a manifest: the lines of a ``.jsonl`` file, the list in a ``.json`` file, or what shards hold.
 
     Raises:
         InputError: the file cannot be read, is malformed, has an entry that is not an object, or has no entry.
     """
-    entries = _jsonl_entries(path) if path.suffix == ".jsonl" else _list_entries(path)
+    if path.suffix == ARCHIVE_SUFFIX:
+        entries: Iterator[tuple[str, object]] = read_shards(path)
+    else:
+        entries = _jsonl_entries(path) if path.suffix == ".jsonl" else _list_entries(path)
     records = [as_record(entry, where) for where, entry in entries]
     if not records:
-        raise InputError(path, "at least one entry", "none", "write one JSON object for each example")
+        raise InputError(path, "at least one entry", "none", "write an entry for each example")
     return records
 
 
@@ -265,6 +271,26 @@ def resolve(root: Path, folder: Path, written: str, where: str) -> Path:
             hint = "write paths relative to the data root"
             raise InputError(where, f"a path in {root}", f"{shortened(written)!r}, which leaves it", hint)
     return in_folder if _is_there(in_folder) and not _is_there(in_root) else in_root
+
+
+def optional_file(record: Record, names: Sequence[str], root: Path, folder: Path) -> Path | None:
+    """The file in the first of the fields that is there: one in a shard, or what a written path means; or None.
+
+    Raises:
+        InputError: as :func:`resolve`, or the field holds neither.
+    """
+    value = record.optional(*names)
+    if value is None or isinstance(value, Path):
+        return value
+    return resolve(root, folder, record.text(*names), record.where)
+
+
+def required_file(record: Record, names: Sequence[str], root: Path, folder: Path) -> Path:
+    """The same; InputError if none of the fields is there."""
+    record.required(*names)
+    found = optional_file(record, names, root, folder)
+    assert found is not None
+    return found
 
 
 def _is_there(path: Path) -> bool:

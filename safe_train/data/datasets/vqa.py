@@ -13,7 +13,7 @@ from safe_train.data.datasets.manifest import (
     read_json,
     read_records,
     require_set_folder,
-    resolve,
+    required_file,
     strip_placeholder,
 )
 from safe_train.data.datasets.reader import VLReader, list_questions
@@ -83,8 +83,7 @@ class VQA(VLReader):
         manifest = self.require_manifest(root, split, _questions_name(split))
         entries = _by_question_id(read_records(manifest), *fields.identifier)
         paths = {
-            question_id: resolve(root, folder, entry.text(*fields.image), entry.where)
-            for question_id, entry in entries.items()
+            question_id: required_file(entry, fields.image, root, folder) for question_id, entry in entries.items()
         }
         image_ids = _image_ids(entries, paths)
         return [

@@ -17,6 +17,7 @@ from safe_train.data.datasets.manifest import (
     read_records,
     require_set_folder,
     require_unique,
+    required_file,
     resolve,
     strip_placeholder,
 )
@@ -105,18 +106,19 @@ class WavCaps(AudioReader):
             if entries.official and subset not in files:
                 files[subset] = index_audio_files(_audio_folders(folder, subset))
             found = files[subset].get(clip) if entries.official else None
-            audio = found or resolve(root, folder, self._written_path(record, entries.official, clip_id), record.where)
+            audio = found or self._written_file(root, record, entries.official, clip_id)
             question = self.question(record, has_image=False)
             yield AudioRecord(clip_id, audio, self._captions(record, entries.captions), question, None)
 
-    def _written_path(self, record: Record, official: bool, clip_id: str) -> str:
+    def _written_file(self, root: Path, record: Record, official: bool, clip_id: str) -> Path:
         """Where the entry says its audio is; official entries need not, and then it is where one would put it."""
+        folder = root / self.name
         if not official:
-            return record.text(*self.fields.audio)
+            return required_file(record, self.fields.audio, root, folder)
         written = record.optional_text(*self.fields.audio)
         if written is None or Path(written).suffix.lower() not in AUDIO_SUFFIXES:
-            return f"{self.name}/audio/{clip_id}.flac"
-        return written
+            written = f"{self.name}/audio/{clip_id}.flac"
+        return resolve(root, folder, written, record.where)
 
     def _captions(self, record: Record, count: int) -> tuple[str, ...]:
         """All captions of an entry: in one field, or numbered from 1 to ``count``."""
