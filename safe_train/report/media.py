@@ -14,8 +14,8 @@ from PIL import Image
 from safe_train.data.image import load_image
 from safe_train.data.procedural import is_in_made_folder
 from safe_train.errors import InputError
-from safe_train.io.archives import find_file
 from safe_train.io.files import file_problem
+from safe_train.io.find_file import find_file
 from safe_train.io.fingerprints import content_sha256
 
 LARGEST_SIDE = 320

@@ -1,4 +1,4 @@
-"""Writes the examples of a data root into shards, as other projects write them."""
+"""Writes the examples of a data root into shards and tables, as other projects write them."""
 
 import io
 import json
@@ -74,6 +74,29 @@ def as_files(root: Path, target: Path) -> Path:
                 kind = "audio" if name == "audiocaps" else "image"
                 entries.append(json.dumps(fields | {kind: str(written.relative_to(target))}))
             (target / name / f"{split}.jsonl").write_text("".join(f"{entry}\n" for entry in entries))
+    return with_text(root, target)
+
+
+def table_of(samples, kind, *, with_paths=True):
+    """A data set of samples, their media as bytes in a column of the feature's type."""
+    from datasets import Audio, Dataset, Image
+
+    rows = [
+        fields | {kind: {"bytes": path.read_bytes(), "path": path.name if with_paths else None}}
+        for _, fields, (path,) in samples
+    ]
+    return Dataset.from_list(rows).cast_column(kind, {"audio": Audio, "image": Image}[kind](decode=False))
+
+
+def as_tables(root: Path, target: Path) -> Path:
+    """The clips of a data root as Parquet files, two for each split, and its questions as saved data sets."""
+    for split in ("train", "val"):
+        samples = samples_of(root, split)
+        clips, folder = table_of(samples["audiocaps"], "audio"), target / "audiocaps" / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            clips.shard(2, number, contiguous=True).to_parquet(folder / f"{split}-0000{number}-of-00002.parquet")
+        table_of(samples["vqa"], "image").save_to_disk(target / "vqa" / split)
     return with_text(root, target)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from safe_train.errors import InputError
-from safe_train.io.archives import find_file, list_archive
+from safe_train.io.archives import list_archive
 from safe_train.io.files import file_problem
+from safe_train.io.find_file import find_file
 from safe_train.io.fingerprints import content_sha256, file_sha256
 
 CONTENTS = {"a/1.json": b"{}", "a/1.wav": os.urandom(100_000), "/abs/2.txt": b"", f"{'long' * 60}/3.txt": b"x" * 513}
@@ -34,7 +35,7 @@ def write(path, contents):
 
 def test_what_is_read_is_what_was_put_in(archive, tmp_path):
     files = list(list_archive(archive))
-    assert [file.name_in_archive for file in files] == [name.lstrip("/") for name in CONTENTS]
+    assert [file.name_inside for file in files] == [name.lstrip("/") for name in CONTENTS]
     for file, content in zip(files, CONTENTS.values(), strict=True):
         (tmp_path / "plain").write_bytes(content)
         assert isinstance(file, Path)
@@ -85,7 +86,7 @@ def test_writing_is_refused(archive):
 def test_an_archive_that_was_cut_is_told(archive):
     files = list(list_archive(archive))
     with archive.open("r+b") as opened:
-        opened.truncate(files[1].offset + 10)
+        opened.truncate(files[1].place[0] + 10)
     with pytest.raises(OSError, match="its archive ends early"):
         files[1].read_bytes()
     with pytest.raises(InputError, match=r"expected a file, got its archive ends early"):

@@ -25,6 +25,7 @@ from safe_train.data.datasets.manifest import (
 from safe_train.data.datasets.reader import AudioReader
 from safe_train.data.datasets.records import AudioRecord
 from safe_train.errors import InputError
+from safe_train.io.contained import ContainedFile
 from safe_train.io.files import file_problem
 from safe_train.io.messages import shortened, value_shown
 
@@ -256,6 +257,6 @@ def _require_one_file_per_clip(entries: list[_Entry]) -> None:
     first_of: dict[_Clip, _Entry] = {}
     for entry in entries:
         first = first_of.setdefault(entry.clip, entry)
-        if entry.audio != first.audio:
+        if entry.audio != first.audio and not isinstance(entry.audio, ContainedFile):  # each entry has its own copy
             expected = f"the audio of {first.where}, which is the same clip"
             raise InputError(entry.where, expected, str(entry.audio), "mend the path or the start_time")

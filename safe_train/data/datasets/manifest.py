@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_train.data.datasets.shards import find_first_shard, read_shards
+from safe_train.data.datasets.hf_tables import read_table
+from safe_train.data.datasets.shards import read_shards
 from safe_train.errors import InputError
 from safe_train.io.archives import ARCHIVE_SUFFIX
 from safe_train.io.files import file_problem, folder_problem
 from safe_train.io.messages import LONGEST, shortened, typed
+from safe_train.io.series import find_series
+from safe_train.io.tables import PARQUET_SUFFIX, SAVED
 
 UNICODE = "text that is Unicode"
 """What is expected of a text with a lone surrogate, by which the error is known."""
@@ -30,6 +33,9 @@ A_PATH = "the path of a file"
 
 LONGEST_NAME, LONGEST_PATH = 255, 4_095
 """Bytes of a file's name, and of a whole path, that file systems take."""
+
+_PLACES = ("", "data", "shards")
+"""Folders of a data set in which shards and Parquet files are looked for."""
 
 _ADDRESS = re.compile(r"(?P<scheme>data):|(?P<remote>https?|ftp|s3|gs|hdfs)://", re.IGNORECASE)
 
@@ -180,10 +186,22 @@ def manifest_names(set_name: str, split: str) -> tuple[str, ...]:
 
 
 def find_manifest(folder: Path, set_name: str, split: str) -> Path | None:
-    """The first manifest of the split that exists, or else the first of its shards, or None."""
+    """The first manifest of the split that exists, or else what holds its entries with their files, or None.
+
+    That is the first of its shards or Parquet files, called ``<set>_<split>`` or ``<split>``, perhaps with a number
+    behind, in the set's folder or in ``data/`` or ``shards/`` there; or a folder ``<split>`` that
+    ``Dataset.save_to_disk`` has written.
+    """
     candidates = (folder / name for name in manifest_names(set_name, split))
-    found = next((path for path in candidates if file_problem(path) is None), None)
-    return found or find_first_shard(folder, set_name, split)
+    if found := next((path for path in candidates if file_problem(path) is None), None):
+        return found
+    for place in (folder / name for name in _PLACES):
+        for suffix in (ARCHIVE_SUFFIX, PARQUET_SUFFIX):
+            for stem in (f"{set_name}_{split}", split):
+                if series := find_series(place, stem, suffix):
+                    return series[0]
+    saved = folder / split
+    return saved if file_problem(saved / SAVED) is None else None
 
 
 def read_text(path: Path) -> str:
@@ -212,8 +230,11 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         InputError: the file cannot be read, is malformed, has an entry that is not an object, or has no entry.
     """
+    entries: Iterator[tuple[str, object]]
     if path.suffix == ARCHIVE_SUFFIX:
-        entries: Iterator[tuple[str, object]] = read_shards(path)
+        entries = read_shards(path)
+    elif path.suffix == PARQUET_SUFFIX or path.is_dir():
+        entries = read_table(path)
     else:
         entries = _jsonl_entries(path) if path.suffix == ".jsonl" else _list_entries(path)
     records = [as_record(entry, where) for where, entry in entries]

@@ -7,7 +7,6 @@ the WebDataset format, https://github.com/webdataset/webdataset.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -15,26 +14,11 @@ from typing import Any
 
 from safe_train.audio.formats import AUDIO_SUFFIXES
 from safe_train.errors import InputError
-from safe_train.io.archives import ARCHIVE_SUFFIX, ArchivedFile, list_archive
+from safe_train.io.archives import ArchivedFile, list_archive
+from safe_train.io.series import whole_series
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".jp2")
 """Of the images in shards."""
-
-_FOLDERS = ("", "data", "shards")
-_NUMBERED = re.compile(r"(?P<series>.+?)-(?P<number>\d+)(?:-of-(?P<count>\d+))?")
-
-
-def find_first_shard(folder: Path, set_name: str, split: str) -> Path | None:
-    """The first shard of a split, or None.
-
-    Shards are called ``<set>_<split>`` or ``<split>``, with a number behind if there are several (``train-000000.tar``,
-    ``train-00000-of-00004.tar``), in the set's folder or in ``data/`` or ``shards/`` there.
-    """
-    for place in _FOLDERS:
-        for stem in (f"{set_name}_{split}", split):
-            if found := _series(folder / place, stem):
-                return found[0]
-    return None
 
 
 def read_shards(first: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -47,45 +31,16 @@ def read_shards(first: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         InputError: an archive cannot be read, one of the numbered is missing, or a sample has two clips, two images, or
             JSON that is no object.
     """
-    match = _NUMBERED.fullmatch(first.stem)
-    shards = _series(first.parent, match["series"] if match else first.stem)
-    _require_all(shards)
-    for shard in shards:
+    for shard in whole_series(first):
         files = list_archive(shard)
         for key, of_sample in groupby(files, key=lambda file: _split_name(file)[0]):
             where = f"{shard}: {key}"
             yield where, {"id": key} | _read_sample(where, list(of_sample))
 
 
-def _series(folder: Path, stem: str) -> list[Path]:
-    """The shards of this name, in the order of their numbers."""
-    if (alone := folder / f"{stem}{ARCHIVE_SUFFIX}").is_file():
-        return [alone]
-    numbered = []
-    for path in folder.glob(f"{_escaped(stem)}-*{ARCHIVE_SUFFIX}"):
-        match = _NUMBERED.fullmatch(path.stem)
-        if match and match["series"] == stem:
-            numbered.append((int(match["number"]), path))
-    return [path for _, path in sorted(numbered)]
-
-
-def _escaped(stem: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", stem)
-
-
-def _require_all(shards: list[Path]) -> None:
-    """InputError if a name says that there are more."""
-    matches = [match for shard in shards if (match := _NUMBERED.fullmatch(shard.stem)) and match["count"]]
-    if not matches:
-        return
-    expected = int(matches[0]["count"])
-    if absent := sorted(set(range(expected)) - {int(match["number"]) for match in matches}):
-        raise InputError(shards[0], f"{expected} shards, as its name says", f"none with number {absent[0]}", "fetch it")
-
-
 def _split_name(file: ArchivedFile) -> tuple[str, str]:
     """Key and extension of a file: ``a/1.left.png`` is ``a/1`` and ``left.png``."""
-    folder, _, name = file.name_in_archive.rpartition("/")
+    folder, _, name = file.name_inside.rpartition("/")
     key, _, extension = name.partition(".")
     return f"{folder}/{key}" if folder else key, extension.lower()
 

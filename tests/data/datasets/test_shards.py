@@ -67,7 +67,7 @@ def test_shards_are_found_by_their_names_in_the_order_of_their_numbers(tmp_path,
         write_shard(folder / name, [(f"{place}.wav", WAV), (f"{place}.txt", b"a bell")])
     write_shard(folder / "training-0.tar", [("x.wav", WAV), ("x.txt", b"of another split")])
     records, _ = AudioCaps().read(tmp_path, "train")
-    assert [str(record.audio_path.archive.relative_to(folder)) for record in records] == names
+    assert [str(record.audio_path.container.relative_to(folder)) for record in records] == names
 
 
 def test_a_list_is_preferred(tmp_path):
@@ -125,5 +125,5 @@ def test_what_does_not_fit_is_one_line(tmp_path, files, line):
 def test_a_shard_that_is_missing_by_its_name_is_told(tmp_path):
     for number in (0, 2):
         write_shard(tmp_path / "vqa" / f"val-0000{number}-of-00003.tar", [(f"{number}.jpg", b"")])
-    with pytest.raises(InputError, match=r"expected 3 shards, as its name says, got none with number 1; fetch it"):
+    with pytest.raises(InputError, match=r"expected 3 files, as its name says, got none with number 1; fetch it"):
         VQA().records(tmp_path, "val")
