@@ -235,6 +235,8 @@ def _as_input_error(error: ValidationError, where: str) -> InputError:
         return InputError(
             f"{where}: {shortened(key)}", "a setting", "no such setting", _did_you_mean(key, known_keys())
         )
+    if first["type"] == "tuple_type":
+        return InputError(f"{where}: {key}", "a list", repr(first.get("input")), "write [...]")
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     place = f"{where}: {key}" if key else where
     hint = first.get("ctx", {}).get("hint", "correct the value; safe train --help-settings lists all")

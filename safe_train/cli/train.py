@@ -136,7 +136,9 @@ def _plan(config: StageAConfig, gpu: str | None) -> None:
     from safe_train.estimate import format_plan, plan_run, require_fit
     from safe_train.training.base_defaults import follow_base
     from safe_train.training.build import resolve_device
+    from safe_train.training.trackers import require_trackers
 
+    require_trackers(config.tracking.trackers)
     kind = GPUS[gpu] if gpu is not None else None
     plan = plan_run(follow_base(config, "cuda" if kind is not None else resolve_device(config.device).type))
     click.echo(format_plan(plan, kind))

@@ -155,7 +155,9 @@ def _open(source: Path, files: tuple[Path, ...], _changed: tuple[int, ...]) -> T
     try:
         import datasets
     except ImportError as error:
-        raise InputError(source, "the package datasets, which reads it", "none", "pip install 'datasets>=5.2'") from error
+        raise InputError(
+            source, "the package datasets, which reads it", "none", "pip install 'datasets>=5.2'"
+        ) from error
     was_shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

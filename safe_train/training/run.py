@@ -33,7 +33,7 @@ from safe_train.training.build import Rows, load_examples, resolve_device
 from safe_train.training.callbacks import RunCallbacks
 from safe_train.training.prepare import EVALUATION_STOPPED, Prepared, prepare
 from safe_train.training.run_files import write_description, write_results
-from safe_train.training.trackers import Trackers, require_trackers, tracked
+from safe_train.training.trackers import Trackers, require_reachable, tracked
 from safe_train.training.trainer import StageATrainer, TrainingOutcome
 
 logger = logging.getLogger(__name__)
@@ -191,13 +191,16 @@ class _Run:
     def finish(self, training: TrainingOutcome) -> RunOutcome:
         """Evaluates and writes the results, if the training came to its end."""
         if not training.finished:
+            self.trackers.end = "stopped"
             return RunOutcome(self.folder, training, None)
         prepared, processes = self.prepared, self.prepared.processes
         try:
             evaluation = _evaluate(self.folder, prepared, self.callbacks, training.steps)
         except StoppedError:
+            self.trackers.end = "stopped"
             return RunOutcome(self.folder, training, None)
-        self.trackers.log_evaluation(training.steps, evaluation, FINAL)
+        if self.has_steps or not RunFolder(self.folder).metrics.exists():  # not a second time
+            self.trackers.log_evaluation(training.steps, evaluation, FINAL)
         table = None
         with processes.raise_on_any_rank():
             if processes.is_main:
@@ -216,7 +219,7 @@ def _new_run(
             config = follow_base(config, resolve_device(config.device).type)
             if processes.is_main:
                 require_writable(root)
-                require_trackers(config.tracking.trackers)
+                require_reachable(config.tracking.trackers)
             rows = rows or load_examples(config)
         prepared = prepare(config, rows, callbacks, processes)
         with processes.raise_on_any_rank():

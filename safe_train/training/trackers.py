@@ -4,46 +4,46 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from safe_train.config import StageAConfig
-from safe_train.errors import InputError, nearest
+from safe_train.errors import InputError, StoppedError, nearest
 from safe_train.evaluation.results import Evaluation
 from safe_train.io.files import json_text, read_object, write_text
+from safe_train.io.messages import one_line, shortened
 from safe_train.runs.layout import RunFolder
 
 if TYPE_CHECKING:
-    from accelerate.tracking import GeneralTracker
+    from safe_train.training.tracker_records import End, TrackerRecord
 
 logger = logging.getLogger(__name__)
 
 _PACKAGES = {"comet_ml": "comet-ml"}
 """The package of a tracker that is not called as its package."""
 
-_CONFIGURED_AT_INIT = ("wandb", "trackio")
-"""Get the configuration when they start: trackio sends it with its first values, which are those of its own monitor."""
-
 _NEW = "remove it, and the trackers begin new records"
 
 
 class Trackers:
-    """The started trackers of a run, by their names.
+    """The records of a run in its trackers.
 
     One that fails while the run goes on is told in a warning and left out from there on: what it was to be sent is in
     the run's own files.
+
+    Attributes:
+        end: how the run has come to its end, for the trackers' own overviews.
     """
 
     def __init__(self) -> None:
-        self._started: dict[str, GeneralTracker] = {}
+        self._records: list[TrackerRecord] = []
+        self.end: End = "finished"
 
-    def add(self, name: str, tracker: GeneralTracker) -> None:
-        """Adds one that has been started."""
-        self._started[name] = tracker
+    def add(self, record: TrackerRecord) -> None:
+        """Adds one that has begun."""
+        self._records.append(record)
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Sends what a step has logged, as ``train/<name>``; where it has logged nothing, nothing is sent."""
@@ -55,21 +55,20 @@ class Trackers:
 
     def finish(self) -> None:
         """Ends the records, as far as this start of the run goes."""
-        self._each(lambda tracker: tracker.finish())
-        self._started.clear()
+        self._each(lambda record: record.finish(self.end))
+        self._records.clear()
 
     def _log(self, values: dict[str, float], step: int) -> None:
         if values:
-            self._each(lambda tracker: tracker.log(values, step=step))
+            self._each(lambda record: record.log(values, step))
 
-    def _each(self, call: Callable[[GeneralTracker], None]) -> None:
-        for name, tracker in list(self._started.items()):
+    def _each(self, call: Callable[[TrackerRecord], None]) -> None:
+        for record in list(self._records):
             try:
-                with _notes_to_stderr():
-                    call(tracker)
+                call(record)
             except Exception as error:  # of whatever kind a tracker raises
-                del self._started[name]
-                logger.warning("tracker %s: %s; left out from here on, the run's files have all", name, _told(error))
+                self._records.remove(record)
+                _warn(record.name, error)
 
 
 def require_trackers(names: Iterable[str]) -> None:
@@ -86,17 +85,34 @@ def require_trackers(names: Iterable[str]) -> None:
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             found = nearest(name, LOGGER_TYPE_TO_CLASS)
-            hint = f"did you mean {found!r}?" if found else "register it by accelerate.tracking.register_tracker_class"
+            hint = f"did you mean {found!r}?" if found else "name one of them"
             raise InputError("tracking.trackers", f"of {', '.join(LOGGER_TYPE_TO_CLASS)}", repr(name), hint)
         if name in LoggerType and LoggerType(name) not in get_available_trackers():
             raise InputError(f"tracker {name}", "its package", "none", f"pip install {_PACKAGES.get(name, name)}")
+
+
+def require_reachable(names: Iterable[str]) -> None:
+    """The same, and lets those ask that need a login.
+
+    Raises:
+        InputError: as :func:`require_trackers`, or there is no login.
+    """
+    require_trackers(names := tuple(names))
+    for name in names:
+        from safe_train.training.tracker_records import log_in
+
+        try:
+            log_in(name)
+        except Exception as error:
+            raise InputError(f"tracker {name}", "a login", _told(error), "log in, or leave the tracker out") from error
 
 
 @contextmanager
 def tracked(config: StageAConfig, described: Mapping[str, Any], folder: Path, step: int) -> Iterator[Trackers]:
     """The trackers of a run, started for the block.
 
-    A resumed run continues its records: by what each tracker knows it is kept in ``trackers.json``.
+    A resumed run continues its records: by what each tracker knows it is kept in ``trackers.json``. It also goes on
+    without a tracker that does not start any more, which is told in a warning.
 
     Args:
         config: the run's configuration.
@@ -105,13 +121,17 @@ def tracked(config: StageAConfig, described: Mapping[str, Any], folder: Path, st
         step: optimizer steps done; what was recorded of later ones was lost with them.
 
     Raises:
-        InputError: a tracker is not known, its package is not installed, or it cannot be started.
+        InputError: a tracker of a new run is not known, its package is not installed, or it cannot be started; or
+            ``trackers.json`` holds something else.
     """
     trackers = Trackers()
     try:
         if config.tracking.trackers:
-            _start(trackers, config, described, folder, step)
+            _begin(trackers, config, described, folder, step)
         yield trackers
+    except BaseException as error:
+        trackers.end = "stopped" if isinstance(error, StoppedError) else "failed"
+        raise
     finally:
         trackers.finish()
 
@@ -144,59 +164,41 @@ def figures(evaluation: Evaluation) -> dict[str, float]:
     return found
 
 
-def _start(trackers: Trackers, config: StageAConfig, described: Mapping[str, Any], folder: Path, step: int) -> None:
-    """Starts them all, and notes by what each knows the run."""
-    require_trackers(config.tracking.trackers)
-    from accelerate import PartialState
-
-    PartialState()  # Accelerate's trackers ask it which process they are in
+def _begin(trackers: Trackers, config: StageAConfig, described: Mapping[str, Any], folder: Path, step: int) -> None:
+    """Begins a record in each, and notes by what it is found again."""
     path, configuration = RunFolder(folder).trackers, _flat(described)
-    records = read_object(path, "by what trackers know the run", _NEW) if path.exists() else {}
+    known = _read_known(path)
     for name in dict.fromkeys(config.tracking.trackers):
-        begins = name not in records
-        record = records.setdefault(name, _new_record(name, folder))
         try:
-            tracker = _make(name, config.tracking.project, folder, record, step, configuration)
-            with _notes_to_stderr():
-                tracker.start()
-            trackers.add(name, tracker)
-            if name == "mlflow":  # which draws the id itself
-                record["run_id"] = tracker.tracker.info.run_id
-            if begins and name not in _CONFIGURED_AT_INIT:
-                tracker.store_init_configuration(configuration)
-        except Exception as error:  # of whatever kind: a login, a server, a folder
+            require_trackers([name])
+            from safe_train.training.tracker_records import RECORDS, TrackerRecord
+
+            record = RECORDS.get(name, TrackerRecord)(name, config.tracking.project, folder, known.get(name))
+            record.begin(step, configuration)
+        except Exception as error:  # of whatever kind: a server, a folder, a record that was deleted
+            if step:
+                _warn(name, error)
+                continue
+            if isinstance(error, InputError):
+                raise
             hint = "mend it, or leave the tracker out"
             raise InputError(f"tracker {name}", "that it starts", _told(error), hint) from error
-    write_text(path, json_text(records))
+        trackers.add(record)
+        if name in RECORDS:
+            known[name] = record.known
+            write_text(path, json_text(known))
 
 
-def _new_record(name: str, folder: Path) -> dict[str, str]:
-    """The arguments by which a tracker finds its record of the run again.
-
-    Folders are named by the second in which they were made, and those of other output roots may be called the same.
-    """
-    unique = uuid.uuid4().hex[:8]
-    return {"wandb": {"id": unique}, "trackio": {"name": f"{folder.name}-{unique}"}}.get(name, {})
-
-
-def _make(
-    name: str, project: str, folder: Path, record: Mapping[str, str], step: int, configuration: dict[str, Any]
-) -> Any:
-    """A tracker of this name, not started yet."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    kind: Any = LOGGER_TYPE_TO_CLASS[name]
-    match name:
-        case "tensorboard":  # its "project" is the folder of its files, which TensorBoard shows beside the run's name
-            return kind(name, folder, purge_step=step + 1 if step else None)
-        case "wandb":
-            return kind(project, name=folder.name, dir=str(folder), resume="allow", config=configuration, **record)
-        case "trackio":
-            return kind(project, resume="allow", config=configuration, **record)
-        case "mlflow":
-            return kind(project, run_name=folder.name, **record)
-        case _:
-            return kind(project, folder) if kind.requires_logging_directory else kind(project)
+def _read_known(path: Path) -> dict[str, dict[str, str]]:
+    """What ``trackers.json`` says, if it is there."""
+    if not path.exists():
+        return {}
+    expected = "by what trackers know the run"
+    known = read_object(path, expected, _NEW)
+    for name, arguments in known.items():
+        if not isinstance(arguments, dict) or not all(isinstance(value, str) for value in arguments.values()):
+            raise InputError(f"{path}: {name}", expected, shortened(json.dumps(arguments)), _NEW)
+    return known
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -210,10 +212,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _notes_to_stderr() -> redirect_stdout[TextIO]:
-    """What trackers print for people is no output of the command."""
-    return redirect_stdout(sys.stderr)
+def _warn(name: str, error: Exception) -> None:
+    logger.warning("tracker %s: %s; left out from here on, the run's files have all", name, _told(error))
 
 
 def _told(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return str(error) if isinstance(error, InputError) else one_line(f"{type(error).__name__}: {error}")

@@ -119,5 +119,5 @@ def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected 2 files, as its name says, got none with number 1"):
         open_table(tmp_path / "val-00000-of-00002.parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match="the package datasets, which reads it, got none; pip install .datasets"):
+    with pytest.raises(InputError, match=r"the package datasets, which reads it, got none; pip install .datasets"):
         open_table(broken)

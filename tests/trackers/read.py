@@ -55,8 +55,8 @@ def wandb(folder, _project):
                 ids.add(record.run.run_id)
             configuration |= named(record.run.config.update) | named(record.config.update)
             values = named(record.history.item)
-            for name in values.keys() - {"_step", "_runtime", "_timestamp"}:
-                points.setdefault(name, []).append([record.history.step.num, values[name]])
+            for name in values.keys() - {"step", "_step", "_runtime", "_timestamp"}:
+                points.setdefault(name, []).append([values["step"], values[name]])
     return points, configuration, len(ids)
 
 
@@ -80,7 +80,7 @@ def mlflow(_folder, project):
     points = {
         name: [[m.step, m.value] for m in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics
     }
-    return points, run.data.params, len(found)
+    return points, run.data.params | {"status": run.info.status}, len(found)
 
 
 if __name__ == "__main__":

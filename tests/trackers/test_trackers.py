@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.distributed.conftest import ends, start
 from tests.tolerances import TRACKED
+from tests.trackers.wandb_server import WandbServer
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -54,6 +56,7 @@ def resumed(packages, small_data, tmp_path_factory):
     stopped = python("-m", "tests.trackers.interrupted", places / "config.json", STOPPED_AFTER, env=env)
     assert stopped.returncode == 0, stopped.stderr
     (folder,) = (places / "runs").iterdir()
+    assert read("mlflow", folder, env)["configuration"]["status"] == "KILLED"
     killed = python("-m", "tests.trackers.interrupted", folder, KILLED_AFTER, env=env)
     assert killed.returncode == -9, killed.stderr
     before = read("tensorboard", folder, env)["points"]["train/audio_loss"]
@@ -99,6 +102,7 @@ def test_what_is_recorded_is_what_the_run_has_written(resumed, name):
         assert [value for _, value in found] == pytest.approx([value for _, value in points], **TRACKED[name]), metric
     assert str(recorded["configuration"]["optimization.max_steps"]) == str(STEPS)
     assert recorded["configuration"]["variant"] == "full_retention"
+    assert recorded["configuration"].get("status", "FINISHED") == "FINISHED"
 
 
 def test_what_they_print_is_told_beside_the_output(resumed):
@@ -106,6 +110,7 @@ def test_what_they_print_is_told_beside_the_output(resumed):
     assert "* Resumed existing run" in done.stderr  # trackio prints this
     table = (resumed[0] / "summary.txt").read_text()
     assert done.stdout.startswith(table)
+    assert done.stdout.splitlines()[-1].startswith("run folder: ")  # also behind what they print when they end
 
 
 def test_of_two_processes_one_reports(packages, small_data, tmp_path):
@@ -149,3 +154,53 @@ def test_a_trainer_reports_what_the_mechanisms_did(packages, tmp_path):
             if name == "tensorboard":  # the trainer gives trackio no steps
                 assert [step for step, _ in found] == [step for step, _ in expected]
             assert [value for _, value in found] == pytest.approx([value for _, value in expected], **TRACKED[name])
+
+
+@pytest.fixture
+def server():
+    server = WandbServer()
+    yield server
+    server.vanish()
+
+
+def online(packages, places, server):
+    key = {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40}
+    return surroundings(packages, places) | key | {"WANDB_FINISH_TIMEOUT": "10"}
+
+
+def only_wandb(places, data):
+    """The settings of a short run that reports to W&B alone, as a file."""
+    values = SETTINGS | {"data": {"root": str(data)}, "output_root": str(places / "runs")}
+    values |= {"tracking": {"trackers": ["wandb"], "project": "ears"}, "variant": "no_retention"}
+    (places / "config.json").write_text(json.dumps(values))
+    return places / "config.json"
+
+
+def test_a_wandb_server_gets_what_a_resumed_run_sends(packages, small_data, tmp_path, server):
+    """Also the steps that it has had already: of a record that goes on, W&B counts further and takes no lower ones."""
+    env, settings = online(packages, tmp_path, server), only_wandb(tmp_path, small_data)
+    stopped = python("-m", "tests.trackers.interrupted", settings, STEPS, env=env)  # by then, within the evaluation
+    assert stopped.returncode == 0, stopped.stderr
+    assert server.exit_codes == [75]
+    assert [row["step"] for row in server.rows() if "train/audio_loss" in row] == list(range(1, STEPS + 1))
+    assert not any("eval/vl/silence/kl" in row for row in server.rows())
+    (folder,) = (tmp_path / "runs").iterdir()
+    done = python("-m", "safe_train", "--resume", folder, env=env)
+    assert done.returncode == 0, done.stderr
+    final = json.loads((folder / "metrics.json").read_text())["evaluation"]
+    (row,) = [row for row in server.rows() if "eval/vl/silence/kl" in row]
+    assert (row["step"], row["eval/vl/silence/kl"]) == (STEPS, final["vl"]["silence"]["kl"])
+    assert server.exit_codes == [75, 0]
+
+
+def test_a_wandb_server_that_vanishes_keeps_no_run_from_its_end(packages, small_data, tmp_path, server):
+    env = online(packages, tmp_path, server)
+    settings = ("--config", only_wandb(tmp_path, small_data), "--max-steps", 30)
+    command = [sys.executable, "-m", "safe_train", *map(str, settings)]
+    with subprocess.Popen(command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        while not server.history and run.poll() is None:
+            time.sleep(0.05)
+        server.vanish()
+        out, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err
+    assert out.splitlines()[-1].startswith("run folder: ")

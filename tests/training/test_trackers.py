@@ -10,13 +10,16 @@ from typing import ClassVar
 
 import pytest
 from accelerate import tracking
+from click.testing import CliRunner
 
+from safe_train.cli import train
 from safe_train.config import build_config
 from safe_train.errors import InputError, StoppedError
 from safe_train.runs.layout import RunFolder
+from safe_train.training import tracker_records
 from safe_train.training.callbacks import RunCallbacks
 from safe_train.training.run import resume_run, start_run
-from safe_train.training.trackers import require_trackers
+from safe_train.training.trackers import require_trackers, tracked
 
 STEPS = 6
 SETTINGS = {
@@ -136,7 +139,7 @@ def test_a_tracker_gets_what_the_runs_files_have(small_data, tmp_path, registere
         assert final[f"eval/{name}"] == value, name
 
 
-def test_a_resumed_run_goes_on_without_a_second_configuration(small_data, tmp_path, registered):
+def test_a_resumed_run_sends_what_is_new(small_data, tmp_path, registered):
     seen = []
     callbacks = RunCallbacks(step=lambda step, *_: seen.append(step), should_stop=lambda: len(seen) == 3)
     outcome = start_run(configuration(small_data, tmp_path, "recorder"), callbacks)
@@ -144,8 +147,7 @@ def test_a_resumed_run_goes_on_without_a_second_configuration(small_data, tmp_pa
     resume_run(outcome.folder, RunCallbacks())
     first, second = registered
     assert first.finished
-    assert first.configuration is not None
-    assert second.configuration is None
+    assert first.configuration == second.configuration  # this tracker knows nothing of resuming: a record of its own
     steps = [step for recorder in registered for step, values in recorder.sent if "train/audio_loss" in values]
     assert steps == [2, 4, 6]
 
@@ -154,7 +156,7 @@ def test_a_resumed_run_goes_on_without_a_second_configuration(small_data, tmp_pa
     ("names", "line"),
     [
         (["recoder"], r"tracking.trackers: expected of .*, got 'recoder'; did you mean 'recorder'\?"),
-        (["xyz"], r"got 'xyz'; register it by accelerate.tracking.register_tracker_class"),
+        (["xyz"], r"got 'xyz'; name one of them"),
         (["recorder", "wandb"], r"tracker wandb: expected its package, got none; pip install wandb"),
     ],
 )
@@ -194,3 +196,56 @@ def test_a_run_that_fails_ends_its_records(small_data, tmp_path, registered):
     with contextlib.suppress(StoppedError):
         start_run(configuration(small_data, tmp_path, "recorder"), RunCallbacks(step=stop))
     assert registered[0].finished
+
+
+def test_a_resumed_run_goes_on_without_one_that_does_not_start_any_more(small_data, tmp_path, registered, caplog):
+    seen = []
+    callbacks = RunCallbacks(step=lambda step, *_: seen.append(step), should_stop=lambda: len(seen) == 1)
+    outcome = start_run(configuration(small_data, tmp_path, "recorder", "breaking"), callbacks)
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(Breaking, "start", Unreachable.start)
+        outcome = resume_run(outcome.folder, RunCallbacks())
+    assert outcome.table is not None
+    line = "tracker breaking: ConnectionError: no route to host; left out from here on, the run's files have all"
+    assert line in [record.message for record in caplog.records]
+
+
+def test_a_finished_run_that_is_resumed_sends_its_evaluation_once(small_data, tmp_path, registered):
+    more = {"optimization.max_steps": "2", "evaluation.eval_steps": "0", "evaluation.conditions": '["silence"]'}
+    outcome = start_run(configuration(small_data, tmp_path, "recorder", **more), RunCallbacks())
+    resume_run(outcome.folder, RunCallbacks())
+    first, second = registered
+    assert "eval/vl/base_accuracy" in first.sent[-1][1]
+    assert second.sent == []
+
+
+@pytest.mark.parametrize("content", ['{"wandb": 3}', '{"wandb": {"id": null}}', "[]", "{"])
+def test_what_is_known_of_records_is_checked(tmp_path, content):
+    (tmp_path / "trackers.json").write_text(content)
+    config = configuration(tmp_path, tmp_path, "recorder")
+    line = r"trackers\.json.*by what trackers know the run, got .*; remove it, and the trackers begin new records"
+    with pytest.raises(InputError, match=line), tracked(config, {}, tmp_path, step=3):
+        pass
+
+
+def test_a_login_that_is_missing_is_told_before_anything_is_loaded(tmp_path, monkeypatch):
+    def log_in(name):
+        raise PermissionError(f"no key for {name}")
+
+    monkeypatch.setattr(tracker_records, "log_in", log_in)
+    stages = []
+    line = "tracker recorder: expected a login, got PermissionError: no key for recorder; log in, or leave the tracker"
+    with pytest.raises(InputError, match=line):
+        start_run(configuration(tmp_path, tmp_path, "recorder"), RunCallbacks(stage=stages.append))
+    assert stages == []
+
+
+def test_a_plan_names_a_tracker_that_is_not_there():
+    result = CliRunner().invoke(train, ["--dry-run", "--tracker", "recoder"])
+    assert result.exit_code == 2
+    assert "did you mean 'recorder'?" in result.output
+
+
+def test_one_name_in_place_of_a_list_is_told():
+    with pytest.raises(InputError, match=r"tracking\.trackers: expected a list, got 'tensorboard'; write \[\.\.\.\]"):
+        build_config({"tracking": {"trackers": "tensorboard"}}, {})
