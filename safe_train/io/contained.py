@@ -29,16 +29,18 @@ class ContainedFile(type(Path())):  # type: ignore[misc] - the class of this sys
 
     Attributes:
         container: the file or folder that holds it.
+        name_inside: the file's path in the container.
         place: where in the container, as the subclass counts.
     """
 
     container: Path
+    name_inside: str
     place: tuple[Any, ...]
 
     def __new__(cls, container: Path, name: str, *place: Any) -> Any:
         """Takes the container, the file's name in it, and its place."""
         found = super().__new__(cls, container, name.lstrip("/"))
-        found.container, found.place = Path(container), place
+        found.container, found.name_inside, found.place = Path(container), name.lstrip("/"), place
         return found
 
     def __init__(self, container: Path, name: str, *place: Any) -> None:
@@ -66,11 +68,6 @@ class ContainedFile(type(Path())):  # type: ignore[misc] - the class of this sys
     def with_segments(self, *segments: Any) -> Path:
         """An ordinary path, from Python 3.12 on."""
         return Path(*segments)
-
-    @property
-    def name_inside(self) -> str:
-        """Its path in the container."""
-        return os.path.relpath(self, self.container)
 
     def is_contained(self) -> bool:
         """Whether it is no path that was derived from one, before Python 3.12."""
