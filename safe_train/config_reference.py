@@ -115,6 +115,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _word(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         item = get_args(annotation)[0]
+        if isinstance(item, type) and issubclass(item, Section):
+            return f"list of {{{', '.join(item.model_fields)}}}"
         return f"list of {' | '.join(_choices(item)) or _word(item)}"
     return "text" if get_origin(annotation) is Literal else _WORDS[annotation]
 

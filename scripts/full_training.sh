@@ -32,8 +32,8 @@ LR_ADAPTER=${LR_ADAPTER:-}
 NULL_SPACE_RANK=${NULL_SPACE_RANK:-}
 NULL_SPACE_MIN_SAMPLES=${NULL_SPACE_MIN_SAMPLES:-}
 NULL_SPACE_REFRESH=${NULL_SPACE_REFRESH:-}
-USE_WAVCAPS=${USE_WAVCAPS:-0}           # 1: train on WavCaps in place of AudioCaps
-WAVCAPS_RATIO=${WAVCAPS_RATIO:-1}       # share of WavCaps among the clips; only 1 is there
+USE_WAVCAPS=${USE_WAVCAPS:-0}           # 1: train on WavCaps, too
+WAVCAPS_RATIO=${WAVCAPS_RATIO:-1}       # share of WavCaps among the clips; 1 for WavCaps alone
 GRADIENT_ACCUMULATION_STEPS=${GRADIENT_ACCUMULATION_STEPS:-}
 MAX_AUDIO_VAL_SAMPLES=${MAX_AUDIO_VAL_SAMPLES:-}
 MAX_VQA_VAL_SAMPLES=${MAX_VQA_VAL_SAMPLES:-}
@@ -53,10 +53,8 @@ check_paths() {
   require_folder DATA_ROOT
   require_file VARIANTS_FILE
   export VARIANTS_FILE   # check_variants.py reads it
-  [ "$VAL_AUDIO_SPLIT" = "$VAL_VQA_SPLIT" ] ||
-    usage_error VAL_VQA_SPLIT "that of VAL_AUDIO_SPLIT, $VAL_AUDIO_SPLIT" "$VAL_VQA_SPLIT" 'name both the same'
-  [ "$USE_WAVCAPS" = 0 ] || [ "$WAVCAPS_RATIO" = 1 ] ||
-    usage_error WAVCAPS_RATIO 1 "$WAVCAPS_RATIO" 'clips come from one data set; leave it out'
+  awk -v ratio="$WAVCAPS_RATIO" 'BEGIN { exit !(ratio ~ /^[0-9]*\.?[0-9]+$/ && ratio > 0 && ratio <= 1) }' ||
+    usage_error WAVCAPS_RATIO 'a number above 0 and at most 1' "$WAVCAPS_RATIO" 'write 0.5 for half of the clips'
 }
 
 # set_to KEY VALUE: a setting, if the value is not empty.
@@ -80,7 +78,12 @@ unit_command() {
   set_to data.train_split "$TRAIN_SPLIT"
   set_to data.val_split "$VAL_AUDIO_SPLIT"
   set_to data.num_workers "$NUM_WORKERS"
-  [ "$USE_WAVCAPS" = 0 ] || set_to data.train_audio_source wavcaps
+  [ "$VAL_VQA_SPLIT" = "$VAL_AUDIO_SPLIT" ] || set_to data.val_vl_split "$VAL_VQA_SPLIT"
+  if [ "$USE_WAVCAPS" != 0 ]; then
+    set_to data.train_audio_source wavcaps
+    set_to data.train_audio_mixture "$(awk -v ratio="$WAVCAPS_RATIO" 'BEGIN { if (ratio < 1)
+      printf "[{source: audiocaps, weight: %.10g}, {source: wavcaps, weight: %.10g}]", 1 - ratio, ratio }')"
+  fi
   set_to optimization.audio_batch_size "$TRAIN_BS"
   set_to optimization.vl_batch_size "$TRAIN_BS"
   set_to optimization.gradient_accumulation_steps "$GRADIENT_ACCUMULATION_STEPS"

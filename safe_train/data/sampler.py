@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from safe_train.audio.input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
+from safe_train.data.datasets.registry import ExampleKind
 from safe_train.data.example import Example
 from safe_train.errors import InputError
 
@@ -113,6 +115,58 @@ class RetentionAudio:
         return clip
 
 
+class Mixture:
+    """Examples of one kind in the order in which they are drawn: of several sources, each by its share.
+
+    Of the first n draws a source has its share of n to within an example or two, and goes through its own examples
+    in permutations of its own, a new one for each epoch of it. All of this is a function of the seed and of n.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], seed: int, stream: int, parts: Sequence[tuple[int, float]] = ()
+    ) -> None:
+        """Takes the examples of all sources, one source behind the other.
+
+        Args:
+            examples: of all sources.
+            seed: the run's.
+            stream: of random numbers.
+            parts: for each source how many of the examples are its own, and its weight; none for a single source.
+        """
+        self.examples, self._seed, self._stream = list(examples), seed, stream
+        self._weights = [weight for _, weight in parts] or [1.0]
+        ends = np.cumsum([count for count, _ in parts] or [len(self.examples)]).tolist()
+        self._sources = [self.examples[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def take(self, start: int, size: int) -> list[Example]:
+        """So many draws from the ``start``-th on, source by source."""
+        before, behind = self._counts(start), self._counts(start + size)
+        return [
+            example
+            for source, (first, last) in enumerate(zip(before, behind, strict=True))
+            for example in self._of_source(source, first, last)
+        ]
+
+    def _counts(self, position: int) -> list[int]:
+        """How many of the first draws each source has: rounded, source after source, of what is left."""
+        counts, left = [], sum(self._weights)
+        for weight in self._weights[:-1]:
+            counts.append(math.floor((position - sum(counts)) * weight / left + 0.5))
+            left -= weight
+        return [*counts, position - sum(counts)]
+
+    def _of_source(self, source: int, first: int, last: int) -> list[Example]:
+        examples, orders, taken = self._sources[source], {}, []
+        own = [source] if source else []  # the first draws as a single source does
+        for position in range(first, last):
+            epoch, offset = divmod(position, len(examples))
+            if epoch not in orders:
+                generator = np.random.default_rng([self._seed, self._stream, epoch, *own])
+                orders[epoch] = generator.permutation(len(examples))
+            taken.append(examples[orders[epoch][offset]])
+        return taken
+
+
 class ExampleSampler:
     """Batches of training examples as a pure function of seed and batch number, so that resuming needs no state.
 
@@ -134,7 +188,9 @@ class ExampleSampler:
         retention_audio: RetentionAudio = RetentionAudio(),
         gains_db: Sequence[float] = (),
         shuffle_audio: bool = False,
+        mixtures: Mapping[ExampleKind, Sequence[tuple[int, float]]] = MappingProxyType({}),
     ) -> None:
+        """Takes the examples, and of kinds with several sources (``audio``, ``vl``, ``text``) how they are mixed."""
         self.audio, self.vl, self.text = list(audio), list(vl), list(text)
         self.seed, self.image_prob, self.retention_audio = seed, image_prob, retention_audio
         self.text_ratio = text_ratio if self.text else 0.0
@@ -144,19 +200,21 @@ class ExampleSampler:
             self.audio = [
                 replace(example, audio=self.audio[i].audio) for example, i in zip(self.audio, order, strict=True)
             ]
+        self._audio = Mixture(self.audio, seed, _AUDIO_ORDER, mixtures.get("audio", ()))
+        self._vl = Mixture(self.vl, seed, _VL_ORDER, mixtures.get("vl", ()))
+        self._text = Mixture(self.text, seed, _TEXT_ORDER, mixtures.get("text", ()))
 
     def first_rows(self, count: int) -> list[Example]:
         """The first ``count`` of each kind in training order, or all if fewer, each with its own unaltered clip."""
-        kinds = (self.audio, _AUDIO_ORDER), (self.vl, _VL_ORDER)
         return [
             example
-            for examples, stream in kinds
-            for example in self._take(examples, stream, 0, min(count, len(examples)))
+            for mixture in (self._audio, self._vl)
+            for example in mixture.take(0, min(count, len(mixture.examples)))
         ]
 
     def audio_batch(self, number: int, size: int) -> list[Example]:
         """The ``number``-th batch of audio examples."""
-        examples = self._take(self.audio, _AUDIO_ORDER, number * size, size)
+        examples = self._audio.take(number * size, size)
         rng = np.random.default_rng([self.seed, _IMAGES, number])
         show = rng.random(size) < self.image_prob
         lent = rng.integers(len(self.vl), size=size)
@@ -174,8 +232,8 @@ class ExampleSampler:
         """
         text_start, text_end = self._count_text_before(number * size), self._count_text_before((number + 1) * size)
         num_text = text_end - text_start
-        examples = self._take(self.vl, _VL_ORDER, number * size - text_start, size - num_text)
-        examples += self._take(self.text, _TEXT_ORDER, text_start, num_text)
+        examples = self._vl.take(number * size - text_start, size - num_text)
+        examples += self._text.take(text_start, num_text)
         rng = np.random.default_rng([self.seed, _DISTRACTORS, number])
         lent = rng.integers(len(self.audio), size=size)
         draws = rng.random(size)
@@ -200,13 +258,3 @@ class ExampleSampler:
             else example
             for example, gain in zip(examples, gains, strict=True)
         ]
-
-    def _take(self, examples: list[Example], stream: int, start: int, size: int) -> list[Example]:
-        orders: dict[int, np.ndarray] = {}
-        taken = []
-        for position in range(start, start + size):
-            epoch, offset = divmod(position, len(examples))
-            if epoch not in orders:
-                orders[epoch] = np.random.default_rng([self.seed, stream, epoch]).permutation(len(examples))
-            taken.append(examples[orders[epoch][offset]])
-        return taken

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from safe_train.data.datasets.registry import DATASETS, ExampleKind, dataset_names, suggest
@@ -69,6 +70,35 @@ TEXT_SOURCES = SourceName("text", before=(AUTO_SOURCE,), after=(NO_SOURCE,))
 TextSource = Annotated[str, TEXT_SOURCES]
 
 
+class WeightedSource(Section):
+    """A data set of several, and how often its examples are drawn."""
+
+    source: str
+    """The data set."""
+    weight: float = Field(default=1.0, gt=0.0, le=1e6)
+    """Its share of the draws is this over the sum of all weights, whatever the number of its examples."""
+
+
+def _require_mixture(kind: ExampleKind, sources: tuple[WeightedSource, ...]) -> tuple[WeightedSource, ...]:
+    """The sources, if each has examples of a kind, and a list for each split.
+
+    Raises:
+        PydanticCustomError: a name is none, or stands twice.
+    """
+    names = [given.source for given in sources]
+    for name in names:
+        SourceName(kind).require(name)
+        if DATASETS[name].location == "pack_root" or names.count(name) > 1:
+            context = {"hint": "name each data set of the root once"}
+            raise PydanticCustomError("mixture", "data sets with splits, each once", context)
+    return sources
+
+
+AudioMixture = Annotated[tuple[WeightedSource, ...], AfterValidator(partial(_require_mixture, "audio"))]
+VLMixture = Annotated[tuple[WeightedSource, ...], AfterValidator(partial(_require_mixture, "vl"))]
+TextMixture = Annotated[tuple[WeightedSource, ...], AfterValidator(partial(_require_mixture, "text"))]
+
+
 class DataSettings(Section):
     """Where the examples come from and how they are mixed."""
 
@@ -86,6 +116,8 @@ class DataSettings(Section):
     """Split that is trained on."""
     val_split: str = "val"
     """Split that is evaluated on."""
+    val_vl_split: str | None = None
+    """Split of the VL and text-only examples that are evaluated on; None for ``val_split``."""
     train_audio_source: AudioSource = "audiocaps"
     """Audio examples to train on: a data set of the root, the clips of the pack, or the procedural clips."""
     train_vl_source: VLSource = "vqa"
@@ -98,6 +130,13 @@ class DataSettings(Section):
     """Text-only examples to protect; ``auto`` takes those that stand beside the VL examples, if there are any."""
     val_text_source: TextSource = "auto"
     """Text-only examples to evaluate on, likewise."""
+    train_audio_mixture: AudioMixture = ()
+    """Several data sets in place of ``train_audio_source``, as ``[{source: audiocaps, weight: 2}, {source: wavcaps}]``.
+    Over a run each has its share of the draws to within an example or two."""
+    train_vl_mixture: VLMixture = ()
+    """The same of VL examples to protect."""
+    train_text_mixture: TextMixture = ()
+    """The same of text-only examples to protect."""
     pack_root: str | None = None
     """Folder of the pack."""
     max_train_audio: int | None = Field(default=None, ge=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from safe_train.data.datasets.reader import DatasetReader
 from safe_train.data.datasets.registry import DATASETS, ExampleKind, Location
 from safe_train.data.example import Example
 from safe_train.data.sampler import Subset
-from safe_train.data.settings import AUTO_SOURCE, EMBEDDED_DATA, NO_SOURCE, DataSettings
+from safe_train.data.settings import AUTO_SOURCE, EMBEDDED_DATA, NO_SOURCE, DataSettings, WeightedSource
 from safe_train.embedded.dataset import embedded_data_root
 from safe_train.errors import InputError
 
@@ -42,7 +44,7 @@ def read_vl_examples(source: str, data: DataSettings, split: str) -> Subset:
 
 
 def read_vl_splits(data: DataSettings) -> tuple[Subset, Subset]:
-    """All VL examples for retention and all to evaluate on.
+    """All VL examples for retention and all to evaluate on; those of a mixture for retention are read apart.
 
     Where one source without splits is to give both, a fifth of its images are for retention, the others to evaluate.
 
@@ -50,9 +52,46 @@ def read_vl_splits(data: DataSettings) -> tuple[Subset, Subset]:
         InputError: as :func:`read_vl_examples`, or both are to come from one list about one image.
     """
     train, val = data.train_vl_source, data.val_vl_source
+    if data.train_vl_mixture:
+        return Subset.whole([]), read_vl_examples(val, data, _val_split(data))
     if _is_shared("vl", train, val):
         return read_vl_examples(train, data, "").split(RETENTION_RATIO)
-    return read_vl_examples(train, data, data.train_split), read_vl_examples(val, data, data.val_split)
+    return read_vl_examples(train, data, data.train_split), read_vl_examples(val, data, _val_split(data))
+
+
+@dataclass(frozen=True)
+class TrainingExamples:
+    """Examples of one kind to train on, of one source or of several.
+
+    Attributes:
+        subset: the examples, source behind source; an index counts on through all examples of the sources.
+        parts: for each of several sources the number of its examples, and its weight; empty for one source.
+    """
+
+    subset: Subset
+    parts: tuple[tuple[int, float], ...] = ()
+
+
+def read_mixture(
+    kind: ExampleKind, sources: Sequence[WeightedSource], data: DataSettings, limit: int | None, seed: int
+) -> TrainingExamples:
+    """Examples of several sources to train on, at most ``limit`` of each.
+
+    Raises:
+        InputError: a file is missing or malformed, or a VL example has no answer.
+    """
+    read = {"audio": read_audio_examples, "vl": read_vl_examples, "text": read_text_examples}[kind]
+    rows: list[Example] = []
+    indices: list[int] = []
+    parts, before = [], 0
+    for given in sources:
+        whole = read(given.source, data, data.train_split)
+        drawn = whole.draw(limit, seed)
+        rows += drawn.rows
+        indices += [before + index for index in drawn.indices]
+        parts.append((len(drawn.rows), given.weight))
+        before += len(whole.rows)
+    return TrainingExamples(Subset(rows, indices), tuple(parts))
 
 
 def find_text_source(source: str, beside: str, data: DataSettings) -> str:
@@ -91,7 +130,12 @@ def read_text_splits(train: str, val: str, data: DataSettings) -> tuple[Subset, 
     """
     if _is_shared("text", train, val):
         return read_text_examples(train, data, "").split(RETENTION_RATIO, of="texts")
-    return read_text_examples(train, data, data.train_split), read_text_examples(val, data, data.val_split)
+    return read_text_examples(train, data, data.train_split), read_text_examples(val, data, _val_split(data))
+
+
+def _val_split(data: DataSettings) -> str:
+    """The split of VL and text-only examples to evaluate on."""
+    return data.val_vl_split or data.val_split
 
 
 def _is_shared(kind: ExampleKind, train: str, val: str) -> bool:

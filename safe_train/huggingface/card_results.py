@@ -39,7 +39,7 @@ def eval_results(figures: Figures) -> list[EvalResult]:
         EvalResult(
             task_type=task,
             dataset_type=data[part],
-            dataset_name=f"{_told(data[part])}, {data['split']}",
+            dataset_name=f"{_told(data[part])}, {_split(data, part)}",
             metric_type=metric_type,
             metric_name=f"{label} ({word}, {condition})",
             metric_value=round(result["accuracy"][0], 6),
@@ -118,12 +118,18 @@ def _origin(figures: Figures) -> str:
     data, gate = figures["data"], figures["gate"]
     sources = [data["vl"], data["audio"], *([data["text"]] if figures["meaning"]["protected_text"] else [])]
     listed = " and ".join(_told(source) for source in dict.fromkeys(sources))
+    splits = " and ".join(dict.fromkeys([_split(data, "vl"), _split(data, "audio")]))
     at_gate = f" at gate {gate:g}" if gate != 1.0 else ""
     return (
         f"Trained with `{figures['variant']}`, seed {figures['seed']}, {figures['step']} steps; evaluated{at_gate} on "
-        f"{listed} ({data['split']}), base and encoders in {_PRECISIONS[figures['precision']]}. "
+        f"{listed} ({splits}), base and encoders in {_PRECISIONS[figures['precision']]}. "
         f"Digest of the weights that were evaluated: `{figures['weights_sha256']}`."
     )
+
+
+def _split(data: Mapping[str, str], part: str) -> str:
+    """The split that examples of a part are of; that of VL and text-only examples may be another."""
+    return data["split"] if part == "audio" else data.get("vl_split", data["split"])
 
 
 def _told(source: str) -> str:
@@ -136,6 +142,7 @@ def _describe_measured(figures: Figures) -> str:
     means, gate = figures["meaning"], figures["gate"]
     left_out = f"; not measured: {', '.join(means['unmeasured'])}" if means["unmeasured"] else ""
     measured = ", ".join(means["conditions"]) or "nothing with audio attached"
+    splits = " and ".join(dict.fromkeys([_split(data, "vl"), _split(data, "audio")]))
     at_gate = f" The gate was at {gate:g}, not fully open." if gate != 1.0 else ""
     return f"Measured: {measured}{left_out}. One seed ({figures['seed']}); other seeds may differ.{at_gate}"
 

@@ -14,7 +14,7 @@ PROCEDURAL = "procedural"
 
 
 def data_names(run: Run) -> dict[str, str]:
-    """The names of VL, text-only and audio examples, and their split.
+    """The names of VL, text-only and audio examples, their ``split``, and that of the first two where it is another.
 
     An evaluation may have had another data root than the run, so the stored rows decide: by the folder that their
     images and clips lie in, by the header of its question file, and by the names of the clips.
@@ -25,7 +25,8 @@ def data_names(run: Run) -> dict[str, str]:
     data, evaluation = run.config.data, run.evaluation
     images = _files(PredictionStore(evaluation.base_folder), "vl", "image")
     clips = _files(PredictionStore(evaluation.folder), "audio", "audio")
-    audio = data.train_audio_source if data.val_audio_source == TRAINED_SOURCE else data.val_audio_source
+    trained = " and ".join(part.source for part in data.train_audio_mixture) or data.train_audio_source
+    audio = trained if data.val_audio_source == TRAINED_SOURCE else data.val_audio_source
     made = data.val_vl_source == EMBEDDED_DATA or are_made_images(images)
     beside = data.val_vl_source if "text" in DATASETS[data.val_vl_source].readers else "text"
     text = beside if data.val_text_source == AUTO_SOURCE else data.val_text_source
@@ -34,7 +35,7 @@ def data_names(run: Run) -> dict[str, str]:
         "text": PROCEDURAL if text == EMBEDDED_DATA or (made and text == "text") else text,
         "audio": PROCEDURAL if audio == EMBEDDED_DATA or are_made_clips(clips) else audio,
         "split": data.val_split,
-    }
+    } | ({"vl_split": data.val_vl_split} if data.val_vl_split else {})
 
 
 def _files(store: PredictionStore, kind: Kind, column: str) -> list[Path]:

@@ -16,12 +16,15 @@ from safe_train.data.cache.features import FeatureCache
 from safe_train.data.cache.teacher_states import TeacherCache
 from safe_train.data.cache.tensor_store import TensorFolder, TensorStore
 from safe_train.data.collator import Collator
+from safe_train.data.datasets.registry import ExampleKind
 from safe_train.data.example import Example
 from safe_train.data.sampler import ExampleSampler, RetentionAudio, Subset
-from safe_train.data.settings import DataSettings
+from safe_train.data.settings import TRAINED_SOURCE, DataSettings, WeightedSource
 from safe_train.data.sources import (
+    TrainingExamples,
     find_text_source,
     read_audio_examples,
+    read_mixture,
     read_text_splits,
     read_vl_splits,
 )
@@ -53,6 +56,7 @@ class Rows:
         val_vl: VL examples to evaluate on.
         val_text: text-only examples to evaluate on.
         indices: for each of the six, the indices drawn from its split.
+        mixtures: of the kinds to train on that have several sources, each source's examples and weight.
     """
 
     train_audio: list[Example]
@@ -62,6 +66,7 @@ class Rows:
     indices: dict[str, list[int]]
     train_text: list[Example] = field(default_factory=list)
     val_text: list[Example] = field(default_factory=list)
+    mixtures: dict[ExampleKind, tuple[tuple[int, float], ...]] = field(default_factory=dict)
 
 
 def load_examples(config: StageAConfig) -> Rows:
@@ -74,35 +79,48 @@ def load_examples(config: StageAConfig) -> Rows:
         InputError: a file is missing or malformed, or a VL example has no answer.
     """
     data, seed, limits = config.data, config.seed, config.evaluation
-    train_audio = read_audio_examples(data.train_audio_source, data, data.train_split).draw(data.max_train_audio, seed)
-    if data.val_audio_source == "trained":
-        val_audio = train_audio
-    else:
-        val_audio = read_audio_examples(data.val_audio_source, data, data.val_split)
+    mixed = _read_mixtures(data, seed)
     train_vl, val_vl = read_vl_splits(data)
     train_text, val_text = _text_subsets(data)
     drawn = {
-        "train_audio": train_audio,
         "train_vl": train_vl.draw(data.max_train_vl, seed),
-        "val_audio": val_audio.draw(limits.max_audio, seed),
         "val_vl": val_vl.draw(limits.max_vl, seed),
         "train_text": train_text.draw(data.max_train_text, seed),
         "val_text": val_text.draw(limits.max_text, seed),
-    }
+    } | {f"train_{kind}": examples.subset for kind, examples in mixed.items()}
+    if "audio" not in mixed:
+        audio = read_audio_examples(data.train_audio_source, data, data.train_split)
+        drawn["train_audio"] = audio.draw(data.max_train_audio, seed)
+    if data.val_audio_source == TRAINED_SOURCE:
+        val_audio = drawn["train_audio"]
+    else:
+        val_audio = read_audio_examples(data.val_audio_source, data, data.val_split)
+    drawn["val_audio"] = val_audio.draw(limits.max_audio, seed)
     return Rows(
         **{part: subset.rows for part, subset in drawn.items()},
         indices={part: subset.indices for part, subset in drawn.items()},
+        mixtures={kind: examples.parts for kind, examples in mixed.items()},
     )
+
+
+def _read_mixtures(data: DataSettings, seed: int) -> dict[ExampleKind, TrainingExamples]:
+    """The kinds of examples to train on that come from several sources."""
+    asked: dict[ExampleKind, tuple[tuple[WeightedSource, ...], int | None]] = {
+        "audio": (data.train_audio_mixture, data.max_train_audio),
+        "vl": (data.train_vl_mixture, data.max_train_vl),
+        "text": (data.train_text_mixture, data.max_train_text),
+    }
+    return {kind: read_mixture(kind, sources, data, limit, seed) for kind, (sources, limit) in asked.items() if sources}
 
 
 def _text_subsets(data: DataSettings) -> tuple[Subset, Subset]:
     """All text-only examples to protect and to evaluate on."""
-    train = find_text_source(data.train_text_source, data.train_vl_source, data)
+    train = "none" if data.train_text_mixture else find_text_source(data.train_text_source, data.train_vl_source, data)
     val = find_text_source(data.val_text_source, data.val_vl_source, data)
     lacking = [
         name
         for name, asked, found in (
-            ("protected", data.train_text_source, train),
+            ("protected", "mixture" if data.train_text_mixture else data.train_text_source, train),
             ("measured", data.val_text_source, val),
         )
         if asked == "auto" and found == "none"
@@ -113,7 +131,7 @@ def _text_subsets(data: DataSettings) -> tuple[Subset, Subset]:
             "text/%s.jsonl and text/%s.jsonl of the data root, or set data.train_text_source and data.val_text_source",
             "neither protected nor measured" if len(lacking) == 2 else f"not {lacking[0]}",
             data.train_split,
-            data.val_split,
+            data.val_vl_split or data.val_split,
         )
     return read_text_splits(train, val, data)
 
@@ -276,6 +294,7 @@ def build_sampler(rows: Rows, config: StageAConfig) -> ExampleSampler:
         retention_audio=RetentionAudio(config.data.silence_prob, config.data.loud_prob, config.data.noise_prob),
         gains_db=config.data.gains_db,
         shuffle_audio=config.data.shuffle_audio,
+        mixtures=rows.mixtures,
     )
 
 

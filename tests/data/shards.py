@@ -37,7 +37,7 @@ def write_shards(folder, stem, samples, per_shard):
 def samples_of(root, split):
     """The clips and questions of a data root: key, fields and media of each."""
     clips = [
-        (f"{place:05d}", {"id": r.clip_id, "captions": r.captions, "question": r.question}, [r.audio_path])
+        (f"{place:05d}", {"id": r.clip_id, "answers": r.captions, "question": r.question}, [r.audio_path])
         for place, r in enumerate(AudioCaps().records(root, split))
     ]
     questions = [

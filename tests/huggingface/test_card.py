@@ -209,3 +209,13 @@ def test_nothing_in_a_name_ends_its_code_span():
     assert "\n# heading" not in body
     assert "<code>a`b # heading</code>" in body
     assert "<code>&lt;img&gt;`</code>" in body
+
+
+def test_the_splits_are_named():
+    data = RETENTION["data"] | {"split": "test", "vl_split": "val"}
+    front, body = card(figures(data=data))
+    assert "(val and test), base and encoders" in body
+    names = {result["dataset"]["name"] for result in front["model-index"][0]["results"]}
+    assert {name.rpartition(", ")[2] for name in names if "AudioCaps" in name or "audiocaps" in name} == {"test"}
+    assert {name.rpartition(", ")[2] for name in names if "VQA" in name or "vqa" in name} == {"val"}
+    assert "(val), base and encoders" in card(figures())[1]

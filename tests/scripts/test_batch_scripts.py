@@ -228,11 +228,28 @@ def test_wavcaps_takes_the_place_of_audiocaps(project):
     assert project.given()[0]["data.train_audio_source"] == "wavcaps"
 
 
-@pytest.mark.parametrize(("name", "value"), [("WAVCAPS_RATIO", "0.5"), ("VAL_VQA_SPLIT", "test")])
-def test_what_safe_train_cannot_do_is_refused(project, name, value):
-    result = project.run("full_training.sh", USE_WAVCAPS="1", **{name: value})
+@pytest.mark.parametrize(("ratio", "weights"), [("0.25", (0.75, 0.25)), (".1", (0.9, 0.1))])
+def test_wavcaps_may_be_a_share_of_the_clips(project, ratio, weights):
+    from safe_train.config import build_config
+
+    result = project.run("full_training.sh", VARIANT_ORDER="no_retention", USE_WAVCAPS="1", WAVCAPS_RATIO=ratio)
+    assert result.returncode == 0, result.stderr
+    mixture = build_config({}, {"data.train_audio_mixture": project.given()[0]["data.train_audio_mixture"]}).data
+    found = [(part.source, part.weight) for part in mixture.train_audio_mixture]
+    assert found == [("audiocaps", pytest.approx(weights[0])), ("wavcaps", pytest.approx(weights[1]))]
+
+
+def test_questions_may_be_of_another_split_than_clips(project):
+    assert project.run("full_training.sh", VARIANT_ORDER="no_retention", VAL_VQA_SPLIT="test").returncode == 0
+    given = project.given()[0]
+    assert (given["data.val_split"], given["data.val_vl_split"]) == ("val", "test")
+
+
+@pytest.mark.parametrize("ratio", ["0", "1.5", "-1", "half", "1e-3", "."])
+def test_a_share_that_is_none_is_refused(project, ratio):
+    result = project.run("full_training.sh", USE_WAVCAPS="1", WAVCAPS_RATIO=ratio)
     assert (result.returncode, project.runs()) == (2, [])
-    assert result.stderr.startswith(f"error: {name}: expected")
+    assert result.stderr.startswith("error: WAVCAPS_RATIO: expected a number above 0 and at most 1")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
