@@ -142,7 +142,6 @@ def _describe_measured(figures: Figures) -> str:
     means, gate = figures["meaning"], figures["gate"]
     left_out = f"; not measured: {', '.join(means['unmeasured'])}" if means["unmeasured"] else ""
     measured = ", ".join(means["conditions"]) or "nothing with audio attached"
-    splits = " and ".join(dict.fromkeys([_split(data, "vl"), _split(data, "audio")]))
     at_gate = f" The gate was at {gate:g}, not fully open." if gate != 1.0 else ""
     return f"Measured: {measured}{left_out}. One seed ({figures['seed']}); other seeds may differ.{at_gate}"
 
