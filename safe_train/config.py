@@ -29,7 +29,11 @@ from safe_train.variants import find_variant
 DERIVED = ("effective", "versions", "machine", "notes", "job")
 """What a run's ``config.json`` says beside its settings."""
 
-_BEFORE_IT_WAS_A_SETTING = (("data", "train_text_source", "none"), ("model", "audio_level_db", None))
+_BEFORE_IT_WAS_A_SETTING = (
+    ("data", "train_text_source", "none"),
+    ("data", "caption_reference", "first"),
+    ("model", "audio_level_db", None),
+)
 """What a run did whose configuration does not know the setting: its defaults are those of later runs."""
 
 _OF_A_RUN = "of_a_run"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safe_train.audio.input import describe
 from safe_train.data.cache.features import FeatureCache, ordered_map
-from safe_train.data.example import Example
+from safe_train.data.example import CAPTION, Example
 from safe_train.data.image import load_image
 from safe_train.errors import InputError
 from safe_train.model.audio.encoder import AudioFeatures
@@ -156,7 +156,8 @@ def require_plain_text(processor: Any, examples: Iterable[Example]) -> None:
         InputError: a question, or an answer that is trained on, holds one of the processor's placeholders.
     """
     for example in examples:
-        _require_plain(processor, example, (example.question, *example.answers[:1]))
+        trained_on = example.answers if example.kind == CAPTION else example.answers[:1]
+        _require_plain(processor, example, (example.question, *trained_on))
 
 
 def _require_plain(processor: Any, example: Example, texts: Iterable[str]) -> None:

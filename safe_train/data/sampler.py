@@ -12,7 +12,7 @@ import numpy as np
 
 from safe_train.audio.input import LOUD_DB, NOISE_DB, NOISE_SEEDS, Amplified, AudioInput, WhiteNoise
 from safe_train.data.datasets.registry import ExampleKind
-from safe_train.data.example import Example
+from safe_train.data.example import CAPTION, Example
 from safe_train.errors import InputError
 
 # Streams of random numbers that must not depend on each other.
@@ -27,7 +27,8 @@ from safe_train.errors import InputError
     _TEXT_ORDER,
     _AUDIO_GAINS,
     _PROTECTED_GAINS,
-) = range(10)
+    _CAPTIONS,
+) = range(11)
 
 
 def draw_subset(examples: Sequence[Example], limit: int | None, seed: int) -> tuple[list[Example], list[int]]:
@@ -119,11 +120,18 @@ class Mixture:
     """Examples of one kind in the order in which they are drawn: of several sources, each by its share.
 
     Of the first n draws a source has its share of n to within an example or two, and goes through its own examples
-    in permutations of its own, a new one for each epoch of it. All of this is a function of the seed and of n.
+    in permutations of its own, a new one for each epoch of it. With ``draw_captions``, the caption of a clip that comes
+    first, on which is trained, is another in each of them. All of this is a function of the seed and of n.
     """
 
     def __init__(
-        self, examples: Sequence[Example], seed: int, stream: int, parts: Sequence[tuple[int, float]] = ()
+        self,
+        examples: Sequence[Example],
+        seed: int,
+        stream: int,
+        parts: Sequence[tuple[int, float]] = (),
+        *,
+        draw_captions: bool = False,
     ) -> None:
         """Takes the examples of all sources, one source behind the other.
 
@@ -132,7 +140,9 @@ class Mixture:
             seed: the run's.
             stream: of random numbers.
             parts: for each source how many of the examples are its own, and its weight; none for a single source.
+            draw_captions: whether one of several captions is drawn; otherwise it is the first.
         """
+        self._draw_captions = draw_captions
         self.examples, self._seed, self._stream = list(examples), seed, stream
         self._weights = [weight for _, weight in parts] or [1.0]
         ends = np.cumsum([count for count, _ in parts] or [len(self.examples)]).tolist()
@@ -156,15 +166,27 @@ class Mixture:
         return [*counts, position - sum(counts)]
 
     def _of_source(self, source: int, first: int, last: int) -> list[Example]:
-        examples, orders, taken = self._sources[source], {}, []
+        examples, orders, captions, taken = self._sources[source], {}, {}, []
         own = [source] if source else []  # the first draws as a single source does
         for position in range(first, last):
             epoch, offset = divmod(position, len(examples))
             if epoch not in orders:
                 generator = np.random.default_rng([self._seed, self._stream, epoch, *own])
                 orders[epoch] = generator.permutation(len(examples))
-            taken.append(examples[orders[epoch][offset]])
+                captions[epoch] = np.random.default_rng([self._seed, _CAPTIONS, epoch, *own]).random(len(examples))
+            index = orders[epoch][offset]
+            example = examples[index]
+            taken.append(_with_caption(example, captions[epoch][index]) if self._draw_captions else example)
         return taken
+
+
+def _with_caption(example: Example, draw: float) -> Example:
+    """A clip to be described, with the caption first that a number from 0 to 1 selects; others as they are."""
+    answers = example.answers
+    if example.kind != CAPTION or len(answers) < 2:
+        return example
+    chosen = int(draw * len(answers))
+    return replace(example, answers=(answers[chosen], *answers[:chosen], *answers[chosen + 1 :]))
 
 
 class ExampleSampler:
@@ -189,6 +211,7 @@ class ExampleSampler:
         gains_db: Sequence[float] = (),
         shuffle_audio: bool = False,
         mixtures: Mapping[ExampleKind, Sequence[tuple[int, float]]] = MappingProxyType({}),
+        draw_captions: bool = False,
     ) -> None:
         """Takes the examples, and of kinds with several sources (``audio``, ``vl``, ``text``) how they are mixed."""
         self.audio, self.vl, self.text = list(audio), list(vl), list(text)
@@ -200,7 +223,7 @@ class ExampleSampler:
             self.audio = [
                 replace(example, audio=self.audio[i].audio) for example, i in zip(self.audio, order, strict=True)
             ]
-        self._audio = Mixture(self.audio, seed, _AUDIO_ORDER, mixtures.get("audio", ()))
+        self._audio = Mixture(self.audio, seed, _AUDIO_ORDER, mixtures.get("audio", ()), draw_captions=draw_captions)
         self._vl = Mixture(self.vl, seed, _VL_ORDER, mixtures.get("vl", ()))
         self._text = Mixture(self.text, seed, _TEXT_ORDER, mixtures.get("text", ()))
 

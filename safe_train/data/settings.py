@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -165,6 +165,8 @@ class DataSettings(Section):
     """Train on clips that belong to other examples: a control that leaves nothing to be learned from hearing."""
     audio_question: str = "what do you hear?"
     """Question put to clips that come with captions alone."""
+    caption_reference: Literal["drawn", "first"] = "drawn"
+    """Of a clip with several captions, train on one that is drawn in each epoch, by the seed, or on the first."""
     num_workers: int = Field(default=0, ge=0)
     """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
     length_buckets: bool = False

@@ -295,6 +295,7 @@ def build_sampler(rows: Rows, config: StageAConfig) -> ExampleSampler:
         gains_db=config.data.gains_db,
         shuffle_audio=config.data.shuffle_audio,
         mixtures=rows.mixtures,
+        draw_captions=config.data.caption_reference == "drawn",
     )
 
 
