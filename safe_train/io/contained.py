@@ -58,8 +58,8 @@ class ContainedFile(type(Path())):  # type: ignore[misc] - the class of this sys
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
-        return len(self.content())
+        """How many bytes it has; asked for every file when a data set is read, so nothing is to be read for it."""
+        raise NotImplementedError
 
     def __reduce__(self) -> Any:
         """For other processes."""

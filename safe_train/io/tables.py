@@ -39,7 +39,12 @@ _ELSE: dict[Media, str] = {"audio": "", "image": ".jpg"}
 
 
 class TableCell(ContainedFile):
-    """The bytes of a clip or image in a data set; its place is row and column."""
+    """The bytes of a clip or image in a data set; its place is row and column, and how many bytes there were."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has; known without reading them."""
+        return self.place[2]
 
     def content(self) -> bytes:
         """The bytes.
@@ -47,7 +52,7 @@ class TableCell(ContainedFile):
         Raises:
             OSError: the data set cannot be read, or is another than it was.
         """
-        row, column = self.place
+        row, column, _ = self.place
         try:
             return open_table(self.container).content(row, column)
         except (IndexError, KeyError) as error:
@@ -112,12 +117,13 @@ class Table:
 
         column = self.data.data.column(self.media[kind])
         paths = compute.struct_field(column, "path").to_pylist()
-        heads = compute.binary_slice(compute.struct_field(column, "bytes"), 0, 4).to_pylist()
+        contents = compute.struct_field(column, "bytes")
+        sizes = compute.binary_length(contents).to_pylist()
+        heads = compute.binary_slice(contents, 0, 4).to_pylist()
+        name = self.media[kind]
         self._cells[kind] = [
-            path
-            if head is None
-            else TableCell(self.source, f"{row:08d}{_suffix(kind, path, head)}", row, self.media[kind])
-            for row, (path, head) in enumerate(zip(paths, heads, strict=True))
+            path if head is None else TableCell(self.source, f"{row:08d}{_suffix(kind, path, head)}", row, name, size)
+            for row, (path, head, size) in enumerate(zip(paths, heads, sizes, strict=True))
         ]
         return self._cells[kind]
 

@@ -10,7 +10,7 @@ from safe_train.errors import InputError
 from safe_train.io.files import file_problem
 from safe_train.io.find_file import find_file
 from safe_train.io.fingerprints import content_sha256, file_sha256
-from safe_train.io.tables import TableCell, open_table
+from safe_train.io.tables import Table, TableCell, open_table
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
 
@@ -46,6 +46,13 @@ def test_what_is_read_is_what_was_put_in(source, tmp_path):
             assert opened.readall() == content
         again = pickle.loads(pickle.dumps(cell))
         assert (again, again.read_bytes()) == (cell, content)
+
+
+def test_nothing_is_read_to_know_that_a_cell_is_there(source, monkeypatch):
+    cells = open_table(source).cells("audio")
+    monkeypatch.setattr(Table, "content", lambda *_arguments: pytest.fail("the bytes were read"))
+    assert [file_problem(cell) for cell in cells] == [None] * len(CLIPS)
+    assert [cell.stat().st_size for cell in cells] == list(map(len, CLIPS))
 
 
 def test_a_text_leads_back_to_the_cell(source):
