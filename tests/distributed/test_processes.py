@@ -43,7 +43,7 @@ one_line_errors(run)()
 """
 
 
-@pytest.mark.parametrize("what", ["killed", "silent"])
+@pytest.mark.parametrize("what", ["killed", pytest.param("silent", marks=pytest.mark.slow)])  # waits 40 s
 def test_losing_a_process_is_one_line_and_no_hang(tmp_path, what):
     timeout = {"silent": "40"}.get(what, "120")  # covers the start of both processes on a busy machine
     started = start(["-c", LIGHT, tmp_path, what], SAFE_TIMEOUT=timeout)

@@ -1,13 +1,12 @@
 """The ablation's arms are valid configurations, its runs are made once, and its table says what the runs say."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 from scipy.stats import t
 
-from experiments import ablation, early_stopping, loudness
+from experiments import ablation, early_stopping, loudness, non_inferiority
 from experiments.ablation import PAIRS, jobs, rates_words, read_all, run_all
 from experiments.arms import (
     CANDIDATES,
@@ -331,15 +330,17 @@ def test_the_command_lists_its_options(module, words, monkeypatch, capsys):
     assert "--output-root" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("experiment", ["ablation", "loudness", "non_inferiority"])
-def test_a_table_of_no_runs_is_refused_and_replaces_no_results(tmp_path, experiment):
+@pytest.mark.parametrize("experiment", [ablation, loudness, non_inferiority], ids=lambda module: module.__name__)
+def test_a_table_of_no_runs_is_refused_and_replaces_no_results(tmp_path, experiment, monkeypatch, capsys):
     results = tmp_path / "results.json"
     results.write_text("{}")
     for root, got in ((tmp_path / "none", "no such folder"), (tmp_path, "none")):
-        command = [sys.executable, "-m", f"experiments.{experiment}", "table", root, "--json", results]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == (
+        monkeypatch.setattr(sys, "argv", ["experiment", "table", str(root), "--json", str(results)])
+        with pytest.raises(SystemExit) as ended:
+            experiment.main()
+        told = capsys.readouterr()
+        assert (ended.value.code, told.out) == (2, "")
+        assert told.err == (
             f"error: {root}: expected finished runs of this experiment, got {got}; "
             "name the --output-root of its run command\n"
         )

@@ -158,6 +158,7 @@ def test_noise_in_the_embeddings_of_the_task_stays_out_of_the_retention(tmp_path
     assert trainer.state.log_history[0]["loss"] != plain.state.log_history[0]["loss"]  # there is noise in the task
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_the_same(tmp_path):
     _, expected = trained(tmp_path)
     _, found = trained(tmp_path, torch_compile=True, torch_compile_backend="aot_eager")

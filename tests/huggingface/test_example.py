@@ -20,6 +20,7 @@ def example():
     del sys.modules[spec.name]
 
 
+@pytest.mark.slow
 def test_the_example_keeps_what_a_plain_training_forgets(example):
     found = example.compare(example.tiny_task(), variant="full_retention", steps=100)
     old = {name: right for name, (right, _) in found.items()}

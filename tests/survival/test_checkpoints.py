@@ -184,6 +184,7 @@ def crashed(settings, tmp_path_factory):
     return json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "steps", "left"),
     [
