@@ -19,7 +19,8 @@ from tests.files import assert_same_bytes, drop_keys
 from tests.tolerances import PARALLEL, relative_error
 
 PARALLEL_ERROR = PARALLEL[torch.float32]
-pytestmark = pytest.mark.timeout(900)  # several processes, each of which imports and loads for itself
+# Several processes, each of which imports and loads for itself.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EVALUATION = ("evaluation.max_vl=24", "evaluation.max_audio=20", "evaluation.batch_size=7")
 
 
@@ -113,7 +114,6 @@ def test_what_a_person_can_mend_is_told_once(settings, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_sharded_base_changes_no_bit_of_a_run(run_all, settings, together, tmp_path):
     """Also where a process has no batch of its own to answer: 20 audio examples in batches of 7 are three for two."""
     run_all("-m", "safe_train", *words(settings, tmp_path, "parallel.shard_base=true"))
@@ -123,7 +123,6 @@ def test_a_sharded_base_changes_no_bit_of_a_run(run_all, settings, together, tmp
         assert_same_bytes(folder / "checkpoints" / path.parent.name / path.name, path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shards", [False, True], ids=["whole base", "sharded base"])
 def test_a_process_that_is_killed_ends_the_others_with_one_line_and_the_run_goes_on(settings, tmp_path, shards):
     more = ("optimization.max_steps=2000", f"parallel.shard_base={shards}", "variant=soft_retention")
@@ -150,7 +149,6 @@ def test_a_process_that_is_killed_ends_the_others_with_one_line_and_the_run_goes
     assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == steps
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_process_ends_all_with_a_checkpoint(settings, tmp_path):
     started = start(["-m", "safe_train", *words(settings, tmp_path, "optimization.max_steps=2000")])
     try:
