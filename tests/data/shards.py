@@ -3,10 +3,15 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from safe_train.audio.waveform import load_waveform
 from safe_train.data.datasets.audiocaps import AudioCaps
 from safe_train.data.datasets.vqa import VQA
+from safe_train.data.image import load_image
 
 
 def write_shard(path, files):
@@ -98,6 +103,17 @@ def as_tables(root: Path, target: Path) -> Path:
             clips.shard(2, number, contiguous=True).to_parquet(folder / f"{split}-0000{number}-of-00002.parquet")
         table_of(samples["vqa"], "image").save_to_disk(target / "vqa" / split)
     return with_text(root, target)
+
+
+def assert_same_examples(packed, plain):
+    """Texts and ids are equal, clips and images to the last bit."""
+    assert [replace(e, audio=None, image=None) for e in packed] == [replace(e, audio=None, image=None) for e in plain]
+    for one, other in zip(packed, plain, strict=True):
+        assert (one.audio is None, one.image is None) == (other.audio is None, other.image is None)
+        if one.audio is not None:
+            assert torch.equal(load_waveform(one.audio, 16_000), load_waveform(other.audio, 16_000))
+        if one.image is not None:
+            assert load_image(one.image).tobytes() == load_image(other.image).tobytes()
 
 
 def with_text(root, target):
