@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safe_train.audio.input import describe
-from safe_train.data.cache.features import FeatureCache, ordered_map
+from safe_train.audio.input import AudioInput, describe
+from safe_train.data.cache.features import NOT_PREPARED, FeatureCache, PreparedClips, ordered_map
 from safe_train.data.example import CAPTION, Example
 from safe_train.data.image import load_image
 from safe_train.errors import InputError
@@ -56,14 +56,22 @@ class Collator:
         self._answers: dict[Turn | Document, list[int]] = {}
 
     def training_batch(self, examples: Sequence[Example], *, protected: bool = False) -> Batch:
-        """Prompts with their first answer, right-padded, with clips attached where the examples have them.
+        """:meth:`training_inputs` on the device, with clips attached where the examples have them.
+
+        Raises:
+            InputError: as :meth:`training_inputs`, or a clip cannot be read.
+        """
+        return self.with_audio(self.training_inputs(examples, protected=protected), silence=False)
+
+    def training_inputs(self, examples: Sequence[Example], *, protected: bool = False) -> Batch:
+        """Prompts with their first answer, right-padded, on the CPU and without audio.
 
         Every token of a document is an answer token, but for the one that begins it; with ``protected`` only those of
         :meth:`retained_tokens`.
 
         Raises:
-            InputError: a file of an example cannot be read, a text holds the processor's placeholder of an image, or a
-                document has more tokens than the base has positions.
+            InputError: an image cannot be read, a text holds the processor's placeholder of an image, or a document has
+                more tokens than the base has positions.
         """
         turns = [self._turn(example, example.answers[0]) for example in examples]
         inputs = self._process(turns, examples, padding_side="right")
@@ -81,8 +89,26 @@ class Collator:
             token_rows += [index] * len(chosen)
             positions += [length - len(answer) - 1 + place for place in chosen]
             labels += [answer[place] for place in chosen]
-        columns = (torch.tensor(column, device=self.device) for column in (token_rows, positions, labels))
-        return Batch(inputs, self._features(examples), *columns, rows=tuple(examples))
+        columns = (torch.tensor(column) for column in (token_rows, positions, labels))
+        return Batch(inputs, None, *columns, rows=tuple(examples))
+
+    def with_audio(self, batch: Batch, *, silence: bool, prepared: PreparedClips = NOT_PREPARED) -> Batch:
+        """A batch of :meth:`training_inputs` on the device, with the audio features of its examples.
+
+        Args:
+            batch: the batch.
+            silence: whether examples without a clip get silent audio, even if none has a clip.
+            prepared: clips that are decoded already.
+
+        Raises:
+            InputError: a clip cannot be read.
+        """
+        clips = [example.audio for example in batch.rows]
+        heard = silence or any(clip is not None for clip in clips)
+        columns = (column.to(self.device) for column in (batch.token_rows, batch.token_positions, batch.labels))
+        return Batch(
+            self._on_device(batch.inputs), self._hear(clips, prepared) if heard else None, *columns, rows=batch.rows
+        )
 
     def retained_tokens(self, example: Example, num_tokens: int) -> Sequence[int]:
         """Places of the answer tokens that a retention example brings into the retention loss.
@@ -107,8 +133,8 @@ class Collator:
         if documents := [example.row_id for example in examples if example.is_document]:
             raise ValueError(f"examples must be questions, got the document {documents[0]}")
         inputs = self._process([self._turn(example) for example in examples], examples, padding_side="left")
-        empty = torch.empty(0, dtype=torch.int64, device=self.device)
-        return Batch(inputs, self._features(examples), empty, empty, empty, rows=tuple(examples))
+        empty = torch.empty(0, dtype=torch.int64)
+        return self.with_audio(Batch(inputs, None, empty, empty, empty, rows=tuple(examples)), silence=False)
 
     def decode(self, generated: Tensor) -> list[str]:
         """Answers as text, without special tokens and outer white space."""
@@ -116,12 +142,19 @@ class Collator:
 
     def features_of(self, examples: Sequence[Example]) -> tuple[AudioFeatures, ...]:
         """Audio features of the examples' clips; an example without one gets silent audio."""
-        return tuple(
-            features.to(self.device) for features in self.features.get([example.audio for example in examples])
-        )
+        return self._hear([example.audio for example in examples])
 
-    def _features(self, examples: Sequence[Example]) -> tuple[AudioFeatures, ...] | None:
-        return None if all(example.audio is None for example in examples) else self.features_of(examples)
+    def in_this_thread(self) -> None:
+        """Decodes files one after the other from now on: a forked process has none of its parent's threads."""
+        self._map = self.features.map = map
+
+    def _hear(
+        self, clips: Sequence[AudioInput | None], prepared: PreparedClips = NOT_PREPARED
+    ) -> tuple[AudioFeatures, ...]:
+        return tuple(features.to(self.device) for features in self.features.get(clips, prepared))
+
+    def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
     def _process(
         self, turns: Sequence[Turn | Document], examples: Sequence[Example], *, padding_side: str
@@ -131,7 +164,7 @@ class Collator:
         encoded = self.prompts.encode(turns, per_example, padding_side)
         if self.dtype is not None:
             encoded = {name: in_precision(value, self.dtype) for name, value in encoded.items()}
-        return {name: value.to(self.device) for name, value in encoded.items()}
+        return encoded
 
     def _turn(self, example: Example, answer: str | None = None) -> Turn | Document:
         _require_plain(self.processor, example, (example.question, answer or ""))

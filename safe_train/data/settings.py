@@ -168,7 +168,10 @@ class DataSettings(Section):
     caption_reference: Literal["drawn", "first"] = "drawn"
     """Of a clip with several captions, train on one that is drawn in each epoch, by the seed, or on the first."""
     num_workers: int = Field(default=0, ge=0)
-    """Threads that decode the clips and images of a batch; 0 decodes them one after the other."""
+    """Processes that prepare the batches of the next steps while one trains, and threads that decode the files of an
+    evaluation; 0 prepares each batch when its turn comes."""
+    prefetch_factor: int = Field(default=2, ge=1, le=1000)
+    """Steps that each of these processes may be ahead; their batches are held in memory."""
     length_buckets: bool = False
     """Put audio examples with and without an image through the model apart, instead of padding both to one length."""
     cache_root: str | None = None

@@ -12,7 +12,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForImageTextT
 
 from safe_train.audio.input import AudioInput
 from safe_train.configs.model_configs import EMBEDDED
-from safe_train.data.cache.features import FeatureCache
+from safe_train.data.cache.features import NOT_PREPARED, FeatureCache, PreparedClips
 from safe_train.data.example import Example
 from safe_train.embedded import weights
 from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures, audio_model_class
@@ -109,7 +109,9 @@ class FeatureShapes(FeatureCache):
     def __init__(self, encoders: Sequence[AudioEncoder]) -> None:
         super().__init__(encoders)
 
-    def get(self, clips: Sequence[AudioInput | None]) -> tuple[AudioFeatures, ...]:
+    def get(
+        self, clips: Sequence[AudioInput | None], prepared: PreparedClips = NOT_PREPARED
+    ) -> tuple[AudioFeatures, ...]:
         """Zeros [B, F, D] for each encoder, all of them heard."""
         return tuple(
             AudioFeatures(

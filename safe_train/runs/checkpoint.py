@@ -46,7 +46,7 @@ _PLACE = {"output_root", "label"}
 
 _MAY_CHANGE = (
     "device", "variants_file", "checkpoint_every", "checkpoint_keep", "log_every", "evaluation.", "parallel.",
-    "tracking.", "data.num_workers", "data.cache_", "data.val_", "model.gradient_checkpointing",
+    "tracking.", "data.num_workers", "data.prefetch_factor", "data.cache_", "data.val_", "model.gradient_checkpointing",
 )  # fmt: skip
 """Begin of the settings on which no trained weight depends, but for rounding."""
 

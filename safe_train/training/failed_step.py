@@ -18,7 +18,6 @@ from torch import Tensor
 from safe_train.errors import InputError
 from safe_train.io.files import json_text, staged_folder, write_text
 from safe_train.io.tensor_files import save_tensors
-from safe_train.model.audio.encoder import AudioFeatures
 from safe_train.model.batch import Batch
 from safe_train.model.safe_model import SafeModel
 from safe_train.retention import RetentionStack
@@ -30,9 +29,6 @@ FOUND = "found.json"
 ROWS = "rows.json"
 TASK, RETENTION = "audio", "vl"
 """Kinds of batches, by which their files are named: ``audio-0.safetensors``."""
-
-_INPUT, _FEATURES = "inputs/", "features/"
-_COLUMNS = ("token_rows", "token_positions", "labels")
 
 
 class FailedTraining(Protocol):
@@ -68,24 +64,8 @@ def dump_failed_step(training: FailedTraining, run: RunFolder) -> str:
 
 
 def batch_tensors(batch: Batch) -> dict[str, Tensor]:
-    """A batch as named tensors."""
-    tensors = {_INPUT + name: value for name, value in batch.inputs.items()}
-    tensors |= {name: getattr(batch, name) for name in _COLUMNS}
-    for number, features in enumerate(batch.features or ()):
-        tensors |= {f"{_FEATURES}{number}/values": features.values, f"{_FEATURES}{number}/mask": features.mask}
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def batch_of(tensors: Mapping[str, Tensor]) -> Batch:
-    """The batch that ``batch_tensors`` has written."""
-    count = sum(name.startswith(_FEATURES) for name in tensors) // 2
-    features = tuple(
-        AudioFeatures(tensors[f"{_FEATURES}{number}/values"], tensors[f"{_FEATURES}{number}/mask"])
-        for number in range(count)
-    )
-    inputs = {name.removeprefix(_INPUT): value for name, value in tensors.items() if name.startswith(_INPUT)}
-    token_rows, token_positions, labels = (tensors[name] for name in _COLUMNS)
-    return Batch(inputs, features or None, token_rows, token_positions, labels)
+    """A batch as named tensors to be written."""
+    return {name: value.detach().cpu().contiguous() for name, value in batch.to_tensors().items()}
 
 
 def _not_finite(parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from safe_train.runs.layout import read_config
 from safe_train.runs.recorded_variant import require_same_variant
 from safe_train.training.batches import StepBatches
 from safe_train.training.build import attach, build_collator, load_base_model
-from safe_train.training.failed_step import FOUND, RETENTION, TASK, batch_of
+from safe_train.training.failed_step import FOUND, RETENTION, TASK
 from safe_train.training.trainer import StageATrainer
 
 
@@ -83,6 +83,6 @@ def _trainer(config: StageAConfig) -> StageATrainer:
 def _batches(folder: Path, kind: str, device: str) -> list[Batch]:
     paths = sorted(folder.glob(f"{kind}-*.safetensors"), key=lambda path: int(path.stem.partition("-")[2]))
     try:
-        return [batch_of(load_file(path, device=device)) for path in paths]
+        return [Batch.from_tensors(load_file(path, device=device)) for path in paths]
     except (KeyError, OSError, SafetensorError) as error:
         raise InputError(folder, f"batches of {kind} rows", str(error), "train again, to meet it again") from error

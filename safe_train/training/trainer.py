@@ -130,23 +130,24 @@ class StageATrainer:
         stopped = False
         if self._ends_interval() and self.processes.broadcast(not has_step(folder.evaluation_log, self.step)):
             stopped = self._stopped_within(on_interval, folder)  # the run was cut off behind its checkpoint
-        while self.step < total and not stopped:
-            logged = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == total
-            try:
-                metrics = self.train_step(measure=logged)
-            except NonFiniteLossError as error:  # of several processes, in the main one alone
-                raise NonFiniteLossError(f"{error}; {dump_failed_step(self, folder)}") from error
-            if logged:
-                last = metrics | {"seconds": time.perf_counter() - start}
-                with self.processes.raise_on_any_rank():
-                    if self.processes.is_main:
-                        append_line(folder.metrics_log, json.dumps({"step": self.step} | last))
-            stopped = self.processes.any(should_stop())
-            if stopped or self.step % self.config.checkpoint_every == 0 or self.step == total:
-                self._save(folder)
-            on_step(self.step, last if logged else {})  # last: whoever is told may be gone, with an error
-            if self._ends_interval() and not stopped:
-                stopped = self._stopped_within(on_interval, folder)
+        with self.batches.prefetched(self.step, total):
+            while self.step < total and not stopped:
+                logged = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == total
+                try:
+                    metrics = self.train_step(measure=logged)
+                except NonFiniteLossError as error:  # of several processes, in the main one alone
+                    raise NonFiniteLossError(f"{error}; {dump_failed_step(self, folder)}") from error
+                if logged:
+                    last = metrics | {"seconds": time.perf_counter() - start, "data_seconds": self.batches.waited}
+                    with self.processes.raise_on_any_rank():
+                        if self.processes.is_main:
+                            append_line(folder.metrics_log, json.dumps({"step": self.step} | last))
+                stopped = self.processes.any(should_stop())
+                if stopped or self.step % self.config.checkpoint_every == 0 or self.step == total:
+                    self._save(folder)
+                on_step(self.step, last if logged else {})  # last: whoever is told may be gone, with an error
+                if self._ends_interval() and not stopped:
+                    stopped = self._stopped_within(on_interval, folder)
         seconds = time.perf_counter() - start
         return TrainingOutcome(
             self.step, self.step >= total, seconds, self.retention.inactive(), last, self.processes.world_size
@@ -163,7 +164,9 @@ class StageATrainer:
         self.retention.record_metrics(measure)
         self._calibrate_if_due()
         batch = self.batches.at(self.step)
-        losses = self.compute_gradient(batch.task, batch.retention)
+        found = self._backward_passes(batch.task, batch.retention)
+        self.batches.stage(self.step + 1)  # before the first value is asked for, which the host has to wait for
+        losses = {name: value.item() for name, value in found.items()}
         with self.processes.raise_on_any_rank():
             _require_finite(self.step + 1, losses)
         self.retention.before_optimizer_step(clip_coefficient(losses["gradient_norm"], self.config.optimization))
@@ -184,6 +187,10 @@ class StageATrainer:
         Returns:
             The task loss and the retention loss, means over answer tokens, and the gradient's norm before clipping.
         """
+        return {name: value.item() for name, value in self._backward_passes(task, retention).items()}
+
+    def _backward_passes(self, task: Sequence[Batch], retention: Sequence[Batch]) -> dict[str, Tensor]:
+        """:meth:`compute_gradient`, with values that a GPU may still have to compute."""
         audio_loss = self._backward(task, self._task_loss)
         self.retention.after_task_backward()
         retention_loss = self._backward(retention, self._retention_loss) if retention else torch.zeros(())
@@ -191,11 +198,7 @@ class StageATrainer:
 
         parameters, largest = self.model.trainable_parameters().values(), self.config.optimization.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(parameters, largest)
-        return {
-            "audio_loss": audio_loss.item(),
-            "retention_loss": retention_loss.item(),
-            "gradient_norm": norm.item(),
-        }
+        return {"audio_loss": audio_loss, "retention_loss": retention_loss, "gradient_norm": norm}
 
     def _backward(self, batches: Sequence[Batch], loss_of: Callable[[Batch, int], Tensor]) -> Tensor:
         """Backward pass of a mean loss over all answer tokens of the step's examples, in all processes.

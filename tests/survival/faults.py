@@ -149,7 +149,7 @@ def figures(run: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "evaluation": metrics["evaluation"] | {"seconds": 0},
-        "lines": [line | {"seconds": 0} for line in lines],
+        "lines": [line | {"seconds": 0, "data_seconds": 0} for line in lines],
         "weights": [str(path.read_bytes()) for path in sorted(run.glob("checkpoints/*/adapter.safetensors"))][-1:],
     }
 

@@ -138,5 +138,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def _timeless(value: Any) -> Any:
     """A JSON value without what depends on the clock."""
     if isinstance(value, dict):
-        return {key: _timeless(item) for key, item in value.items() if key not in ("seconds", "finished_at")}
+        return {
+            key: _timeless(item) for key, item in value.items() if key not in ("seconds", "data_seconds", "finished_at")
+        }
     return value

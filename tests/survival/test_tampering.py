@@ -28,7 +28,7 @@ FREE = {
     "variants_file", "device", "checkpoint_every", "checkpoint_keep", "log_every", "parallel.shard_base",
     "data.num_workers", "data.cache_root", "data.cache_gib", "data.val_split", "data.val_audio_source",
     "data.val_vl_source", "data.val_text_source", "model.gradient_checkpointing",
-    "tracking.trackers", "tracking.project", "data.val_vl_split",
+    "tracking.trackers", "tracking.project", "data.val_vl_split", "data.prefetch_factor",
 }  # fmt: skip
 """What a run may go on with another of, beside the settings of its evaluation."""
 

@@ -96,20 +96,34 @@ class TensorStore:
             item: names it within this process.
             digest: gives its key on disk; asked only if it is not in memory and there is a folder.
         """
-        if item in self._kept:
-            self.found_in_memory += 1
-            self._kept.move_to_end(item)
-            return self._kept[item]
-        tensors = self.folder.load(digest()) if self.folder is not None else None
-        if tensors is not None:
-            self.found_on_disk += 1
-            self._keep(item, tensors)
+        tensors = self.recall(item)
+        if tensors is None and self.folder is not None:
+            tensors = self.folder.load(digest())
+            if tensors is not None:
+                self.add_stored(item, tensors)
         return tensors
+
+    def __contains__(self, item: Hashable) -> bool:
+        """Whether the item is in memory."""
+        return item in self._kept
+
+    def recall(self, item: Hashable) -> Tensors | None:
+        """The item's tensors, if they are in memory."""
+        if item not in self._kept:
+            return None
+        self.found_in_memory += 1
+        self._kept.move_to_end(item)
+        return self._kept[item]
+
+    def add_stored(self, item: Hashable, tensors: Tensors) -> None:
+        """Keeps what was read from the folder."""
+        self.found_on_disk += 1
+        self._keep(item, {name: _alone(tensor) for name, tensor in tensors.items()})
 
     def add(self, item: Hashable, digest: Callable[[], str], tensors: Tensors) -> Tensors:
         """Keeps what ``find`` did not find; returns it as it will be found."""
         self.computed += 1
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        kept = {name: _alone(tensor.detach().cpu()) for name, tensor in tensors.items()}
         if self.folder is not None:
             self.folder.save(digest(), kept)
         self._keep(item, kept)
@@ -128,6 +142,12 @@ def computing_device(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}
     return {"device": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor without the memory of what it is a part of."""
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.contiguous() if whole else tensor.contiguous().clone()
 
 
 def _num_bytes(tensors: Tensors) -> int:

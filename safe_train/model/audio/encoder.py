@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -13,13 +16,18 @@ from safe_train.audio.waveform import HEARABLE_LENGTH, SHORTEST_SECONDS
 from safe_train.configs.model_configs import EMBEDDED
 from safe_train.embedded import weights
 from safe_train.errors import InputError
-from safe_train.model.audio.feature_readout import CLAP_TYPES, own_window, read, readout_of, window_of
+from safe_train.model.audio.feature_readout import CLAP_TYPES, extract, own_window, read, readout_of, window_of
 from safe_train.model.folders import as_input_error, check_folder, load_weights, missing_weights, read_model_config
+
+logger = logging.getLogger(__name__)
 
 FeatureKind = Literal["pooled", "grid"]
 """One feature a clip, or one for each stretch of time (and, in CLAP and AST, band of frequency)."""
 
 DEFAULT_SECONDS = 30.0
+
+AT_ONCE = 8
+"""Clips that are encoded together, where that gives the bits that they have alone."""
 
 SILENCE_RMS = 1e-5
 """Root mean square, of full scale 1, below which a clip counts as silence and is left as it is: -100 dB, less than the
@@ -50,6 +58,24 @@ class AudioFeatures:
     def cat(parts: list[AudioFeatures]) -> AudioFeatures:
         """Joins batches along the clips."""
         return AudioFeatures(torch.cat([p.values for p in parts]), torch.cat([p.mask for p in parts]))
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """A clip as an encoder takes it.
+
+    Attributes:
+        tensors: what its feature extractor makes of the clip, each [1, ...]; none of a clip without a feature.
+        num_samples: length of the clip, within the encoder's window.
+    """
+
+    tensors: dict[str, Tensor]
+    num_samples: int
+
+    @property
+    def shapes(self) -> tuple[tuple[str, torch.Size], ...]:
+        """Those of the tensors, with their names."""
+        return tuple((name, value.shape) for name, value in sorted(self.tensors.items()))
 
 
 class AudioEncoder(nn.Module):
@@ -104,35 +130,74 @@ class AudioEncoder(nn.Module):
         self.window, self._fixed = window, own is not None
         if window < SHORTEST_SECONDS * self.sampling_rate:
             raise InputError("model.audio_seconds", HEARABLE_LENGTH, f"{seconds:g} s", "raise it")
-        num_read, self.feature_size = self._read(torch.zeros(self.window if own is None else own)).shape
+        num_read, self.feature_size = self._features_of(torch.zeros(self.window if own is None else own)).shape
         self._grid_size = int(self._begins_within(self.window, num_read).sum())
-        if not self._fixed and len(self._read(torch.zeros(self.window // 2))) == self._grid_size:
+        if not self._fixed and len(self._features_of(torch.zeros(self.window // 2))) == self._grid_size:
             hint = "choose an encoder whose features grow with the clip"
             raise InputError(source, "a feature extractor with n_samples", type(extractor).__name__, hint)
         self.num_features = 1 if self.features == "pooled" else self._grid_size
+        self._same_together: dict[tuple[tuple[str, torch.Size], ...], bool] = {}
 
-    @torch.no_grad()
-    def forward(self, waveforms: list[Tensor]) -> AudioFeatures:
+    def forward(self, waveforms: Sequence[Tensor]) -> AudioFeatures:
         """Encodes float32 mono waveforms [samples] at ``sampling_rate``.
 
         Clips that are longer than ``window`` are cropped to its start, never at random, so that the features
-        of a clip are always the same. For the same reason each clip is encoded by itself: in a batch, models without a
-        mask hear the padding, and normalize over it. A clip without samples has no feature that is not masked.
+        of a clip are always the same. A clip without samples has no feature that is not masked.
         """
-        heard = (waveform[: self.window] for waveform in waveforms)
-        clips = heard if self.level_db is None else (leveled(clip, self.level_db) for clip in heard)
-        return AudioFeatures.cat([self._encode(clip) for clip in clips])
+        return self.encode([self.prepare(waveform) for waveform in waveforms])
 
-    def _encode(self, clip: Tensor) -> AudioFeatures:
-        found = self._read(clip)
-        heard = self._begins_within(len(clip), len(found))[: self._grid_size]
-        values = torch.zeros(1, self._grid_size, self.feature_size, device=found.device)
-        mask = torch.zeros(1, self._grid_size, dtype=torch.bool, device=found.device)
-        if len(heard):
-            values[0, : len(heard)] = found[: len(heard)]
-            mask[0, : len(heard)] = heard.to(mask.device)
+    def prepare(self, waveform: Tensor) -> EncoderInputs:
+        """What the model takes for a float32 mono waveform [samples]; it is computed on the CPU, without the model."""
+        clip = waveform[: self.window]
+        if self.level_db is not None:
+            clip = leveled(clip, self.level_db)
+        return EncoderInputs(extract(self.extractor, clip), len(clip))
+
+    @torch.no_grad()
+    def encode(self, clips: Sequence[EncoderInputs]) -> AudioFeatures:
+        """The features of clips, which have the bits that each has alone.
+
+        Clips are never padded to a common length: models without a mask would hear the padding, and normalize over it.
+        ``AT_ONCE`` neighbours of one length are encoded together if the model gives them the same bits then, which
+        its kernels decide by their shapes: the first such clips of a shape are encoded both ways, to be compared.
+        """
+        parts: list[AudioFeatures] = []
+        for shapes, alike in groupby(clips, key=lambda clip: clip.shapes):
+            group = list(alike)
+            while group:
+                size = AT_ONCE if len(group) >= AT_ONCE and self._may_be_together(shapes) else 1
+                parts.append(self._encode_checked(group[:AT_ONCE]) if size > 1 else self._encode(group[:1]))
+                group = group[size:]
+        return AudioFeatures.cat(parts)
+
+    def _may_be_together(self, shapes: tuple[tuple[str, torch.Size], ...]) -> bool:
+        """Whether there is something to encode, and it is not known to have other bits together."""
+        return bool(shapes) and self.model.device.type != "meta" and self._same_together.get(shapes, True)
+
+    def _encode_checked(self, clips: Sequence[EncoderInputs]) -> AudioFeatures:
+        """Clips of the same shapes together; the first time alone as well, which then counts."""
+        together, shapes = self._encode(clips), clips[0].shapes
+        if shapes in self._same_together:
+            return together
+        alone = AudioFeatures.cat([self._encode([clip]) for clip in clips])
+        self._same_together[shapes] = torch.equal(alone.values, together.values)
+        if not self._same_together[shapes]:
+            logger.info("%s: clips are encoded one by one, since together they have other bits", self.source)
+        return alone
+
+    def _encode(self, clips: Sequence[EncoderInputs]) -> AudioFeatures:
+        """Clips of the same shapes, together."""
+        values = torch.zeros(len(clips), self._grid_size, self.feature_size, device=self.model.device)
+        mask = torch.zeros(len(clips), self._grid_size, dtype=torch.bool, device=self.model.device)
+        if clips[0].tensors:
+            names = clips[0].tensors
+            inputs = {name: torch.cat([clip.tensors[name] for clip in clips]) for name in names}
+            for row, (clip, found) in enumerate(zip(clips, read(self.model, self._reading, inputs), strict=True)):
+                heard = self._begins_within(clip.num_samples, len(found))[: self._grid_size]
+                values[row, : len(heard)] = found[: len(heard)]
+                mask[row, : len(heard)] = heard.to(mask.device)
         if self.features == "pooled" and self._grid_size > 1:
-            values = values[mask].mean(dim=0).view(1, 1, -1) if mask.any() else values[:, :1]
+            values = torch.stack([_mean(each, kept) for each, kept in zip(values, mask, strict=True)])
             mask = mask.any(dim=1, keepdim=True)
         return AudioFeatures(values, mask)
 
@@ -145,8 +210,17 @@ class AudioEncoder(nn.Module):
         starts = torch.arange(moments, dtype=torch.float64) * (own / moments)
         return (starts < num_samples).repeat_interleave(self._reading.per_moment)
 
-    def _read(self, clip: Tensor) -> Tensor:
-        return read(self.model, self.extractor, self._reading, clip)
+    def _features_of(self, clip: Tensor) -> Tensor:
+        """Features [n, D] of a clip, as the model gives them."""
+        inputs = extract(self.extractor, clip)
+        if not inputs:
+            return torch.empty(0, 0, device=self.model.device)
+        return read(self.model, self._reading, inputs)[0]
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean [1, D] of the values [F, D] that are heard; the first of none."""
+    return values[mask].mean(dim=0, keepdim=True) if mask.any() else values[:1]
 
 
 def leveled(clip: Tensor, level_db: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Readout:
     """How an encoder's features are read.
 
     Attributes:
-        features: returns [n, D] in the order of time, from a model and its extractor's output for one clip.
+        features: returns [B, n, D] in the order of time, from a model and its extractor's output for B clips.
         per_moment: number of adjacent features for the same time span (frequency bands).
     """
 
@@ -44,12 +44,12 @@ def readout_of(model: Any, *, pooled: bool) -> Readout:
 
 
 def _clap_embedding(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    return model(**inputs).audio_embeds
+    return model(**inputs).audio_embeds[:, None]
 
 
 def _clap_grid(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """HTSAT's last layer [1, D, bands, moments], its folded spectrogram unfolded by the model itself."""
-    return model(**inputs).last_hidden_state[0].permute(2, 1, 0).flatten(0, 1)
+    """HTSAT's last layer [B, D, bands, moments], its folded spectrogram unfolded by the model itself."""
+    return model(**inputs).last_hidden_state.permute(0, 3, 2, 1).flatten(1, 2)
 
 
 def _clap_bands(config: Any) -> int:
@@ -59,8 +59,8 @@ def _clap_bands(config: Any) -> int:
 
 def _patches(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """AST's patches, which it keeps band by band."""
-    states = model(**inputs).last_hidden_state[0, _SUMMARY_TOKENS:]
-    return states.unflatten(0, (_patch_bands(model.config), -1)).transpose(0, 1).flatten(0, 1)
+    states = model(**inputs).last_hidden_state[:, _SUMMARY_TOKENS:]
+    return states.unflatten(1, (_patch_bands(model.config), -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _patch_bands(config: Any) -> int:
@@ -70,7 +70,7 @@ def _patch_bands(config: Any) -> int:
 def _hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """The last layer of the model, or of its encoder if it has a decoder too."""
     module = model.get_encoder() if model.config.is_encoder_decoder else model
-    return module(**inputs).last_hidden_state[0]
+    return module(**inputs).last_hidden_state
 
 
 def own_window(extractor: Any) -> int | None:
@@ -95,14 +95,19 @@ def seconds_of(window: int, sampling_rate: int) -> float:
     return seconds if int(seconds * sampling_rate) == window else math.nextafter(seconds, math.inf)
 
 
-@torch.no_grad()
-def read(model: Any, extractor: Any, reading: Readout, clip: Tensor) -> Tensor:
-    """Features [n, D], float32, of one clip [samples]; none if it is shorter than ``SHORTEST_SECONDS``."""
+def extract(extractor: Any, clip: Tensor) -> dict[str, Tensor]:
+    """A model's inputs, each [1, ...], for a clip [samples]; none if it is shorter than ``SHORTEST_SECONDS``."""
     if len(clip) < SHORTEST_SECONDS * extractor.sampling_rate:
-        return torch.empty(0, 0, device=model.device)
+        return {}
     inputs = dict(extractor([clip.numpy()], sampling_rate=extractor.sampling_rate, return_tensors="pt"))
     if "attention_mask" in inputs and inputs["attention_mask"].all():
         del inputs["attention_mask"]  # a clip alone is padded by few extractors; without padding it says nothing
+    return inputs
+
+
+@torch.no_grad()
+def read(model: Any, reading: Readout, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Features [B, n, D], float32, of clips whose :func:`extract` has the same shapes."""
     on_device = {
         name: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
         for name, value in inputs.items()

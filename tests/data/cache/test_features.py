@@ -134,7 +134,7 @@ def test_what_half_precision_would_round_is_kept_as_it_is(audio_encoder, clips):
     """A mean over a clip is taken in float32, whatever the precision of the encoder."""
     encoder = load_audio_encoder(EMBEDDED, dtype=torch.bfloat16)
     third = torch.full((1, 1, 4), 1 / 3)
-    encoder.forward = lambda _: AudioFeatures(third, torch.ones(1, 1, dtype=torch.bool))
+    encoder.encode = lambda _: AudioFeatures(third, torch.ones(1, 1, dtype=torch.bool))
     (found,) = FeatureCache([encoder]).get(clips[:1])
     assert torch.equal(found.values, third)
 
