@@ -25,6 +25,7 @@ _SETTINGS = (
     "audio_encoders",
     "audio_features",
     "audio_seconds",
+    "audio_windows",
     "audio_level_db",
     "adapter",
     "gate",

@@ -30,6 +30,7 @@ class SafeConfig(PretrainedConfig):
         audio_encoders: hub id or local folder of each audio encoder.
         audio_features: ``pooled`` or ``grid`` for each encoder; None is each encoder's own.
         audio_seconds: for each encoder, the most that is heard of a clip, from its start; None is the default.
+        audio_windows: how many of its own windows an encoder hears at most; None for one.
         audio_level_db: level in dB of full scale that a clip is brought to before it is encoded; None for none.
         adapter: the fields of :class:`~safe_train.model.AdapterConfig`.
         gate: scalar in [0, 1] on the fusion; 0 is the base.
@@ -49,6 +50,7 @@ class SafeConfig(PretrainedConfig):
         audio_encoders: Sequence[str] = (EMBEDDED,),
         audio_features: Sequence[str] | None = None,
         audio_seconds: Sequence[float] | None = None,
+        audio_windows: int | None = None,
         audio_level_db: float | None = None,
         adapter: Mapping[str, Any] | None = None,
         gate: float = 1.0,
@@ -63,6 +65,7 @@ class SafeConfig(PretrainedConfig):
         self.audio_encoders = list(audio_encoders)
         self.audio_features = None if audio_features is None else list(audio_features)
         self.audio_seconds = None if audio_seconds is None else list(audio_seconds)
+        self.audio_windows = audio_windows
         self.audio_level_db = audio_level_db
         self.adapter = None if adapter is None else dict(adapter)
         self.gate = gate
@@ -96,7 +99,12 @@ class SafeConfig(PretrainedConfig):
         return [
             {
                 name: value
-                for name, value in (("features", kind), ("seconds", length), ("level_db", self.audio_level_db))
+                for name, value in (
+                    ("features", kind),
+                    ("seconds", length),
+                    ("windows", self.audio_windows),
+                    ("level_db", self.audio_level_db),
+                )
                 if value is not None
             }
             for kind, length in zip(kinds, seconds, strict=True)

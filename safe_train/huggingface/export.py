@@ -98,6 +98,7 @@ def export_run(
         audio_encoders=encoders,
         audio_features=described["audio_features"],
         audio_seconds=[settings.model.audio_seconds] * len(described["audio_encoders"]),
+        audio_windows=settings.model.audio_windows if settings.model.audio_windows > 1 else None,
         audio_level_db=settings.model.audio_level_db,
         adapter={
             field.name: described[field.name] for field in dataclasses.fields(AdapterConfig) if field.name in described

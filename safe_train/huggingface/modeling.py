@@ -97,6 +97,7 @@ class SafeForConditionalGeneration(PreTrainedModel, GenerationMixin):
             audio_encoders=[encoder.source for encoder in encoders],
             audio_features=[encoder.features for encoder in encoders],
             audio_seconds=[seconds_of(encoder.window, encoder.sampling_rate) for encoder in encoders],
+            audio_windows=most if (most := max(encoder.num_windows for encoder in encoders)) > 1 else None,
             audio_level_db=encoders[0].level_db,
             adapter=_plain(model),
             gate=model.gate,

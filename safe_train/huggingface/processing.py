@@ -26,11 +26,12 @@ from safe_train.io.messages import value_shown
 from safe_train.model.audio.feature_readout import window_of
 from safe_train.model.folders import as_input_error, read_model_config
 from safe_train.model.prompting import Turn, prompts_of
+from safe_train.model.settings import MOST_WINDOWS
 from safe_train.model.trial import check_template, complete_processor
 
 PROCESSOR_CONFIG = "processor_config.json"
-_CONFIGURED = ("base_model", "base_revision", "audio_encoders", "audio_seconds")
-_SINCE_LATER = ("audio_seconds",)  # what files of an earlier version do not have
+_CONFIGURED = ("base_model", "base_revision", "audio_encoders", "audio_seconds", "audio_windows")
+_SINCE_LATER = ("audio_seconds", "audio_windows")  # what files of an earlier version do not have
 _CONTENT_KEYS = {"image": ("image", "url", "path"), "audio": ("audio", "url", "path")}
 
 Conversation = Sequence[Mapping[str, Any]]
@@ -75,7 +76,8 @@ class SafeProcessor(ProcessorMixin):
     def hearings(self) -> list[Hearing]:
         """What each audio encoder hears of a clip: all of it where neither configuration nor extractor says less."""
         seconds = self.config.audio_seconds or [None] * len(self.extractors)
-        windows = (window_of(*each) for each in zip(self.extractors, seconds, strict=True))
+        count = self.config.audio_windows or 1
+        windows = (window_of(*each, count) for each in zip(self.extractors, seconds, strict=True))
         return [Hearing(rate, window) for rate, window in zip(self.sampling_rates, windows, strict=True)]
 
     @property
@@ -235,7 +237,7 @@ class SafeProcessor(ProcessorMixin):
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             given = {name: values[name] for name in _CONFIGURED if name in values or name not in _SINCE_LATER}
             config = SafeConfig(**given)
-            _require_seconds(config)
+            _require_windows(config)
         except (ValueError, KeyError, TypeError) as error:
             hint = "export the run again: safe export RUN FOLDER"
             raise InputError(path, "a processor of SAFE", f"{type(error).__name__} {error}", hint) from error
@@ -270,8 +272,11 @@ def _describe(config: SafeConfig) -> dict[str, Any]:
     return {"processor_class": SafeProcessor.__name__} | {name: getattr(config, name) for name in _CONFIGURED}
 
 
-def _require_seconds(config: SafeConfig) -> None:
-    """ValueError if ``audio_seconds`` are not a length for each encoder."""
+def _require_windows(config: SafeConfig) -> None:
+    """ValueError if ``audio_seconds`` are not a length for each encoder, or ``audio_windows`` no number of windows."""
+    windows = config.audio_windows
+    if windows is not None and (type(windows) is not int or not 1 <= windows <= MOST_WINDOWS):
+        raise ValueError(f"audio_windows of {value_shown(windows)}, expected a number from 1 to {MOST_WINDOWS}")
     seconds = config.audio_seconds
     if seconds is not None and (
         len(seconds) != len(config.audio_encoders)

@@ -113,6 +113,7 @@ class SafeModel(nn.Module):
                     config.projector_hidden,
                     base.hidden_size,
                     config.projector_layers,
+                    encoder.features_per_window,
                 )
                 for encoder in encoders
             ).to(device)

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from safe_train.settings import Section
 
+MOST_WINDOWS = 1000
+"""Of one clip."""
+
 
 class ModelSettings(Section):
     """Base, audio encoders and the size of the trained parts; what is None comes from the model configuration.
@@ -24,7 +27,10 @@ class ModelSettings(Section):
     audio_features: tuple[Literal["pooled", "grid"], ...] | None = None
     """For each audio encoder, one feature per clip, or one per stretch of time; None for what suits the model."""
     audio_seconds: float = Field(default=30.0, gt=0.0)
-    """Seconds of a clip that are heard, from its start; less where the audio encoder's own window is shorter."""
+    """Seconds of a clip that are heard, from its start; less where the audio encoder's own windows are shorter."""
+    audio_windows: int = Field(default=1, ge=1, le=MOST_WINDOWS)
+    """How many of its own windows (10 s of CLAP, 30 s of Whisper) an encoder hears at most, one behind the other; a
+    token knows its window. ``audio_seconds`` limits them all."""
     audio_level_db: float | None = -20.0
     """Level (root mean square, dB of full scale) that a clip is scaled to before it is encoded; None leaves clips
     as they are."""

@@ -205,6 +205,7 @@ def load_audio_encoders(config: StageAConfig, load: Callable[..., AudioEncoder] 
             dtype=precision_dtype(config),
             features=kind,
             seconds=settings.audio_seconds,
+            windows=settings.audio_windows,
             level_db=settings.audio_level_db,
         )
         for source, kind in zip(sources, kinds, strict=True)

@@ -206,12 +206,13 @@ class _PackedStep:
     Attributes:
         tensors: of the batches, and what encoders take of clips.
         stored: features of clips that were found on disk.
-        clips: of each clip its number, and for each encoder its key and, unless it was found on disk, its length.
+        clips: of each clip its number, and for each encoder its key and, unless it was found on disk, the length of
+            what is in each window.
     """
 
     tensors: PackedTensors
     stored: PackedTensors
-    clips: list[tuple[int, list[tuple[str, int | None]]]]
+    clips: list[tuple[int, list[tuple[str, list[int] | None]]]]
 
     @classmethod
     def pack(cls, step: PreparedStep, numbers: Sequence[int]) -> _PackedStep:
@@ -224,8 +225,12 @@ class _PackedStep:
                 if clip.inputs is None:
                     stored |= _under(f"{number}/{encoder}/", clip.stored or {})
                 else:
-                    tensors |= _under(f"clip/{number}/{encoder}/", clip.inputs.tensors)
-            lengths = [(clip.key, clip.inputs.num_samples if clip.inputs else None) for clip in of_encoders]
+                    for window, part in enumerate(clip.inputs):
+                        tensors |= _under(f"clip/{number}/{encoder}/{window}/", part.tensors)
+            lengths = [
+                (clip.key, None if clip.inputs is None else [part.num_samples for part in clip.inputs])
+                for clip in of_encoders
+            ]
             clips.append((number, lengths))
         return cls(PackedTensors.pack(tensors), PackedTensors.pack(stored), clips)
 
@@ -234,10 +239,11 @@ class _PackedStep:
         tensors, stored = self.tensors.unpack(device), self.stored.unpack()
         different = list(dict.fromkeys(example.audio for bucket in (*task, *retention) for example in bucket))
 
-        def clip(number: int, encoder: int, key: str, num_samples: int | None) -> PreparedClip:
-            if num_samples is None:
+        def clip(number: int, encoder: int, key: str, lengths: list[int] | None) -> PreparedClip:
+            if lengths is None:
                 return PreparedClip(key, _within(f"{number}/{encoder}/", stored), None)
-            inputs = EncoderInputs(_within(f"clip/{number}/{encoder}/", tensors), num_samples)
+            place = f"clip/{number}/{encoder}"
+            inputs = [EncoderInputs(_within(f"{place}/{n}/", tensors), length) for n, length in enumerate(lengths)]
             return PreparedClip(key, None, inputs)
 
         def batches(kind: str, buckets: list[list[Any]]) -> list[Batch]:

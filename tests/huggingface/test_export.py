@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,7 +22,7 @@ from safe_train.io.fingerprints import tensors_sha256
 from safe_train.model.audio.encoder import load_audio_encoder
 from safe_train.model.loading import load_base
 from safe_train.runs.layout import read_config
-from safe_train.training.build import attach, build_collator, load_base_model
+from safe_train.training.build import attach, build_collator, load_audio_encoders, load_base_model
 from safe_train.training.callbacks import RunCallbacks
 from safe_train.training.run import load_trained, start_run
 from tests.files import results_of
@@ -350,6 +351,30 @@ def test_gate_and_loudness_are_published_as_they_were_evaluated(half_open, tmp_p
     torch.testing.assert_close(own.values, ten_times.values)  # at one level, both are heard alike
     plain = load_audio_encoder("embedded")
     assert not torch.allclose(plain([values[0, 0]]).values, plain([10 * values[0, 0]]).values)
+
+
+def test_an_adapter_that_hears_several_windows_hears_them_wherever_it_is_loaded(small_data, tmp_path):
+    """The embedded encoder's window is 2 s: of 5 s it hears 4, in its run, in its pipeline and when it is shared."""
+    values = {
+        "data.root": str(small_data), "output_root": str(tmp_path / "runs"), "model.audio_windows": "2",
+        "model.audio_features": "[grid]", "optimization.max_steps": "1",
+    }  # fmt: skip
+    run = start_run(build_config({}, SETTINGS | values), RunCallbacks()).folder
+    assert export(run, tmp_path / "adapter").exit_code == 0
+    model = SafeForConditionalGeneration.from_pretrained(tmp_path / "adapter")
+    again = SafeForConditionalGeneration.from_safe_model(model.safe_model)
+    assert again.config.audio_windows == model.config.audio_windows == 2
+    rate, (trained,) = model.processor.sampling_rates[0], load_audio_encoders(read_config(run))
+    clip = 0.1 * np.random.default_rng(0).standard_normal(5 * rate).astype("float32")
+    expected = trained([torch.from_numpy(clip)])
+    assert expected.mask.all()
+    for loaded in (model, again):
+        given = loaded.processor(text="what?", audio=clip, sampling_rate=rate)
+        (found,) = loaded.audio_features(given["audio_values"], given["audio_lengths"])
+        assert torch.equal(found.values, expected.values)
+        late = given["audio_values"].clone()
+        late[..., 3 * rate :] = 0.0
+        assert not torch.equal(loaded.audio_features(late, given["audio_lengths"])[0].values, expected.values)
 
 
 def test_a_run_without_results_and_a_folder_with_files_are_refused(run, tmp_path):

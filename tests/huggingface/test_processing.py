@@ -171,6 +171,13 @@ def test_an_extractor_with_a_window_of_its_own_is_heard_up_to_the_shorter(proces
     assert SafeProcessor(processor.base_processor, [extractor], config).hearings == [(16_000, window)]
 
 
+@pytest.mark.parametrize(("windows", "seconds", "window"), [(2, None, 128_000), (3, 9.0, 144_000), (None, 9.0, 64_000)])
+def test_a_long_clip_is_heard_in_several_windows(processor, windows, seconds, window):
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=4)
+    config = SafeConfig(audio_seconds=seconds and [seconds], audio_windows=windows)
+    assert SafeProcessor(processor.base_processor, [extractor], config).hearings == [(16_000, window)]
+
+
 def test_of_a_long_file_what_is_heard_is_what_stage_a_hears(processor, tmp_path):
     path = tmp_path / "long.wav"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(5 * 22_050), 22_050)
@@ -278,6 +285,15 @@ def test_seconds_that_are_none_are_refused(processor, tmp_path, seconds):
     with pytest.raises(InputError, match="a processor of SAFE") as caught:
         SafeProcessor.from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("windows", ["0", "-1", '"x"', "1.5", "true", "[1]", "100000000"])
+def test_windows_that_are_none_are_refused(processor, tmp_path, windows):
+    (path,) = map(Path, processor.save_pretrained(tmp_path))
+    values = json.loads(path.read_text()) | {"audio_windows": "HERE"}
+    path.write_text(json.dumps(values).replace('"HERE"', windows))
+    with pytest.raises(InputError, match="a processor of SAFE"):
+        SafeProcessor.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{}", "no JSON", '{"processor_class": "SafeProcessor"}'])

@@ -30,12 +30,12 @@ class PreparedClip:
     Attributes:
         key: its key on disk; empty if nothing is kept there.
         stored: its features, if they were found on disk.
-        inputs: otherwise what the encoder takes.
+        inputs: otherwise what the encoder takes, window by window.
     """
 
     key: str
     stored: Tensors | None
-    inputs: EncoderInputs | None
+    inputs: Sequence[EncoderInputs] | None
 
 
 PreparedClips = Mapping[AudioInput | None, Sequence[PreparedClip]]

@@ -62,11 +62,11 @@ class AudioFeatures:
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """A clip as an encoder takes it.
+    """A clip as an encoder takes it, or the part of it in one of its windows.
 
     Attributes:
-        tensors: what its feature extractor makes of the clip, each [1, ...]; none of a clip without a feature.
-        num_samples: length of the clip, within the encoder's window.
+        tensors: what its feature extractor makes of it, each [1, ...]; none where there is no feature.
+        num_samples: its length.
     """
 
     tensors: dict[str, Tensor]
@@ -78,6 +78,19 @@ class EncoderInputs:
         return tuple((name, value.shape) for name, value in sorted(self.tensors.items()))
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """How an encoder's features are cut into windows.
+
+    Attributes:
+        windows: how many the encoder's own window is put behind itself; 1 of a model without one.
+        per_window: features of each, of which the last window may have fewer.
+    """
+
+    windows: int
+    per_window: int
+
+
 class AudioEncoder(nn.Module):
     """A frozen encoder with its feature extractor.
 
@@ -86,7 +99,8 @@ class AudioEncoder(nn.Module):
         sampling_rate: Hz of the waveforms it takes.
         window: samples of a clip that are used, from its start.
         features: whether a clip gives one feature or a grid.
-        num_features: F, features per clip: those that begin within the window.
+        num_features: F, features per clip: those that begin within the window; pooled, one for each of its parts that
+            is as long as the model's own window.
         feature_size: D.
         level_db: level that each clip is scaled to before it is encoded, or None; see :func:`leveled`.
     """
@@ -99,6 +113,7 @@ class AudioEncoder(nn.Module):
         *,
         features: FeatureKind | None = None,
         seconds: float = DEFAULT_SECONDS,
+        windows: int = 1,
         level_db: float | None = None,
     ) -> None:
         """Finds the number and the size of the features by encoding silence.
@@ -111,6 +126,7 @@ class AudioEncoder(nn.Module):
             seconds: upper limit of the window. A model whose extractor pads every clip to a longer window of its own
                 still encodes that one; of its n moments in ``own`` seconds, the first ``ceil(n seconds / own)`` are
                 kept.
+            windows: how many of its own windows such a model encodes at most, one behind the other.
             level_db: level in dB of full scale that each clip is brought to; None leaves clips as loud as they are.
 
         Raises:
@@ -125,17 +141,21 @@ class AudioEncoder(nn.Module):
         self.sampling_rate: int = extractor.sampling_rate
         self.features: FeatureKind = features or ("pooled" if model.config.model_type in CLAP_TYPES else "grid")
         self._reading = readout_of(model, pooled=self.features == "pooled")
-        window, own = window_of(extractor, seconds), own_window(extractor)
+        window, own = window_of(extractor, seconds, windows), own_window(extractor)
         assert window is not None  # there is a limit
         self.window, self._fixed = window, own is not None
         if window < SHORTEST_SECONDS * self.sampling_rate:
             raise InputError("model.audio_seconds", HEARABLE_LENGTH, f"{seconds:g} s", "raise it")
         num_read, self.feature_size = self._features_of(torch.zeros(self.window if own is None else own)).shape
-        self._grid_size = int(self._begins_within(self.window, num_read).sum())
+        whole, rest = (0, self.window) if own is None else divmod(self.window, own)
+        self._grid_size = whole * num_read + int(self._begins_within(rest, num_read).sum())
+        count = whole + (rest > 0)
+        # Not as attributes of their own: those are part of the key that a clip's features are kept by.
+        self._grid = _Grid(count, self._grid_size if count == 1 else num_read)
         if not self._fixed and len(self._features_of(torch.zeros(self.window // 2))) == self._grid_size:
             hint = "choose an encoder whose features grow with the clip"
             raise InputError(source, "a feature extractor with n_samples", type(extractor).__name__, hint)
-        self.num_features = 1 if self.features == "pooled" else self._grid_size
+        self.num_features = count if self.features == "pooled" else self._grid_size
         self._same_together: dict[tuple[tuple[str, torch.Size], ...], bool] = {}
 
     def forward(self, waveforms: Sequence[Tensor]) -> AudioFeatures:
@@ -146,29 +166,59 @@ class AudioEncoder(nn.Module):
         """
         return self.encode([self.prepare(waveform) for waveform in waveforms])
 
-    def prepare(self, waveform: Tensor) -> EncoderInputs:
-        """What the model takes for a float32 mono waveform [samples]; it is computed on the CPU, without the model."""
+    @property
+    def num_windows(self) -> int:
+        """How many of the model's own windows a clip is heard in; 1 of a model that has none."""
+        return self._grid.windows
+
+    @property
+    def features_per_window(self) -> int:
+        """Features of each window that a clip is cut into; F if there is one."""
+        return 1 if self.features == "pooled" else self._grid.per_window
+
+    def prepare(self, waveform: Tensor) -> list[EncoderInputs]:
+        """What the model takes for a float32 mono waveform [samples], window by window.
+
+        It is computed on the CPU, without the model.
+        """
         clip = waveform[: self.window]
         if self.level_db is not None:
             clip = leveled(clip, self.level_db)
-        return EncoderInputs(extract(self.extractor, clip), len(clip))
+        parts = [clip] if self._grid.windows == 1 else clip.split(own_window(self.extractor) or len(clip))
+        return [EncoderInputs(extract(self.extractor, part), len(part)) for part in parts]
 
     @torch.no_grad()
-    def encode(self, clips: Sequence[EncoderInputs]) -> AudioFeatures:
-        """The features of clips, which have the bits that each has alone.
+    def encode(self, clips: Sequence[Sequence[EncoderInputs]]) -> AudioFeatures:
+        """The features of clips, given window by window, which have the bits that each has alone.
 
         Clips are never padded to a common length: models without a mask would hear the padding, and normalize over it.
         ``AT_ONCE`` neighbours of one length are encoded together if the model gives them the same bits then, which
         its kernels decide by their shapes: the first such clips of a shape are encoded both ways, to be compared.
         """
         parts: list[AudioFeatures] = []
-        for shapes, alike in groupby(clips, key=lambda clip: clip.shapes):
+        for shapes, alike in groupby((part for clip in clips for part in clip), key=lambda part: part.shapes):
             group = list(alike)
             while group:
                 size = AT_ONCE if len(group) >= AT_ONCE and self._may_be_together(shapes) else 1
                 parts.append(self._encode_checked(group[:AT_ONCE]) if size > 1 else self._encode(group[:1]))
                 group = group[size:]
-        return AudioFeatures.cat(parts)
+        encoded = AudioFeatures.cat(parts)
+        return encoded if self._grid.windows == 1 else self._in_a_row(encoded, [len(clip) for clip in clips])
+
+    def _in_a_row(self, encoded: AudioFeatures, counts: Sequence[int]) -> AudioFeatures:
+        """The features of the windows of each clip, one window behind the other; those that are not there masked."""
+        size = (len(counts), self._grid.windows, *encoded.mask.shape[1:])
+        values = torch.zeros(*size, self.feature_size, device=encoded.values.device)
+        mask = torch.zeros(size, dtype=torch.bool, device=encoded.mask.device)
+        start = 0
+        for row, count in enumerate(counts):
+            values[row, :count] = encoded.values[start : start + count]
+            mask[row, :count] = encoded.mask[start : start + count]
+            start += count
+        return AudioFeatures(
+            values.flatten(1, 2)[:, : self.num_features].contiguous(),
+            mask.flatten(1, 2)[:, : self.num_features].contiguous(),
+        )
 
     def _may_be_together(self, shapes: tuple[tuple[str, torch.Size], ...]) -> bool:
         """Whether there is something to encode, and it is not known to have other bits together."""
@@ -187,16 +237,17 @@ class AudioEncoder(nn.Module):
 
     def _encode(self, clips: Sequence[EncoderInputs]) -> AudioFeatures:
         """Clips of the same shapes, together."""
-        values = torch.zeros(len(clips), self._grid_size, self.feature_size, device=self.model.device)
-        mask = torch.zeros(len(clips), self._grid_size, dtype=torch.bool, device=self.model.device)
+        count = self._grid.per_window
+        values = torch.zeros(len(clips), count, self.feature_size, device=self.model.device)
+        mask = torch.zeros(len(clips), count, dtype=torch.bool, device=self.model.device)
         if clips[0].tensors:
             names = clips[0].tensors
             inputs = {name: torch.cat([clip.tensors[name] for clip in clips]) for name in names}
             for row, (clip, found) in enumerate(zip(clips, read(self.model, self._reading, inputs), strict=True)):
-                heard = self._begins_within(clip.num_samples, len(found))[: self._grid_size]
+                heard = self._begins_within(clip.num_samples, len(found))[:count]
                 values[row, : len(heard)] = found[: len(heard)]
                 mask[row, : len(heard)] = heard.to(mask.device)
-        if self.features == "pooled" and self._grid_size > 1:
+        if self.features == "pooled" and count > 1:
             values = torch.stack([_mean(each, kept) for each, kept in zip(values, mask, strict=True)])
             mask = mask.any(dim=1, keepdim=True)
         return AudioFeatures(values, mask)
@@ -240,6 +291,7 @@ def load_audio_encoder(
     device: str | torch.device = "cpu",
     features: FeatureKind | None = None,
     seconds: float = DEFAULT_SECONDS,
+    windows: int = 1,
     level_db: float | None = None,
 ) -> AudioEncoder:
     """Loads an audio encoder by local folder or hub id; ``"embedded"`` is the one in the package.
@@ -261,7 +313,9 @@ def load_audio_encoder(
         model, missing, _ = load_weights(model_class, folder, config, dtype=dtype)
         _fill(model, missing, float("nan"))
         nn.Module.to(model, device)
-        encoder = AudioEncoder(model, extractor, source, features=features, seconds=seconds, level_db=level_db)
+        encoder = AudioEncoder(
+            model, extractor, source, features=features, seconds=seconds, windows=windows, level_db=level_db
+        )
         if missing:
             _require_unread(encoder, folder, missing)
             _fill(model, missing, 0.0)  # transformers would leave another random value there in each process

@@ -83,9 +83,13 @@ def own_window(extractor: Any) -> int | None:
     return None
 
 
-def window_of(extractor: Any, seconds: float | None) -> int | None:
-    """Samples of a clip that are used: the shorter of the extractor's window and so many seconds; None for all."""
-    limits = (own_window(extractor), None if seconds is None else int(seconds * extractor.sampling_rate))
+def window_of(extractor: Any, seconds: float | None, windows: int = 1) -> int | None:
+    """Samples of a clip that are used: the shorter of the extractor's windows and so many seconds; None for all."""
+    own = own_window(extractor)
+    limits = (
+        None if own is None else windows * own,
+        None if seconds is None else int(seconds * extractor.sampling_rate),
+    )
     return min((limit for limit in limits if limit is not None), default=None)
 
 

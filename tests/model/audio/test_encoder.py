@@ -18,7 +18,7 @@ from safe_train.configs.model_configs import EMBEDDED
 from safe_train.errors import InputError
 from safe_train.estimate.meta_model import meta_audio_encoder
 from safe_train.huggingface import SafeForConditionalGeneration
-from safe_train.model.audio.encoder import AudioEncoder, AudioFeatures, leveled, load_audio_encoder
+from safe_train.model.audio.encoder import AT_ONCE, AudioEncoder, AudioFeatures, leveled, load_audio_encoder
 from safe_train.model.audio.projector import AudioProjector
 from safe_train.model.loading import load_base
 from safe_train.model.safe_model import AdapterConfig, SafeModel
@@ -187,6 +187,96 @@ def test_five_seconds_of_whisper_are_250_features():
     noise_behind = torch.cat([clip, 0.1 * torch.ones(25 * RATE)])
     assert not torch.equal(encoder([clip]).values, whole([noise_behind]).values[:, :250])
     assert torch.equal(encoder([clip]).values, encoder([noise_behind]).values)
+
+
+WINDOWED = [("whisper", 30.0), ("whisper pooled", 30.0), ("clap pooled", 30.0), ("clap grid", 30.0), ("ast", 30.0)]
+
+
+@pytest.mark.parametrize(("name", "limit"), [*WINDOWED, ("whisper", 9.0), ("clap grid", 5.0), ("clap pooled", 4.5)])
+def test_a_long_clip_is_heard_in_several_windows(name, limit, folders):
+    """Each gives, bit for bit, the features that it has as a clip; those behind the end are masked."""
+    kind, own = AUDIO_MODELS[name].features, int(AUDIO_MODELS[name].window * RATE)
+    single = load_audio_encoder(folders[name], features=kind)
+    encoder = load_audio_encoder(folders[name], features=kind, seconds=limit, windows=3)
+    assert encoder.window == min(3 * own, limit * RATE)
+    assert (single.num_windows, encoder.num_windows) == (1, math.ceil(encoder.window / own))
+    clip = 0.1 * torch.randn(4 * own, generator=torch.Generator().manual_seed(0))
+    for length in (len(clip), int(2.5 * own), own, own // 2, 0):
+        heard = clip[: min(length, encoder.window)]
+        parts = [single([heard[start : start + own]]) for start in range(0, encoder.window, own)]
+        found = encoder([clip[:length]])
+        count = encoder.num_features
+        assert found.values.shape == (1, count, single.feature_size)
+        assert torch.equal(found.mask, torch.cat([part.mask for part in parts], dim=1)[:, :count])
+        assert torch.equal(found.values, torch.cat([part.values for part in parts], dim=1)[:, :count])
+    together = encoder([clip, clip[: own // 2], clip[:own]])
+    assert torch.equal(together.values, torch.cat([encoder([c]).values for c in (clip, clip[: own // 2], clip[:own])]))
+    dry_run = meta_audio_encoder(folders[name], torch.float32, features=kind, seconds=limit, windows=3)
+    assert (dry_run.window, dry_run.num_features) == (encoder.window, encoder.num_features)
+
+
+def test_a_model_without_a_window_of_its_own_has_one(folders):
+    encoder = load_audio_encoder(folders["wav2vec2"], seconds=3.0, windows=5)
+    assert (encoder.num_windows, encoder.window) == (1, 3 * RATE)
+
+
+def test_what_a_clips_key_depends_on_has_not_changed(folders):
+    """Features that earlier versions have kept are found: these attributes of an encoder are part of their keys."""
+    attributes = vars(load_audio_encoder(folders["whisper"])).items()
+    plain = {
+        name
+        for name, value in attributes
+        if isinstance(value, str | int | float) and name not in vars(torch.nn.Module())
+    }
+    assert plain == {
+        "source", "sampling_rate", "features", "window", "_fixed", "feature_size", "_grid_size", "num_features",
+    }  # fmt: skip
+
+
+def calls_of(encoder, monkeypatch):
+    """The batch sizes with which the model is called from now on."""
+    sizes, forward = [], encoder.model.forward
+
+    def counting(*args, **inputs):
+        sizes.append(len(next(iter(inputs.values()))))
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(encoder.model, "forward", counting)
+    return sizes
+
+
+def test_clips_are_encoded_together_with_the_bits_that_each_has_alone(name, encoder, monkeypatch):
+    """The first of a length are encoded both ways, to be compared; others too few for that, or of another, alone."""
+    generator = torch.Generator().manual_seed(3)
+    clips = [0.1 * torch.randn(RATE, generator=generator) for _ in range(2 * AT_ONCE + 3)]
+    clips.append(0.1 * torch.randn(RATE // 2, generator=generator))
+    alone = AudioFeatures.cat([encoder([clip]) for clip in clips])
+    sizes = [] if name in ("whisper", "whisper pooled") else calls_of(encoder, monkeypatch)
+    found = encoder(clips)
+    assert torch.equal(found.values, alone.values)
+    assert torch.equal(found.mask, alone.mask)
+    (same,) = encoder._same_together.values()
+    if sizes:
+        together = [AT_ONCE, *[1] * AT_ONCE, *([AT_ONCE] if same else [1] * AT_ONCE), 1, 1, 1, 1]
+        assert sizes == together
+
+
+def test_negative_control_a_model_that_has_other_bits_together_encodes_clips_alone(folders, monkeypatch, caplog):
+    encoder = load_audio_encoder(folders["clap grid"], features="grid")
+    clips = [0.1 * torch.randn(RATE, generator=torch.Generator().manual_seed(n)) for n in range(2 * AT_ONCE)]
+    alone = AudioFeatures.cat([encoder([clip]) for clip in clips])
+    forward = encoder.model.forward
+
+    def differing(**inputs):
+        found = forward(**inputs)
+        if len(inputs["input_features"]) > 1:
+            found.last_hidden_state[-1, 0, 0, 0] += 1e-7 * found.last_hidden_state.abs().max()
+        return found
+
+    monkeypatch.setattr(encoder.model, "forward", differing)
+    with caplog.at_level("INFO"):
+        assert torch.equal(encoder(clips).values, alone.values)
+    assert "clips are encoded one by one" in caplog.text
 
 
 @pytest.mark.parametrize(("seconds", "tokens"), [(30.0, 2), (2.0, 4), (1.0, 8)])

@@ -65,3 +65,39 @@ def test_more_layers_lie_between_the_first_and_the_last(count):
         hidden = F.gelu(hidden @ weight.T)
     expected = (hidden @ projector.out.weight.T).view(2, 4, OUT)
     torch.testing.assert_close(projector(given)[0], expected)
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_of_several_windows_each_feature_brings_its_own(count):
+    """A segment of two windows brings the mean; behind the clip there is none."""
+    torch.manual_seed(0)
+    per_window = count // 2
+    projector = AudioProjector(count, SIZE, 4, HIDDEN, OUT, features_per_window=per_window)
+    assert projector.up.weight.shape == (HIDDEN, SIZE + 2)
+    given = features(count, lengths=[count, per_window])
+    tokens, mask = projector(given)
+    segment = count // 4
+    for token in range(4):
+        mean = given.values[0, token * segment : (token + 1) * segment].mean(dim=0)
+        window = torch.tensor([1.0, 0.0] if token < 2 else [0.0, 1.0]) * SIZE**0.5
+        seen = torch.cat([F.layer_norm(mean, mean.shape), window])
+        hidden = F.gelu(projector.up.weight @ seen)
+        torch.testing.assert_close(tokens[0, token], projector.out.weight @ hidden)
+    assert mask.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+def test_which_of_two_windows_a_sound_is_in_can_be_told():
+    """Tokens are a set to the fusion; the control is the projector of one window, to which both orders are the same."""
+    torch.manual_seed(0)
+    given = features(2, batch=1)
+    turned = AudioFeatures(given.values.flip(1), given.mask)
+    for per_window, told in ((1, True), (None, False)):
+        projector = AudioProjector(2, SIZE, 2, HIDDEN, OUT, features_per_window=per_window)
+        one, other = projector(given)[0], projector(turned)[0].flip(1)
+        assert torch.allclose(one, other) != told
+
+
+def test_the_last_window_may_be_shorter():
+    projector = AudioProjector(5, SIZE, 5, HIDDEN, OUT, features_per_window=2)
+    assert projector.positions.argmax(dim=1).tolist() == [0, 0, 1, 1, 2]
+    assert "positions" not in projector.state_dict()
