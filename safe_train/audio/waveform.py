@@ -59,15 +59,20 @@ def load_waveform(path: Path, sample_rate: int, max_samples: int | None = None) 
         return resample(mono, audio.rate, sample_rate)[:max_samples]
 
 
-def read_audio_header(path: Path) -> None:
+def read_audio_header(path: Path) -> float | None:
     """Finds out what tells at the opening of an audio file, and decodes nothing of it.
+
+    Returns:
+        Its seconds; None where only decoding shows them.
 
     Raises:
         InputError: as :func:`load_waveform`, but for what only decoding shows.
     """
     with open_audio(path) as audio:
-        if audio.num_frames is not None:
-            _require_hearable(path, audio, audio.num_frames)
+        if audio.num_frames is None:
+            return None
+        _require_hearable(path, audio, audio.num_frames)
+        return audio.num_frames / audio.rate
 
 
 def measure(path: Path) -> AudioLength:

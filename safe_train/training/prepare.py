@@ -39,7 +39,7 @@ from safe_train.training.build import (
     resolve_device,
 )
 from safe_train.training.callbacks import RunCallbacks
-from safe_train.training.preflight import MOST_TRAINED, file_checks, run_checks
+from safe_train.training.preflight import MOST_TRAINED, CutClips, file_checks, heard_seconds, run_checks
 from safe_train.training.trainer import StageATrainer
 
 STOPPED_BEFORE = "stopped before the first step; nothing was written"
@@ -57,6 +57,7 @@ class Prepared:
         midway: evaluator on a tenth of them, or None without evaluations during training.
         base_key: what the base's answers depend on.
         processes: those of the run.
+        cut_clips: how many clips are longer than what is heard of them.
     """
 
     config: StageAConfig
@@ -65,6 +66,7 @@ class Prepared:
     midway: Evaluator | None
     base_key: dict[str, Any]
     processes: Processes
+    cut_clips: CutClips
 
 
 def prepare(
@@ -103,7 +105,8 @@ def prepare(
     callbacks.stage("reading files")
     first = sampler.first_rows(MOST_TRAINED) if trains else ()
     checks = file_checks((*audio, *vl, *text), first, encoders)
-    run_checks(checks, processes, config.data.num_workers, between)
+    cut_clips = run_checks(checks, processes, config.data.num_workers, between, heard_seconds(encoders))
+    cut_clips.warn()
     if shards:
         shard_base(base.model, base.decoder_layers, processes, resolve_device(config.device))
     no_store = NoStore(processes)
@@ -136,6 +139,7 @@ def prepare(
         midway=evaluator(*parts, midway) if midway else None,
         base_key=key,
         processes=processes,
+        cut_clips=cut_clips,
     )
 
 

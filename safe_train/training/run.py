@@ -204,7 +204,7 @@ class _Run:
         table = None
         with processes.raise_on_any_rank():
             if processes.is_main:
-                table = write_results(prepared.config, training, evaluation, self.folder, trained=self.has_steps)
+                table = write_results(prepared, training, evaluation, self.folder, trained=self.has_steps)
         return RunOutcome(self.folder, training, processes.broadcast(table))
 
 

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safe_train.config import StageAConfig
 from safe_train.errors import InputError
 from safe_train.evaluation.results import Evaluation
 from safe_train.io.files import json_text, write_text
@@ -20,6 +19,7 @@ from safe_train.io.text_table import TERMINAL_WIDTH
 from safe_train.report.summary import draw_picture, format_table, read_summary
 from safe_train.runs.environment import find_machine
 from safe_train.runs.layout import RunFolder
+from safe_train.training.prepare import Prepared
 from safe_train.training.trainer import StageATrainer, TrainingOutcome
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,15 @@ def write_description(
 
 
 def write_results(
-    config: StageAConfig, training: TrainingOutcome, evaluation: Evaluation, folder: Path, *, trained: bool
+    prepared: Prepared, training: TrainingOutcome, evaluation: Evaluation, folder: Path, *, trained: bool
 ) -> str:
     """Writes metrics, closing table and picture; returns the table."""
     run = RunFolder(folder)
     metrics = {
-        "variant": config.variant,
-        "seed": config.seed,
+        "variant": prepared.config.variant,
+        "seed": prepared.config.seed,
         "training": asdict(training),
+        "cut_clips": asdict(prepared.cut_clips),
         "evaluation": evaluation.to_dict(),
         "finished_at": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

@@ -1,6 +1,7 @@
 """Damaged files are reported, with their row, before the base has answered anything."""
 
 import io
+import json
 import shutil
 from collections import Counter
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from safe_train.distributed.processes import ALONE
 from safe_train.errors import InputError, StoppedError
 from safe_train.training.build import load_examples
 from safe_train.training.callbacks import RunCallbacks
-from safe_train.training.preflight import MOST_TRAINED, file_checks, run_checks
+from safe_train.training.preflight import MOST_TRAINED, file_checks, heard_seconds, run_checks
 from safe_train.training.run import start_run
 
 ENCODERS = [SimpleNamespace(sampling_rate=16_000, window=16_000), SimpleNamespace(sampling_rate=48_000, window=24_000)]
@@ -147,3 +148,46 @@ def test_a_run_tells_it_before_the_base_answers_and_leaves_no_folder(small_data,
     assert str(caught.value).startswith(f"{path} (row ")
     assert stages == ["loading", "reading files"]
     assert list(output.glob("*")) == []
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3"])
+def test_clips_that_are_longer_than_what_is_heard_are_counted(tmp_path, container, caplog):
+    """Trained or evaluated, each file once."""
+    rows = []
+    for number, seconds in enumerate((0.2, 0.3, 0.4, 0.7, 1.8)):
+        path = tmp_path / f"{number}.{container.lower()}"
+        path.write_bytes(sound(container, seconds))
+        rows.append(Example(str(number), "?", ("a",), None, Amplified(path, 6.0) if number == 3 else path))
+    checks = file_checks(rows[:4], [*rows, Example("noise", "?", ("a",), None, WhiteNoise(-20.0, 0))], ENCODERS)
+    assert heard_seconds(ENCODERS) == 0.5
+    found = run_checks(checks, ALONE, 0, lambda *_: None, heard_seconds(ENCODERS))
+    assert (found.clips, found.cut, found.heard_seconds) == (5, 2, 0.5)
+    assert found.longest_seconds == pytest.approx(1.8, abs=0.1)
+    found.warn()
+    assert "2 of 5 clips are longer than the 0.5 s that are heard" in caplog.text
+    caplog.clear()
+    run_checks(checks, ALONE, 0, lambda *_: None, 2.0).warn()
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("seconds", "cut"), [(0.5, 0), (0.524, 0), (0.525, 1)])
+def test_what_is_too_short_for_a_feature_is_no_cut(tmp_path, seconds, cut):
+    (tmp_path / "a.wav").write_bytes(sound("WAV", seconds))
+    checks = file_checks([], [row_of(tmp_path / "a.wav")], ENCODERS)
+    assert run_checks(checks, ALONE, 0, lambda *_: None, 0.5).cut == cut
+
+
+def test_a_run_warns_of_clips_that_it_does_not_hear_whole_and_its_metrics_count_them(small_data, tmp_path, caplog):
+    """The embedded clips are as long as the embedded encoder's window, 2 s."""
+    settings = {
+        "data.root": str(small_data), "optimization.max_steps": "1", "evaluation.max_vl": "4",
+        "evaluation.max_audio": "4", "evaluation.max_text": "2", "variant": "no_retention",
+    }  # fmt: skip
+    for seconds, is_cut in (("1", True), ("30", False)):
+        caplog.clear()
+        values = settings | {"output_root": str(tmp_path / seconds), "model.audio_seconds": seconds}
+        run = start_run(build_config({}, values), RunCallbacks()).folder
+        counted = json.loads((run / "metrics.json").read_text())["cut_clips"]
+        assert (counted["cut"] > 0) == is_cut
+        assert counted["cut"] <= counted["clips"]
+        assert ("that are heard" in caplog.text) == is_cut
