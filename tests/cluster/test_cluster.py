@@ -21,8 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 LITERAL = "apptainer exec containers/safe.sif sbatch scripts/overfitting_test.sh"
 BINDS = {"APPTAINER_BIND": "/etc/slurm,/run/munge"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums are then taken in the same order in every run
+VARIANTS = ["no_retention", "soft_retention", "fisher_retention", "nullspace_retention", "full_safe"]
 OVERFITTING = ONE_THREAD | {
-    "VARIANT_ORDER": "full_safe", "SUBSET_SIZE": "32", "NUM_EPOCHS": "1", "VAL_SIZE": "16", "MAX_EVAL_BATCHES": "1",
+    "VARIANT_ORDER": " ".join(VARIANTS), "NUM_WORKERS": "2", "SUBSET_SIZE": "32", "NUM_EPOCHS": "1", "VAL_SIZE": "16",
+    "MAX_EVAL_BATCHES": "1",
 }  # fmt: skip
 STEPS = 30
 TRAINING = ONE_THREAD | {
@@ -164,15 +166,18 @@ def test_without_binds_the_printed_line_makes_the_literal_command_work(cluster):
     written = log(cluster, f"safe-overfitting-{job}.out")
     assert state == "COMPLETED", written
     assert fields(cluster, job)["ExitCode"] == "0:0"
-    assert "full_safe, seed 42: starts" in written
+    assert re.findall(r"(\w+), seed 42: starts", written) == VARIANTS
 
-    (folder,) = run_folders(cluster, "experiments/overfitting/runs")
-    assert folder.name.endswith("_full_safe")
-    for name in ("config.json", "metrics.json", "subset_indices.json"):
-        assert json.loads((folder / name).read_text())
-    assert list((folder / "checkpoints").glob("step-*/*.safetensors"))
-    table = (folder.parent / f"report_{job}.txt").read_text()
-    assert "full_retention" in table  # what full_safe is in the registry
+    folders = run_folders(cluster, "experiments/overfitting/runs")
+    assert [folder.name.partition("_")[2] for folder in folders] == VARIANTS
+    for folder in folders:
+        for name in ("config.json", "metrics.json", "subset_indices.json"):
+            assert json.loads((folder / name).read_text())
+        assert list((folder / "checkpoints").glob("step-*/*.safetensors"))
+    table = (folders[0].parent / f"report_{job}.txt").read_text()
+    rows = [line.split()[0] for line in table.splitlines() if line.split()[:1]]
+    registered = [*VARIANTS[:-1], "full_retention"]  # what full_safe is in the registry
+    assert list(dict.fromkeys(name for name in rows if name in registered)) == registered
     assert table in written
     assert (folder.parent / f"report_{job}.html").stat().st_size > 0
 
