@@ -34,10 +34,15 @@ def folder_problem(path: Path) -> str | None:
     return None if kind == _FOLDER else "no such folder" if kind == _ABSENT else kind
 
 
-def _kind(path: Path) -> str:
+def is_file_or_folder(path: str | Path) -> bool:
+    """Whether there is no :func:`file_problem`, or no :func:`folder_problem`."""
+    return _kind(path) in (_FILE, _FOLDER)
+
+
+def _kind(path: str | Path) -> str:
     """What a path leads to, or why nothing can be read there; never an error, however odd the name is."""
     try:
-        mode = path.stat().st_mode
+        mode = (path.stat() if isinstance(path, Path) else os.stat(path)).st_mode  # noqa: PTH116 - a text is faster
     except ValueError:  # a zero byte, or half a character
         return "a name that no file can have"
     except OSError as error:

@@ -192,10 +192,11 @@ def test_a_clip_is_encoded_once(audio_encoder, clips):
         sampling_rate = 16_000
         window = 10 * sampling_rate
         model = audio_encoder.model
+        prepare = staticmethod(audio_encoder.prepare)
 
-        def __call__(self, waveforms):
-            calls.append(len(waveforms))
-            return audio_encoder(waveforms)
+        def encode(self, prepared):
+            calls.append(len(prepared))
+            return audio_encoder.encode(prepared)
 
     cache = FeatureCache([Counting()])
     cache.get([clips[0], clips[1], clips[0]])

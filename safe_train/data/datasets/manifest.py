@@ -14,7 +14,7 @@ from safe_train.data.datasets.hf_tables import read_table
 from safe_train.data.datasets.shards import read_shards
 from safe_train.errors import InputError
 from safe_train.io.archives import ARCHIVE_SUFFIX
-from safe_train.io.files import file_problem, folder_problem
+from safe_train.io.files import file_problem, folder_problem, is_file_or_folder
 from safe_train.io.messages import LONGEST, shortened, typed
 from safe_train.io.series import find_series
 from safe_train.io.tables import PARQUET_SUFFIX, SAVED
@@ -285,13 +285,14 @@ def resolve(root: Path, folder: Path, written: str, where: str) -> Path:
         InputError: the path leaves the data root, has a name that no file can have, or is an address.
     """
     _require_path(written, where)
-    boundary = os.path.normpath(root.absolute())
-    in_root, in_folder = (Path(os.path.normpath(base.absolute() / written)) for base in (root, folder))
+    # As text: path objects for all that is only looked at would take most of the time of a large manifest.
+    boundary = os.path.abspath(root)  # noqa: PTH100
+    in_root, in_folder = (os.path.abspath(os.path.join(base, written)) for base in (root, folder))  # noqa: PTH100, PTH118
     for path in (in_root, in_folder):
-        if not path.is_relative_to(boundary):
+        if path != boundary and not path.startswith(boundary.rstrip(os.sep) + os.sep):
             hint = "write paths relative to the data root"
             raise InputError(where, f"a path in {root}", f"{shortened(written)!r}, which leaves it", hint)
-    return in_folder if _is_there(in_folder) and not _is_there(in_root) else in_root
+    return Path(in_root if is_file_or_folder(in_root) or not is_file_or_folder(in_folder) else in_folder)
 
 
 def optional_file(record: Record, names: Sequence[str], root: Path, folder: Path) -> Path | None:
@@ -312,10 +313,6 @@ def required_file(record: Record, names: Sequence[str], root: Path, folder: Path
     found = optional_file(record, names, root, folder)
     assert found is not None
     return found
-
-
-def _is_there(path: Path) -> bool:
-    return file_problem(path) is None or folder_problem(path) is None
 
 
 def _require_path(written: str, where: str) -> None:
