@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -126,7 +126,7 @@ class StepBatches:
             return
         with self._timed():
             try:
-                self._staged = _Staged.of(step, partial(self._fetch, self._prefetcher), self.collator.device)
+                self._staged = _Staged.of(step, partial(self._fetch, self._prefetcher), self._side_stream)
             except InputError as error:
                 self._staged = _Staged(step, error)
 
@@ -139,6 +139,12 @@ class StepBatches:
         with self._timed(), self.processes.raise_on_any_rank():
             batch = self._prepared_at(step)
         return batch
+
+    @cached_property
+    def _side_stream(self) -> torch.cuda.Stream | None:
+        """On a GPU, one for all steps: the memory of a stream is kept for that stream."""
+        device = torch.device(self.collator.device)
+        return torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -253,11 +259,10 @@ class _Staged:
     stream: torch.cuda.Stream | None = None
 
     @classmethod
-    def of(cls, step: int, fetch: Callable[[], StepBatch], device: str | torch.device) -> _Staged:
-        """Fetches a step, on a GPU beside what it computes."""
-        if torch.device(device).type != "cuda":
+    def of(cls, step: int, fetch: Callable[[], StepBatch], stream: torch.cuda.Stream | None) -> _Staged:
+        """Fetches a step, on a GPU in a stream beside what it computes."""
+        if stream is None:
             return cls(step, fetch())
-        stream = torch.cuda.Stream(device)
         with torch.cuda.stream(stream):
             return cls(step, fetch(), stream)
 

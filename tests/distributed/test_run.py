@@ -41,10 +41,10 @@ def alone(settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def together(run_all, settings, tmp_path_factory):
-    """The run of two processes that torchrun starts, its folder and what was printed."""
+    """The run of two processes that torchrun starts, each with a worker; its folder and what was printed."""
     root = tmp_path_factory.mktemp("together")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "safe_train")
-    (ended,) = ends(start([*launcher, *words(settings, root)], world_size=1))
+    (ended,) = ends(start([*launcher, *words(settings, root, "data.num_workers=1")], world_size=1))
     assert ended.code == 0, ended
     (folder,) = root.iterdir()
     return folder, ended
