@@ -181,6 +181,7 @@ def test_a_run_works_in_the_folder_of_another_project(site, hostile, small_data)
     assert len(list(hostile.glob("runs/*/metrics.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_trainer_works_in_the_folder_of_another_project(site, hostile):
     code = """
 import sys

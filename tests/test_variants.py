@@ -292,6 +292,7 @@ def test_two_variants_of_one_name_are_two_arms_of_a_report(run, tmp_path):
     assert "own_retention (distillation_weight 0.25)" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_again_and_planned(run, trained):
     assert invoke("eval", run, "--max-vl", 4).exit_code == 0
     planned = invoke("train", "--variant", "own_retention", "--variants-file", trained[1], "--dry-run")

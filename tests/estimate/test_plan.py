@@ -202,6 +202,7 @@ def room_for(plan, room: int):
     return replace(GPUS["h100"], name="small", memory=int(room / (1 - ASSUMED.fragmentation)) + 2**30 + 100)
 
 
+@pytest.mark.slow
 def test_a_plan_that_does_not_fit_is_refused_with_what_to_change(full):
     small = room_for(full, int(0.99 * full.peak_bytes))
     assert usable_bytes(small) < full.peak_bytes

@@ -120,6 +120,7 @@ def test_the_default_rate_on_real_weights_is_that_of_their_wider_base():
     assert quarter.lr_adapter == quarter.lr_projector == pytest.approx(4e-3 * 128 / 576 / 4, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_for_tuning_are_those_of_the_data():
     assert tuning_settings(arms("real")["no_retention"]) == {"data.val_split": "tune"}
     procedural = tuning_settings(arms("plentiful")["no_retention"])

@@ -149,6 +149,7 @@ def test_a_command_that_is_interrupted_says_so_by_its_exit_code(capsys, error, c
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.slow
 def test_a_run_whose_reader_has_left_writes_its_checkpoint(small, tmp_path, number):
     """`safe-train 2>&1 | tee log`: Ctrl-C ends tee, too, and then there is nobody to read what the run says."""
     values = small | {"output_root": tmp_path, "optimization.max_steps": "5000", "log_every": "1"}

@@ -117,6 +117,7 @@ def test_a_request_to_stop_is_heard_among_many_files(tmp_path):
     assert told == [(256, 600)]
 
 
+@pytest.mark.slow
 def test_of_a_million_rows_those_are_looked_at_that_training_takes_first():
     audio, vl = ([Example(f"{kind}{k}", "?", ("a",)) for k in range(1_000_000)] for kind in ("audio", "vl"))
     stream = ExampleSampler(audio, vl, seed=0, image_prob=0.0)
